@@ -1,0 +1,42 @@
+# Every target is one line in `make help`. `make score` and `make test` set themselves up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FILES ?= spaces_demo/samples
+STAMP := $(VENV)/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup score test test-slow quality style clean
+
+help: ## List every target with one line
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Create the virtual environment and install the package with all extras
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+score: setup ## Score the sample songs, or your own: make score FILES="a.mp3 b.wav"
+	$(BIN)/apex-music score $(FILES)
+
+test: setup ## Run the tests (offline, CPU)
+	$(BIN)/python -m pytest
+
+test-slow: setup ## Run the tests at full model size as well
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+quality: setup ## Lint, format check and type check; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: setup ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment, caches and build outputs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The `apex-music` command line: one sub-command a file in `modeling_apex.commands`."""
