@@ -1,3 +1,58 @@
-"""APEX for the Hugging Face ecosystem: popularity and aesthetic scores of AI-generated songs, from audio alone."""
+"""
+APEX for the Hugging Face ecosystem: popularity and aesthetic scores of AI-generated songs, from audio alone.
+
+Importing this package registers `ApexConfig`, `ApexFeatureExtractor` and `ApexModel` with the Auto classes of
+transformers, and the pipeline task `apex-popularity`. Public names are loaded when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from modeling_apex.registration import register
+
+if TYPE_CHECKING:
+    from modeling_apex.audio_apex import AudioError, AudioLimits, load_audio
+    from modeling_apex.configuration_apex import ApexConfig
+    from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+    from modeling_apex.loading import load_pipeline
+    from modeling_apex.modeling_apex import ApexModel, ApexOutput
+    from modeling_apex.pipeline_apex import ApexPopularityPipeline
 
 __version__ = "0.1.0"
+
+_PUBLIC_NAMES = {
+    "ApexConfig": "configuration_apex",
+    "ApexFeatureExtractor": "feature_extraction_apex",
+    "ApexModel": "modeling_apex",
+    "ApexOutput": "modeling_apex",
+    "ApexPopularityPipeline": "pipeline_apex",
+    "AudioError": "audio_apex",
+    "AudioLimits": "audio_apex",
+    "load_audio": "audio_apex",
+    "load_pipeline": "loading",
+}
+
+__all__ = [
+    "ApexConfig",
+    "ApexFeatureExtractor",
+    "ApexModel",
+    "ApexOutput",
+    "ApexPopularityPipeline",
+    "AudioError",
+    "AudioLimits",
+    "load_audio",
+    "load_pipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC_NAMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register()

@@ -1,0 +1,37 @@
+"""`apex-music rank`: the songs from best to worst, with what each score says."""
+
+import argparse
+from typing import Any
+
+from modeling_apex.commands.score import add_scoring_arguments, score_songs
+from modeling_apex.ranking import format_ranking, rank_reports
+from modeling_apex.song_files import find_songs
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "rank",
+        help="sort songs from best to worst, with the reason per score",
+        description="Score songs and sort them, best first. Beside each score stands the place that it alone would "
+        "give the song.",
+        epilog="examples:\n  apex-music rank takes/*.wav\n  apex-music rank takes/ --by popularity --top 3",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_scoring_arguments(parser)
+    parser.add_argument(
+        "--by",
+        default="all",
+        metavar="SCORE",
+        help="what to sort by: all (mean place over every score, the default), popularity, aesthetics, or a score",
+    )
+    parser.add_argument("--top", type=int, metavar="N", help="show only the best N")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    songs = find_songs(arguments.songs)
+    reports = list(score_songs(songs, arguments))
+    scored = [report for report in reports if "error" not in report]
+    if scored:
+        print(format_ranking(rank_reports(scored, by=arguments.by)[: arguments.top]))
+    return 1 if len(scored) < len(reports) else 0

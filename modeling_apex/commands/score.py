@@ -1,0 +1,154 @@
+"""`apex-music score`: songs to scores, as a table on the terminal or as a file."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from modeling_apex.report_apex import format_duration, format_report, format_score, format_table
+from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
+from modeling_apex.song_files import find_songs
+
+DTYPES = ("float32", "bfloat16", "float16")
+RESAMPLERS = ("sinc", "soxr")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "score",
+        help="score songs: popularity (0 to 100) and aesthetics (1 to 5)",
+        description="Score songs from their audio. One broken song is reported and the others are scored; the exit "
+        "status is then 1. With --output, an interrupted run is taken up by the same command.",
+        epilog="examples:\n"
+        "  apex-music score song.mp3\n"
+        "  apex-music score album/ --output scores.csv\n"
+        "  apex-music score 'takes/*.wav' --model amaai-lab/apex --segments",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_scoring_arguments(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", help=f"write reports to a file instead ({', '.join(OUTPUT_FORMATS)})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
+    parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
+    parser.set_defaults(run=run)
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that scores songs takes."""
+    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
+    parser.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive_int, default=1, metavar="N", help="segments at once; never changes scores"
+    )
+    parser.add_argument(
+        "--resampler",
+        choices=RESAMPLERS,
+        default="sinc",
+        help="sinc: the filter that the weights were trained behind (default); soxr: faster, scores differ slightly",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    songs = find_songs(arguments.songs)
+    if arguments.output:
+        return _score_to_file(songs, arguments)
+    reports = []
+    for report in score_songs(songs, arguments, return_timeline=arguments.segments):
+        reports.append(report)
+        if arguments.segments and "error" not in report:
+            print(format_report(report) + "\n")
+    scored = [report for report in reports if "error" not in report]
+    if len(scored) == 1 and not arguments.segments:
+        print(format_report(scored[0]))
+    elif scored and not arguments.segments:
+        print(format_score_table(scored))
+    return 1 if len(scored) < len(reports) else 0
+
+
+def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
+    scorer = load_scorer(arguments)
+    settings = {
+        "model": scorer.model_id,
+        "revision": scorer.model_revision,
+        "dtype": arguments.dtype,
+        "resampler": arguments.resampler,
+        "segments": arguments.segments,
+        "embeddings": arguments.embeddings,
+    }
+    with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
+        done = [song for song in songs if song in journal.reports]
+        if done:
+            print(f"resuming: {len(done)} of {len(songs)} songs are already in {journal.path}", file=sys.stderr)
+        remaining = [song for song in songs if song not in journal.reports]
+        options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
+        for report in score_songs(remaining, arguments, scorer=scorer, **options):
+            journal.add(report)
+        journal.finish(songs)
+        num_failed = sum("error" in journal.reports[song] for song in songs)
+    print(f"{arguments.output}: {len(songs) - num_failed} songs scored, {num_failed} failed", file=sys.stderr)
+    return 1 if num_failed else 0
+
+
+def load_scorer(arguments: argparse.Namespace) -> Any:
+    """Load the pipeline that the command line names."""
+    from transformers.utils import logging
+
+    from modeling_apex.loading import load_pipeline
+
+    logging.disable_progress_bar()  # of loading weights; the songs have their own
+    options = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
+    return load_pipeline(arguments.model, dtype=arguments.dtype, batch_size=arguments.batch_size, **options)
+
+
+def score_songs(
+    songs: list[str], arguments: argparse.Namespace, *, scorer: Any = None, **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yield one report a song, with progress on a terminal; what fails goes to stderr too."""
+    from tqdm import tqdm
+
+    if not songs:
+        return
+    scorer = scorer or load_scorer(arguments)
+    reports = scorer((song for song in songs), on_error="report", resampler=arguments.resampler, **options)
+    # `disable=None` shows the bar on a terminal only.
+    with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
+        for song, report in zip(songs, reports, strict=True):
+            report["song"] = song
+            progress.update()
+            if "error" in report:
+                with progress.external_write_mode(sys.stderr):
+                    print(f"not scored: {report['error']}", file=sys.stderr)
+            yield report
+
+
+def format_score_table(reports: list[dict[str, Any]]) -> str:
+    """Return one line a song: its scores in native units, popularity also as a percentile."""
+    names = list(reports[0]["scores"])
+    header = ["song", "length", *names]
+    rows = []
+    for report in reports:
+        cells = []
+        for name in names:
+            cell = format_score(report["scores"][name], report["ranges"][name][1])
+            percentile = report.get("percentiles", {}).get(name)
+            cells.append(cell if percentile is None else f"{cell} (p{percentile:.0f})")
+        rows.append([str(report["song"]), format_duration(report["duration_seconds"]), *cells])
+    notes = [f"warning: {report['song']}: {warning}" for report in reports for warning in report["warnings"]]
+    legend = "popularity runs from 0 to 100, (pN) is its percentile; aesthetics run from 1 to 5"
+    return "\n".join([format_table(header, rows), legend, *notes])
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

@@ -1,0 +1,145 @@
+"""
+Room 4: from waveforms to the encoder's input.
+
+What comes in is mono audio at the model's sampling rate; what leaves is `input_values` `(B, S, T)`, equal segments
+that are zero-padded first and then normalised to zero mean and unit variance (the published order), and
+`segment_mask` `(B, S)`, true for the segments that exist.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+
+from .audio_apex import load_audio, split_segments
+
+NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind
+
+
+def normalize_segments(segments: np.ndarray) -> np.ndarray:
+    """
+    Bring each segment to zero mean and unit variance, as `Wav2Vec2FeatureExtractor` does.
+
+    Silence stays silence: a segment of zeros leaves as zeros.
+
+    Args:
+        segments (`np.ndarray` of shape `(num_segments, num_samples)`):
+            Padded segments, float32.
+
+    Returns:
+        `np.ndarray` of shape `(num_segments, num_samples)`, float32.
+    """
+    mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
+    variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
+    return ((segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)).astype(np.float32)
+
+
+class ApexFeatureExtractor(FeatureExtractionMixin):
+    """
+    Cut songs into segments and normalise them.
+
+    Args:
+        sampling_rate (`int`, defaults to 24000):
+            Sampling rate that the model expects, in hertz.
+        segment_seconds (`float`, defaults to 30.0):
+            Length of a segment, in seconds.
+        minimum_num_samples (`int`, defaults to 400):
+            Shortest song, in samples: what one frame of the encoder sees.
+    """
+
+    model_input_names = ["input_values", "segment_mask"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        sampling_rate: int = 24_000,
+        segment_seconds: float = 30.0,
+        minimum_num_samples: int = 400,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.sampling_rate = sampling_rate
+        self.segment_seconds = segment_seconds
+        self.minimum_num_samples = minimum_num_samples
+
+    @classmethod
+    def from_config(cls, config: Any) -> "ApexFeatureExtractor":
+        """Build the feature extractor that belongs to an [`ApexConfig`]."""
+        return cls(config.sampling_rate, config.segment_seconds, config.minimum_num_samples)
+
+    @property
+    def segment_num_samples(self) -> int:
+        """Length of a segment in samples; derived, never stored."""
+        return round(self.segment_seconds * self.sampling_rate)
+
+    def __call__(
+        self,
+        raw_audio: Any,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """
+        Turn one or more waveforms into model inputs.
+
+        Args:
+            raw_audio (`np.ndarray`, `torch.Tensor`, or a list of them):
+                Each of shape `(num_samples,)` or `(num_channels, num_samples)`, floating point in [-1, 1].
+            sampling_rate (`int`):
+                Sampling rate of `raw_audio` in hertz; must be the model's.
+            return_tensors (`str`, *optional*):
+                `"pt"` for torch tensors, `"np"` for numpy arrays.
+
+        Returns:
+            [`BatchFeature`]: `input_values` of shape `(batch_size, num_segments, segment_num_samples)`, float32, and
+            `segment_mask` of shape `(batch_size, num_segments)`. Songs with fewer segments are filled with zeros.
+
+        Raises:
+            `ValueError`: If the sampling rate is missing or another, or a waveform is empty, too short, not finite, of
+                integers, or of more than two channels.
+            `TypeError`: If `raw_audio` is not a waveform.
+        """
+        if sampling_rate is None:
+            raise ValueError(
+                f"`sampling_rate` is missing: pass the rate of the audio in hertz (this extractor needs "
+                f"{self.sampling_rate})."
+            )
+        if sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"`sampling_rate` is {sampling_rate} but this extractor needs {self.sampling_rate}. Resample first, "
+                "or pass a file path to the pipeline and let it resample."
+            )
+        songs = [
+            split_segments(self._load_waveform(song), self.segment_num_samples)[0] for song in _list_songs(raw_audio)
+        ]
+        num_segments = max(len(segments) for segments in songs)
+        input_values = np.zeros((len(songs), num_segments, self.segment_num_samples), np.float32)  # (B, S, T)
+        segment_mask = np.zeros((len(songs), num_segments), bool)  # (B, S)
+        for row, segments in enumerate(songs):
+            input_values[row, : len(segments)] = normalize_segments(segments)
+            segment_mask[row, : len(segments)] = True
+        return BatchFeature({"input_values": input_values, "segment_mask": segment_mask}, tensor_type=return_tensors)
+
+    def _load_waveform(self, song: Any) -> np.ndarray:
+        waveform = load_audio(song, target_rate=self.sampling_rate, sampling_rate=self.sampling_rate)
+        if len(waveform) < self.minimum_num_samples:
+            raise ValueError(
+                f"the song has {len(waveform)} samples ({len(waveform) / self.sampling_rate:.4f} s) at "
+                f"{self.sampling_rate} Hz; one frame of the encoder needs at least {self.minimum_num_samples}."
+            )
+        return waveform
+
+
+def _list_songs(raw_audio: Any) -> list[Any]:
+    """Return the songs of a call: a list or tuple of waveforms is many, a waveform (also as numbers) is one."""
+    if isinstance(raw_audio, (str, bytes, Mapping)):
+        raise TypeError(
+            f"the feature extractor takes waveforms, got {type(raw_audio).__name__}. For files, bytes, URLs and "
+            'dataset values use `pipeline("apex-popularity")` or `modeling_apex.load_audio`.'
+        )
+    if isinstance(raw_audio, Sequence):
+        if not raw_audio:
+            raise ValueError("no audio: the list of waveforms is empty.")
+        if isinstance(raw_audio[0], (int, float)):
+            return [np.asarray(raw_audio)]
+        return [np.asarray(song) if isinstance(song, Sequence) else song for song in raw_audio]
+    return [raw_audio]

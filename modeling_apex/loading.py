@@ -1,0 +1,58 @@
+"""
+Load a pipeline the way the command line and most programs want it: by name, from our own code.
+
+`transformers.pipeline` asks for `trust_remote_code=True` when a folder carries code of its own, even if this package
+is installed. Here the installed code always runs, and the errors say what to do.
+"""
+
+import os
+from typing import Any
+
+from modeling_apex.registration import EMBEDDED_MODEL, TASK
+
+
+def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
+    """
+    Load the `apex-popularity` pipeline.
+
+    Args:
+        model (`str`, `os.PathLike` or [`ApexModel`], *optional*):
+            A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
+        kwargs:
+            What `transformers.pipeline` takes: `device`, `dtype`, `batch_size`, `revision`, `token`, ...
+
+    Returns:
+        [`ApexPopularityPipeline`]
+
+    Raises:
+        `FileNotFoundError`: If `model` is neither a folder with a model nor a Hub id that can be reached.
+    """
+    from transformers import pipeline
+
+    from modeling_apex.pipeline_apex import ApexPopularityPipeline
+
+    if model is None:
+        model = EMBEDDED_MODEL
+        check_embedded_model()
+    if isinstance(model, (str, os.PathLike)):
+        model = os.path.expanduser(os.fspath(model))
+        if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):
+            raise FileNotFoundError(
+                f"{model}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
+                "`apex-music convert` or `apex-music train` wrote."
+            )
+    return pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
+
+
+def check_embedded_model() -> None:
+    """
+    Make sure that the embedded demonstration model is there.
+
+    Raises:
+        `FileNotFoundError`: If this installation came without it.
+    """
+    if not (EMBEDDED_MODEL / "config.json").is_file():
+        raise FileNotFoundError(
+            "no model was named, and this installation has no embedded one. Pass a model: a folder, or a Hub id such "
+            "as amaai-lab/apex (`--model` on the command line, `model=` in Python)."
+        )

@@ -1,0 +1,429 @@
+"""
+The APEX model: rooms 5 to 9, from segment features (or stored embeddings) to scores.
+
+Shape legend: B songs, S segments, N real segments of all songs, T samples of a segment (720,000), F frames (2,249 for
+30 s; 75 a second), L chosen layers (4), D hidden size (768), H scores (7).
+
+The encoder is transformers' own HuBERT, which MERT-v1 is; it is built from `config.encoder_config`, and its code is
+never fetched. Hidden states are averaged over time as they pass, so memory does not grow with the number of layers,
+and segments pass in small groups, so it does not grow with the length of a song.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import HubertConfig, HubertModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_apex import ApexConfig
+from .published_apex import read_encoder, read_heads
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+@dataclass
+class ApexOutput(ModelOutput):
+    """
+    Output of [`ApexModel`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` are given):
+            Sum over the heads of the mean squared error, in squared native units; missing labels are left out.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
+            Scores in native units, in the order of `config.heads`.
+        song_embedding (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+            Mean of the segment embeddings of each song.
+        segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
+            Embedding of each segment; zero where `segment_mask` is false.
+        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*, returned when
+            `output_segment_scores=True`):
+            Scores of each segment on its own; zero where `segment_mask` is false.
+    """
+
+    loss: torch.FloatTensor | None = None
+    scores: torch.FloatTensor | None = None
+    song_embedding: torch.FloatTensor | None = None
+    segment_embeddings: torch.FloatTensor | None = None
+    segment_scores: torch.FloatTensor | None = None
+
+
+def pool_hidden_states(encoder: HubertModel, input_values: torch.Tensor, layer_indices: Iterable[int]) -> torch.Tensor:
+    """
+    Run a HuBERT encoder and average the chosen hidden states over time as they pass.
+
+    Equal to `encoder(input_values, output_hidden_states=True).hidden_states[i].mean(1)` for each `i`, without keeping
+    the others. In an encoder with `do_stable_layer_norm` (MERT-v1-330M), the last entry is the output of the final
+    layer norm, `last_hidden_state`, as in every transformers release that MERT was published for; newer releases list
+    the state before that norm instead. Layer drop and time masking, which belong to the encoder's pre-training, do
+    not happen here.
+
+    Args:
+        encoder (`HubertModel`):
+            The encoder.
+        input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
+            Normalised segments.
+        layer_indices (`Iterable[int]`):
+            Entries of the hidden states; 0 is the input of the first layer, negative ones count from the end.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_segments, num_chosen_layers, hidden_size)`: time means, in float32 or finer.
+    """
+    stack = encoder.encoder
+    num_layers = len(stack.layers)
+    wanted = [index % (num_layers + 1) for index in layer_indices]
+    is_pre_norm = encoder.config.do_stable_layer_norm
+    pooled_dtype = torch.promote_types(input_values.dtype, torch.float32)
+
+    features = encoder.feature_extractor(input_values).transpose(1, 2)  # (N, F, C)
+    hidden = encoder.feature_projection(features)  # (N, F, D)
+    hidden = hidden + stack.pos_conv_embed(hidden)
+    hidden = stack.dropout(hidden if is_pre_norm else stack.layer_norm(hidden))
+
+    means = {0: hidden.mean(1, dtype=pooled_dtype)} if 0 in wanted else {}
+    for index, layer in enumerate(stack.layers, start=1):
+        output = layer(hidden)
+        hidden = output[0] if isinstance(output, tuple) else output  # (N, F, D); a tuple before transformers 5.17
+        if index == num_layers and is_pre_norm:
+            hidden = stack.layer_norm(hidden)
+        if index in wanted:
+            means[index] = hidden.mean(1, dtype=pooled_dtype)  # (N, D)
+    return torch.stack([means[index] for index in wanted], dim=1)  # (N, L, D)
+
+
+class LinearBlock(nn.Module):
+    """Linear, batch norm, GELU, dropout: the unit that trunk and branches are made of."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, dropout: float):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Linear(num_inputs, num_outputs), nn.BatchNorm1d(num_outputs), nn.GELU(), nn.Dropout(dropout)
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.block(inputs)
+
+
+class ScoreBranch(nn.Module):
+    """One head: from the trunk's output `(B, C)` to one score `(B,)` within its range."""
+
+    def __init__(self, num_inputs: int, widths: list[int], dropout: float, minimum: float, maximum: float):
+        super().__init__()
+        sizes = [num_inputs, *widths]
+        blocks = [LinearBlock(before, after, dropout) for before, after in itertools.pairwise(sizes)]
+        self.branch = nn.Sequential(*blocks, nn.Linear(sizes[-1], 1))
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.branch(inputs)).squeeze(-1) * (self.maximum - self.minimum) + self.minimum
+
+
+class ApexPreTrainedModel(PreTrainedModel):
+    """Initialisation and strict loading, shared by what this package trains."""
+
+    config_class = ApexConfig
+    base_model_prefix = "apex"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _no_split_modules = ["HubertEncoderLayer", "HubertEncoderLayerStableLayerNorm"]  # noqa: RUF012
+    # A score of 60 in bfloat16 is 60 plus or minus a quarter: the heads cost nothing and stay in float32.
+    _keep_in_fp32_modules_strict = ["aggregator", "shared", r"branch_\w+"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The heads start as PyTorch starts them, which is what they were published with; the encoder, being a model
+        # of transformers itself, starts by its own rules.
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.BatchNorm1d)):
+            module.reset_parameters()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: Any = None,
+        strict: bool = True,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Load a checkpoint; every weight must be there and every stored weight must have a place.
+
+        Takes all arguments of `PreTrainedModel.from_pretrained`, and the published `amaai-lab/apex` layout, whose
+        encoder is read from `config.mert_model_name`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A folder or a Hub id.
+            strict (`bool`, defaults to `True`):
+                Whether a missing, unexpected or misshapen weight is an error. `False` is for surgery only: what is
+                missing is then random.
+
+        Raises:
+            `RuntimeError`: If the checkpoint does not match the model.
+            `FileNotFoundError`: If the published layout's encoder cannot be reached.
+        """
+        if config is None or isinstance(config, (str, bytes)):
+            hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            source = config or pretrained_model_name_or_path
+            config, kwargs = cls.config_class.from_pretrained(
+                source, return_unused_kwargs=True, **{**kwargs, **hub_options}
+            )
+            kwargs.update(hub_options)
+        if getattr(config, "mert_model_name", None) and "state_dict" not in kwargs:
+            config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
+            pretrained_model_name_or_path = None
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
+        )
+        problems = {
+            kind: sorted(map(str, info[kind]))
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if info.get(kind)
+        }
+        if strict and problems:
+            raise RuntimeError(
+                f"{model.config._name_or_path}: the checkpoint does not match {cls.__name__}: {problems}. Load it "
+                "with the config it was saved with, or make a checkpoint with `apex-music convert`."
+            )
+        model.apply_encoder_freeze()
+        return (model, info) if output_loading_info else model
+
+    def apply_encoder_freeze(self) -> None:
+        """Keep the encoder's parameters in or out of training, as `config.freeze_encoder` says."""
+
+
+class ApexModel(ApexPreTrainedModel):
+    """
+    Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch a score.
+
+    Args:
+        config ([`ApexConfig`]):
+            The configuration; `config.heads` decides which scores there are and in which order.
+    """
+
+    # How many segments the encoder sees at once. One 30 s segment already fills a CPU's caches; an accelerator wants
+    # more. Set it on the model; it changes memory and speed, never scores.
+    segments_per_pass: int | None = None
+
+    def __init__(self, config: ApexConfig):
+        super().__init__(config)
+        self.encoder = HubertModel(config.encoder_config)
+        self.aggregator = nn.Conv1d(len(config.layer_indices), 1, kernel_size=1)
+        widths = [config.hidden_size, *config.shared_dims]
+        self.shared = nn.Sequential(
+            *(LinearBlock(before, after, config.dropout_shared) for before, after in itertools.pairwise(widths))
+        )
+        for head in config.heads:
+            branch = ScoreBranch(
+                widths[-1], config.branch_dims, config.dropout_branch, head["minimum"], head["maximum"]
+            )
+            self.add_module(f"branch_{head['name']}", branch)
+        self.post_init()
+        self.apply_encoder_freeze()
+
+    def apply_encoder_freeze(self) -> None:
+        self.encoder.requires_grad_(not self.config.freeze_encoder)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ApexModel":
+        """Set training mode; a frozen encoder stays in evaluation mode, or its dropout would disturb the features."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def compute_segment_embeddings(self, input_values: torch.Tensor) -> torch.Tensor:
+        """
+        Encode segments and mix the chosen layers (rooms 5 and 6).
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
+                Normalised segments.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_segments, hidden_size)`.
+
+        Raises:
+            `FloatingPointError`: If the encoder yields NaN or infinity.
+        """
+        is_frozen = self.config.freeze_encoder
+        group = self.segments_per_pass or (1 if input_values.device.type == "cpu" else 8)
+        embeddings = []
+        for segments in input_values.to(self.encoder.dtype).split(group):  # (n, T)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
+                pooled = pool_hidden_states(self.encoder, segments, self.config.layer_indices)  # (n, L, D)
+            if not torch.isfinite(pooled).all():
+                raise FloatingPointError(
+                    "the encoder yields NaN or infinity. Check that the input is finite and normalised; in half "
+                    "precision, try dtype=torch.float32."
+                )
+            embeddings.append(self.aggregator(pooled.to(self.aggregator.weight.dtype)).squeeze(1))  # (n, D)
+        return torch.cat(embeddings)
+
+    def compute_scores(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """
+        Score embeddings (rooms 8 and 9).
+
+        Args:
+            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
+                Song or segment embeddings.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_rows, num_heads)`: scores in native units.
+        """
+        hidden = self.shared(embeddings)  # (B, C)
+        return torch.stack([self.get_submodule(f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
+
+    def forward(
+        self,
+        input_values: torch.FloatTensor | None = None,
+        segment_mask: torch.BoolTensor | None = None,
+        segment_embeddings: torch.FloatTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        output_segment_scores: bool = False,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> ApexOutput | tuple[torch.Tensor, ...]:
+        """
+        Score songs from their segments, or from segment embeddings that were stored before.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, num_segments, num_samples)` or
+                `(batch_size, num_samples)`, *optional*):
+                Output of [`ApexFeatureExtractor`]. Give this or `segment_embeddings`.
+            segment_mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`, *optional*):
+                True for real segments; masked ones are not encoded. Defaults to all true.
+            segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`, *optional*):
+                Stored embeddings, as in [`ApexOutput`].
+            labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
+                Labels in native units; NaN where a label is missing.
+            output_segment_scores (`bool`, defaults to `False`):
+                Whether to score each segment on its own as well.
+            return_dict (`bool`, *optional*):
+                Whether to return an [`ApexOutput`] (the default) or a tuple.
+
+        Raises:
+            `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
+            `FloatingPointError`: If the encoder or a head yields NaN or infinity.
+        """
+        embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)  # (N, D), (B, S)
+        counts = mask.sum(1, keepdim=True)  # (B, 1)
+        per_segment = embeddings.new_zeros(*mask.shape, embeddings.shape[-1]).masked_scatter(
+            mask.unsqueeze(-1), embeddings
+        )  # (B, S, D)
+        song_embedding = per_segment.sum(1) / counts  # (B, D)
+
+        segment_scores = None
+        if output_segment_scores or self.config.prediction_level == "segment":
+            rows = self.compute_scores(embeddings)  # (N, H)
+            segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
+        if self.config.prediction_level == "segment":
+            scores = segment_scores.sum(1) / counts  # (B, H)
+        else:
+            scores = self.compute_scores(song_embedding)  # (B, H)
+        if not torch.isfinite(scores).all():
+            raise FloatingPointError("a head yields NaN or infinity; the checkpoint's heads are damaged.")
+
+        output = ApexOutput(
+            loss=None if labels is None else compute_masked_squared_error(scores, labels),
+            scores=scores,
+            song_embedding=song_embedding,
+            segment_embeddings=per_segment,
+            segment_scores=segment_scores if output_segment_scores else None,
+        )
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def _gather_segments(
+        self,
+        input_values: torch.Tensor | None,
+        segment_mask: torch.Tensor | None,
+        segment_embeddings: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
+        if (input_values is None) == (segment_embeddings is None):
+            raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
+        if input_values is not None:
+            inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
+        else:
+            inputs = segment_embeddings  # (B, S, D)
+        if inputs.ndim != 3:
+            raise ValueError(
+                f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}. Song embeddings "
+                "go in as one segment: `segment_embeddings=embedding.unsqueeze(1)`."
+            )
+        if segment_embeddings is not None and inputs.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"`segment_embeddings` are {inputs.shape[-1]} wide, but this model's are {self.config.hidden_size}; "
+                "they come from another encoder."
+            )
+        if segment_mask is None:
+            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        else:
+            mask = segment_mask.to(inputs.device, torch.bool)
+        if mask.shape != inputs.shape[:2]:
+            raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
+        if not mask.any(1).all():
+            raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
+        real = inputs[mask]  # (N, T) or (N, D)
+        if segment_embeddings is None:
+            return self.compute_segment_embeddings(real), mask
+        return real.to(self.aggregator.weight.dtype), mask
+
+
+def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Sum over the heads of the mean squared error, over the labels that are there.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
+            Scores in native units.
+        labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
+            Labels in native units; NaN where a label is missing.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`.
+
+    Raises:
+        `ValueError`: If the shapes differ.
+    """
+    if labels.shape != scores.shape:
+        raise ValueError(
+            f"`labels` are {tuple(labels.shape)} but the scores are {tuple(scores.shape)}; give one column a head, in "
+            "the order of `config.heads`, with NaN where a label is missing."
+        )
+    labels = labels.to(scores)
+    is_present = ~torch.isnan(labels)
+    errors = torch.where(is_present, scores - labels.nan_to_num(), 0.0).square()
+    return (errors.sum(0) / is_present.sum(0).clamp(min=1)).sum()
+
+
+def _read_published_layout(
+    source: Any, config: ApexConfig, kwargs: dict[str, Any]
+) -> tuple[ApexConfig, dict[str, Any]]:
+    """Turn the published layout (heads here, encoder elsewhere) into one state dict and a complete config."""
+    hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+    kwargs.pop("use_safetensors", None)
+    kwargs.pop("trust_remote_code", None)
+    heads = read_heads(source, **hub_options)
+    # The revision and subfolder belong to the heads' repository, not to the encoder's.
+    encoder_options = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
+    encoder = read_encoder(config.mert_model_name, **encoder_options)
+    config.encoder_config = HubertConfig(**encoder.config["encoder_config"])
+    config.provenance = {
+        **config.provenance,
+        "encoder": {"source": encoder.source, "sha256": encoder.hashes},
+        "heads": {"source": heads.source, "sha256": heads.hashes},
+    }
+    config.mert_model_name = None
+    config._name_or_path = str(source)
+    kwargs["state_dict"] = {**encoder.state_dict, **heads.state_dict}
+    return config, kwargs

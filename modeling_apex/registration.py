@@ -1,0 +1,117 @@
+"""
+Make transformers find this package's classes: the Auto classes and the pipeline task.
+
+Importing `modeling_apex` is enough. Where transformers' own registries are already loaded, registration happens at
+once; otherwise it waits for them, so that importing this package, or asking the command line for help, does not cost
+the seconds that torch and the pipelines take to import.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+TASK = "apex-popularity"
+EMBEDDED_MODEL = Path(__file__).parent / "pretrained" / "apex-tiny"
+
+
+def register_auto_classes() -> None:
+    """Register config, feature extractor and model with `AutoConfig`, `AutoFeatureExtractor` and `AutoModel`."""
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+    from modeling_apex.configuration_apex import ApexConfig
+    from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+    from modeling_apex.modeling_apex import ApexModel
+
+    AutoConfig.register(ApexConfig.model_type, ApexConfig, exist_ok=True)
+    AutoModel.register(ApexConfig, ApexModel, exist_ok=True)
+    AutoFeatureExtractor.register(ApexConfig, ApexFeatureExtractor, exist_ok=True)
+
+
+def register_pipeline() -> None:
+    """Register the task `apex-popularity`, with the embedded model as its default."""
+    from transformers import AutoModel
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from modeling_apex.pipeline_apex import ApexPopularityPipeline
+
+    PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # a second registration would log a warning
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=ApexPopularityPipeline,
+        pt_model=AutoModel,
+        default={"model": (str(EMBEDDED_MODEL), "main")},
+        type="audio",
+    )
+    # `register_pipeline` leaves the default's path on the class, and saving would write it into config.json.
+    ApexPopularityPipeline._registered_impl = {
+        TASK: {"impl": ApexPopularityPipeline, "pt": (AutoModel,), "type": "audio"}
+    }
+
+
+REGISTRATIONS = {
+    "transformers.models.auto.modeling_auto": register_auto_classes,
+    "transformers.pipelines": register_pipeline,
+}
+# Importing one of our own modules can import a registry half-way through. Registering then would find our module
+# without its classes, so these are watched too, and whichever import ends last registers.
+OWN_MODULES = tuple(
+    f"modeling_apex.{name}_apex"
+    for name in ("audio", "configuration", "feature_extraction", "modeling", "pipeline", "published", "report")
+)
+_loaded: set[str] = set()
+_registered: set[str] = set()
+
+
+class RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Run the registrations right after transformers imports its registries."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in REGISTRATIONS and fullname not in OWN_MODULES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _NotifyingLoader(spec.loader)
+        return spec
+
+
+class _NotifyingLoader(importlib.abc.Loader):
+    """Load a module as its own loader does, then say that it is there."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        _loaded.add(module.__name__)
+        register_what_is_loaded()
+
+    def __getattr__(self, name: str) -> Any:  # `get_source` and the like, for tracebacks and inspection
+        return getattr(self.loader, name)
+
+
+def register_what_is_loaded() -> None:
+    """Run the registration of each loaded registry, unless one of our modules is in the middle of its import."""
+    if any(name in sys.modules and name not in _loaded for name in OWN_MODULES):
+        return
+    for registry, registration in REGISTRATIONS.items():
+        if registry in _loaded and registry not in _registered:
+            _registered.add(registry)
+            registration()
+
+
+def register() -> None:
+    """Register now what can be registered now, and the rest as soon as transformers imports its registries."""
+    if not any(isinstance(finder, RegisterAfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RegisterAfterImport())
+    _loaded.update(registry for registry in REGISTRATIONS if registry in sys.modules)
+    register_what_is_loaded()

@@ -1,0 +1,247 @@
+"""
+Room 10: the score report, what a person or a program reads.
+
+What comes in are scores in native units; what leaves is a plain dict that survives JSON, flat rows for tables, and
+text for a terminal. Standard library only, so that reports can be read where no model runs.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+# What SongEval asked its raters (arXiv 2505.10793), in a few words; popularity as in arXiv 2605.03395.
+SCORE_MEANINGS = {
+    "score_streams": "engagement by plays",
+    "score_likes": "engagement by likes",
+    "coherence": "overall coherence",
+    "musicality": "overall musicality",
+    "memorability": "memorability",
+    "clarity": "clarity of song structure",
+    "naturalness": "naturalness of vocal breathing and phrasing",
+}
+
+
+def compute_percentile(score: float, exponent: float) -> float:
+    """
+    Turn a popularity score into the percentile rank that it stands for.
+
+    The inverse of `score = 100 * (percentile / 100) ** exponent` (arXiv 2605.03395).
+
+    Args:
+        score (`float`):
+            Popularity score, 0 to 100.
+        exponent (`float`):
+            `config.popularity_exponent`.
+
+    Returns:
+        `float`: percentile rank, 0 to 100.
+
+    Raises:
+        `ValueError`: If the score is outside 0 to 100 or the exponent is not positive.
+    """
+    if not 0 <= score <= 100:
+        raise ValueError(f"a popularity score runs from 0 to 100, got {score}.")
+    if not exponent > 0:
+        raise ValueError(f"`exponent` must be positive, got {exponent}.")
+    return 100.0 * (score / 100.0) ** (1.0 / exponent)
+
+
+def build_report(
+    song: str | None,
+    scores: Sequence[float],
+    heads: Sequence[Mapping[str, Any]],
+    *,
+    popularity_exponent: float,
+    duration_seconds: float,
+    num_segments: int,
+    model_id: str,
+    model_revision: str | None = None,
+    warnings: Sequence[str] = (),
+    segments: Sequence[Mapping[str, Any]] | None = None,
+    embedding: Sequence[float] | None = None,
+    with_percentiles: bool = True,
+) -> dict[str, Any]:
+    """
+    Assemble the report of one song.
+
+    Args:
+        song (`str`, *optional*):
+            Path, URL or other name of the song.
+        scores (`Sequence[float]` of length `num_heads`):
+            Scores in native units, in the order of `heads`.
+        heads (`Sequence[dict]`):
+            `config.heads`.
+        popularity_exponent (`float`):
+            `config.popularity_exponent`.
+        duration_seconds (`float`):
+            Length of the audio that was scored, in seconds.
+        num_segments (`int`):
+            Number of segments.
+        model_id (`str`):
+            Name or path of the model.
+        model_revision (`str`, *optional*):
+            Commit of the model on the Hub; `None` for a local folder.
+        warnings (`Sequence[str]`):
+            What the reader must know about this song, such as a truncated file.
+        segments (`Sequence[dict]`, *optional*):
+            The timeline: `start_seconds`, `end_seconds` and `scores` of each segment.
+        embedding (`Sequence[float]`, *optional*):
+            The song embedding.
+        with_percentiles (`bool`, defaults to `True`):
+            Whether to give each popularity score as a percentile too.
+
+    Returns:
+        `dict`: a report that survives `json.dumps` and `json.loads` unchanged.
+
+    Raises:
+        `ValueError`: If a score is not finite or the number of scores is wrong.
+    """
+    if len(scores) != len(heads):
+        raise ValueError(f"{len(scores)} scores for {len(heads)} heads.")
+    named = {head["name"]: float(score) for head, score in zip(heads, scores, strict=True)}
+    damaged = [name for name, score in named.items() if not math.isfinite(score)]
+    if damaged:
+        raise ValueError(f"{song}: scores {damaged} are not finite.")
+    report: dict[str, Any] = {"song": song, "scores": named}
+    if with_percentiles:
+        report["percentiles"] = {
+            head["name"]: compute_percentile(named[head["name"]], popularity_exponent)
+            for head in heads
+            if head["group"] == "popularity"
+        }
+    report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
+    report["duration_seconds"] = float(duration_seconds)
+    report["num_segments"] = int(num_segments)
+    report["model"] = {"id": model_id, "revision": model_revision}
+    report["warnings"] = list(warnings)
+    if segments is not None:
+        report["segments"] = [dict(segment) for segment in segments]
+    if embedding is not None:
+        report["embedding"] = [float(value) for value in embedding]
+    return report
+
+
+def build_error_report(
+    song: str | None, error: str, *, model_id: str, model_revision: str | None = None
+) -> dict[str, Any]:
+    """Assemble the report of a song that could not be scored: the same key fields, and `error` in place of scores."""
+    return {"song": song, "error": error, "model": {"id": model_id, "revision": model_revision}}
+
+
+def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Turn a report into one flat row for CSV or Parquet.
+
+    Args:
+        report (`dict`):
+            What [`build_report`] or [`build_error_report`] returned.
+
+    Returns:
+        `dict`: `song`, one column a score, `<name>_percentile` for popularity, `duration_seconds`, `num_segments`,
+        `model_id`, `model_revision`, `warnings` (joined by "; ") and `error`. Timeline and embedding are left out.
+    """
+    row: dict[str, Any] = {"song": report["song"], **report.get("scores", {})}
+    row |= {f"{name}_percentile": value for name, value in report.get("percentiles", {}).items()}
+    row["duration_seconds"] = report.get("duration_seconds")
+    row["num_segments"] = report.get("num_segments")
+    row["model_id"] = report["model"]["id"]
+    row["model_revision"] = report["model"]["revision"]
+    row["warnings"] = "; ".join(report.get("warnings", ()))
+    row["error"] = report.get("error")
+    return row
+
+
+def flatten_reports(reports: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Flatten many reports to rows with one common list of columns, in the order of the first scored song."""
+    rows = [flatten_report(report) for report in reports]
+    columns: dict[str, None] = {}
+    for row in sorted(rows, key=lambda row: row["error"] is not None):
+        columns.update(dict.fromkeys(row))
+    return list(columns), [{column: row.get(column) for column in columns} for row in rows]
+
+
+def format_csv(reports: Iterable[Mapping[str, Any]]) -> str:
+    """Return reports as CSV text with a header line."""
+    columns, rows = flatten_reports(reports)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def format_json(reports: Iterable[Mapping[str, Any]]) -> str:
+    """Return reports as a JSON array, readable and stable."""
+    return json.dumps(list(reports), indent=2, ensure_ascii=False) + "\n"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """
+    Lay out cells as a plain text table: the first column to the left, the others to the right.
+
+    Args:
+        header (`Sequence[str]`):
+            Column titles.
+        rows (`Sequence[Sequence[str]]`):
+            Cells, one sequence a row.
+
+    Returns:
+        `str`: lines of equal width, a rule under the header.
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    texts = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([texts[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *texts[1:]])
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Return one report as text for a terminal: scores, ranges, percentiles, meaning, timeline."""
+    if "error" in report:
+        return f"{report['song']}\n  not scored: {report['error']}"
+    lines = [f"{report['song']}  ({format_duration(report['duration_seconds'])}, {report['num_segments']} segments)"]
+    rows = []
+    for name, score in report["scores"].items():
+        minimum, maximum = report["ranges"][name]
+        percentile = report.get("percentiles", {}).get(name)
+        rows.append(
+            [
+                f"  {name}",
+                format_score(score, maximum),
+                f"{minimum:g} to {maximum:g}",
+                "" if percentile is None else f"{percentile:.0f}",
+                SCORE_MEANINGS.get(name, ""),
+            ]
+        )
+    lines.append(format_table(["  score", "value", "range", "percentile", "meaning"], rows))
+    if "segments" in report:
+        names = list(report["scores"])
+        timeline = [
+            [
+                f"  {format_duration(segment['start_seconds'])} to {format_duration(segment['end_seconds'])}",
+                *(format_score(segment["scores"][name], report["ranges"][name][1]) for name in names),
+            ]
+            for segment in report["segments"]
+        ]
+        lines += ["", format_table(["  segment", *names], timeline)]
+    lines += [f"  warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines)
+
+
+def format_score(score: float, maximum: float) -> str:
+    """Return a score with as many digits as its range can bear: one for 0 to 100, two for 1 to 5."""
+    return f"{score:.1f}" if maximum > 10 else f"{score:.2f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as minutes and seconds, `2:24` for 144 s."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"
