@@ -13,13 +13,14 @@ import functools
 import importlib
 import io
 import math
+import mmap
 import os
 import re
 import stat
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -27,7 +28,6 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
-
 
 BLOCK_NUM_SAMPLES = 65_536
 """Decoded samples per channel that are held at once: 1.5 s at 44.1 kHz."""
@@ -57,7 +57,7 @@ CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"G.{187}G", re.DOTALL), "mpegts", "MPEG transport stream"),
     (re.compile(rb"\x00\x00\x01\xba"), "mpeg", "MPEG program stream"),
     (re.compile(rb"ADIF|\xff[\xf0\xf1\xf8\xf9]"), "aac", "AAC"),
-    (re.compile(rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]"), "mp3", "MP3"),
+    (re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"), "mp3", "MP3"),
 )
 
 
@@ -388,7 +388,6 @@ def _open_encoded(
     if decoded is None:
         handle.seek(0)
         decoded = _decode_with_av(name, handle, head, resources)
-    limits.refuse_format(name, decoded.sampling_rate, decoded.num_channels)
     _check_same_rate(name, sampling_rate, decoded.sampling_rate)
     return _build_stream(name, decoded, limits, resources)
 
@@ -415,7 +414,7 @@ def _check_blocks(stream: AudioStream, decoded: _Decoded, limits: AudioLimits) -
                 break
             except AudioError as error:
                 if not num_samples:
-                    raise AudioError(f"{stream.name}: {error}") from error
+                    raise AudioError(f"{stream.name}: cannot be decoded ({error}). Is the file complete?") from error
                 failure = error
                 break
             # The mean may overflow where the samples do not; both count as not finite.
@@ -455,20 +454,24 @@ def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded |
     resources.callback(file.close)
     # libsndfile says "unknown" by the largest 64-bit number.
     declared = file.frames if 0 <= file.frames < 2**62 else None
-    head = _view_bytes(handle, resources)
     if file.format == "MP3" and declared is not None:
-        num_samples, has_length = _count_mp3_samples(head)
+        with _view_bytes(handle) as data:
+            num_samples, has_length = _count_mp3_samples(data)
         if num_samples - declared > max(0.5 * file.samplerate, 0.01 * declared):
             # libsndfile stops at the length that it estimated, and that is too early.
             return None
         # Without a length in its header, the estimate is no promise that the file could break.
         declared = declared if has_length else None
+    if file.format in ("WAV", "WAVEX") and declared is not None:
+        # libsndfile quietly shortens a WAV file's length to what is there.
+        with _view_bytes(handle) as data:
+            declared = round(declared * _compute_riff_shortfall(data))
     seconds = None if declared is None else declared / file.samplerate
-    return _Decoded(file.samplerate, file.channels, _read_blocks(file), _read_riff_seconds(head) or seconds)
+    return _Decoded(file.samplerate, file.channels, _read_blocks(file), seconds)
 
 
 @functools.lru_cache(maxsize=1)
-def _build_sequential_sound_file(soundfile: ModuleType) -> type:
+def _build_sequential_sound_file(soundfile: Any) -> type:
     class SequentialSoundFile(soundfile.SoundFile):
         """Read without seeking: a seek after each read, the default, corrupts the samples at MP3 block edges."""
 
@@ -489,28 +492,28 @@ def _read_blocks(file: Any) -> Iterator[np.ndarray]:
         yield block
 
 
-def _view_bytes(handle: BinaryIO, resources: ExitStack) -> Any:
+@contextmanager
+def _view_bytes(handle: BinaryIO) -> Iterator[Any]:
     """View a handle's bytes without reading them into memory and without moving its position."""
     if isinstance(handle, io.BytesIO):
-        return resources.enter_context(handle.getbuffer())
-    import mmap
+        with handle.getbuffer() as data:
+            yield data
+    else:
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
 
-    return resources.enter_context(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
 
-
-def _read_riff_seconds(data: Any) -> float | None:
-    """Read how long a WAV header says the file lasts; None if it does not say (as when it was written to a pipe)."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return None
-    offset, bytes_per_second = 12, 0
+def _compute_riff_shortfall(data: Any) -> float:
+    """Divide the bytes of sound that a WAV header declares by those that are there; 1 for a complete file."""
+    offset = 12
     while offset + 8 <= len(data):
-        kind, size = bytes(data[offset : offset + 4]), struct.unpack_from("<I", data, offset + 4)[0]
-        if kind == b"fmt " and offset + 20 <= len(data):
-            bytes_per_second = struct.unpack_from("<I", data, offset + 16)[0]
-        if kind == b"data":
-            return size / bytes_per_second if bytes_per_second and size < 0xFFFFFF00 else None
+        (size,) = struct.unpack_from("<I", data, offset + 4)
+        if bytes(data[offset : offset + 4]) == b"data":
+            present = len(data) - offset - 8
+            # A file that was written to a pipe declares the largest size, or nearly so.
+            return max(1.0, size / present) if present and size < 0xFFFFFF00 else 1.0
         offset += 8 + size + size % 2
-    return None
+    return 1.0
 
 
 _MP3_KILOBITS = {
@@ -546,14 +549,13 @@ def _count_mp3_samples(data: Any) -> tuple[int, bool]:
 
 def _decode_with_av(name: str, handle: BinaryIO, head: bytes, resources: ExitStack) -> _Decoded:
     """Open a handle with FFmpeg, as the container that its first bytes say it is."""
-    for pattern, demuxer, label in CONTAINERS:
-        if pattern.match(head):
-            break
-    else:
+    known = next((entry for entry in CONTAINERS if entry[0].match(head)), None)
+    if known is None:
         raise AudioError(
             f"{name}: is not audio that libsndfile or FFmpeg can decode; its first bytes are {head[:8]!r}. Check that "
             "it is a song and not, say, a web page saved under that name."
         )
+    _, demuxer, label = known
     av = _import_optional("av", "apex-music[audio]", reason=f"{name}: to decode this {label} file")
     try:
         container = resources.enter_context(av.open(handle, format=demuxer))
@@ -980,7 +982,7 @@ class SegmentStream:
             while len(block):
                 taken = block[: length - num_filled]
                 samples[num_filled : num_filled + len(taken)] = taken
-                num_filled, block = num_filled + len(taken), block[len(taken) :]  # noqa: PLW2901
+                num_filled, block = num_filled + len(taken), block[len(taken) :]
                 if num_filled == length:
                     if ahead is not None:
                         yield ahead
@@ -988,9 +990,10 @@ class SegmentStream:
                     samples, num_filled, start = np.zeros(length, np.float32), 0, start + length
         if self.num_real_samples < self._minimum_num_samples:
             raise AudioError(
-                f"{self.name}: lasts {self.num_real_samples / self._target_rate:.4f} s ({self.num_real_samples} samples "
-                f"at {self._target_rate} Hz), but at least {self._minimum_num_samples / self._target_rate:.4f} s "
-                f"({self._minimum_num_samples} samples) are needed."
+                f"{self.name}: lasts {self.num_real_samples / self._target_rate:.4f} s ({self.num_real_samples} "
+                f"samples at {self._target_rate} Hz), but at least "
+                f"{self._minimum_num_samples / self._target_rate:.4f} s ({self._minimum_num_samples} samples) are "
+                f"needed. Pass a longer song."
             )
         if num_filled:
             if ahead is not None:

@@ -72,11 +72,13 @@ def convert_checkpoint(encoder: str | os.PathLike, heads: str | os.PathLike, **h
     """
     encoder_weights = read_encoder(encoder, **hub_options)
     head_weights = read_heads(heads, **hub_options)
-    facts = {
-        key: head_weights.config[key]
-        for key in ("seed", "epoch", "val_loss", "task", "loss")
-        if key in head_weights.config
+    provenance: dict[str, Any] = {
+        name: head_weights.config[name]
+        for name in ("seed", "epoch", "val_loss", "task", "loss")
+        if name in head_weights.config
     }
+    provenance["encoder"] = {"source": _public_source(encoder), "sha256": encoder_weights.hashes}
+    provenance["heads"] = {"source": _public_source(heads), "sha256": head_weights.hashes}
     level = head_weights.config.get("mode", head_weights.config.get("prediction_level", "song"))
     shape = infer_head_config(head_weights.state_dict, DEFAULT_HEADS)
     published = {
@@ -91,11 +93,7 @@ def convert_checkpoint(encoder: str | os.PathLike, heads: str | os.PathLike, **h
         sampling_rate=encoder_weights.config["sampling_rate"],
         segment_seconds=float(head_weights.config.get("segment_sec", 30)),
         prediction_level=level,
-        provenance={
-            **facts,
-            "encoder": {"source": _public_source(encoder), "sha256": encoder_weights.hashes},
-            "heads": {"source": _public_source(heads), "sha256": head_weights.hashes},
-        },
+        provenance=provenance,
         **published,
         **shape,
     )

@@ -57,10 +57,10 @@ def export_model(model: str | os.PathLike | ApexModel, output: str | os.PathLike
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
-    if isinstance(model, (str, os.PathLike)):
-        model = ApexModel.from_pretrained(os.fspath(model), **loading_options)
-    model.save_pretrained(folder)
-    ApexFeatureExtractor.from_config(model.config).save_pretrained(folder)
+    is_loaded = not isinstance(model, (str, os.PathLike))
+    loaded: Any = model if is_loaded else ApexModel.from_pretrained(os.fspath(model), **loading_options)
+    loaded.save_pretrained(folder)
+    ApexFeatureExtractor.from_config(loaded.config).save_pretrained(folder)
     _update_json(folder / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
     _update_json(
         folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
@@ -68,7 +68,7 @@ def export_model(model: str | os.PathLike | ApexModel, output: str | os.PathLike
     source = Path(__file__).parent
     for name in INFERENCE_FILES:
         shutil.copyfile(source / name, folder / name)
-    (folder / "README.md").write_text(build_short_card(model.config), encoding="utf-8")
+    (folder / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
     return folder
 
 

@@ -27,7 +27,7 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
     Raises:
         `FileNotFoundError`: If `model` is neither a folder with a model nor a Hub id that can be reached.
     """
-    from transformers import pipeline
+    import transformers
 
     from modeling_apex.pipeline_apex import ApexPopularityPipeline
 
@@ -41,7 +41,8 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
                 f"{model}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
                 "`apex-music convert` or `apex-music train` wrote."
             )
-    return pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
+    build_pipeline: Any = transformers.pipeline
+    return build_pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
 
 
 def check_embedded_model() -> None:

@@ -44,11 +44,11 @@ class ApexOutput(ModelOutput):
             Scores of each segment on its own; zero where `segment_mask` is false.
     """
 
-    loss: torch.FloatTensor | None = None
-    scores: torch.FloatTensor | None = None
-    song_embedding: torch.FloatTensor | None = None
-    segment_embeddings: torch.FloatTensor | None = None
-    segment_scores: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    song_embedding: torch.Tensor | None = None
+    segment_embeddings: torch.Tensor | None = None
+    segment_scores: torch.Tensor | None = None
 
 
 def pool_hidden_states(encoder: HubertModel, input_values: torch.Tensor, layer_indices: Iterable[int]) -> torch.Tensor:
@@ -181,6 +181,8 @@ class ApexPreTrainedModel(PreTrainedModel):
         if getattr(config, "mert_model_name", None) and "state_dict" not in kwargs:
             config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
             pretrained_model_name_or_path = None
+        if strict:  # let transformers report misshapen weights, so that the error below can name them
+            kwargs["ignore_mismatched_sizes"] = True
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
         )
@@ -322,11 +324,12 @@ class ApexModel(ApexPreTrainedModel):
         )  # (B, S, D)
         song_embedding = per_segment.sum(1) / counts  # (B, D)
 
+        is_per_segment = self.config.prediction_level == "segment"
         segment_scores = None
-        if output_segment_scores or self.config.prediction_level == "segment":
+        if output_segment_scores or is_per_segment:
             rows = self.compute_scores(embeddings)  # (N, H)
             segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
-        if self.config.prediction_level == "segment":
+        if segment_scores is not None and is_per_segment:
             scores = segment_scores.sum(1) / counts  # (B, H)
         else:
             scores = self.compute_scores(song_embedding)  # (B, H)
@@ -351,10 +354,9 @@ class ApexModel(ApexPreTrainedModel):
         """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
         if (input_values is None) == (segment_embeddings is None):
             raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
+        inputs: Any = segment_embeddings  # (B, S, D)
         if input_values is not None:
             inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
-        else:
-            inputs = segment_embeddings  # (B, S, D)
         if inputs.ndim != 3:
             raise ValueError(
                 f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}. Song embeddings "
@@ -406,9 +408,7 @@ def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> 
     return (errors.sum(0) / is_present.sum(0).clamp(min=1)).sum()
 
 
-def _read_published_layout(
-    source: Any, config: ApexConfig, kwargs: dict[str, Any]
-) -> tuple[ApexConfig, dict[str, Any]]:
+def _read_published_layout(source: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Turn the published layout (heads here, encoder elsewhere) into one state dict and a complete config."""
     hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
     kwargs.pop("use_safetensors", None)

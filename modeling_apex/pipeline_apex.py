@@ -193,7 +193,7 @@ class ApexPopularityPipeline(ChunkPipeline):
         facts = [output["facts"] for output in model_outputs]
         facts = [fact[0] if isinstance(fact, list) else fact for fact in facts]
         name = facts[0]["song"]
-        identity = {"model_id": self.model_id, "model_revision": self.model_revision}
+        identity: dict[str, Any] = {"model_id": self.model_id, "model_revision": self.model_revision}
         errors = [fact["error"] for fact in facts if fact["error"] is not None]
         if errors:
             return build_error_report(name, errors[0], **identity)

@@ -6,6 +6,7 @@ What comes in is a folder, a file or a Hub id; what leaves is a strict state dic
 them can run. Nothing is guessed: what HuBERT cannot represent, and any key without a known place, is refused.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -133,8 +134,9 @@ def read_heads(source: str | os.PathLike, **hub_options: Any) -> PublishedWeight
         weights_path = path
     else:
         weights_path = _find_file(source, HEAD_WEIGHT_FILES, "heads", hub_options)
-        config_path = _find_file(source, ("config.json",), "heads", hub_options, required=False)
-        if config_path is not None:
+        # The published config stands beside the weights; a bare `best_model.pt` in a folder has none.
+        with contextlib.suppress(FileNotFoundError):
+            config_path = _find_file(source, ("config.json",), "heads", hub_options)
             config = json.loads(config_path.read_text(encoding="utf-8"))
             hashes["config.json"] = compute_file_hash(config_path)
     hashes[weights_path.name] = compute_file_hash(weights_path)
@@ -216,7 +218,7 @@ def infer_head_config(
     heads = [dict(head) for head in default_heads if head["name"] in branches]
 
     def widths(prefix: str) -> list[int]:
-        found = []
+        found: list[int] = []
         while (weight := state_dict.get(f"{prefix}.{len(found)}.block.0.weight")) is not None:
             found.append(weight.shape[0])
         return found
@@ -261,16 +263,12 @@ def compute_file_hash(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_file(
-    source: str | os.PathLike, names: tuple[str, ...], what: str, hub_options: dict[str, Any], required: bool = True
-) -> Path | None:
+def _find_file(source: str | os.PathLike, names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-        if not required:
-            return None
         present = ", ".join(sorted(item.name for item in folder.iterdir())) or "nothing"
         raise FileNotFoundError(f"{folder}: the {what} folder holds none of {', '.join(names)} (found: {present}).")
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
@@ -281,10 +279,8 @@ def _find_file(
             found = cached_file(str(source), name, **hub_options)
         except OSError as error:
             errors.append(error)
-            continue
-        return Path(found)
-    if not required:
-        return None
+        else:
+            return Path(found)
     raise FileNotFoundError(
         f"{source}: cannot get the {what} ({', '.join(names)}) from the Hub: {errors[0]} "
         f"To work offline, run `hf download {source}` once while connected, or pass a local folder."

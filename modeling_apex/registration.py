@@ -48,9 +48,8 @@ def register_pipeline() -> None:
         type="audio",
     )
     # `register_pipeline` leaves the default's path on the class, and saving would write it into config.json.
-    ApexPopularityPipeline._registered_impl = {
-        TASK: {"impl": ApexPopularityPipeline, "pt": (AutoModel,), "type": "audio"}
-    }
+    clean = {TASK: {"impl": ApexPopularityPipeline, "pt": (AutoModel,), "type": "audio"}}
+    ApexPopularityPipeline._registered_impl = clean
 
 
 REGISTRATIONS = {

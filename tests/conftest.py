@@ -14,3 +14,108 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+
+from collections.abc import Callable  # noqa: E402
+from copy import deepcopy  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+import torch  # noqa: E402
+
+import modeling_apex  # noqa: E402, F401  (registers with transformers)
+from modeling_apex import ApexConfig, ApexModel  # noqa: E402
+
+from waveforms import make_waveform  # noqa: E402
+
+TINY_ENCODER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 8, 8],
+    "conv_kernel": [10, 3, 2],
+    "conv_stride": [5, 2, 2],
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.05,
+    "apply_spec_augment": False,
+    "layerdrop": 0.0,
+}
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., ApexConfig]:
+    """A factory of configs of a model that runs the whole path on a CPU in milliseconds."""
+
+    def build(encoder: dict | None = None, **fields: object) -> ApexConfig:
+        defaults = {
+            "layer_indices": [0, 1, 2, -1],
+            "segment_seconds": 0.1,
+            "shared_dims": [12, 8],
+            "branch_dims": [6, 4],
+        }
+        return ApexConfig(encoder_config={**TINY_ENCODER, **(encoder or {})}, **{**defaults, **fields})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def _tiny_model() -> ApexModel:
+    torch.manual_seed(0)
+    config = ApexConfig(
+        encoder_config=dict(TINY_ENCODER),
+        layer_indices=[0, 1, 2, -1],
+        segment_seconds=0.1,
+        shared_dims=[12, 8],
+        branch_dims=[6, 4],
+    )
+    model = ApexModel(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            # Untrained batch norm is the identity and would hide a mistake in its place; random heads also spread
+            # the scores, so that two songs differ by more than rounding.
+            if name.endswith("running_mean"):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+            elif name.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            elif tensor.is_floating_point() and name.startswith(("shared", "branch", "aggregator")):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_model(_tiny_model: ApexModel) -> ApexModel:
+    """A random model with non-trivial batch norm statistics; each test gets its own copy."""
+    return deepcopy(_tiny_model)
+
+
+@pytest.fixture
+def tiny_folder(tiny_model: ApexModel, tmp_path: Path) -> Path:
+    """The tiny model as `save_pretrained` writes it."""
+    folder = tmp_path / "tiny-model"
+    tiny_model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def song_file(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of audio files: exact (float) wav by default, any format that libsndfile writes by the suffix."""
+
+    def write(
+        name: str = "song.wav",
+        seconds: float = 0.35,
+        sampling_rate: int = 24_000,
+        *,
+        num_channels: int = 1,
+        seed: int = 0,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waveform = make_waveform(seconds, sampling_rate, num_channels=num_channels, seed=seed)
+        subtype = "FLOAT" if path.suffix == ".wav" else None
+        soundfile.write(path, waveform.T, sampling_rate, subtype=subtype)
+        return path
+
+    return write
