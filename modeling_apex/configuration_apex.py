@@ -152,7 +152,9 @@ class ApexConfig(PreTrainedConfig):
         )
         self.provenance = {**facts, **(provenance or {})}
         self.mert_model_name = mert_model_name
-        self._validate_shape(input_dim)
+        self.input_dim = input_dim
+        if mert_model_name is None or encoder_config is not None:
+            self.validate_encoder()  # the published layout's encoder is known only once it is fetched
         super().__init__(**kwargs)
 
     @property
@@ -179,7 +181,13 @@ class ApexConfig(PreTrainedConfig):
             num_samples = (num_samples - 1) * stride + kernel
         return num_samples
 
-    def _validate_shape(self, input_dim: int | None) -> None:
+    def validate_encoder(self) -> None:
+        """
+        Check that the other fields fit the encoder.
+
+        Raises:
+            `ValueError`: If a layer is not there, the heads have another width, or a segment is shorter than a frame.
+        """
         num_layers = self.encoder_config.num_hidden_layers
         for index in self.layer_indices:
             if not -num_layers - 1 <= index <= num_layers:
@@ -187,10 +195,10 @@ class ApexConfig(PreTrainedConfig):
                     f"`layer_indices` holds {index}, but the encoder has {num_layers} layers, so indices run from "
                     f"{-num_layers - 1} to {num_layers} (0 is the input of the first layer)."
                 )
-        if input_dim is not None and input_dim != self.hidden_size:
+        if self.input_dim is not None and self.input_dim != self.hidden_size:
             raise ValueError(
-                f"`input_dim` is {input_dim} but the encoder's hidden size is {self.hidden_size}. The heads belong to "
-                "another encoder: pass the `encoder_config` that they were trained behind."
+                f"`input_dim` is {self.input_dim} but the encoder's hidden size is {self.hidden_size}. The heads "
+                "belong to another encoder: pass the `encoder_config` that they were trained behind."
             )
         if self.segment_num_samples < self.minimum_num_samples:
             raise ValueError(

@@ -178,6 +178,7 @@ class ApexPreTrainedModel(PreTrainedModel):
                 source, return_unused_kwargs=True, **{**kwargs, **hub_options}
             )
             kwargs.update(hub_options)
+        name, commit = str(pretrained_model_name_or_path), getattr(config, "_commit_hash", None)
         if getattr(config, "mert_model_name", None) and "state_dict" not in kwargs:
             config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
             pretrained_model_name_or_path = None
@@ -186,6 +187,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
         )
+        model.config._name_or_path, model.config._commit_hash = name, commit
         problems = {
             kind: sorted(map(str, info[kind]))
             for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -193,7 +195,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         }
         if strict and problems:
             raise RuntimeError(
-                f"{model.config._name_or_path}: the checkpoint does not match {cls.__name__}: {problems}. Load it "
+                f"{name}: the checkpoint does not match {cls.__name__}: {problems}. Load it "
                 "with the config it was saved with, or make a checkpoint with `apex-music convert`."
             )
         model.apply_encoder_freeze()
@@ -418,12 +420,12 @@ def _read_published_layout(source: Any, config: Any, kwargs: dict[str, Any]) -> 
     encoder_options = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
     encoder = read_encoder(config.mert_model_name, **encoder_options)
     config.encoder_config = HubertConfig(**encoder.config["encoder_config"])
+    config.validate_encoder()
     config.provenance = {
         **config.provenance,
         "encoder": {"source": encoder.source, "sha256": encoder.hashes},
         "heads": {"source": heads.source, "sha256": heads.hashes},
     }
-    config.mert_model_name = None
-    config._name_or_path = str(source)
+    config.mert_model_name = config.input_dim = None
     kwargs["state_dict"] = {**encoder.state_dict, **heads.state_dict}
     return config, kwargs

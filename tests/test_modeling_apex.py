@@ -177,7 +177,7 @@ def test_heads_stay_in_float32(tiny_model: ApexModel, tiny_folder: Path, dtype: 
     values = segments(2, 2)
     output = model(input_values=values)
     assert output.scores.dtype == torch.float32
-    torch.testing.assert_close(output.scores, tiny_model(input_values=values).scores, rtol=0.05, atol=0.5)
+    torch.testing.assert_close(output.scores, tiny_model(input_values=values).scores, rtol=0.05, atol=2.0)
 
 
 def damage(folder: Path, change: Callable[[dict], None]) -> None:
@@ -201,13 +201,13 @@ def test_extra_weight_is_an_error(tiny_folder: Path) -> None:
 
 def test_misshapen_weight_is_an_error(tiny_folder: Path) -> None:
     damage(tiny_folder, lambda tensors: tensors.update({"aggregator.weight": torch.zeros(1, 3, 1)}))
-    with pytest.raises(RuntimeError, match="aggregator.weight"):
+    with pytest.raises(RuntimeError, match=r"mismatched_keys.*aggregator\.weight"):
         ApexModel.from_pretrained(tiny_folder)
 
 
 def test_folder_without_weights_is_an_error(tiny_folder: Path) -> None:
     (tiny_folder / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="(?i)no file named model.safetensors|does not appear to have"):
+    with pytest.raises(OSError, match=r"no file named model\.safetensors|does not appear to have"):
         ApexModel.from_pretrained(tiny_folder)
 
 
