@@ -13,14 +13,13 @@ import functools
 import importlib
 import io
 import math
-import mmap
 import os
 import re
 import stat
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -455,8 +454,7 @@ def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded |
     # libsndfile says "unknown" by the largest 64-bit number.
     declared = file.frames if 0 <= file.frames < 2**62 else None
     if file.format == "MP3" and declared is not None:
-        with _view_bytes(handle) as data:
-            num_samples, has_length = _count_mp3_samples(data)
+        num_samples, has_length = _count_mp3_samples(handle)
         if num_samples - declared > max(0.5 * file.samplerate, 0.01 * declared):
             # libsndfile stops at the length that it estimated, and that is too early.
             return None
@@ -464,8 +462,7 @@ def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded |
         declared = declared if has_length else None
     if file.format in ("WAV", "WAVEX") and declared is not None:
         # libsndfile quietly shortens a WAV file's length to what is there.
-        with _view_bytes(handle) as data:
-            declared = round(declared * _compute_riff_shortfall(data))
+        declared = round(declared * _measure_riff_shortfall(handle))
     seconds = None if declared is None else declared / file.samplerate
     return _Decoded(file.samplerate, file.channels, _read_blocks(file), seconds)
 
@@ -492,28 +489,22 @@ def _read_blocks(file: Any) -> Iterator[np.ndarray]:
         yield block
 
 
-@contextmanager
-def _view_bytes(handle: BinaryIO) -> Iterator[Any]:
-    """View a handle's bytes without reading them into memory and without moving its position."""
-    if isinstance(handle, io.BytesIO):
-        with handle.getbuffer() as data:
-            yield data
-    else:
-        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
-
-
-def _compute_riff_shortfall(data: Any) -> float:
+def _measure_riff_shortfall(handle: BinaryIO) -> float:
     """Divide the bytes of sound that a WAV header declares by those that are there; 1 for a complete file."""
-    offset = 12
-    while offset + 8 <= len(data):
-        (size,) = struct.unpack_from("<I", data, offset + 4)
-        if bytes(data[offset : offset + 4]) == b"data":
-            present = len(data) - offset - 8
-            # A file that was written to a pipe declares the largest size, or nearly so.
-            return max(1.0, size / present) if present and size < 0xFFFFFF00 else 1.0
-        offset += 8 + size + size % 2
-    return 1.0
+    position = handle.tell()
+    num_bytes, offset, shortfall = handle.seek(0, os.SEEK_END), 12, 1.0
+    while offset + 8 <= num_bytes:
+        handle.seek(offset)
+        kind, size = struct.unpack("<4sI", handle.read(8))
+        offset += 8
+        if kind == b"data":
+            # A file that was written to a pipe declares the largest signed or unsigned size, or nearly so.
+            if offset < num_bytes and size < 0x7FFF0000:
+                shortfall = max(1.0, size / (num_bytes - offset))
+            break
+        offset += size + size % 2
+    handle.seek(position)
+    return shortfall
 
 
 _MP3_KILOBITS = {
@@ -523,19 +514,21 @@ _MP3_KILOBITS = {
 _MP3_SAMPLING_RATES = {3: (44100, 48000, 32000, 0), 2: (22050, 24000, 16000, 0), 0: (11025, 12000, 8000, 0)}
 
 
-def _count_mp3_samples(data: Any) -> tuple[int, bool]:
+def _count_mp3_samples(handle: BinaryIO) -> tuple[int, bool]:
     """Count samples by walking the frame headers up to the first damage; also tell whether a header states them."""
-    offset = 0
-    while bytes(data[offset : offset + 3]) == b"ID3" and offset + 10 <= len(data):
-        size = data[offset + 6] << 21 | data[offset + 7] << 14 | data[offset + 8] << 7 | data[offset + 9]
-        offset += 10 + size + (10 if data[offset + 5] & 0x10 else 0)
-    first = bytes(data[offset : offset + 200])
+    position, offset = handle.tell(), 0
+    handle.seek(0)
+    while (tag := handle.read(10))[:3] == b"ID3" and len(tag) == 10:
+        size = tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]
+        offset = handle.seek(offset + 10 + size + (10 if tag[5] & 0x10 else 0))
+    handle.seek(offset)
+    first = handle.read(200)
     has_length = b"Xing" in first or b"Info" in first or b"VBRI" in first
-    num_samples = 0
-    while offset + 4 <= len(data):
-        sync, second, third = data[offset], data[offset + 1], data[offset + 2]
+    num_samples, header = 0, first[:4]
+    while len(header) == 4:
+        _, second, third, _ = header
         version, layer = second >> 3 & 3, second >> 1 & 3
-        if sync != 0xFF or second < 0xE0 or version == 1 or layer != 1:
+        if header[0] != 0xFF or second < 0xE0 or version == 1 or layer != 1:
             break
         kilobits = _MP3_KILOBITS[3 if version == 3 else 2][third >> 4]
         rate = _MP3_SAMPLING_RATES[version][third >> 2 & 3]
@@ -544,6 +537,9 @@ def _count_mp3_samples(data: Any) -> tuple[int, bool]:
         frame_num_samples = 1152 if version == 3 else 576
         num_samples += frame_num_samples
         offset += frame_num_samples // 8 * 1000 * kilobits // rate + (third >> 1 & 1)
+        handle.seek(offset)
+        header = handle.read(4)
+    handle.seek(position)
     return num_samples, has_length
 
 
