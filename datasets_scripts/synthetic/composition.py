@@ -31,7 +31,33 @@ GENRES = {
     "folk": (88, 112),
 }
 MOODS = ("hopeful", "wistful", "restless", "sunny", "nocturnal", "tender", "defiant", "dreamy")
-SUBJECTS = ("the last train home", "a city by the sea", "letters never sent", "summer rain", "an empty dance floor")
+THINGS = (
+    *(
+        "a train",
+        "a letter",
+        "a lighthouse",
+        "a promise",
+        "an orchard",
+        "a photograph",
+        "a radio",
+        "a bridge",
+        "a kite",
+    ),
+    *("a garden", "a secret", "a river", "a stranger", "a carousel", "a lantern", "a map", "a window", "a storm"),
+)
+PLACES = (
+    *("by the sea", "under the stairs", "beyond the hills", "on the rooftop", "at the border", "in the old town"),
+    *("below the ice", "across the bay", "near the airport", "at the fairground", "in the desert", "on the island"),
+)
+SEASONS = (
+    "in January",
+    "at dawn",
+    "in the rain",
+    "after midnight",
+    "in late summer",
+    "when the leaves turn",
+    "on a Sunday",
+)
 
 
 @dataclass(frozen=True)
@@ -172,7 +198,7 @@ def draw_prompt(generator: np.random.Generator, vocal_share: float = 0.7) -> Pro
     return Prompt(
         genre=genre,
         mood=str(generator.choice(MOODS)),
-        subject=str(generator.choice(SUBJECTS)),
+        subject=" ".join(str(generator.choice(words)) for words in (THINGS, PLACES, SEASONS)),
         tempo=float(generator.uniform(low, high)),
         tonic=int(generator.integers(12)),
         mode=str(generator.choice(["major", "minor"])),
@@ -311,6 +337,7 @@ class _Composer:
         memorability = self.factors.memorability
         theme = generator.integers(0, 7, 8)
         theme[4:] = theme[:4]
+        lift = round(14 * memorability)
         notes = []
         for bar in self.bars():
             fresh, jitter = generator.integers(0, 7, 8), generator.uniform(-0.45, 0.45, 8)
@@ -319,8 +346,8 @@ class _Composer:
                 degree = fresh[position] if chance[position] > memorability else theme[position]
                 beat = bar * BEATS_PER_BAR + 0.5 * position + (1.0 - memorability) * jitter[position]
                 start = self.time(max(beat, 0.0))
-                # Register lifts with memorability: from the middle of the band to well above it.
-                pitch = self.pitch(int(degree), bar * BEATS_PER_BAR, 60) + 12 * round(2 * memorability)
+                # The register rises with memorability, from the middle of the band to well above it.
+                pitch = self.pitch(int(degree) + lift, bar * BEATS_PER_BAR, 60)
                 notes.append(Note(start, start + 0.35, pitch, 1.0 if position % 4 == 0 else 0.75))
         return notes
 

@@ -142,7 +142,9 @@ def render_bass(notes: Sequence[Note], num_samples: int, sampling_rate: int, sys
         if length <= 16:
             continue
         decay = np.exp(-np.arange(length, dtype=np.float32) / np.float32(0.45 * sampling_rate))
-        envelope = _compute_fades(length, sampling_rate // 200, sampling_rate // 50) * decay * np.float32(note.velocity)
+        envelope = (
+            _compute_fades(length, sampling_rate // 200, sampling_rate // 50) * decay * np.float32(note.velocity)
+        )
         frequency = float(compute_frequency(note.pitch))
         index = np.float32(1.2 * system.brightness) * decay
         _add(

@@ -32,7 +32,7 @@ def build_balance(spec: SongSpec) -> dict[str, float]:
     """
     generator = spec.build_generator("balance")
     levels = {name: level * float(np.exp(0.12 * generator.standard_normal())) for name, level in LEVELS.items()}
-    levels["hook"] *= 0.35 + 1.1 * spec.factors.memorability
+    levels["hook"] *= 0.25 + 1.45 * spec.factors.memorability
     return levels
 
 
@@ -88,7 +88,6 @@ def add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
     response = normalize_level(room, system.room_level / np.sqrt(len(room)))
     response = response + normalize_level(wash, 1.3 * (1.0 - spec.factors.clarity) / np.sqrt(len(wash)))
     response[0] += 1.0
-    # What the wash adds in power it takes from the dry sound, so the level tells nothing.
     length = fft.next_fast_len(len(dry) + len(response), real=True)
     product = fft.rfft(dry, length) * fft.rfft(response.astype(np.float32), length)
     return fft.irfft(product, length)[: len(dry)].astype(np.float32)
@@ -124,18 +123,29 @@ def apply_bar_jumps(spec: SongSpec, composition: Composition, waveform: np.ndarr
     low_gain = np.repeat((gains * (1 - np.maximum(tilts, 0)))[:number], lengths).astype(np.float32)
     high_gain = np.repeat((gains * (1 + np.minimum(tilts, 0)))[:number], lengths).astype(np.float32)
     jumped = (waveform - low) * high_gain + low * low_gain
-    chances, places, sizes = (generator.random((num_half_bars, 2)) for _ in range(3))
-    ramp = round(0.002 * rate)
-    for index in range(number):
-        for chance, place, size in zip(chances[index], places[index], sizes[index], strict=True):
-            if chance < 0.9 * break_up:
-                first = int(starts[index] + place * lengths[index])
-                length = int((0.04 + 0.07 * size) * rate)
-                hole = jumped[first : first + length]
-                hole *= np.clip(np.abs(np.linspace(-1, 1, len(hole))) * len(hole) / 2 - (len(hole) / 2 - ramp), 0, ramp).astype(
-                    np.float32
-                ) / np.float32(ramp)
-    return jumped
+    return _cut_holes(jumped, starts, lengths, break_up, rate, generator)
+
+
+def _cut_holes(
+    waveform: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    break_up: float,
+    sampling_rate: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Silence up to two short stretches of every half bar, the more likely the less coherent the song is."""
+    ramp = max(round(0.002 * sampling_rate), 1)
+    for first, length in zip(starts, lengths, strict=True):
+        chances, places, sizes = generator.random((3, 2))
+        for chance, place, size in zip(chances, places, sizes, strict=True):
+            begin = int(first + place * length)
+            hole = waveform[begin : begin + int((0.04 + 0.07 * size) * sampling_rate)]
+            if chance < 0.9 * break_up and len(hole) > 2 * ramp:
+                hole[:ramp] *= np.linspace(1, 0, ramp, dtype=np.float32)
+                hole[ramp:-ramp] = 0.0
+                hole[-ramp:] *= np.linspace(0, 1, ramp, dtype=np.float32)
+    return waveform
 
 
 def finish(spec: SongSpec, song: np.ndarray) -> np.ndarray:

@@ -104,7 +104,9 @@ def score(features: np.ndarray, factors: np.ndarray, num_train: int, num_test: i
 def main() -> None:
     """Run the probe and write its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-songs", type=int, default=600, help="songs of the training platforms (a fifth is held out)")
+    parser.add_argument(
+        "--num-songs", type=int, default=600, help="songs of the training platforms (a fifth is held out)"
+    )
     parser.add_argument("--num-unseen", type=int, default=132, help="songs of the unseen systems")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=7)

@@ -1,0 +1,108 @@
+"""
+The `synthetic` sub-command of `python -m datasets_scripts.build`: arguments in, folders in the published layouts out.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from datasets_scripts.synthetic.audio_files import AUDIO_FORMATS
+from datasets_scripts.synthetic.battles import save_music_arena_layout
+from datasets_scripts.synthetic.samples import save_samples
+from datasets_scripts.synthetic.song_layouts import save_songeval_layout, save_training_layout
+from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS, SYSTEMS
+from datasets_scripts.synthetic.world import FACTOR_DRAWS, WorldOptions
+
+logger = logging.getLogger(__name__)
+
+LAYOUTS = ("training", "songeval", "music-arena", "factors", "samples")
+SYSTEM_GROUPS = {"platforms": PLATFORMS, "unseen": ARENA_SYSTEMS, "all": (*PLATFORMS, *ARENA_SYSTEMS)}
+DESCRIPTION = """\
+Make a synthetic world of short songs whose five aesthetic factors are known, with listeners, raters and battles.
+
+  training     metadata.jsonl, audio/, pseudo_labels.jsonl: two platforms, two songs a prompt
+  songeval     metadata.jsonl with sixteen raters a song, audio/
+  music-arena  battle_data/, audio_files/, metadata/: eleven systems that training never sees
+  factors      like training, with independent factors and songs of its own: a test set
+  samples      six songs from good to poor
+  all          all of these, each in a folder of its own
+
+Beside each lies truth.jsonl (latent factors, appeal) and truth_ceilings.json (how well a perfect listener would do).
+A run that was stopped goes on where it was when started again with the same options.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options of the `synthetic` sub-command to a parser.
+
+    Args:
+        parser (`argparse.ArgumentParser`):
+            The sub-command's parser; its description is set, too.
+    """
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; resumed when it was stopped")
+    parser.add_argument("--layout", choices=(*LAYOUTS, "all"), default="all", help="what to write (default: all)")
+    parser.add_argument("--num-songs", type=int, default=100, help="songs per layout; a battle has two (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world (default: 0)")
+    parser.add_argument("--seconds", type=float, default=24.0, help="length of every song (default: 24)")
+    parser.add_argument(
+        "--sampling-rate", type=int, help="hertz (default: 24000; in battles, the rate that each system delivers)"
+    )
+    parser.add_argument("--num-channels", type=int, choices=(1, 2), default=1, help="mono or stereo (default: 1)")
+    parser.add_argument("--audio-format", choices=tuple(AUDIO_FORMATS), default="flac", help="battles are always mp3")
+    parser.add_argument(
+        "--factor-draw", choices=FACTOR_DRAWS, help="independent factors, or linked by quality (default: by layout)"
+    )
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"systems to use in place of the layout's own: {', '.join(SYSTEM_GROUPS)}, or {', '.join(SYSTEMS)}",
+    )
+    parser.add_argument(
+        "--messy", action="store_true", help="give training songs duplicates, corrupt files and recent songs to filter"
+    )
+    parser.add_argument("--num-processes", type=int, help="processes that render (default: one per core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Run the `synthetic` sub-command.
+
+    Args:
+        args (`argparse.Namespace`):
+            What [`add_arguments`] parsed.
+
+    Returns:
+        `int`: exit status, 0.
+
+    Raises:
+        `ValueError`: If an option cannot be used, or the folder holds a world made with other options.
+    """
+    names = [s.name for name in args.systems for s in SYSTEM_GROUPS.get(name, ())] or args.systems
+    options = WorldOptions(
+        num_songs=args.num_songs,
+        seed=args.seed,
+        seconds=args.seconds,
+        sampling_rate=args.sampling_rate,
+        num_channels=args.num_channels,
+        audio_format=args.audio_format,
+        factor_draw=args.factor_draw,
+        systems=tuple(names),
+        is_messy=args.messy,
+    )
+    for layout in LAYOUTS if args.layout == "all" else (args.layout,):
+        folder = args.output / layout if args.layout == "all" else args.output
+        if layout in ("training", "factors"):
+            save_training_layout(folder, options, args.num_processes, layout)
+        elif layout == "songeval":
+            save_songeval_layout(folder, options, args.num_processes)
+        elif layout == "music-arena":
+            save_music_arena_layout(folder, options, args.num_processes)
+        else:
+            save_samples(folder, args.num_processes)
+        logger.info("Wrote %s.", folder)
+    return 0
