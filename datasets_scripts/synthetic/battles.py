@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.synthetic.audio_files import write_atomically
-from datasets_scripts.synthetic.composition import SongSpec, draw_prompt
+from datasets_scripts.synthetic.composition import SongSpec
 from datasets_scripts.synthetic.engagement import compute_appeal, compute_battle_ceiling, draw_preference
-from datasets_scripts.synthetic.lyrics import draw_lyrics
+from datasets_scripts.synthetic.prompts import draw_lyrics, draw_prompt
 from datasets_scripts.synthetic.random_streams import build_generator, build_identifier
 from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, WITHHELD_SYSTEMS, get_system
 from datasets_scripts.synthetic.world import (

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets_scripts.synthetic.factors import Factors
+from datasets_scripts.synthetic.prompts import Prompt
 from datasets_scripts.synthetic.random_streams import build_generator
 from datasets_scripts.synthetic.systems import System, get_system
 
@@ -22,72 +23,6 @@ PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 4, 3), (0, 2, 3
 FORM = "ABABCB"
 # How much of the band plays in a verse (A), a chorus (B) and a bridge (C) when the structure is clear.
 SECTION_ENERGY = {"A": 0.35, "B": 1.0, "C": 0.6}
-GENRES = {
-    "pop": (98, 124),
-    "ballad": (72, 90),
-    "electronic": (118, 134),
-    "rock": (104, 140),
-    "lo-fi": (74, 92),
-    "folk": (88, 112),
-}
-MOODS = ("hopeful", "wistful", "restless", "sunny", "nocturnal", "tender", "defiant", "dreamy")
-THINGS = (
-    *(
-        "a train",
-        "a letter",
-        "a lighthouse",
-        "a promise",
-        "an orchard",
-        "a photograph",
-        "a radio",
-        "a bridge",
-        "a kite",
-    ),
-    *("a garden", "a secret", "a river", "a stranger", "a carousel", "a lantern", "a map", "a window", "a storm"),
-)
-PLACES = (
-    *("by the sea", "under the stairs", "beyond the hills", "on the rooftop", "at the border", "in the old town"),
-    *("below the ice", "across the bay", "near the airport", "at the fairground", "in the desert", "on the island"),
-)
-SEASONS = (
-    "in January",
-    "at dawn",
-    "in the rain",
-    "after midnight",
-    "in late summer",
-    "when the leaves turn",
-    "on a Sunday",
-)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """
-    Hold what a user asks for; the songs that one prompt yields share it.
-
-    Args:
-        genre (`str`): One of `GENRES`.
-        mood (`str`): One of `MOODS`.
-        subject (`str`): What the song is about.
-        tempo (`float`): Beats per minute.
-        tonic (`int`): Pitch class of the key, 0 to 11.
-        mode (`str`): `"major"` or `"minor"`.
-        is_instrumental (`bool`): Whether the song has no singer.
-    """
-
-    genre: str
-    mood: str
-    subject: str
-    tempo: float
-    tonic: int
-    mode: str
-    is_instrumental: bool
-
-    @property
-    def text(self) -> str:
-        """The prompt in words."""
-        kind = f"{'instrumental ' if self.is_instrumental else ''}{self.genre} song"
-        return f"A {self.mood} {kind} about {self.subject}, {self.tempo:.0f} bpm, {self.mode}"
 
 
 @dataclass(frozen=True)
@@ -178,32 +113,6 @@ class Composition:
     bass: list[Note] = field(default_factory=list)
     pad: list[Note] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
-
-
-def draw_prompt(generator: np.random.Generator, vocal_share: float = 0.7) -> Prompt:
-    """
-    Draw what a user asks for.
-
-    Args:
-        generator (`np.random.Generator`):
-            Source of randomness.
-        vocal_share (`float`, defaults to 0.7):
-            Probability of asking for a singer.
-
-    Returns:
-        `Prompt`: the request.
-    """
-    genre = str(generator.choice(list(GENRES)))
-    low, high = GENRES[genre]
-    return Prompt(
-        genre=genre,
-        mood=str(generator.choice(MOODS)),
-        subject=" ".join(str(generator.choice(words)) for words in (THINGS, PLACES, SEASONS)),
-        tempo=float(generator.uniform(low, high)),
-        tonic=int(generator.integers(12)),
-        mode=str(generator.choice(["major", "minor"])),
-        is_instrumental=bool(generator.random() >= vocal_share),
-    )
 
 
 def compose(spec: SongSpec) -> Composition:

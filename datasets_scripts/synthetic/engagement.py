@@ -3,7 +3,7 @@ How people answer to a song: appeal, plays, likes and votes, and how much of it 
 
 Appeal is a fixed weighting of the factors. Plays follow appeal, the platform and chance; likes follow plays, a second
 weighting and chance. Votes follow the difference in appeal by Bradley-Terry, with a preference for the second side.
-What a model could reach at best is not one: the ceilings are computed from the same tables and say how far chance goes.
+What a model could reach at best is not 1: the ceilings, computed from the same tables, say how far chance goes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -155,9 +155,8 @@ def compute_noise_ceilings(songs: Iterable[Mapping[str, Any]]) -> dict[str, floa
         ("score_likes", "like_appeal", "like_count"),
     ):
         played = [row for row in rows if row.get("play_count", 0) > 0]
-        groups = [
-            [row for row in played if row["platform"] == name] for name in sorted({r["platform"] for r in played})
-        ]
+        platforms = sorted({row["platform"] for row in played})
+        groups = [[row for row in played if row["platform"] == platform] for platform in platforms]
         groups = [group for group in groups if len(group) > 2]
         if groups:
             values = [_spearman([row[truth] for row in group], [row[count] for row in group]) for group in groups]

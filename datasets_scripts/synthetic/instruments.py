@@ -102,7 +102,7 @@ def render_pad(
     buffer = np.zeros(num_samples, np.float32)
     sourness = 1.0 - musicality
     ratio = system.pad_ratio + 0.41 * sourness
-    index = np.float32((1.0 + 0.9 * sourness) * system.brightness)
+    index = (1.0 + 0.9 * sourness) * system.brightness
     for note in notes:
         first = round(note.start * sampling_rate)
         length = min(round(note.end * sampling_rate), num_samples) - first
@@ -142,16 +142,11 @@ def render_bass(notes: Sequence[Note], num_samples: int, sampling_rate: int, sys
         if length <= 16:
             continue
         decay = np.exp(-np.arange(length, dtype=np.float32) / np.float32(0.45 * sampling_rate))
-        envelope = (
-            _compute_fades(length, sampling_rate // 200, sampling_rate // 50) * decay * np.float32(note.velocity)
-        )
+        envelope = _compute_fades(length, sampling_rate // 200, sampling_rate // 50) * decay
         frequency = float(compute_frequency(note.pitch))
         index = np.float32(1.2 * system.brightness) * decay
-        _add(
-            buffer,
-            first,
-            envelope * _compute_modulated_tone(frequency, system.bass_ratio, index, length, sampling_rate, 0.0),
-        )
+        tone = _compute_modulated_tone(frequency, system.bass_ratio, index, length, sampling_rate, 0.0)
+        _add(buffer, first, np.float32(note.velocity) * envelope * tone)
     return buffer
 
 

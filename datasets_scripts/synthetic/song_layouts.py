@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.synthetic.audio_files import write_atomically
-from datasets_scripts.synthetic.composition import Prompt, SongSpec, draw_prompt
+from datasets_scripts.synthetic.composition import SongSpec
 from datasets_scripts.synthetic.engagement import (
     AUDIENCES,
     DEFAULT_AUDIENCE,
@@ -28,7 +28,7 @@ from datasets_scripts.synthetic.engagement import (
     draw_engagement,
 )
 from datasets_scripts.synthetic.factors import FACTOR_NAMES, draw_ratings
-from datasets_scripts.synthetic.lyrics import build_title, draw_lyrics
+from datasets_scripts.synthetic.prompts import build_title, draw_lyrics, draw_prompt
 from datasets_scripts.synthetic.random_streams import build_generator, build_identifier
 from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS
 from datasets_scripts.synthetic.world import (
@@ -92,19 +92,10 @@ def plan_songs(options: WorldOptions, layout: str, systems: Sequence[str], defau
     for number in range(options.num_songs):
         prompt_index = number // SONGS_PER_PROMPT
         song_id = build_identifier(options.seed, layout, str(number))
-        spec = build_spec(
-            options,
-            song_id,
-            names[prompt_index % len(names)],
-            _draw_prompt(options, layout, prompt_index),
-            default_draw,
-        )
+        prompt = draw_prompt(build_generator(options.seed, layout, "prompt", str(prompt_index)))
+        spec = build_spec(options, song_id, names[prompt_index % len(names)], prompt, default_draw)
         plan.append(PlannedSong(spec, prompt_index, _draw_fault(options, song_id)))
     return plan
-
-
-def _draw_prompt(options: WorldOptions, layout: str, index: int) -> Prompt:
-    return draw_prompt(build_generator(options.seed, layout, "prompt", str(index)))
 
 
 def _draw_fault(options: WorldOptions, song_id: str) -> str | None:
@@ -142,7 +133,8 @@ def save_training_layout(
     plan = plan_songs(options, layout, [system.name for system in PLATFORMS], default_draw)
     audio = folder / "audio"
     paths = [audio / f"{song.spec.song_id}.{options.audio_format}" for song in plan]
-    render_files([SongJob(song.spec, path) for song, path in zip(plan, paths, strict=True)], num_processes, layout)
+    jobs = [SongJob(song.spec, path) for song, path in zip(plan, paths, strict=True) if song.fault != "corrupt"]
+    render_files(jobs, num_processes, layout)
     rows, labels, truth = [], [], []
     for song in plan:
         row, secret = _build_training_row(song, layout)
@@ -208,7 +200,7 @@ def _draw_date(spec: SongSpec, fault: str | None) -> str:
 
 
 def _add_faults(
-    plan: Sequence[PlannedSong], paths: Sequence[Path], rows: list[dict[str, Any]]
+    plan: Sequence[PlannedSong], paths: Sequence[Path], rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Damage what is to be corrupt, and return the rows that duplicates add."""
     added = []

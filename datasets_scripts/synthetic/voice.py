@@ -59,9 +59,8 @@ def _compute_controls(
             continue
         pitch[first:] = note.pitch
         position = np.linspace(0.0, 1.0, last - first)
-        arcs[first:last] = (
-            np.minimum(position / 0.2, 1.0) * (1.0 - 0.55 * position**2) * np.minimum((1 - position) / 0.12, 1)
-        )
+        edges = np.minimum(position / 0.2, 1.0) * np.minimum((1.0 - position) / 0.12, 1.0)
+        arcs[first:last] = edges * (1.0 - 0.55 * position**2)
         held[first:last] = np.minimum(np.arange(last - first) / (0.25 * CONTROL_RATE), 1.0)
     for phrase in phrases:
         if phrase:
@@ -124,12 +123,10 @@ def render_lead(spec: SongSpec, phrases: Sequence[Sequence[Note]]) -> np.ndarray
     if natural < 1.0:
         delay = round(0.0029 * spec.sampling_rate)
         lead[delay:] += np.float32(0.85 * (1.0 - natural)) * lead[:-delay]
-    band = signal.butter(
-        2, [2500 / (spec.sampling_rate / 2), 6500 / (spec.sampling_rate / 2)], "bandpass", output="sos"
-    )
+    band = signal.butter(2, (2500, 6500), "bandpass", output="sos", fs=spec.sampling_rate)
     breath = signal.sosfilt(band, noise[::-1]).astype(np.float32)
     level = np.sqrt(np.mean(lead**2))
-    return lead + np.float32(2.2 * level) * np.interp(frames, frame_axis, inhaled).astype(np.float32) * breath
+    return lead + np.float32(1.7 * level) * np.interp(frames, frame_axis, inhaled).astype(np.float32) * breath
 
 
 def _choose_bodies(

@@ -1,8 +1,8 @@
 """
 The synthetic world as files: what every layout shares.
 
-What comes in is [`WorldOptions`] and a folder; what leaves is planned songs and their audio files. Each file is written
-whole or not at all and never twice, so a run that was killed and is started again ends with the same bytes.
+What comes in is [`WorldOptions`] and a folder; what leaves is planned songs and their audio files. Each file is
+written whole or not at all, and none twice, so a run that was killed and is started again ends with the same bytes.
 """
 
 import json
@@ -18,8 +18,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from datasets_scripts.synthetic.audio_files import AUDIO_FORMATS, PART_SUFFIX, save_audio, write_atomically
-from datasets_scripts.synthetic.composition import Prompt, SongSpec
+from datasets_scripts.synthetic.composition import SongSpec
 from datasets_scripts.synthetic.factors import Factors, draw_independent_factors, draw_natural_factors
+from datasets_scripts.synthetic.prompts import Prompt
 from datasets_scripts.synthetic.random_streams import build_generator
 from datasets_scripts.synthetic.song import render_song
 from datasets_scripts.synthetic.systems import get_system

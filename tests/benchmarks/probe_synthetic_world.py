@@ -4,11 +4,12 @@ spectral statistics, fit small regressors, and write the held-out Spearman corre
 
     python tests/benchmarks/probe_synthetic_world.py --num-songs 600 --output probe.json
 
-Two descriptions are tried: `song` statistics over the whole song, and `local` ones, which see no further than 1.5 s and
-are averaged over the song, as a small model with a short reach would. The probe also tests on the unseen systems.
+Two descriptions are tried: `song` statistics over the whole song, and `local` ones, which see no further than 1.5 s
+and are averaged over the song, as a small model with a short reach would. Songs of unseen systems are tested, too.
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -22,8 +23,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from datasets_scripts.synthetic.composition import SongSpec, draw_prompt
+from datasets_scripts.synthetic.composition import SongSpec
 from datasets_scripts.synthetic.factors import FACTOR_NAMES, draw_independent_factors
+from datasets_scripts.synthetic.prompts import draw_prompt
 from datasets_scripts.synthetic.random_streams import build_generator
 from datasets_scripts.synthetic.song import render_song
 from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS
@@ -68,7 +70,7 @@ def compute_statistics(log_mel: np.ndarray, crest: np.ndarray) -> np.ndarray:
     broad = log_mel.reshape(len(log_mel), 8, -1).mean(2)
     spectrum = np.abs(np.fft.rfft((broad - broad.mean(0)) * np.hanning(len(broad))[:, None], axis=0)) ** 2
     rates = np.fft.rfftfreq(len(broad), 0.01)
-    for low, high in zip(MODULATION_EDGES, MODULATION_EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(MODULATION_EDGES):
         inside = (rates >= low) & (rates < high)
         parts.append(np.log10(spectrum[inside].mean(0) + 1e-6) if inside.any() else np.zeros(8))
     return np.concatenate(parts)
