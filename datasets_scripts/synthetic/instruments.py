@@ -102,7 +102,7 @@ def render_pad(
     buffer = np.zeros(num_samples, np.float32)
     sourness = 1.0 - musicality
     ratio = system.pad_ratio + 0.41 * sourness
-    index = (1.0 + 0.9 * sourness) * system.brightness
+    index = (0.8 + 1.6 * sourness) * system.brightness
     for note in notes:
         first = round(note.start * sampling_rate)
         length = min(round(note.end * sampling_rate), num_samples) - first
@@ -118,9 +118,11 @@ def render_pad(
     return buffer
 
 
-def render_bass(notes: Sequence[Note], num_samples: int, sampling_rate: int, system: System) -> np.ndarray:
+def render_bass(
+    notes: Sequence[Note], num_samples: int, sampling_rate: int, system: System, musicality: float
+) -> np.ndarray:
     """
-    Render the bass line.
+    Render the bass line: two strings, which beat and growl when they are out of tune.
 
     Args:
         notes (`Sequence[Note]`):
@@ -131,11 +133,15 @@ def render_bass(notes: Sequence[Note], num_samples: int, sampling_rate: int, sys
             In hertz.
         system (`System`):
             Timbre.
+        musicality (`float`):
+            At 1 the strings agree; at 0 they are more than half a semitone apart, with sour overtones.
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`: the bass.
     """
     buffer = np.zeros(num_samples, np.float32)
+    sourness = 1.0 - musicality
+    ratio = system.bass_ratio + 0.37 * sourness
     for note in notes:
         first = round(note.start * sampling_rate)
         length = min(round(note.end * sampling_rate), num_samples) - first
@@ -143,10 +149,11 @@ def render_bass(notes: Sequence[Note], num_samples: int, sampling_rate: int, sys
             continue
         decay = np.exp(-np.arange(length, dtype=np.float32) / np.float32(0.45 * sampling_rate))
         envelope = _compute_fades(length, sampling_rate // 200, sampling_rate // 50) * decay
-        frequency = float(compute_frequency(note.pitch))
-        index = np.float32(1.2 * system.brightness) * decay
-        tone = _compute_modulated_tone(frequency, system.bass_ratio, index, length, sampling_rate, 0.0)
-        _add(buffer, first, np.float32(note.velocity) * envelope * tone)
+        index = np.float32((1.2 + 1.5 * sourness) * system.brightness) * decay
+        for side in (-0.5, 0.5):
+            frequency = float(compute_frequency(note.pitch + side * 0.8 * sourness))
+            tone = _compute_modulated_tone(frequency, ratio, index, length, sampling_rate, 0.0)
+            _add(buffer, first, np.float32(note.velocity) * envelope * tone)
     return buffer
 
 

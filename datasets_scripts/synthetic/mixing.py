@@ -13,7 +13,7 @@ from datasets_scripts.synthetic.composition import Composition, SongSpec
 from datasets_scripts.synthetic.instruments import normalize_level
 
 # Root mean square level and place in the stereo field (-1 left, 1 right) of each instrument.
-LEVELS = {"lead": 0.085, "pad": 0.06, "bass": 0.065, "hook": 0.04, "drums": 0.075}
+LEVELS = {"lead": 0.105, "pad": 0.07, "bass": 0.06, "hook": 0.04, "drums": 0.07}
 POSITIONS = {"lead": 0.0, "pad": -0.35, "bass": 0.0, "hook": 0.45, "drums": 0.1}
 MASTER_LEVEL = 0.13
 PEAK = 0.97
@@ -32,7 +32,7 @@ def build_balance(spec: SongSpec) -> dict[str, float]:
     """
     generator = spec.build_generator("balance")
     levels = {name: level * float(np.exp(0.12 * generator.standard_normal())) for name, level in LEVELS.items()}
-    levels["hook"] *= 0.25 + 1.45 * spec.factors.memorability
+    levels["hook"] *= 0.2 + 1.7 * spec.factors.memorability
     return levels
 
 

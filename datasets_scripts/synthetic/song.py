@@ -33,7 +33,7 @@ def render_song(spec: SongSpec) -> np.ndarray:
         "pad": render_pad(
             composition.pad, num_samples, rate, system, factors.musicality, spec.build_generator("pad-phases")
         ),
-        "bass": render_bass(composition.bass, num_samples, rate, system),
+        "bass": render_bass(composition.bass, num_samples, rate, system, factors.musicality),
         "hook": render_hook(composition.hook, num_samples, rate, system, factors.memorability),
         "drums": render_drums(composition.hits, num_samples, rate, system, spec.build_generator("drum-kit")),
     }

@@ -88,7 +88,7 @@ def _compute_source(
     phase = np.cumsum(np.interp(frames, frame_axis, np.asarray(frequency)) / rate)
     phase -= np.floor(phase)
     num_harmonics = int(np.clip(min(0.45 * rate, 10000.0) / np.max(frequency), 3, 60))
-    table = natural * _build_table(num_harmonics, 1.5) + (1.0 - natural) * _build_table(num_harmonics, 0.45)
+    table = natural * _build_table(num_harmonics, 1.5) + (1.0 - natural) * _build_table(num_harmonics, 0.35)
     voiced = np.take(table.astype(np.float32), (phase * TABLE_LENGTH).astype(np.int32), mode="clip")
     return voiced, generator.standard_normal(len(frames), dtype=np.float32)
 
@@ -113,7 +113,7 @@ def render_lead(spec: SongSpec, phrases: Sequence[Sequence[Note]]) -> np.ndarray
     voiced, noise = _compute_source(spec, frames, pitch, generator)
     frame_axis = np.arange(len(pitch))
     loudness_samples = np.interp(frames, frame_axis, loudness).astype(np.float32)
-    source = loudness_samples * (voiced + np.float32(0.35 * natural) * noise)
+    source = loudness_samples * (voiced + np.float32(0.45 * natural) * noise)
     bodies, weights = _choose_bodies(spec, phrases, len(pitch), generator)
     lead = np.zeros(num_samples, np.float32)
     for body, weight in zip(bodies, weights, strict=True):

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -174,29 +173,42 @@ def test_battles_meet_all_systems_and_votes_follow_appeal():
     assert 0.55 < np.mean(won) < 0.9
 
 
-def build_command(output, *options):
-    code = (
-        "import argparse, sys\nfrom datasets_scripts.synthetic.command import add_arguments, run\n"
-        "parser = argparse.ArgumentParser(); add_arguments(parser); sys.exit(run(parser.parse_args()))"
-    )
-    return [sys.executable, "-c", code, "--output", str(output), *options]
+COMMAND = """
+import argparse, os, signal, sys
+from datasets_scripts.synthetic.command import add_arguments, run
+
+moves_left, replace = int(sys.argv.pop(1)), os.replace
+
+def replace_or_die(source, target):
+    global moves_left
+    moves_left -= 1
+    if moves_left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = replace_or_die
+parser = argparse.ArgumentParser()
+add_arguments(parser)
+sys.exit(run(parser.parse_args()))
+"""
+
+
+def run_command(output, num_moves):
+    """Run the command in a process that is killed (-9) while it moves its `num_moves`-th file into place."""
+    options = ["--layout", "training", "--num-songs", "12", "--seconds", "2", "--messy", "--num-processes", "1"]
+    command = [sys.executable, "-c", COMMAND, str(num_moves), "--output", str(output), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
 
 
 def test_a_killed_run_started_again_ends_with_the_same_bytes(tmp_path):
-    options = ("--layout", "training", "--num-songs", "24", "--seconds", "3", "--messy", "--num-processes", "1")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(build_command(whole, *options), cwd=ROOT, check=True, capture_output=True)
-    for num_files in (2, 9):
-        process = subprocess.Popen(build_command(broken, *options), cwd=ROOT, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(list(broken.glob("audio/*.flac"))) < num_files and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(list(broken.glob("audio/*.flac"))) < len(list(whole.glob("audio/*.flac")))
-    (broken / "audio" / "half.flac.1.part").write_bytes(b"half")
-    subprocess.run(build_command(broken, *options), cwd=ROOT, check=True, capture_output=True)
+    assert run_command(whole, 0) == 0
+    # Killed before the first song, among the songs, among what comes after them, and among the tables.
+    for num_moves in (2, 6, 9, 3):
+        assert run_command(broken, num_moves) == -signal.SIGKILL
+        assert list(broken.rglob("*.part"))
+    assert compute_hashes(broken) != compute_hashes(whole)
+    assert run_command(broken, 0) == 0
     assert compute_hashes(broken) == compute_hashes(whole)
 
 
