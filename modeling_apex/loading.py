@@ -42,7 +42,15 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
                 "`apex-music convert` or `apex-music train` wrote."
             )
     build_pipeline: Any = transformers.pipeline
-    return build_pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
+    try:
+        return build_pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
+    except OSError as error:
+        if not isinstance(model, str) or os.path.isdir(model):
+            raise
+        raise FileNotFoundError(
+            f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
+            f"`hf download {model}` once while connected, or pass a folder."
+        ) from error
 
 
 def check_embedded_model() -> None:

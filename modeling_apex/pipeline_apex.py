@@ -6,6 +6,7 @@ What comes in is a path, URL, bytes, file object, array or dataset value, one or
 so memory depends on neither the length of a song nor the number of songs.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,9 @@ class ApexPopularityPipeline(ChunkPipeline):
         if isinstance(inputs, (list, tuple)):
             return super().__call__(list(inputs), **kwargs) if inputs else []
         if _is_dataset(inputs):
-            return super().__call__(_iterate_dataset(inputs), **kwargs)
+            return iter(super().__call__(_iterate_dataset(inputs), **kwargs))
         if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
-            return super().__call__((song for song in inputs), **kwargs)
+            return iter(super().__call__((song for song in inputs), **kwargs))
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -247,11 +248,13 @@ def describe_model(config: Any) -> tuple[str, str | None]:
 
 
 def _name_song(song: Any) -> tuple[str | None, Any]:
-    """Separate a dataset row into its name and its audio; anything else is audio that names itself."""
+    """Separate a dataset row into its name and its audio, and name what opening it may fail to name."""
     if isinstance(song, Mapping) and "audio" in song:
         name = song.get("id")
         return None if name is None else str(name), song["audio"]
-    return None, song
+    if isinstance(song, Mapping):
+        return song.get("path"), song
+    return str(song) if isinstance(song, (str, os.PathLike)) else None, song
 
 
 def _is_dataset(inputs: Any) -> bool:
@@ -260,15 +263,21 @@ def _is_dataset(inputs: Any) -> bool:
 
 def _iterate_dataset(dataset: Any) -> Iterator[Any]:
     """Iterate over the rows of a dataset, or the values of one of its columns, without letting it decode audio."""
+    if hasattr(dataset, "column_name"):  # one column: `dataset["audio"]`
+        yield from (row[dataset.column_name] for row in _iterate_rows(dataset.source, dataset.column_name))
+        return
     features = getattr(dataset, "features", None)
-    if features is not None:
-        if "audio" not in features:
-            raise ValueError(
-                f"the dataset has no column `audio`; it has {', '.join(features)}. Rename the one that holds the "
-                'songs: dataset.rename_column(NAME, "audio").'
-            )
-        if getattr(features["audio"], "decode", False):
-            from datasets import Audio
+    if features is not None and "audio" not in features:
+        raise ValueError(
+            f"the dataset has no column `audio`; it has {', '.join(features)}. Rename the one that holds the songs: "
+            'dataset.rename_column(NAME, "audio").'
+        )
+    yield from _iterate_rows(dataset, "audio")
 
-            dataset = dataset.cast_column("audio", Audio(decode=False))
+
+def _iterate_rows(dataset: Any, column: str) -> Iterator[Any]:
+    if getattr((getattr(dataset, "features", None) or {}).get(column), "decode", False):
+        from datasets import Audio
+
+        dataset = dataset.cast_column(column, Audio(decode=False))
     yield from dataset

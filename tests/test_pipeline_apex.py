@@ -265,7 +265,7 @@ def test_helper_says_what_to_pass(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no config\.json in this folder"):
         load_pipeline(tmp_path / "empty")
-    with pytest.raises((OSError, ValueError), match=r"nobody/nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)nobody/nowhere: no such folder.*To work offline"):
         load_pipeline("nobody/nowhere")
 
 
@@ -275,16 +275,16 @@ def test_long_songs_need_no_more_memory_than_short_ones(tiny_model: ApexModel, t
     tiny_model.config.segment_seconds = 5.0
     scorer = load_pipeline(tiny_model)
 
-    def peak(minutes: int) -> int:
-        path = tmp_path / f"{minutes}.flac"
+    def peak(seconds: int) -> int:
+        path = tmp_path / f"{seconds}.flac"
         with soundfile.SoundFile(path, "w", 8_000, 1) as file:
-            for second in range(60 * minutes):
+            for second in range(seconds):
                 file.write(make_waveform(1.0, 8_000, seed=second % 7))
-        scorer(str(path))  # warm: the first call imports and caches
         tracemalloc.start()
         scorer(str(path))
         _, top = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return top
 
-    assert peak(10) - peak(1) < 2_000_000, "8 kHz float32 of nine minutes would be 17 MB"
+    peak(10)  # the first call imports and caches
+    assert peak(200) - peak(20) < 2_000_000, "three minutes at 24 kHz in float32 would be 17 MB"

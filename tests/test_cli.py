@@ -1,0 +1,313 @@
+"""The command line as its users meet it: output, exit status, refusals, interruption."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from modeling_apex import ApexModel, load_pipeline
+from modeling_apex.cli import build_parser, main
+from modeling_apex.score_journal import ScoreJournal
+from modeling_apex.song_files import find_songs
+
+import published_layout as layout
+
+SongFile = Callable[..., Path]
+
+
+@pytest.fixture
+def album(song_file: SongFile) -> Path:
+    for row in range(3):
+        song_file(f"album/{row}.wav", 0.12 + 0.1 * row, seed=row)
+    (song_file("album/disc 2/ä.flac", 0.2, seed=9).parent / "cover.jpg").write_bytes(b"\xff\xd8")
+    return song_file("album/0.wav", 0.12).parent
+
+
+def test_score_prints_one_song_in_full(tiny_folder: Path, song_file: SongFile, capsys: pytest.CaptureFixture) -> None:
+    path = song_file(seconds=0.35)
+    assert main(["score", str(path), "--model", str(tiny_folder)]) == 0
+    out = capsys.readouterr().out
+    expected = load_pipeline(tiny_folder)(str(path))
+    assert f"{expected['scores']['score_streams']:.1f}" in out
+    assert f"{expected['scores']['clarity']:.2f}" in out
+    assert "clarity of song structure" in out
+
+
+def test_score_prints_many_songs_as_a_table(tiny_folder: Path, album: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["score", str(album), "--model", str(tiny_folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[2:6]] == find_songs([str(album)])
+    assert "(p" in lines[2]
+
+
+def test_score_prints_the_timeline(tiny_folder: Path, song_file: SongFile, capsys: pytest.CaptureFixture) -> None:
+    assert main(["score", str(song_file(seconds=0.25)), "--model", str(tiny_folder), "--segments"]) == 0
+    assert capsys.readouterr().out.count(" to 0:00") == 3
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_score_writes_every_format(tiny_folder: Path, album: Path, tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / "out" / f"scores{suffix}"
+    assert main(["score", str(album), "--model", str(tiny_folder), "--output", str(output), "--segments"]) == 0
+    songs = find_songs([str(album)])
+    expected = [load_pipeline(tiny_folder)(song)["scores"]["coherence"] for song in songs]
+    if suffix == ".jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+    elif suffix == ".json":
+        rows = json.loads(output.read_text())
+    elif suffix == ".csv":
+        with open(output, newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = pyarrow.parquet.read_table(output).to_pylist()
+    assert [row["song"] for row in rows] == songs
+    found = [row["scores"]["coherence"] if "scores" in row else float(row["coherence"]) for row in rows]
+    assert found == pytest.approx(expected, rel=1e-5)
+    if suffix.startswith(".json"):
+        assert rows[0]["segments"]
+    assert [path.name for path in output.parent.iterdir()] == [output.name], "no journal stays behind"
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_one_broken_song_is_reported_and_the_others_are_scored(
+    tiny_folder: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture, to_file: bool
+) -> None:
+    (album / "notes.mp3").write_text("this is not audio")
+    words = ["score", str(album), str(tmp_path / "absent.wav"), "--model", str(tiny_folder)]
+    if to_file:
+        words += ["--output", str(tmp_path / "scores.jsonl")]
+    assert main(words) == 1
+    streams = capsys.readouterr()
+    assert "notes.mp3" in streams.err
+    assert "absent.wav" in streams.err
+    if to_file:
+        rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+        assert sum("error" in row for row in rows) == 2
+        assert sum("scores" in row for row in rows) == 4
+        assert "4 songs scored, 2 failed" in streams.err
+    else:
+        assert sum(".wav" in line or ".flac" in line for line in streams.out.splitlines()) == 4
+
+
+def test_doors_agree(tiny_folder: Path, album: Path, tmp_path: Path) -> None:
+    songs = find_songs([str(album)])
+    for batch_size in ("1", "3", "8"):
+        output = tmp_path / f"{batch_size}.json"
+        words = ["score", *songs, "--model", str(tiny_folder), "--batch-size", batch_size, "--output", str(output)]
+        assert main(words) == 0
+        for row in json.loads(output.read_text()):
+            expected = load_pipeline(tiny_folder)(row["song"])["scores"]
+            assert row["scores"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_rank_sorts_and_gives_reasons(tiny_folder: Path, album: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["rank", str(album), "--model", str(tiny_folder), "--by", "clarity"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scorer = load_pipeline(tiny_folder)
+    songs = sorted(find_songs([str(album)]), key=lambda song: -scorer(song)["scores"]["clarity"])
+    assert [line.split("  ")[0] for line in lines[2:6]] == [f"{place}. {song}" for place, song in enumerate(songs, 1)]
+    assert main(["rank", str(album), "--model", str(tiny_folder), "--top", "2"]) == 0
+    assert capsys.readouterr().out.count(str(album)) == 2
+    assert main(["rank", str(album), "--model", str(tiny_folder), "--by", "groove"]) == 2
+    assert "cannot rank by 'groove'; choose one of all, popularity, aesthetics" in capsys.readouterr().err
+
+
+def test_convert_then_score(tmp_path: Path, song_file: SongFile, capsys: pytest.CaptureFixture) -> None:
+    layout.write_mert_folder(tmp_path / "mert")
+    layout.write_apex_folder(tmp_path / "apex", "mert", 32, segment_sec=1)
+    words = ["--encoder", str(tmp_path / "mert"), "--heads", str(tmp_path / "apex"), "--output", str(tmp_path / "out")]
+    assert main(["convert", *words]) == 0
+    assert "published constant" in capsys.readouterr().out
+    assert main(["score", str(song_file()), "--model", str(tmp_path / "out")]) == 0
+    assert main(["convert", *words]) == 2
+    assert "exists and is not an empty folder" in capsys.readouterr().err
+
+
+def test_export_lists_what_it_wrote(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["export", "--model", str(tiny_folder), "--output", str(tmp_path / "hub")]) == 0
+    out = capsys.readouterr().out
+    assert all(path.name in out for path in (tmp_path / "hub").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "{empty}"], "no audio in this folder; looked for .aac"),
+        (["score", "{empty}/*.wav"], "no file matches this pattern"),
+        (["score", "{song}", "--model", "{empty}"], "no config.json in this folder, so it is not a model"),
+        (
+            ["score", "{song}", "--model", "nobody/nowhere"],
+            "nobody/nowhere: no such folder, and not to be had",
+        ),
+        (
+            ["score", "{song}", "--model", "{model}", "--output", "x.xls"],
+            "the suffix must be one of .jsonl, .json",
+        ),
+        (
+            ["score", "{song}", "--model", "{model}", "--output", "{taken}"],
+            "exists. Name another output, or",
+        ),
+        (
+            ["convert", "--encoder", "{empty}", "--heads", "{empty}", "--output", "{empty}/o"],
+            "holds none of config.json",
+        ),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(
+    tiny_folder: Path,
+    song_file: SongFile,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    words: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken.csv").touch()
+    places = {"empty": tmp_path / "empty", "song": song_file(), "model": tiny_folder, "taken": tmp_path / "taken.csv"}
+    assert main([word.format(**places) for word in words]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err
+    assert "Traceback" not in streams.err
+
+
+def test_traceback_on_request(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["--traceback", "score", str(tmp_path)])
+
+
+def test_wrong_words_exit_with_two(capsys: pytest.CaptureFixture) -> None:
+    for words in (["score"], ["score", "a.wav", "--batch-size", "0"], ["sing"], []):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+    assert "must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    parser = build_parser()
+    for name, command in parser._subparsers._group_actions[0].choices.items():
+        assert f"apex-music {name}" in command.format_help(), name
+
+
+def test_names_are_expanded_once_and_in_order(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+    assert find_songs(["1.wav", "*.wav", "https://example.org/a.mp3", "absent.mp3"]) == [
+        "1.wav",
+        "0.wav",
+        "2.wav",
+        "https://example.org/a.mp3",
+        "absent.mp3",
+    ]
+    assert [Path(song).name for song in find_songs([str(album)])] == ["0.wav", "1.wav", "2.wav", "ä.flac"]
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+def test_an_interrupted_run_is_taken_up(
+    tiny_folder: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "scores.jsonl"
+    words = ["score", str(album), "--model", str(tiny_folder), "--output", str(output)]
+    add, added = ScoreJournal.add, []
+
+    def add_two(journal: ScoreJournal, report: dict) -> None:
+        if len(added) == 2:
+            raise InterruptedRunError
+        added.append(report["song"])
+        add(journal, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreJournal, "add", add_two)
+        with pytest.raises(InterruptedRunError):
+            main(words)
+    journal = tmp_path / "scores.jsonl.partial"
+    with open(journal, "a") as file:
+        file.write('{"song": "torn by a ki')
+    assert main([*words, "--dtype", "bfloat16"]) == 2
+    assert "an unfinished run with other settings" in capsys.readouterr().err
+    scored = []
+
+    def add_and_note(journal: ScoreJournal, report: dict) -> None:
+        scored.append(report["song"])
+        add(journal, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreJournal, "add", add_and_note)
+        assert main(words) == 0
+    assert "resuming: 2 of 4 songs" in capsys.readouterr().err
+    assert sorted(added + scored) == sorted(find_songs([str(album)])), "no song lost, none twice"
+    assert main(["score", str(album), "--model", str(tiny_folder), "--output", str(tmp_path / "whole.jsonl")]) == 0
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: SongFile) -> None:
+    for row in range(40):
+        song_file(f"many/{row:02}.wav", 20.0 if row > 1 else 0.1, seed=row)
+    output = tmp_path / "scores.jsonl"
+    words = ["score", str(tmp_path / "many"), "--model", str(tiny_folder), "--output", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modeling_apex.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    journal = tmp_path / "scores.jsonl.partial"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "the same command goes on where this one stopped" in errors
+    assert not output.exists()
+    assert journal.exists()
+
+
+def test_without_an_embedded_model_the_error_says_what_to_pass(
+    song_file: SongFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    import modeling_apex.loading
+
+    monkeypatch.setattr(modeling_apex.loading, "EMBEDDED_MODEL", tmp_path / "absent")
+    assert main(["score", str(song_file())]) == 2
+    assert "no model was named, and this installation has no embedded one" in capsys.readouterr().err
+
+
+def test_parquet_without_pyarrow_names_the_extra(tiny_folder: Path, song_file: SongFile, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    words = ["score", str(song_file()), "--model", str(tiny_folder), "--output", str(tiny_folder / "x.parquet")]
+    assert main(words) == 2
+    assert 'pip install "apex-music[data]"' in capsys.readouterr().err
+
+
+def test_broken_pipe_is_quiet(tiny_folder: Path, song_file: SongFile) -> None:
+    program = f"{sys.executable} -m modeling_apex.cli score {song_file()} --model {tiny_folder} | true"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_published_model_needs_no_conversion(tmp_path: Path, song_file: SongFile, capsys) -> None:
+    layout.write_mert_folder(tmp_path / "mert")
+    layout.write_apex_folder(tmp_path / "apex", str(tmp_path / "mert"), 32, segment_sec=1)
+    assert main(["score", str(song_file()), "--model", str(tmp_path / "apex")]) == 0
+    assert "score_likes" in capsys.readouterr().out
+
+
+def test_ranking_of_equal_songs_shares_places(tiny_model: ApexModel, song_file: SongFile) -> None:
+    from modeling_apex.ranking import compute_places, rank_reports
+
+    assert compute_places([3.0, 1.0, 3.0, 2.0]) == [1.5, 4.0, 1.5, 3.0]
+    reports = load_pipeline(tiny_model)([str(song_file("a.wav")), str(song_file("b.wav"))])
+    assert [song.mean_place for song in rank_reports(reports)] == [1.5, 1.5]
+    assert rank_reports([]) == []
