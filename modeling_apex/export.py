@@ -20,11 +20,13 @@ from modeling_apex.report_apex import SCORE_MEANINGS, format_score
 INFERENCE_FILES = (
     "audio_apex.py",
     "configuration_apex.py",
+    "decoding_apex.py",
     "feature_extraction_apex.py",
     "modeling_apex.py",
     "pipeline_apex.py",
     "published_apex.py",
     "report_apex.py",
+    "resampling_apex.py",
 )
 AUTO_MAP = {
     "AutoConfig": "configuration_apex.ApexConfig",

@@ -60,7 +60,17 @@ REGISTRATIONS = {
 # without its classes, so these are watched too, and whichever import ends last registers.
 OWN_MODULES = tuple(
     f"modeling_apex.{name}_apex"
-    for name in ("audio", "configuration", "feature_extraction", "modeling", "pipeline", "published", "report")
+    for name in (
+        "audio",
+        "configuration",
+        "decoding",
+        "feature_extraction",
+        "modeling",
+        "pipeline",
+        "published",
+        "report",
+        "resampling",
+    )
 )
 _loaded: set[str] = set()
 _registered: set[str] = set()

@@ -11,7 +11,9 @@ FLAT = sorted((REPOSITORY / "modeling_apex").glob("*_apex.py"))
 # What each file that is shipped to the Hub may import of the others; everything else is forbidden.
 FLAT_IMPORTS = {
     "configuration_apex": set(),
-    "audio_apex": set(),
+    "audio_apex": {"decoding_apex", "resampling_apex"},
+    "decoding_apex": set(),
+    "resampling_apex": {"decoding_apex"},
     "report_apex": set(),
     "published_apex": set(),
     "feature_extraction_apex": {"audio_apex"},
@@ -115,3 +117,9 @@ def test_modules_open_with_what_they_are() -> None:
     for path in python_files("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo"):
         tree = ast.parse(path.read_text())
         assert not tree.body or ast.get_docstring(tree), path
+
+
+def test_registration_watches_every_flat_file() -> None:
+    from modeling_apex.registration import OWN_MODULES
+
+    assert set(OWN_MODULES) == {f"modeling_apex.{path.stem}" for path in FLAT}

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_apex import audio_apex
+from modeling_apex import audio_apex, decoding_apex, resampling_apex
 from modeling_apex.audio_apex import (
     AudioError,
     AudioLimits,
@@ -153,7 +153,7 @@ class TestResampling:
         np.testing.assert_allclose(resampled[:48000][middle], expected[middle], atol=2e-3)
 
     def test_awkward_rates_stay_small(self) -> None:
-        audio_apex._build_sinc_kernel.cache_clear()
+        resampling_apex._build_sinc_kernel.cache_clear()
         song = build_song(1, 10_000)
         tracemalloc.start()
         resample(song, 44101, 24000)
@@ -203,7 +203,7 @@ class TestDecoding:
         path = tmp_path / "song"
         path.write_bytes(encode(song, 48000, **options))
         whole, rate = soundfile.read(path, dtype="float32")
-        assert len(whole) > 3 * audio_apex.BLOCK_NUM_SAMPLES
+        assert len(whole) > 3 * decoding_apex.BLOCK_NUM_SAMPLES
         for source in (path, path.read_bytes()):
             read, stream = read_native(source)
             assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (rate, 2, [])
@@ -245,9 +245,9 @@ class TestDecoding:
         # libsndfile estimates the length from the first frames and stops there; loud frames come first here.
         song = np.concatenate([build_song(5, 44100), np.zeros(5 * 44100, np.float32)])
         data = encode(song, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
-        assert audio_apex._count_mp3_samples(io.BytesIO(data))[1]
+        assert decoding_apex._count_mp3_samples(io.BytesIO(data))[1]
         bare = data[data.find(b"\xff\xfb", 4) :]
-        num_samples, has_length = audio_apex._count_mp3_samples(io.BytesIO(bare))
+        num_samples, has_length = decoding_apex._count_mp3_samples(io.BytesIO(bare))
         assert not has_length
         assert len(soundfile.read(io.BytesIO(bare))[0]) < num_samples / 2
         read, stream = read_native(bare)
@@ -257,8 +257,8 @@ class TestDecoding:
     def test_mp3_behind_a_large_tag(self) -> None:
         data = encode(build_song(1, 44100), 44100, format="MP3")
         tag = b"ID3\x03\x00\x00" + bytes([0, 3, 0, 0]) + bytes(3 * 16384)
-        tagged = audio_apex._count_mp3_samples(io.BytesIO(tag + data))
-        assert tagged == audio_apex._count_mp3_samples(io.BytesIO(data))
+        tagged = decoding_apex._count_mp3_samples(io.BytesIO(tag + data))
+        assert tagged == decoding_apex._count_mp3_samples(io.BytesIO(data))
         assert 44100 <= tagged[0] <= 44100 + 4 * 1152
         assert np.array_equal(read_native(tag + data)[0], read_native(data)[0])
 
@@ -351,7 +351,7 @@ class TestMissingPackages:
                     raise ImportError(f"No module named {name!r}")
                 return real(name)
 
-            monkeypatch.setattr(audio_apex.importlib, "import_module", import_module)
+            monkeypatch.setattr(decoding_apex.importlib, "import_module", import_module)
 
         return hide
 

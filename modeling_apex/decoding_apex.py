@@ -1,0 +1,633 @@
+"""
+Room 1: open a song, whatever holds it, and decode it to blocks.
+
+A song comes in as a path, an `http(s)` URL, bytes, a binary file object, an array or tensor with its sampling rate, a
+dictionary around any of these, or a decoder object of `datasets`. It leaves as short float32 mono blocks at its native
+rate, checked: what is empty, not finite or beyond a limit is refused by name. Decoding libraries are imported when the
+first song needs them, so that reading this file needs only numpy and torch.
+"""
+
+import functools
+import importlib
+import io
+import math
+import os
+import re
+import stat
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import torch
+
+BLOCK_NUM_SAMPLES = 65_536
+"""Decoded samples per channel that are held at once: 1.5 s at 44.1 kHz."""
+
+ACCEPTED_SOURCES = (
+    "a path, an http(s) URL, bytes, a binary file object, a 1-D or 2-D float array or tensor with `sampling_rate`, "
+    'a dict such as {"array": ..., "sampling_rate": ...} or {"path": ..., "bytes": ...}, or an audio decoder object '
+    "with `get_all_samples()`"
+)
+
+# Containers that libsndfile does not read, or reads only in part, told by their first bytes. The demuxer is named
+# rather than guessed: left to guess, FFmpeg also opens playlists, which may point at other files and hosts.
+CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb".{4}(ftyp|moov|mdat|wide|free|skip|pnot)", re.DOTALL), "mov", "MP4/M4A/QuickTime"),
+    (re.compile(rb"\x1aE\xdf\xa3"), "matroska", "WebM/Matroska"),
+    (re.compile(rb"0&\xb2u\x8ef\xcf\x11"), "asf", "WMA/ASF"),
+    (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "avi", "AVI"),
+    (re.compile(rb"(RIFF|RF64).{4}WAVE", re.DOTALL), "wav", "WAV"),
+    (re.compile(rb"FORM.{4}AIF[FC]", re.DOTALL), "aiff", "AIFF"),
+    (re.compile(rb"OggS"), "ogg", "Ogg"),
+    (re.compile(rb"fLaC"), "flac", "FLAC"),
+    (re.compile(rb"FLV\x01"), "flv", "FLV"),
+    (re.compile(rb"caff"), "caf", "CAF"),
+    (re.compile(rb"\x0bw"), "ac3", "AC-3"),
+    (re.compile(rb"G.{187}G", re.DOTALL), "mpegts", "MPEG transport stream"),
+    (re.compile(rb"\x00\x00\x01\xba"), "mpeg", "MPEG program stream"),
+    (re.compile(rb"ADIF|\xff[\xf0\xf1\xf8\xf9]"), "aac", "AAC"),
+    (re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"), "mp3", "MP3"),
+)
+
+
+class AudioError(ValueError):
+    """A song that cannot be scored. The message names the song, what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """
+    Bound what one song may cost before it is refused.
+
+    Args:
+        max_seconds (`float`, defaults to six hours):
+            Longest song, in seconds.
+        max_bytes (`int`, defaults to 2 GiB):
+            Largest file, download or buffer, in bytes.
+        max_channels (`int`, defaults to 2):
+            Most channels. Up to this many are mixed to mono by their mean.
+        max_sampling_rate (`int`, defaults to 384000):
+            Highest native sampling rate, in hertz.
+        min_sampling_rate (`int`, defaults to 4000):
+            Lowest native sampling rate, in hertz.
+
+    Raises:
+        `ValueError`: If a limit is not positive.
+    """
+
+    max_seconds: float = 6 * 3600
+    max_bytes: int = 2 * 1024**3
+    max_channels: int = 2
+    max_sampling_rate: int = 384_000
+    min_sampling_rate: int = 4_000
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not value > 0:
+                raise ValueError(f"`AudioLimits.{limit.name}` must be positive, got {value!r}.")
+
+    def refuse_size(self, name: str, num_bytes: int) -> None:
+        """Raise `AudioError` if a song has more bytes than allowed."""
+        if num_bytes > self.max_bytes:
+            raise AudioError(
+                f"{name}: {num_bytes} bytes or more, but the limit is {self.max_bytes}. "
+                f"Raise it with AudioLimits(max_bytes=...)."
+            )
+
+    def refuse_duration(self, name: str, num_samples: int, sampling_rate: int) -> None:
+        """Raise `AudioError` if a song lasts longer than allowed."""
+        if num_samples > self.max_seconds * sampling_rate:
+            raise AudioError(
+                f"{name}: lasts {num_samples / sampling_rate:.1f} s or more, but the limit is {self.max_seconds} s. "
+                f"Cut the song, or raise the limit with AudioLimits(max_seconds=...)."
+            )
+
+    def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:
+        """Raise `AudioError` if a song's sampling rate or number of channels is out of bounds."""
+        if not self.min_sampling_rate <= sampling_rate <= self.max_sampling_rate:
+            raise AudioError(
+                f"{name}: the sampling rate is {sampling_rate} Hz, but must lie between {self.min_sampling_rate} and "
+                f"{self.max_sampling_rate} Hz. Check the value, or change the bounds with "
+                f"AudioLimits(min_sampling_rate=..., max_sampling_rate=...)."
+            )
+        if not 1 <= num_channels <= self.max_channels:
+            raise AudioError(
+                f"{name}: has {num_channels} channels, but 1 to {self.max_channels} are accepted. Mix it down first "
+                f"(`ffmpeg -i in.wav -ac 2 out.wav`, or `array.mean(axis=0)` for an array of shape (channels, "
+                f"samples)), or let the plain mean over channels do it with AudioLimits(max_channels=...)."
+            )
+
+
+@dataclass
+class AudioStream:
+    """
+    Hold an opened song: what it is, and its sound as an iterator of blocks.
+
+    Usable as a context manager. Closes what was opened for it on `close`, and by itself once `blocks` is exhausted
+    or fails.
+
+    Args:
+        name (`str`):
+            How messages call the song: a path, a URL, `"<bytes>"`, `"<array>"`, ...
+        sampling_rate (`int`):
+            Native sampling rate, in hertz.
+        num_channels (`int`):
+            Channels before the mix to mono.
+        blocks (`Iterator[np.ndarray]`):
+            Mono float32 blocks of shape `(num_samples,)` at the native rate, never empty, of bounded size.
+        warnings (`list[str]`):
+            What was odd about the song. Complete once `blocks` is exhausted.
+    """
+
+    name: str
+    sampling_rate: int
+    num_channels: int
+    blocks: Iterator[np.ndarray]
+    warnings: list[str] = field(default_factory=list)
+    resources: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def close(self) -> None:
+        """Close the files that were opened for this song and delete what was downloaded."""
+        self.resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class _Decoded:
+    """What a decoder found: blocks of shape `(num_samples, num_channels)` and the length that the header promises."""
+
+    sampling_rate: int
+    num_channels: int
+    blocks: Iterator[np.ndarray]
+    declared_seconds: float | None = None
+
+
+def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLimits | None = None) -> AudioStream:
+    """
+    Open a song for reading in blocks.
+
+    Args:
+        source (`str`, `Path`, `bytes`, file object, `np.ndarray`, `torch.Tensor`, `dict` or decoder object):
+            The song. Arrays are floats, of shape `(num_samples,)`, `(num_channels, num_samples)` or
+            `(num_samples, num_channels)`. Dictionaries hold `array` or `raw` with `sampling_rate`, or `bytes` and
+            `path`. File objects are read from their beginning.
+        sampling_rate (`int`, *optional*):
+            Rate of an array, in hertz. Encoded audio knows its own rate, which this must then equal.
+        limits (`AudioLimits`, *optional*):
+            What to refuse.
+
+    Returns:
+        `AudioStream`: The song, at its native rate. Close it, or read it to its end.
+
+    Raises:
+        `AudioError`: If the song cannot be decoded, is empty, or breaks a limit; while reading, if it holds NaN.
+        `FileNotFoundError`: If the path does not exist.
+        `IsADirectoryError`: If the path is a folder.
+        `TypeError`: If `source` is of a kind that is not accepted.
+        `ImportError`: If a package is needed that is not installed; the message names the extra.
+    """
+    limits = limits or AudioLimits()
+    if isinstance(source, dict):
+        return _open_dict(source, sampling_rate, limits)
+    if isinstance(source, np.ndarray) or torch.is_tensor(source):
+        return _open_array(source, sampling_rate, limits)
+    if hasattr(source, "get_all_samples"):
+        samples = source.get_all_samples()
+        _check_same_rate("<audio decoder>", sampling_rate, samples.sample_rate)
+        return _open_array(samples.data, samples.sample_rate, limits, name="<audio decoder>")
+    resources = ExitStack()
+    try:
+        name, handle = _open_handle(source, limits, resources)
+        return _open_encoded(name, handle, sampling_rate, limits, resources)
+    except BaseException:
+        resources.close()
+        raise
+
+
+def _open_dict(source: dict, sampling_rate: int | None, limits: AudioLimits) -> AudioStream:
+    """Open what `datasets` and `transformers` put around a song."""
+    path = source.get("path")
+    for key in ("array", "raw"):
+        if source.get(key) is not None:
+            name = str(path) if path is not None else "<array>"
+            own_rate = source.get("sampling_rate")
+            if own_rate is not None:
+                _check_same_rate(name, sampling_rate, own_rate)
+            array = source[key]
+            if isinstance(array, list | tuple):
+                array = np.asarray(array)
+            return _open_array(array, sampling_rate if own_rate is None else own_rate, limits, name=name)
+    if source.get("bytes") is not None:
+        stream = open_audio(source["bytes"], sampling_rate=sampling_rate, limits=limits)
+        if path is not None:
+            stream.name = str(path)
+        return stream
+    if path is not None:
+        return open_audio(path, sampling_rate=sampling_rate, limits=limits)
+    raise TypeError(f"The dict holds {sorted(map(str, source))} and no audio. Pass {ACCEPTED_SOURCES}.")
+
+
+def _open_array(source: Any, sampling_rate: Any, limits: AudioLimits, *, name: str = "<array>") -> AudioStream:
+    if sampling_rate is None:
+        raise AudioError(
+            f"{name}: an array has no sampling rate of its own. Pass `sampling_rate=` in hertz, or "
+            '{"array": array, "sampling_rate": 44100}.'
+        )
+    if torch.is_tensor(source):
+        source = source.detach().to("cpu")
+        # NumPy has no bfloat16.
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    if not isinstance(source, np.ndarray):
+        raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {type(source).__name__}.")
+    if source.dtype.kind != "f":
+        raise AudioError(
+            f"{name}: samples are {source.dtype}, but must be floats. Convert to float in [-1, 1], e.g. "
+            "array / 32768 for 16-bit samples."
+        )
+    if source.ndim not in (1, 2):
+        raise AudioError(
+            f"{name}: the shape is {source.shape}, but must be (samples,), (channels, samples) or (samples, channels)."
+        )
+    sampling_rate = check_rate(sampling_rate, f"{name}: `sampling_rate`")
+    if source.ndim == 1:
+        channels_last = source[:, None]
+    else:
+        # The short axis holds the channels; (2, 2) and (1, 1) read as channels first.
+        first, last = source.shape
+        is_channels_first = first <= limits.max_channels or (last > limits.max_channels and first <= last)
+        channels_last = source.T if is_channels_first else source
+    if not channels_last.size:
+        raise AudioError(f"{name}: holds no samples (shape {source.shape}).")
+    limits.refuse_size(name, source.nbytes)
+    starts = range(0, len(channels_last), BLOCK_NUM_SAMPLES)
+    blocks = (channels_last[start : start + BLOCK_NUM_SAMPLES] for start in starts)
+    decoded = _Decoded(sampling_rate, channels_last.shape[1], blocks, len(channels_last) / sampling_rate)
+    return _build_stream(name, decoded, limits, ExitStack())
+
+
+def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
+    """Turn a path, URL, bytes or file object into a name and a seekable binary handle at its beginning."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        limits.refuse_size("<bytes>", memoryview(source).nbytes)
+        return "<bytes>", resources.enter_context(io.BytesIO(source))
+    if isinstance(source, io.BytesIO):
+        # A copy-on-write snapshot: the caller's position and lifetime stay theirs.
+        limits.refuse_size("<file object>", source.getbuffer().nbytes)
+        return "<file object>", resources.enter_context(io.BytesIO(source.getvalue()))
+    if isinstance(source, str) and "://" in source:
+        return _download(source, limits, resources)
+    if isinstance(source, str | os.PathLike):
+        return _open_path(Path(os.fspath(source)), limits, resources)
+    if hasattr(source, "read"):
+        return _copy_file_object(source, limits, resources)
+    raise TypeError(f"Cannot read audio from {type(source).__name__}. Pass {ACCEPTED_SOURCES}.")
+
+
+def _open_path(path: Path, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
+    name = str(path)
+    path = path.expanduser()
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"No such audio file: {name}") from error
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(
+            f"{name} is a folder, not a song. Pass the files in it, or use `apex-music score {name}`."
+        )
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{name}: not a regular file. Pass it as an open file: open({name!r}, 'rb').")
+    limits.refuse_size(name, path.stat().st_size)
+    return name, resources.enter_context(path.open("rb", buffering=0))
+
+
+def _create_temporary_file(resources: ExitStack) -> BinaryIO:
+    return resources.enter_context(tempfile.TemporaryFile(buffering=0, prefix="apex-song-"))
+
+
+def _copy_file_object(source: Any, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
+    """Copy a file object to disk, so that a read error stays an error: decoders take a failed callback for the end."""
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else "<file object>"
+    handle, num_bytes = _create_temporary_file(resources), 0
+    if hasattr(source, "seekable") and source.seekable():
+        source.seek(0)
+    while piece := source.read(1 << 20):
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise TypeError(f"{name}: reading gives {type(piece).__name__}, not bytes. Open the file in 'rb' mode.")
+        num_bytes += len(piece)
+        limits.refuse_size(name, num_bytes)
+        handle.write(piece)
+    handle.seek(0)
+    return name, handle
+
+
+def _download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
+    """Stream a URL into a temporary file."""
+    # A password in a URL must not reach reports and logs.
+    name = re.sub(r"^(\w+://)[^/@?#]*@", r"\1", url)
+    if not url.lower().startswith(("http://", "https://")):
+        raise AudioError(
+            f"{name}: only http and https URLs are read. Download the song first, or pass it as an open binary file."
+        )
+    httpx = import_optional("httpx", "httpx")
+    handle, num_bytes = _create_temporary_file(resources), 0
+    timeout = httpx.Timeout(30.0, connect=10.0)
+    try:
+        with (
+            httpx.Client(follow_redirects=True, max_redirects=5, timeout=timeout) as client,
+            client.stream("GET", url) as response,
+        ):
+            if not response.is_success:
+                raise AudioError(
+                    f"{name}: the server answered {response.status_code} {response.reason_phrase}. Check the URL."
+                )
+            content_length = response.headers.get("content-length", "")
+            if content_length.isdigit():
+                limits.refuse_size(name, int(content_length))
+            for piece in response.iter_bytes(1 << 16):
+                num_bytes += len(piece)
+                limits.refuse_size(name, num_bytes)
+                handle.write(piece)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise AudioError(
+            f"{name}: the download failed ({type(error).__name__}: {error}). Check the URL and the connection, or "
+            "download the song and pass its path."
+        ) from error
+    handle.seek(0)
+    return name, handle
+
+
+def _open_encoded(
+    name: str, handle: BinaryIO, sampling_rate: int | None, limits: AudioLimits, resources: ExitStack
+) -> AudioStream:
+    """Decode with libsndfile, and what it cannot read with FFmpeg."""
+    head = handle.read(512)
+    handle.seek(0)
+    if not head:
+        raise AudioError(f"{name}: the file is empty (0 bytes).")
+    decoded = _decode_with_soundfile(handle, resources)
+    if decoded is None:
+        handle.seek(0)
+        decoded = _decode_with_av(name, handle, head, resources)
+    _check_same_rate(name, sampling_rate, decoded.sampling_rate)
+    return _build_stream(name, decoded, limits, resources)
+
+
+def _build_stream(name: str, decoded: _Decoded, limits: AudioLimits, resources: ExitStack) -> AudioStream:
+    rate = decoded.sampling_rate
+    limits.refuse_format(name, rate, decoded.num_channels)
+    if decoded.declared_seconds is not None:
+        limits.refuse_duration(name, round(decoded.declared_seconds * rate), rate)
+    stream = AudioStream(name, rate, decoded.num_channels, iter(()), resources=resources)
+    stream.blocks = _check_blocks(stream, decoded, limits)
+    return stream
+
+
+def _check_blocks(stream: AudioStream, decoded: _Decoded, limits: AudioLimits) -> Iterator[np.ndarray]:
+    """Mix blocks to mono, refuse what cannot be scored and note what is odd."""
+    num_samples, is_silent, failure = 0, True, None
+    with stream.resources:
+        blocks = decoded.blocks
+        while True:
+            try:
+                block = next(blocks)
+            except StopIteration:
+                break
+            except AudioError as error:
+                if not num_samples:
+                    raise AudioError(f"{stream.name}: cannot be decoded ({error}). Is the file complete?") from error
+                failure = error
+                break
+            # The mean may overflow where the samples do not; both count as not finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                mono = np.ascontiguousarray(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0], np.float32)
+            if not np.isfinite(mono).all():
+                raise AudioError(
+                    f"{stream.name}: samples are NaN or infinite near {num_samples / stream.sampling_rate:.1f} s. "
+                    "Render the song again, or clean it with np.nan_to_num if that is what you mean."
+                )
+            num_samples += len(mono)
+            limits.refuse_duration(stream.name, num_samples, stream.sampling_rate)
+            is_silent = is_silent and not mono.any()
+            yield mono
+        if not num_samples:
+            raise AudioError(f"{stream.name}: holds no samples.")
+        seconds, declared = num_samples / stream.sampling_rate, decoded.declared_seconds
+        if declared is not None and declared - seconds > max(0.5, 0.01 * declared):
+            stream.warnings.append(
+                f"the file declares {declared:.1f} s but only {seconds:.1f} s decode; scored what decodes"
+            )
+        elif failure is not None:
+            stream.warnings.append(f"decoding failed after {seconds:.1f} s ({failure}); scored what decodes")
+        if is_silent:
+            stream.warnings.append("the song is silent")
+
+
+def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded | None:
+    """Open a handle with libsndfile; None if it is not for libsndfile to read."""
+    soundfile = import_optional("soundfile", "soundfile")
+    is_in_memory = isinstance(handle, io.BytesIO)
+    try:
+        # A descriptor instead of a name: given a name, libsndfile guesses headerless formats from its ending.
+        file = _build_sequential_sound_file(soundfile)(handle if is_in_memory else handle.fileno(), closefd=False)
+    except soundfile.LibsndfileError:
+        return None
+    resources.callback(file.close)
+    # libsndfile says "unknown" by the largest 64-bit number.
+    declared = file.frames if 0 <= file.frames < 2**62 else None
+    if file.format == "MP3" and declared is not None:
+        num_samples, has_length = _count_mp3_samples(handle)
+        if num_samples - declared > max(0.5 * file.samplerate, 0.01 * declared):
+            # libsndfile stops at the length that it estimated, and that is too early.
+            return None
+        # Without a length in its header, the estimate is no promise that the file could break.
+        declared = declared if has_length else None
+    if file.format in ("WAV", "WAVEX") and declared is not None:
+        # libsndfile quietly shortens a WAV file's length to what is there.
+        declared = round(declared * _measure_riff_shortfall(handle))
+    seconds = None if declared is None else declared / file.samplerate
+    return _Decoded(file.samplerate, file.channels, _read_blocks(file), seconds)
+
+
+@functools.lru_cache(maxsize=1)
+def _build_sequential_sound_file(soundfile: Any) -> type:
+    class SequentialSoundFile(soundfile.SoundFile):
+        """Read without seeking: a seek after each read, the default, corrupts the samples at MP3 block edges."""
+
+        def seekable(self) -> bool:
+            return False
+
+    return SequentialSoundFile
+
+
+def _read_blocks(file: Any) -> Iterator[np.ndarray]:
+    while True:
+        try:
+            block = file.read(BLOCK_NUM_SAMPLES, dtype="float32", always_2d=True)
+        except RuntimeError as error:
+            raise AudioError(str(error).strip(": ") or "damaged audio data") from error
+        if not len(block):
+            return
+        yield block
+
+
+def _measure_riff_shortfall(handle: BinaryIO) -> float:
+    """Divide the bytes of sound that a WAV header declares by those that are there; 1 for a complete file."""
+    position = handle.tell()
+    num_bytes, offset, shortfall = handle.seek(0, os.SEEK_END), 12, 1.0
+    while offset + 8 <= num_bytes:
+        handle.seek(offset)
+        kind, size = struct.unpack("<4sI", handle.read(8))
+        offset += 8
+        if kind == b"data":
+            # A file that was written to a pipe declares the largest signed or unsigned size, or nearly so.
+            if offset < num_bytes and size < 0x7FFF0000:
+                shortfall = max(1.0, size / (num_bytes - offset))
+            break
+        offset += size + size % 2
+    handle.seek(position)
+    return shortfall
+
+
+_MP3_KILOBITS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG 1
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),  # MPEG 2 and 2.5
+}
+_MP3_SAMPLING_RATES = {3: (44100, 48000, 32000, 0), 2: (22050, 24000, 16000, 0), 0: (11025, 12000, 8000, 0)}
+
+
+def _count_mp3_samples(handle: BinaryIO) -> tuple[int, bool]:
+    """Count samples by walking the frame headers up to the first damage; also tell whether a header states them."""
+    position, offset = handle.tell(), 0
+    handle.seek(0)
+    while (tag := handle.read(10))[:3] == b"ID3" and len(tag) == 10:
+        size = tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]
+        offset = handle.seek(offset + 10 + size + (10 if tag[5] & 0x10 else 0))
+    handle.seek(offset)
+    first = handle.read(200)
+    has_length = b"Xing" in first or b"Info" in first or b"VBRI" in first
+    num_samples, header = 0, first[:4]
+    while len(header) == 4:
+        _, second, third, _ = header
+        version, layer = second >> 3 & 3, second >> 1 & 3
+        if header[0] != 0xFF or second < 0xE0 or version == 1 or layer != 1:
+            break
+        kilobits = _MP3_KILOBITS[3 if version == 3 else 2][third >> 4]
+        rate = _MP3_SAMPLING_RATES[version][third >> 2 & 3]
+        if not kilobits or not rate:
+            break
+        frame_num_samples = 1152 if version == 3 else 576
+        num_samples += frame_num_samples
+        offset += frame_num_samples // 8 * 1000 * kilobits // rate + (third >> 1 & 1)
+        handle.seek(offset)
+        header = handle.read(4)
+    handle.seek(position)
+    return num_samples, has_length
+
+
+def _decode_with_av(name: str, handle: BinaryIO, head: bytes, resources: ExitStack) -> _Decoded:
+    """Open a handle with FFmpeg, as the container that its first bytes say it is."""
+    known = next((entry for entry in CONTAINERS if entry[0].match(head)), None)
+    if known is None:
+        raise AudioError(
+            f"{name}: is not audio that libsndfile or FFmpeg can decode; its first bytes are {head[:8]!r}. Check that "
+            "it is a song and not, say, a web page saved under that name."
+        )
+    _, demuxer, label = known
+    av = import_optional("av", "apex-music[audio]", reason=f"{name}: to decode this {label} file")
+    try:
+        container = resources.enter_context(av.open(handle, format=demuxer))
+        if not container.streams.audio:
+            raise AudioError(f"{name}: this {label} file has no sound in it.")
+        frames = _decode_frames(av, container)
+        # The header of an HE-AAC stream states half its rate and channels; the first frame tells what they are.
+        first = next(frames, None)
+    except av.FFmpegError as error:
+        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+    if first is None:
+        raise AudioError(f"{name}: holds no samples.")
+    return _Decoded(
+        first.sample_rate,
+        len(first.layout.channels),
+        _join_frames(av, first, frames),
+        _read_av_seconds(container),
+    )
+
+
+def _decode_frames(av: ModuleType, container: Any) -> Iterator[Any]:
+    """Yield float32 planar frames at the stream's own rate and layout."""
+    converter = av.AudioResampler(format="fltp")
+    for frame in container.decode(container.streams.audio[0]):
+        yield from converter.resample(frame)
+    yield from converter.resample(None)
+
+
+def _join_frames(av: ModuleType, first: Any, frames: Iterator[Any]) -> Iterator[np.ndarray]:
+    """Join short frames into blocks of shape `(num_samples, num_channels)`."""
+    pieces, num_samples, failure = [first.to_ndarray().T], first.samples, None
+    while failure is None:
+        try:
+            frame = next(frames, None)
+        except (av.FFmpegError, ValueError) as error:
+            # ValueError: the converter refuses a change of rate or layout in mid-song.
+            failure, frame = error, None
+        if frame is not None:
+            pieces.append(frame.to_ndarray().T)
+            num_samples += frame.samples
+        if num_samples and (frame is None or num_samples >= BLOCK_NUM_SAMPLES):
+            yield np.concatenate(pieces)
+            pieces, num_samples = [], 0
+        if frame is None:
+            break
+    if failure is not None:
+        raise AudioError(str(failure)) from failure
+
+
+def _read_av_seconds(container: Any) -> float | None:
+    """Read the length of the sound where the container states it and does not estimate it."""
+    stream = container.streams.audio[0]
+    if container.format.name.startswith("mov") and stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if container.format.name.startswith(("matroska", "asf")) and not container.streams.video and container.duration:
+        return container.duration / 1e6
+    return None
+
+
+def import_optional(module: str, package: str, *, reason: str = "To read songs") -> ModuleType:
+    """Import what decoding needs, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        # OSError: the Python package is there and the shared library behind it is not.
+        raise ImportError(f'{reason}, {module} is needed: pip install "{package}" ({error})') from error
+
+
+def check_rate(rate: Any, label: str) -> int:
+    """Return a sampling rate as a positive integer."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
+        raise TypeError(f"{label} must be a number of hertz, got {type(rate).__name__}.")
+    if not math.isfinite(rate) or rate <= 0 or rate != int(rate):
+        raise AudioError(f"{label} must be a positive whole number of hertz, got {rate}.")
+    return int(rate)
+
+
+def _check_same_rate(name: str, sampling_rate: Any, own_rate: Any) -> None:
+    if sampling_rate is not None and sampling_rate != own_rate:
+        raise AudioError(
+            f"{name}: `sampling_rate` is {sampling_rate}, but this audio states its own rate, {own_rate} Hz. Leave "
+            "`sampling_rate` out; resampling is done for you."
+        )

@@ -1,0 +1,227 @@
+"""
+Room 2: bring a waveform to the model's sampling rate, whole or as a stream.
+
+What comes in is float32 mono audio at one rate, at once or block by block; what leaves is the same sound at another.
+The default filter is the one that the published weights were trained behind, torchaudio's default, restated in numpy.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .decoding_apex import BLOCK_NUM_SAMPLES, check_rate, import_optional
+
+RESAMPLERS = ("sinc", "soxr")
+
+
+@dataclass(frozen=True)
+class _SincKernel:
+    """
+    Hold the filter for one pair of rates.
+
+    A period is the shortest stretch over which the two sampling grids meet again: `num_in` samples come in and
+    `num_out` go out. The input must be preceded by `margin` zeros.
+    """
+
+    num_in: int
+    num_out: int
+    margin: int
+    dense: np.ndarray | None  # (num_in + 2 * margin, num_out): a period is one row of a matrix product
+    bands: np.ndarray  # (num_out, num_taps): the taps that are not zero
+    band_indices: np.ndarray  # (num_out, num_taps): where in a period's input they apply
+
+    def apply(self, padded: np.ndarray, num_periods: int) -> np.ndarray:
+        """Filter `num_periods` periods that start at the beginning of `padded`."""
+        if self.dense is not None:
+            length = self.num_in + 2 * self.margin
+            windows = np.lib.stride_tricks.sliding_window_view(padded, length)
+            return (windows[: num_periods * self.num_in : self.num_in] @ self.dense).reshape(-1)
+        outputs = np.empty((num_periods, self.num_out), np.float32)
+        for period in range(num_periods):
+            taken = padded[period * self.num_in :][self.band_indices]
+            np.einsum("pt,pt->p", taken, self.bands, out=outputs[period])
+        return outputs.reshape(-1)
+
+
+@functools.lru_cache(maxsize=16)
+def _build_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
+    """
+    Build the windowed-sinc filter that torchaudio uses by default.
+
+    The published weights were trained behind `torchaudio` with `lowpass_filter_width=6`, `rolloff=0.99` and a Hann
+    window. Times are computed from integers in float64, so that long periods lose no precision.
+    """
+    lowpass_filter_width, rolloff = 6, 0.99
+    divisor = math.gcd(original_rate, target_rate)
+    original, target = original_rate // divisor, target_rate // divisor
+    cutoff = min(original, target) * rolloff
+    margin = math.ceil(lowpass_filter_width * original / cutoff)
+
+    phases = np.arange(target)[:, None]  # (target, 1)
+    indices = phases * original // target + np.arange(-margin, margin + 1)  # (target, num_taps)
+    times = (indices * target - phases * original) / (original * target) * cutoff
+    times = times.clip(-lowpass_filter_width, lowpass_filter_width)
+    window = np.cos(times * math.pi / lowpass_filter_width / 2) ** 2
+    bands = (np.sinc(times) * window * cutoff / original).astype(np.float32)
+    indices = indices + margin
+
+    # Several periods to a row keep the rows from overlapping more than they hold.
+    repeats = max(1, 256 // max(original, target))
+    shape = (repeats * original + 2 * margin, repeats * target)
+    dense = None
+    if shape[0] * shape[1] <= 2**20:
+        dense = np.zeros(shape, np.float32)
+        for repeat in range(repeats):
+            np.put_along_axis(
+                dense[repeat * original :, repeat * target : (repeat + 1) * target], indices.T, bands.T, axis=0
+            )
+        original, target = repeats * original, repeats * target
+    return _SincKernel(original, target, margin, dense, bands, indices)
+
+
+class StreamingResampler:
+    """
+    Resample a song block by block.
+
+    What `push` returns over all blocks, with `finish` at the end, is what `resample` returns for the whole song, up
+    to float32 rounding.
+
+    Args:
+        original_rate (`int`):
+            Rate of what comes in, in hertz.
+        target_rate (`int`):
+            Rate of what leaves, in hertz.
+        method (`str`, defaults to `"sinc"`):
+            `"sinc"` is torchaudio's default filter, which the published weights were trained behind; `"soxr"` is
+            SoX's high-quality resampler.
+
+    Raises:
+        `ValueError`: If a rate is not a positive whole number or the method is unknown.
+    """
+
+    def __init__(self, original_rate: int, target_rate: int, *, method: str = "sinc") -> None:
+        if method not in RESAMPLERS:
+            raise ValueError(f"Unknown resampler {method!r}. Choose one of {', '.join(RESAMPLERS)}.")
+        self.original_rate = check_rate(original_rate, "`original_rate`")
+        self.target_rate = check_rate(target_rate, "`target_rate`")
+        self.method = method
+        self._soxr: Any = None
+        self._kernel: _SincKernel | None = None
+        self._pending: list[np.ndarray] = []
+        self._num_pending = 0
+        self._num_received = 0
+        self._num_returned = 0
+        self._is_finished = False
+        if self.original_rate == self.target_rate:
+            return
+        if method == "soxr":
+            soxr = import_optional("soxr", "soxr", reason='To resample with method "soxr"')
+            self._soxr = soxr.ResampleStream(self.original_rate, self.target_rate, 1, dtype="float32", quality="HQ")
+        else:
+            self._kernel = _build_sinc_kernel(self.original_rate, self.target_rate)
+            self._append(np.zeros(self._kernel.margin, np.float32))
+
+    def push(self, block: np.ndarray) -> np.ndarray:
+        """
+        Take the next block of a song.
+
+        Args:
+            block (`np.ndarray` of shape `(num_samples,)`):
+                Mono audio at the original rate, float32.
+
+        Returns:
+            `np.ndarray` of shape `(num_resampled,)`: The samples at the target rate that are complete by now; it may
+            be empty.
+
+        Raises:
+            `ValueError`: If the block is not one-dimensional or the resampler was finished.
+        """
+        if self._is_finished:
+            raise ValueError("This resampler is finished. Build a new one for the next song.")
+        block = np.asarray(block, np.float32)
+        if block.ndim != 1:
+            raise ValueError(f"A block must be one-dimensional mono audio, got the shape {block.shape}.")
+        if self._soxr is not None:
+            return self._soxr.resample_chunk(block) if len(block) else block
+        if self._kernel is None:
+            return block
+        self._num_received += len(block)
+        pieces = [self._filter(block[i : i + BLOCK_NUM_SAMPLES]) for i in range(0, len(block), BLOCK_NUM_SAMPLES)]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    def finish(self) -> np.ndarray:
+        """
+        Return what is left once the last block was pushed.
+
+        Raises:
+            `ValueError`: If the resampler was finished before.
+        """
+        if self._is_finished:
+            raise ValueError("This resampler is finished. Build a new one for the next song.")
+        if self._soxr is not None:
+            rest = self._soxr.resample_chunk(np.zeros(0, np.float32), last=True)
+        elif self._kernel is None:
+            rest = np.zeros(0, np.float32)
+        else:
+            num_total = -(-self._num_received * self.target_rate // self.original_rate)
+            num_missing = num_total - self._num_returned
+            # Zeros after the end: the filter's right margin, and what completes the last period.
+            rest = self._filter(np.zeros(2 * self._kernel.margin + self._kernel.num_in, np.float32))[:num_missing]
+        self._is_finished = True
+        self._pending = []
+        return rest
+
+    def _append(self, block: np.ndarray) -> None:
+        self._pending.append(block)
+        self._num_pending += len(block)
+
+    def _filter(self, block: np.ndarray) -> np.ndarray:
+        """Return the output of all periods whose input, margins included, has arrived."""
+        assert self._kernel is not None
+        kernel = self._kernel
+        self._append(block)
+        num_periods = (self._num_pending - 2 * kernel.margin) // kernel.num_in
+        if num_periods < 1:
+            return np.zeros(0, np.float32)
+        padded = np.concatenate(self._pending)
+        resampled = kernel.apply(padded, num_periods)
+        self._pending = [padded[num_periods * kernel.num_in :].copy()]
+        self._num_pending = len(self._pending[0])
+        self._num_returned += len(resampled)
+        return resampled
+
+
+def resample(waveform: np.ndarray, original_rate: int, target_rate: int, *, method: str = "sinc") -> np.ndarray:
+    """
+    Resample a whole waveform.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`):
+            Mono audio at the original rate, float32.
+        original_rate (`int`):
+            Its rate, in hertz.
+        target_rate (`int`):
+            The wanted rate, in hertz.
+        method (`str`, defaults to `"sinc"`):
+            `"sinc"` or `"soxr"`; see `StreamingResampler`.
+
+    Returns:
+        `np.ndarray` of shape `(num_resampled,)`: Mono audio at the target rate, float32. With `"sinc"`,
+        `num_resampled` is `num_samples * target_rate / original_rate`, rounded up.
+
+    Raises:
+        `ValueError`: If the waveform is not one-dimensional, a rate is not a positive whole number, or the method is
+            unknown.
+    """
+    waveform = np.asarray(waveform, np.float32)
+    if waveform.ndim != 1:
+        raise ValueError(f"`waveform` must be one-dimensional mono audio, got the shape {waveform.shape}.")
+    resampler = StreamingResampler(original_rate, target_rate, method=method)
+    if method == "soxr" and resampler.original_rate != resampler.target_rate:
+        return import_optional("soxr", "soxr").resample(
+            waveform, resampler.original_rate, resampler.target_rate, quality="HQ"
+        )
+    return np.concatenate([resampler.push(waveform), resampler.finish()])
