@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets_scripts.metadata_tables import ColumnSpec, TableError, check_columns, iterate_table
 from datasets_scripts.song_schema import AESTHETIC_HEADS, AESTHETIC_NAMES, LABEL_SOURCES
-from datasets_scripts.splits import NO_KEY, compute_key
+from datasets_scripts.splits import compute_exact_key
 
 
 class LabelTable:
@@ -42,10 +42,9 @@ class LabelTable:
         keys, values = array("Q"), array("f")
         for row in check_columns(rows, required, source=str(source)):
             song_id = row.values.get("id")
-            key = compute_key("id", None if song_id is None else str(song_id))
-            if key == NO_KEY:
+            if song_id is None or song_id == "":
                 raise TableError(f"{row.location} has no id.")
-            keys.append(key)
+            keys.append(compute_exact_key(str(song_id)))
             values.extend(read_label(name, row.values.get(name), row.location) for name in AESTHETIC_NAMES)
         if not keys:
             raise TableError(f"{source} holds no labels.")
@@ -62,7 +61,7 @@ class LabelTable:
 
     def find(self, song_id: str) -> dict[str, float] | None:
         """Return the five labels of a song by name, or `None` when it has none."""
-        key = np.uint64(compute_key("id", song_id))
+        key = np.uint64(compute_exact_key(song_id))
         position = int(np.searchsorted(self._keys, key))
         if position == len(self._keys) or self._keys[position] != key:
             return None

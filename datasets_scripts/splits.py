@@ -71,9 +71,12 @@ def compute_key(*parts: str | None) -> int:
         `int`: an unsigned 64-bit number.
     """
     cleaned = [" ".join((part or "").casefold().split()) for part in parts]
-    if not cleaned or not cleaned[-1]:
-        return NO_KEY
-    digest = hashlib.blake2b("\x1f".join(cleaned).encode(), digest_size=8).digest()
+    return compute_exact_key("\x1f".join(cleaned)) if cleaned and cleaned[-1] else NO_KEY
+
+
+def compute_exact_key(text: str) -> int:
+    """Hash text to 64 bits letter by letter, as ids need it: unlike prompts, ids differ by case."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") or 1
 
 
