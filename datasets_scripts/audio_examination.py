@@ -130,9 +130,7 @@ def _take_over(found: ExaminedAudio, records: NDArray, file_keys: NDArray[np.uin
     found.duration[rows] = records["duration"]
 
 
-def _examine_all(
-    table: WorkingTable, rows: NDArray[np.int64], num_workers: int
-) -> Iterator[tuple[int, AudioFacts]]:
+def _examine_all(table: WorkingTable, rows: NDArray[np.int64], num_workers: int) -> Iterator[tuple[int, AudioFacts]]:
     if num_workers <= 1 or len(rows) < 2:
         for row, path in _iterate_paths(table, rows):
             yield row, examine_audio_file(path)

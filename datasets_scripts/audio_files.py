@@ -117,7 +117,7 @@ def check_relative_path(path: str, *, location: str = "") -> str:
     leaves = parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":"))
     if leaves or "\0" in path:
         where = f"{location}: " if location else ""
-        raise AudioPathError(f"{where}the audio path {path!r} leaves its folder. Paths must be relative, without '..'.")
+        raise AudioPathError(f"{where}the audio path {path!r} leaves its folder. Give relative paths only.")
     return str(parts)
 
 

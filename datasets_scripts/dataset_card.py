@@ -28,6 +28,12 @@ the first of train, validation and test and are left out of the others; the tabl
 divides every platform and every popularity band in the wanted ratio only up to chance; this is how it came out:
 """
 
+BATTLES_TEXT = """\
+Battles in the layout of Music Arena (music-arena/music-arena-dataset): two systems answered one prompt, and a person
+heard both songs and said which one they prefer. `preference` is `A`, `B`, `TIE` or `BOTH_BAD`. There is one config a
+month, and `default` has them all; every battle is in the split `test`, because battles judge models and train none.
+"""
+
 
 def render_front_matter(manifest: Mapping[str, Any], *, pretty_name: str, license_id: str, tags: Sequence[str]) -> str:
     """
@@ -119,6 +125,36 @@ def render_song_card(
     if filters:
         parts.append(f"## Filters\n\nOf {manifest['num_records']} songs in the source:\n\n{render_table(filters)}")
     parts.append("`manifest.json` has the hashes, options and versions of this build.\n")
+    return "\n".join(parts)
+
+
+def render_battle_card(manifest: Mapping[str, Any], *, license_id: str, columns: Mapping[str, str]) -> str:
+    """
+    Write the card of a dataset of battles.
+
+    Args:
+        manifest (`Mapping`):
+            The manifest of the folder.
+        license_id (`str`):
+            The Hub's identifier of the licence.
+        columns (`Mapping[str, str]`):
+            What each column means.
+
+    Returns:
+        `str`: the text of `README.md`.
+    """
+    months = [{"month": name, "battles": split["num_rows"]} for name, split in manifest["splits"].items()]
+    votes = [{"vote": name, "battles": count} for name, count in manifest["preferences"].items()]
+    filters = [{"left out": name, "battles": count} for name, count in manifest["num_dropped"].items()]
+    name = "Music Arena battles"
+    parts = [
+        render_front_matter(manifest, pretty_name=name, license_id=license_id, tags=["music-preference"]),
+        f"# {name}\n\n{BATTLES_TEXT}",
+        f"## Battles\n\n{render_table(months)}\n{render_table(votes)}",
+        f"## Columns\n\n{_render_columns(columns)}",
+        f"## Filters\n\nOf {manifest['num_records']} battles in the source:\n\n{render_table(filters)}",
+        "`manifest.json` has the hashes, options and versions of this build.\n",
+    ]
     return "\n".join(parts)
 
 

@@ -137,7 +137,7 @@ def check_columns(rows: Iterator[TableRow], required: dict[str, ColumnSpec], *, 
             break
     missing = {field: spec for field, spec in required.items() if peeked and not spec.is_known(columns)}
     if missing:
-        field, spec = next(iter(missing.items()))
+        field = next(iter(missing))
         lacking = ", ".join(f"`{spec.text}` (for {field})" for field, spec in missing.items())
         raise TableError(
             f"{source} has no column {lacking}. Its columns: {', '.join(sorted(columns))}. "
@@ -170,10 +170,11 @@ def _iterate_compressed_json_lines(path: Path) -> Iterator[TableRow]:
         raise ImportError(f'Reading {path} needs zstandard: pip install "apex-music[data]".') from error
     try:
         # Files written in pieces hold several frames one after the other.
-        with open(path, "rb") as stream, zstandard.ZstdDecompressor().stream_reader(
-            stream, read_across_frames=True
-        ) as decompressed:
-            yield from _iterate_json_lines(io.BufferedReader(decompressed), path)  # type: ignore[arg-type]
+        with (
+            open(path, "rb") as stream,
+            zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True) as decompressed,
+        ):
+            yield from _iterate_json_lines(io.BufferedReader(decompressed), path)
     except zstandard.ZstdError as error:
         raise TableError(f"{path} is not whole zstandard data ({error}): fetch it again.") from error
 

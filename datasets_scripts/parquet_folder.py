@@ -268,18 +268,22 @@ def _list_leaves(schema: pa.Schema) -> list[str]:
     return leaves
 
 
+def _describe_shard(shard: _Shard, output: Path) -> dict[str, Any]:
+    path = output / shard.path
+    num_rows, num_bytes = shard.stop - shard.start, path.stat().st_size
+    return {"path": shard.path, "num_rows": num_rows, "num_bytes": num_bytes, "sha256": hash_file(path).hex()}
+
+
 def _build_manifest(prepared: PreparedDataset, output: Path, shards: list[_Shard]) -> dict[str, Any]:
-    splits = {}
-    for name, split in prepared.splits.items():
-        entries = []
-        for shard in shards:
-            if shard.split is split:
-                path = output / shard.path
-                num_rows = shard.stop - shard.start
-                entry = {"path": shard.path, "num_rows": num_rows, "num_bytes": path.stat().st_size}
-                entries.append({**entry, "sha256": hash_file(path).hex()})
-        splits[name] = {"num_rows": sum(entry["num_rows"] for entry in entries), "shards": entries}
-    hashes = [entry["sha256"] for split in splits.values() for entry in split["shards"]]
+    described = {
+        name: [_describe_shard(shard, output) for shard in shards if shard.split is split]
+        for name, split in prepared.splits.items()
+    }
+    splits = {
+        name: {"num_rows": sum(entry["num_rows"] for entry in entries), "shards": entries}
+        for name, entries in described.items()
+    }
+    hashes = [entry["sha256"] for entries in described.values() for entry in entries]
     return {
         "format_version": 1,
         "builder": prepared.builder,

@@ -299,8 +299,10 @@ class SongCorpus:
         for name in ("prompt", "creator"):
             if name in grouping:
                 self._group_keys = np.where(grouping[name] != NO_KEY, grouping[name], self._group_keys)
+        # Songs of one creator share a split because it is a hash of the creator; the rest has to be seen to.
+        linked = {name: column for name, column in grouping.items() if name != "creator"}
         self.assignment = build_splits(
-            self._group_keys, grouping, seed=self.options.seed, ratios=self.options.split_ratios
+            self._group_keys, linked, seed=self.options.seed, ratios=self.options.split_ratios
         )
         name_song: Callable[[int], str] = lambda position: self._name_song(int(rows[position]))  # noqa: E731
         check_split_leakage(self.assignment.split_codes, grouping, name_song=name_song)
