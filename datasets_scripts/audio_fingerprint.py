@@ -147,6 +147,8 @@ def cluster_fingerprints(
     """
     if fingerprints.ndim != 2 or fingerprints.shape[1] != FINGERPRINT_BYTES:
         raise ValueError(f"`fingerprints` must have shape (num_songs, {FINGERPRINT_BYTES}), got {fingerprints.shape}.")
+    if not len(fingerprints):
+        return np.zeros(0, dtype=np.int64)
     # Equal fingerprints first: they are one cluster however many there are.
     rows = np.ascontiguousarray(fingerprints).view(f"V{FINGERPRINT_BYTES}").ravel()
     _, first_rows, inverse = np.unique(rows, return_index=True, return_inverse=True)

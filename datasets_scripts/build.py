@@ -23,7 +23,7 @@ from datasets_scripts.parquet_folder import (
 )
 from datasets_scripts.song_corpus import GROUP_KEYS, CorpusOptions
 from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
-from datasets_scripts.splits import parse_split_ratios
+from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, DEFAULT_COLUMNS, NO_AUDIO, SongSource, TrainingSongs
 
 MEBIBYTE = 1024**2
@@ -166,6 +166,12 @@ def _add_corpus_arguments(parser: argparse.ArgumentParser, *, group_by: Sequence
     group.add_argument(
         "--splits", default="85:10:5", metavar="T:V:T", help="train, validation, test (default: %(default)s)"
     )
+    group.add_argument(
+        "--split-method",
+        choices=SPLIT_METHODS,
+        default="hash",
+        help="hash: songs added later move no other; quota: platforms and popularity divided evenly (default: hash)",
+    )
     group.add_argument("--seed", type=int, default=42, help="seed of the splits (default: %(default)s)")
     group.add_argument(
         "--group-by",
@@ -300,6 +306,7 @@ def _create_songeval_builder(args: argparse.Namespace) -> Any:
     corpus = CorpusOptions(
         seed=args.seed,
         split_ratios=parse_split_ratios(args.splits),
+        split_method=args.split_method,
         group_by=tuple(args.group_by),
         needs_popularity=False,
         refuses_duplicate_ids=True,
@@ -364,6 +371,7 @@ def _build_corpus_options(args: argparse.Namespace, *, needs_audio: bool) -> Cor
     return CorpusOptions(
         seed=args.seed,
         split_ratios=parse_split_ratios(args.splits),
+        split_method=args.split_method,
         group_by=tuple(args.group_by),
         keeps_zero_plays=args.keep_zero_plays,
         minimum_age_days=args.minimum_age_days,

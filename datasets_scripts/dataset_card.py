@@ -21,11 +21,20 @@ scores 50 (arXiv 2605.03395). Songs with equal counts share the average of their
 `100 * (rank - 0.5) / n`. Ranks are taken after the filters below and before the split, over all songs of a platform.
 """
 
+METHOD_TEXTS = {
+    "hash": """\
+A group's split is a hash of the group and a seed. Songs that are added later therefore move no other song, but
+platforms and popularity bands are divided in the wanted ratio only up to chance.""",
+    "quota": """\
+Groups line up by platform, popularity and hash, and each goes to the split that is furthest behind its share. That
+divides platforms and popularity bands evenly, but songs that are added later can move others.""",
+}
 SPLITS_TEXT = """\
-A song's split is a hash of its group and a seed, so songs that are added later move no other song. Songs of one
-{group} are one group. Where something of what may not be shared ({linked}) occurs in several splits, its songs stay in
-the first of train, validation and test and are left out of the others; the table of filters counts them. A hash
-divides every platform and every popularity band in the wanted ratio only up to chance; this is how it came out:
+Songs of one {group} are one group, and a group is never torn apart. {method}
+
+Something else that may not lie in two splits ({linked}) can still occur in several groups: its songs then stay in the
+first of train, validation and test and are left out of the others; the table of filters counts them. How the songs
+came out:
 """
 
 BATTLES_TEXT = """\
@@ -114,13 +123,14 @@ def render_song_card(
         f"# {pretty_name}\n\n{introduction.strip()}\n",
         f"## Songs\n\n{render_table(counts)}",
         f"## Columns\n\n{_render_columns(columns)}"
-        "\n`audio` is kept as its encoded file, `{bytes, path}`: cast it with "
-        "`datasets.Audio()` to let `datasets` decode it, or pass it to `apex-music` as it is.\n",
+        "\n`audio` is kept as its encoded file: cast it with `datasets.Audio()` to let `datasets` decode it, or pass "
+        "the cell to the `apex-popularity` pipeline as it is.\n",
     ]
     if manifest["balance"]:
         balance = [{"platform": e["platform"], "plays percentile": e["popularity_band"]} | _pick(e, SPLIT_NAMES)
                    for e in manifest["balance"]]  # fmt: skip
-        text = SPLITS_TEXT.format(group=group, linked=" or ".join(linked) or "nothing more")
+        method = METHOD_TEXTS[manifest["options"]["split_method"]]
+        text = SPLITS_TEXT.format(group=group, method=method, linked=" or ".join(linked) or "nothing here")
         parts += [f"## Targets\n\n{TARGETS_TEXT}", f"## Splits\n\n{text}\n{render_table(balance)}"]
     if filters:
         parts.append(f"## Filters\n\nOf {manifest['num_records']} songs in the source:\n\n{render_table(filters)}")

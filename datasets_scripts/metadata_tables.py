@@ -7,19 +7,19 @@ every percentile. Columns are found by [`ColumnSpec`], which also reaches into n
 """
 
 import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.zst", ".csv", ".parquet")
 HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PARQUET_BATCH_ROWS = 256
 # A required column may be missing from single JSON rows; it must turn up somewhere among this many.
 NUM_PEEKED_ROWS = 100
+COMPRESSED_BLOCK_BYTES = 64 * 1024
 # Lyrics can make a CSV cell larger than the 128 KiB that the csv module allows by default.
 MAX_CSV_CELL = 16 * 1024**2
 
@@ -169,14 +169,28 @@ def _iterate_compressed_json_lines(path: Path) -> Iterator[TableRow]:
     except ImportError as error:
         raise ImportError(f'Reading {path} needs zstandard: pip install "apex-music[data]".') from error
     try:
-        # Files written in pieces hold several frames one after the other.
-        with (
-            open(path, "rb") as stream,
-            zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True) as decompressed,
-        ):
-            yield from _iterate_json_lines(io.BufferedReader(decompressed), path)
+        with open(path, "rb") as stream:
+            yield from _iterate_json_lines(_decompress_lines(stream, zstandard.ZstdDecompressor()), path)
     except zstandard.ZstdError as error:
         raise TableError(f"{path} is not whole zstandard data ({error}): fetch it again.") from error
+    except EOFError as error:
+        raise TableError(f"{path} ends in the middle of its zstandard data: fetch it again.") from error
+
+
+def _decompress_lines(stream: BinaryIO, decompressor: Any) -> Iterator[bytes]:
+    """Decompress line by line. Ready-made readers end quietly where a file was cut off, which would lose rows."""
+    frame, rest = None, b""
+    while compressed := stream.read(COMPRESSED_BLOCK_BYTES):
+        # Files written in pieces hold several frames one after the other.
+        while compressed:
+            frame = decompressor.decompressobj() if frame is None or frame.eof else frame
+            lines = (rest + frame.decompress(compressed)).split(b"\n")
+            rest = lines.pop()
+            yield from lines
+            compressed = frame.unused_data if frame.eof else b""
+    if frame is None or not frame.eof:
+        raise EOFError
+    yield rest
 
 
 def _iterate_json_lines(stream: Any, path: Path) -> Iterator[TableRow]:

@@ -28,12 +28,15 @@ from datasets_scripts.song_schema import AESTHETIC_NAMES, build_song_features
 from datasets_scripts.splits import (
     DEFAULT_SPLIT_RATIOS,
     NO_KEY,
+    SPLIT_METHODS,
     SPLIT_NAMES,
     build_splits,
     check_split_leakage,
     compute_exact_key,
     compute_key,
+    compute_quota_codes,
     compute_split_balance,
+    compute_split_codes,
 )
 from datasets_scripts.targets import compute_percentile_ranks, compute_popularity_scores
 from datasets_scripts.working_files import WorkingTable, WorkingTableWriter
@@ -82,6 +85,9 @@ class CorpusOptions:
             Shares of train, validation and test.
         group_by (`tuple[str, ...]`, defaults to creator, prompt and audio):
             What must not occur in two splits.
+        split_method (`str`, defaults to `"hash"`):
+            `"hash"`: songs that are added later move no other song. `"quota"`: platforms and popularity bands are
+            divided as exactly as groups allow, for corpora that are small and final.
         needs_popularity (`bool`, defaults to `True`):
             Whether songs without counts or with zero plays are dropped and the others ranked.
         keeps_zero_plays (`bool`, defaults to `False`):
@@ -104,6 +110,7 @@ class CorpusOptions:
     seed: int = 42
     split_ratios: tuple[float, float, float] = DEFAULT_SPLIT_RATIOS
     group_by: tuple[str, ...] = GROUP_KEYS
+    split_method: str = "hash"
     needs_popularity: bool = True
     keeps_zero_plays: bool = False
     minimum_age_days: float = 0.0
@@ -117,6 +124,8 @@ class CorpusOptions:
         unknown = [name for name in self.group_by if name not in GROUP_KEYS]
         if unknown:
             raise ValueError(f"Cannot group by {', '.join(unknown)}: expected some of {', '.join(GROUP_KEYS)}.")
+        if self.split_method not in SPLIT_METHODS:
+            raise ValueError(f"`split_method` is {self.split_method!r}, expected one of {', '.join(SPLIT_METHODS)}.")
         if self.minimum_age_days < 0:
             raise ValueError(f"`minimum_age_days` must not be negative, got {self.minimum_age_days}.")
 
@@ -301,9 +310,7 @@ class SongCorpus:
                 self._group_keys = np.where(grouping[name] != NO_KEY, grouping[name], self._group_keys)
         # Songs of one creator share a split because it is a hash of the creator; the rest has to be seen to.
         linked = {name: column for name, column in grouping.items() if name != "creator"}
-        self.assignment = build_splits(
-            self._group_keys, linked, seed=self.options.seed, ratios=self.options.split_ratios
-        )
+        self.assignment = build_splits(self._compute_split_codes(platforms, percentiles[0]), linked)
         name_song: Callable[[int], str] = lambda position: self._name_song(int(rows[position]))  # noqa: E731
         check_split_leakage(self.assignment.split_codes, grouping, name_song=name_song)
         for name, count in self.assignment.num_left_out.items():
@@ -314,6 +321,16 @@ class SongCorpus:
             for entry in self.balance:
                 entry["platform"] = self.platforms[int(entry["platform"])]
         self.num_songs = {name: len(self.get_indices(name)) for name in SPLIT_NAMES}
+
+    def _compute_split_codes(
+        self, platforms: NDArray[np.uint16], percentiles: NDArray[np.float64]
+    ) -> NDArray[np.int8]:
+        seed, ratios = self.options.seed, self.options.split_ratios
+        if self.options.split_method == "hash":
+            return compute_split_codes(self._group_keys, seed=seed, ratios=ratios)
+        # Songs without counts have no popularity to balance: they are one band.
+        known = np.nan_to_num(percentiles)
+        return compute_quota_codes(self._group_keys, platforms, known, seed=seed, ratios=ratios)
 
     def _cluster_audio(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         fingerprinted = rows[self._audio.has_fingerprint[rows]]

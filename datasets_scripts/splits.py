@@ -11,8 +11,10 @@ all creators who share a prompt into one group, lets one new song join two group
 everyday prompts it joins most of a corpus into a single group.
 
 The price is stratification. A hash knows nothing of platform or popularity, so every platform and every popularity
-band is divided in the wanted ratio in expectation, with the scatter of chance; exact quotas would have to move songs
-when one is added. [`compute_split_balance`] measures what came out, and the dataset card shows it.
+band is divided in the wanted ratio in expectation, with the scatter of chance. Small corpora may prefer *quotas*: each
+platform and popularity band is then divided as exactly as the sizes of its groups allow, and no group is torn apart
+either, but a song that is added later can move others. [`compute_split_balance`] measures what came out of either, and
+the dataset card shows it.
 """
 
 import hashlib
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLIT_NAMES = ("train", "validation", "test")
+SPLIT_METHODS = ("hash", "quota")
 DEFAULT_SPLIT_RATIOS = (85.0, 10.0, 5.0)
 # Songs without a value for a key (no creator, no prompt) carry this hash; it never links anything.
 NO_KEY = 0
@@ -120,42 +123,79 @@ def compute_split_codes(
     """
     shares = np.asarray(_validate_ratios(tuple(ratios)), dtype=np.float64)
     bounds = np.cumsum(shares / shares.sum())[:-1]
-    salt = np.uint64(int.from_bytes(hashlib.blake2b(f"split:{seed}".encode(), digest_size=8).digest(), "little"))
-    uniform = (_mix_bits(np.asarray(group_keys, dtype=np.uint64) ^ salt) >> np.uint64(11)) * 2.0**-53
-    return np.searchsorted(bounds, uniform, side="right").astype(np.int8)
+    return np.searchsorted(bounds, _compute_uniform(group_keys, seed), side="right").astype(np.int8)
 
 
-def build_splits(
+def compute_quota_codes(
     group_keys: NDArray[np.uint64],
-    linked_keys: Mapping[str, NDArray[np.uint64]] | None = None,
+    platforms: NDArray,
+    percentiles: NDArray[np.float64],
     *,
     seed: int = 42,
     ratios: Sequence[float] = DEFAULT_SPLIT_RATIOS,
-) -> SplitAssignment:
+) -> NDArray[np.int8]:
     """
-    Divide songs into train, validation and test so that nothing linked lies in two of them.
+    Compute the split of every group so that platforms and popularity bands are divided as exactly as groups allow.
+
+    Groups line up by platform, by the popularity band of their mean percentile, and by hash within a band; each goes
+    to the split that is furthest behind its share of the songs so far.
 
     Args:
         group_keys (`np.ndarray` of shape `(num_songs,)`):
-            Hash of what a song is grouped by first (its creator), uint64. Decides the split alone.
-        linked_keys (`Mapping[str, np.ndarray]`, *optional*):
-            Further keys that must not occur in two splits, by name (`"prompt"`, `"audio"`); `NO_KEY` links nothing.
+            Hashes of the groups, from [`compute_key`].
+        platforms (`np.ndarray` of shape `(num_songs,)`):
+            The platform of each song.
+        percentiles (`np.ndarray` of shape `(num_songs,)`):
+            Percentile of each song's plays, 0 to 100.
         seed (`int`, defaults to 42):
             Another seed gives another division.
         ratios (`Sequence[float]`, defaults to 85, 10 and 5):
             Shares of train, validation and test.
 
     Returns:
+        `np.ndarray` of shape `(num_songs,)`: indices into `SPLIT_NAMES`, int8.
+    """
+    shares = np.asarray(_validate_ratios(tuple(ratios)), dtype=np.float64)
+    shares /= shares.sum()
+    groups, first_songs, group_of_song, sizes = np.unique(
+        group_keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    mean_percentiles = np.bincount(group_of_song, weights=percentiles) / sizes
+    order = np.lexsort((_compute_uniform(groups, seed), _compute_bands(mean_percentiles), platforms[first_songs]))
+    group_codes = np.zeros(len(groups), dtype=np.int8)
+    num_assigned = np.zeros(len(shares))
+    for group in order:
+        wanted = shares * (num_assigned.sum() + sizes[group])
+        # A split without a share stays empty even when the others are ahead of theirs.
+        code = int(np.argmax(np.where(shares > 0, wanted - num_assigned, -np.inf)))
+        group_codes[group] = code
+        num_assigned[code] += sizes[group]
+    return group_codes[group_of_song]
+
+
+def build_splits(
+    codes: NDArray[np.int8], linked_keys: Mapping[str, NDArray[np.uint64]] | None = None
+) -> SplitAssignment:
+    """
+    Leave out the songs that would let something linked lie in two splits.
+
+    Args:
+        codes (`np.ndarray` of shape `(num_songs,)`):
+            The split of every song's group, from [`compute_split_codes`] or [`compute_quota_codes`].
+        linked_keys (`Mapping[str, np.ndarray]`, *optional*):
+            Further keys that must not occur in two splits, by name (`"prompt"`, `"audio"`); `NO_KEY` links nothing.
+
+    Returns:
         [`SplitAssignment`]: the split of every song, and how many were left out because of which key.
 
     Raises:
-        `ValueError`: If the arrays differ in length or the ratios are no ratios.
+        `ValueError`: If the arrays differ in length.
     """
     linked_keys = linked_keys or {}
     for name, keys in linked_keys.items():
-        if len(keys) != len(group_keys):
-            raise ValueError(f"`linked_keys[{name!r}]` has {len(keys)} entries but there are {len(group_keys)} songs.")
-    codes = compute_split_codes(group_keys, seed=seed, ratios=ratios)
+        if len(keys) != len(codes):
+            raise ValueError(f"`linked_keys[{name!r}]` has {len(keys)} entries but there are {len(codes)} songs.")
+    codes = codes.copy()
     num_left_out = dict.fromkeys(linked_keys, 0)
     # Earlier splits keep what they have; a later one gives up the songs that it shares with any of them.
     for later in range(1, len(SPLIT_NAMES)):
@@ -226,7 +266,7 @@ def compute_split_balance(
     """
     names = np.asarray(platforms)
     width = 100 // NUM_POPULARITY_BANDS
-    bands = np.minimum(np.asarray(percentiles) // width, NUM_POPULARITY_BANDS - 1).astype(np.int64)
+    bands = _compute_bands(percentiles)
     table = []
     for platform in np.unique(names):
         for band in range(NUM_POPULARITY_BANDS):
@@ -235,6 +275,18 @@ def compute_split_balance(
             label = f"{band * width}-{(band + 1) * width}"
             table.append({"platform": str(platform), "popularity_band": label, **counts})
     return table
+
+
+def _compute_bands(percentiles: NDArray[np.float64]) -> NDArray[np.int64]:
+    bands = np.asarray(percentiles) * NUM_POPULARITY_BANDS // 100
+    return np.minimum(bands, NUM_POPULARITY_BANDS - 1).astype(np.int64)
+
+
+def _compute_uniform(keys: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
+    """Turn keys into numbers that are uniform between 0 and 1, another set for every seed."""
+    salt = np.uint64(int.from_bytes(hashlib.blake2b(f"split:{seed}".encode(), digest_size=8).digest(), "little"))
+    bits = _mix_bits(np.asarray(keys, dtype=np.uint64) ^ salt) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def _mix_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -13,6 +13,7 @@ from datasets_scripts.splits import (
     build_splits,
     check_split_leakage,
     compute_key,
+    compute_quota_codes,
     compute_split_balance,
     compute_split_codes,
     parse_split_ratios,
@@ -31,11 +32,21 @@ def build_keys(table):
     return creators, {"prompt": prompts, "audio": recordings}
 
 
-@given(songs, seeds)
+def divide_by_hash(creators, seed):
+    return compute_split_codes(creators, seed=seed, ratios=(50, 30, 20))
+
+
+def divide_by_quota(creators, seed):
+    percentiles = np.linspace(0, 100, len(creators))
+    return compute_quota_codes(creators, np.zeros(len(creators)), percentiles, seed=seed, ratios=(50, 30, 20))
+
+
+@pytest.mark.parametrize("divide", [divide_by_hash, divide_by_quota])
+@given(table=songs, seed=seeds)
 @settings(max_examples=100, deadline=None)
-def test_no_group_lies_in_two_splits_for_any_seed(table, seed):
+def test_no_group_lies_in_two_splits_for_any_seed(divide, table, seed):
     creators, linked = build_keys(table)
-    codes = build_splits(creators, linked, seed=seed, ratios=(50, 30, 20)).split_codes
+    codes = build_splits(divide(creators, seed), linked).split_codes
     for column in range(3):
         for value in {row[column] for row in table} - {0}:
             members = {int(code) for row, code in zip(table, codes, strict=True) if row[column] == value}
@@ -43,13 +54,17 @@ def test_no_group_lies_in_two_splits_for_any_seed(table, seed):
     check_split_leakage(codes, {"creator": creators, **linked})
 
 
+def build_and_split(table, seed):
+    creators, linked = build_keys(table)
+    return build_splits(divide_by_hash(creators, seed), linked).split_codes
+
+
 @given(songs, st.tuples(st.integers(1, 12), st.integers(0, 8), st.integers(0, 8)), seeds, st.data())
 @settings(max_examples=100, deadline=None)
 def test_adding_a_song_moves_no_other_song(table, added, seed, data):
     position = data.draw(st.integers(0, len(table)))
     grown = [*table[:position], added, *table[position:]]
-    before = build_splits(*build_keys(table), seed=seed, ratios=(50, 30, 20)).split_codes
-    after = np.delete(build_splits(*build_keys(grown), seed=seed, ratios=(50, 30, 20)).split_codes, position)
+    before, after = build_and_split(table, seed), np.delete(build_and_split(grown, seed), position)
     in_both = (before != LEFT_OUT) & (after != LEFT_OUT)
     assert np.array_equal(before[in_both], after[in_both])
 
@@ -57,16 +72,14 @@ def test_adding_a_song_moves_no_other_song(table, added, seed, data):
 @given(songs, seeds)
 @settings(max_examples=50, deadline=None)
 def test_the_order_of_songs_does_not_matter(table, seed):
-    forward = build_splits(*build_keys(table), seed=seed).split_codes
-    backward = build_splits(*build_keys(table[::-1]), seed=seed).split_codes
-    assert np.array_equal(forward, backward[::-1])
+    assert np.array_equal(build_and_split(table, seed), build_and_split(table[::-1], seed)[::-1])
 
 
 def test_training_songs_are_never_left_out():
     keys = np.arange(1, 2001, dtype=np.uint64)
     one_prompt_for_all = {"prompt": np.ones(2000, dtype=np.uint64)}
-    assignment = build_splits(keys, one_prompt_for_all, seed=1)
     alone = compute_split_codes(keys, seed=1)
+    assignment = build_splits(alone, one_prompt_for_all)
     assert np.array_equal(assignment.split_codes == 0, alone == 0)
     assert assignment.num_left_out == {"prompt": int(np.sum(alone > 0))}
 
@@ -84,6 +97,27 @@ def test_shares_follow_the_ratios_in_every_platform_and_popularity_band():
         for split, share in zip(SPLIT_NAMES, (0.85, 0.10, 0.05), strict=True):
             # Five standard errors of a share among that many songs.
             assert abs(entry[split] / total - share) < 5 * (share * (1 - share) / total) ** 0.5
+
+
+def test_quotas_divide_every_platform_and_popularity_band_evenly():
+    num_songs = 2000
+    generator = np.random.default_rng(1)
+    keys = np.array([compute_key("creator", str(index // 2)) for index in range(num_songs)], dtype=np.uint64)
+    platforms = np.arange(num_songs) // 2 % 2
+    percentiles = np.repeat(generator.uniform(0, 100, num_songs // 2), 2)
+    codes = compute_quota_codes(keys, platforms, percentiles, seed=9)
+    for entry in compute_split_balance(codes, platforms, percentiles):
+        total = sum(entry[split] for split in SPLIT_NAMES)
+        for split, share in zip(SPLIT_NAMES, (0.85, 0.10, 0.05), strict=True):
+            # Off by a group or two of two songs, where chance would be off by ten songs and more.
+            assert abs(entry[split] - share * total) <= 4
+    assert not np.array_equal(codes, compute_quota_codes(keys, platforms, percentiles, seed=10))
+
+
+def test_quotas_leave_a_split_without_a_share_empty():
+    keys = np.arange(1, 51, dtype=np.uint64)
+    codes = compute_quota_codes(keys, np.zeros(50), np.zeros(50), ratios=(80, 20, 0))
+    assert np.bincount(codes).tolist() == [40, 10]
 
 
 def test_another_seed_gives_another_division_and_the_same_seed_the_same():
@@ -136,7 +170,7 @@ def test_ratios_are_read_from_text():
         (lambda: parse_split_ratios("0:0:0"), "not all zero"),
         (lambda: parse_split_ratios("nan:1:1"), "none negative"),
         (
-            lambda: build_splits(np.ones(3, dtype=np.uint64), {"prompt": np.ones(2, dtype=np.uint64)}),
+            lambda: build_splits(np.zeros(3, dtype=np.int8), {"prompt": np.ones(2, dtype=np.uint64)}),
             r"`linked_keys\['prompt'\]` has 2 entries but there are 3 songs",
         ),
     ],
