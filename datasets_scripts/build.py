@@ -274,9 +274,7 @@ def _add_fma_parser(commands: Any) -> None:
 def _create_training_builder(args: argparse.Namespace) -> TrainingSongs:
     for source in args.source:
         if not 2 <= len(source) <= 3:
-            raise ValueError(
-                f"--source takes METADATA AUDIO [PLATFORM], got {len(source)} values: {' '.join(source)}."
-            )
+            raise ValueError(f"--source takes METADATA AUDIO [PLATFORM], got {' '.join(source)!r}.")
     sources = [
         SongSource(
             metadata=source[0],
