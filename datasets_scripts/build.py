@@ -21,7 +21,7 @@ from datasets_scripts.parquet_folder import (
     open_output_folder,
     write_parquet_folder,
 )
-from datasets_scripts.song_corpus import GROUP_KEYS, CorpusOptions
+from datasets_scripts.song_record import GROUP_KEYS, CorpusOptions
 from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, DEFAULT_COLUMNS, NO_AUDIO, SongSource, TrainingSongs

@@ -16,7 +16,8 @@ from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.field_values import read_count, read_number, read_text, read_time
 from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import CorpusOptions, SongCorpus, SongRecord
+from datasets_scripts.song_corpus import SongCorpus
+from datasets_scripts.song_record import CorpusOptions, SongRecord
 
 FMA_PLATFORM = "fma"
 FMA_CORPUS = CorpusOptions(group_by=("creator", "audio"))

@@ -165,7 +165,7 @@ def write_parquet_folder(
     output = Path(output).expanduser()
     working_folder = output / WORKING_FOLDER
     shards = _plan_shards(prepared, max_shard_bytes)
-    _forget_other_shards(output, working_folder, prepared.digest, shards)
+    _forget_other_shards(output, working_folder, [prepared.digest, prepared.options], shards)
     num_rows = sum(shard.stop - shard.start for shard in shards)
     with tqdm(total=num_rows, desc="Writing", unit="row") as progress:
         for shard in shards:
@@ -218,9 +218,9 @@ def _plan_shards(prepared: PreparedDataset, max_shard_bytes: int) -> list[_Shard
     return shards
 
 
-def _forget_other_shards(output: Path, working_folder: Path, digest: str, shards: list[_Shard]) -> None:
+def _forget_other_shards(output: Path, working_folder: Path, identity: list[Any], shards: list[_Shard]) -> None:
     """Remove shards of an unfinished build whose rows or cuts were others."""
-    plan = json.dumps([digest, *((shard.path, shard.start, shard.stop) for shard in shards)])
+    plan = json.dumps([identity, *((shard.path, shard.start, shard.stop) for shard in shards)])
     plan_path = working_folder / "plan.json"
     if not plan_path.is_file() or plan_path.read_text(encoding="utf-8") != plan:
         shutil.rmtree(output / "data", ignore_errors=True)

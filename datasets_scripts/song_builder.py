@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from datasets_scripts.dataset_card import render_song_card
 from datasets_scripts.parquet_folder import PreparedDataset, PreparedSplit
-from datasets_scripts.song_corpus import CorpusOptions, SongCorpus, format_time
+from datasets_scripts.song_corpus import SongCorpus
+from datasets_scripts.song_record import CorpusOptions, format_time
 from datasets_scripts.song_schema import build_column_descriptions, build_song_features
 from datasets_scripts.splits import SPLIT_NAMES
 

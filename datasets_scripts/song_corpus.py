@@ -9,9 +9,8 @@ the leakage check, on the numbers. *Read*: rows of one split, with their audio, 
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from datasets_scripts.audio_examination import examine_songs
 from datasets_scripts.audio_files import hash_file
 from datasets_scripts.audio_fingerprint import cluster_fingerprints
 from datasets_scripts.parquet_folder import EmptyDatasetError
-from datasets_scripts.song_schema import AESTHETIC_NAMES, build_song_features
+from datasets_scripts.song_record import CorpusOptions, SongRecord, build_working_row
+from datasets_scripts.song_schema import build_song_features
 from datasets_scripts.splits import (
-    DEFAULT_SPLIT_RATIOS,
     NO_KEY,
-    SPLIT_METHODS,
     SPLIT_NAMES,
     build_splits,
     check_split_leakage,
@@ -41,7 +39,6 @@ from datasets_scripts.splits import (
 from datasets_scripts.targets import compute_percentile_ranks, compute_popularity_scores
 from datasets_scripts.working_files import WorkingTable, WorkingTableWriter
 
-GROUP_KEYS = ("creator", "prompt", "audio")
 UNKNOWN_COUNT = -1
 UNKNOWN_TIME = np.iinfo(np.int64).min
 # A table that is read from disk holds about this many bytes of audio.
@@ -50,84 +47,6 @@ TABLE_AUDIO_BYTES = 32 * 1024**2
 ROW_BYTES = 500
 MAX_NAMED_SONGS = 100
 COMPUTED_COLUMNS = ("audio", "group", "score_streams", "score_likes")
-
-
-@dataclass
-class SongRecord:
-    """One song as its source tells it; unknown things are `None`. See `song_schema` for what the fields mean."""
-
-    location: str
-    id: str
-    platform: str
-    audio_path: Path | None = None
-    creator: str | None = None
-    prompt: str | None = None
-    play_count: int | None = None
-    like_count: int | None = None
-    created_at: datetime | None = None
-    duration: float | None = None
-    title: str | None = None
-    is_instrumental: bool | None = None
-    labels: Mapping[str, float] | None = None
-    label_source: str | None = None
-    extras: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CorpusOptions:
-    """
-    What to keep of a corpus, and how to divide it.
-
-    Args:
-        seed (`int`, defaults to 42):
-            Seed of the splits.
-        split_ratios (`tuple[float, float, float]`, defaults to 85, 10 and 5):
-            Shares of train, validation and test.
-        group_by (`tuple[str, ...]`, defaults to creator, prompt and audio):
-            What must not occur in two splits.
-        split_method (`str`, defaults to `"hash"`):
-            `"hash"`: songs that are added later move no other song. `"quota"`: platforms and popularity bands are
-            divided as exactly as groups allow, for corpora that are small and final.
-        needs_popularity (`bool`, defaults to `True`):
-            Whether songs without counts or with zero plays are dropped and the others ranked.
-        keeps_zero_plays (`bool`, defaults to `False`):
-            Whether songs that nobody played stay.
-        minimum_age_days (`float`, defaults to 0):
-            Songs younger than this are dropped: their counts have not settled.
-        as_of (`datetime`, *optional*):
-            The moment from which age is counted. Defaults to the creation of the newest song, so that a build does not
-            depend on the day it runs.
-        refuses_duplicate_ids (`bool`, defaults to `False`):
-            Whether an id that occurs twice is an error rather than a dropped song.
-        needs_audio (`bool`, defaults to `True`):
-            Whether songs without sound audio are dropped. Without it no audio is looked at and none is stored.
-        embeds_audio (`bool`, defaults to `True`):
-            Whether the encoded audio is stored in the rows, or only the path to it.
-        num_workers (`int`, defaults to 1):
-            Processes that look inside audio files.
-    """
-
-    seed: int = 42
-    split_ratios: tuple[float, float, float] = DEFAULT_SPLIT_RATIOS
-    group_by: tuple[str, ...] = GROUP_KEYS
-    split_method: str = "hash"
-    needs_popularity: bool = True
-    keeps_zero_plays: bool = False
-    minimum_age_days: float = 0.0
-    as_of: datetime | None = None
-    refuses_duplicate_ids: bool = False
-    needs_audio: bool = True
-    embeds_audio: bool = True
-    num_workers: int = 1
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.group_by if name not in GROUP_KEYS]
-        if unknown:
-            raise ValueError(f"Cannot group by {', '.join(unknown)}: expected some of {', '.join(GROUP_KEYS)}.")
-        if self.split_method not in SPLIT_METHODS:
-            raise ValueError(f"`split_method` is {self.split_method!r}, expected one of {', '.join(SPLIT_METHODS)}.")
-        if self.minimum_age_days < 0:
-            raise ValueError(f"`minimum_age_days` must not be negative, got {self.minimum_age_days}.")
 
 
 class SongCorpus:
@@ -225,7 +144,7 @@ class SongCorpus:
         keys: dict[str, array] = {name: array("Q") for name in ("id", "creator", "prompt")}
         platform_names: dict[str, int] = {}
         for record in records:
-            writer.append(_build_row(record))
+            writer.append(build_working_row(record))
             plays.append(UNKNOWN_COUNT if record.play_count is None else record.play_count)
             likes.append(UNKNOWN_COUNT if record.like_count is None else record.like_count)
             created.append(UNKNOWN_TIME if record.created_at is None else round(record.created_at.timestamp()))
@@ -258,8 +177,8 @@ class SongCorpus:
         if options.refuses_duplicate_ids and (repeated & self._is_kept).any():
             row = int(np.flatnonzero(repeated & self._is_kept)[0])
             raise ValueError(
-                f"The id {self._name_song(row)} occurs twice. Remove one, or let repeated ids be dropped "
-                f"(--duplicate-ids drop)."
+                f"The id {self._name_song(row)} occurs twice. Remove one of the two, or, for training songs, have "
+                f"later ones dropped (--duplicate-ids drop)."
             )
         self._drop("duplicate id", repeated)
 
@@ -300,27 +219,31 @@ class SongCorpus:
             self._scores = compute_popularity_scores(percentiles).astype(np.float32)
         else:
             self._scores = percentiles.astype(np.float32)
-        keys = {name: column[rows] for name, column in self._keys.items()}
-        if self.options.needs_audio:
-            keys["audio"] = self._cluster_audio(rows)
-        grouping = {name: keys[name] for name in self.options.group_by if name in keys}
-        self._group_keys = keys["id"].copy()
-        for name in ("prompt", "creator"):
-            if name in grouping:
-                self._group_keys = np.where(grouping[name] != NO_KEY, grouping[name], self._group_keys)
-        # Songs of one creator share a split because it is a hash of the creator; the rest has to be seen to.
-        linked = {name: column for name, column in grouping.items() if name != "creator"}
-        self.assignment = build_splits(self._compute_split_codes(platforms, percentiles[0]), linked)
-        name_song: Callable[[int], str] = lambda position: self._name_song(int(rows[position]))  # noqa: E731
-        check_split_leakage(self.assignment.split_codes, grouping, name_song=name_song)
-        for name, count in self.assignment.num_left_out.items():
-            self.num_dropped[f"{name} shared with another split"] = count
+        self._split(rows, platforms, percentiles[0])
         self.balance = []
         if self.options.needs_popularity:
             self.balance = compute_split_balance(self.assignment.split_codes, platforms, percentiles[0])
             for entry in self.balance:
                 entry["platform"] = self.platforms[int(entry["platform"])]
         self.num_songs = {name: len(self.get_indices(name)) for name in SPLIT_NAMES}
+
+    def _split(self, rows: NDArray[np.int64], platforms: NDArray[np.uint16], percentiles: NDArray[np.float64]) -> None:
+        keys = {name: column[rows] for name, column in self._keys.items()}
+        if self.options.needs_audio:
+            keys["audio"] = self._cluster_audio(rows)
+        grouping = {name: keys[name] for name in self.options.group_by if name in keys}
+        self._group_keys = keys["id"]
+        for name in ("prompt", "creator"):
+            if name in grouping:
+                self._group_keys = np.where(grouping[name] != NO_KEY, grouping[name], self._group_keys)
+        # Songs of one creator share a split because the creator is their group; the rest has to be seen to.
+        linked = {name: column for name, column in grouping.items() if name != "creator"}
+        self.assignment = build_splits(self._compute_split_codes(platforms, percentiles), linked)
+        check_split_leakage(
+            self.assignment.split_codes, grouping, name_song=lambda position: self._name_song(int(rows[position]))
+        )
+        for name, count in self.assignment.num_left_out.items():
+            self.num_dropped[f"{name} shared with another split"] = count
 
     def _compute_split_codes(
         self, platforms: NDArray[np.uint16], percentiles: NDArray[np.float64]
@@ -376,31 +299,6 @@ class SongCorpus:
 
     def _name_song(self, row: int) -> str:
         return str(self._table.get_value(row, "id"))
-
-
-def format_time(moment: datetime) -> str:
-    """Write a moment as ISO 8601 in UTC, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _build_row(record: SongRecord) -> dict[str, Any]:
-    labels = record.labels or {}
-    return {
-        "id": record.id,
-        "platform": record.platform,
-        "creator": record.creator,
-        "prompt": record.prompt,
-        "play_count": record.play_count,
-        "like_count": record.like_count,
-        **{name: labels.get(name) for name in AESTHETIC_NAMES},
-        "label_source": record.label_source if labels else None,
-        "created_at": format_time(record.created_at) if record.created_at else None,
-        "duration": record.duration,
-        "title": record.title,
-        "is_instrumental": record.is_instrumental,
-        "audio_path": str(record.audio_path) if record.audio_path else None,
-        **record.extras,
-    }
 
 
 def _as_array(column: array, dtype: type) -> NDArray:

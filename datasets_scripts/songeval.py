@@ -18,7 +18,8 @@ from datasets_scripts.field_values import read_text
 from datasets_scripts.labels import read_labels
 from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import CorpusOptions, SongCorpus, SongRecord
+from datasets_scripts.song_corpus import SongCorpus
+from datasets_scripts.song_record import CorpusOptions, SongRecord
 from datasets_scripts.song_schema import AESTHETIC_NAMES
 
 SONGEVAL_PLATFORM = "songeval"

@@ -16,7 +16,8 @@ from datasets_scripts.field_values import read_count, read_flag, read_number, re
 from datasets_scripts.labels import LabelTable
 from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import SongCorpus, SongRecord
+from datasets_scripts.song_corpus import SongCorpus
+from datasets_scripts.song_record import SongRecord
 from datasets_scripts.splits import compute_exact_key
 
 # Where a Suno song object keeps what a song row needs. `|` separates alternatives, dots reach into objects.

@@ -7,7 +7,7 @@ from source_trees import FMA_HEADER, save_fma_tree
 
 from datasets_scripts.fma import Fma, iterate_fma_songs
 from datasets_scripts.metadata_tables import TableError
-from datasets_scripts.song_corpus import CorpusOptions
+from datasets_scripts.song_record import CorpusOptions
 from datasets_scripts.splits import SPLIT_NAMES
 
 

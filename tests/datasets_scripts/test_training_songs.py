@@ -12,7 +12,7 @@ from source_trees import AESTHETIC_NAMES, encode_song, make_song, make_suno_row,
 from datasets_scripts.audio_files import AudioPathError
 from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.parquet_folder import EmptyDatasetError
-from datasets_scripts.song_corpus import CorpusOptions
+from datasets_scripts.song_record import CorpusOptions
 from datasets_scripts.song_schema import build_song_features
 from datasets_scripts.splits import SPLIT_NAMES
 from datasets_scripts.targets import compute_popularity_targets
