@@ -58,13 +58,17 @@ Examples:
 SONGEVAL_DESCRIPTION = """\
 Songs in SongEval's layout (metadata.jsonl with `annotation`, one entry a rater): mean and spread per dimension.
 
-Example: python -m datasets_scripts.build songeval --source SongEval --output data/songeval
+Examples:
+  hf download ASLP-lab/SongEval --repo-type dataset --local-dir SongEval
+  python -m datasets_scripts.build songeval --source SongEval --output data/songeval
 """
 MUSIC_ARENA_DESCRIPTION = """\
 Battles in Music Arena's layout (battle_data/<month>/*.json, audio_files/<month>/*.mp3): one row a battle with both
 songs and the vote. Songs of withheld systems stay as rows without audio.
 
-Example: python -m datasets_scripts.build music-arena --source music-arena-dataset --months 2026-02 --output data/arena
+Examples:
+  hf download music-arena/music-arena-dataset --repo-type dataset --local-dir music-arena
+  python -m datasets_scripts.build music-arena --source music-arena --months 2026-02 --output data/arena
 """
 FMA_DESCRIPTION = """\
 Songs of the Free Music Archive (tracks.csv and fma_*/): listens and favourites as targets, split by artist.

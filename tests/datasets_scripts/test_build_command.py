@@ -1,11 +1,14 @@
 """The build command: what it writes is read back, the same everywhere, resumed after a kill; nonsense is refused."""
 
+import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import datasets
@@ -13,6 +16,7 @@ import pytest
 from killed_build import build_until_killed, read_folder
 from source_trees import make_suno_row, save_json_lines
 
+import datasets_scripts
 from datasets_scripts.build import build_parser, main, parse_columns
 from datasets_scripts.hub_upload import push_folder_to_hub
 
@@ -236,6 +240,24 @@ def test_help_teaches(capsys):
         shown = capsys.readouterr().out
         assert "python -m datasets_scripts.build " + command in shown
         assert "--output" in shown
+
+
+def test_the_synthetic_world_brings_its_own_arguments(monkeypatch):
+    seen = []
+    world = types.ModuleType("datasets_scripts.synthetic.command")
+    world.add_arguments = lambda parser: parser.add_argument("--num-songs", type=int)
+    world.run = lambda args: seen.append(args.num_songs) or 3
+    monkeypatch.setitem(sys.modules, "datasets_scripts.synthetic", types.ModuleType("datasets_scripts.synthetic"))
+    monkeypatch.setitem(sys.modules, world.__name__, world)
+    assert main(["synthetic", "--num-songs", "7"]) == 3
+    assert seen == [7]
+
+
+def test_the_missing_extra_is_named(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find_spec(name))
+    with pytest.raises(ImportError, match=r'datasets_scripts needs pyarrow: pip install "apex-music\[data\]"'):
+        importlib.reload(datasets_scripts)
 
 
 def test_columns_are_read_from_choices():

@@ -180,15 +180,6 @@ def test_adding_a_song_moves_no_other(suno_tree, tmp_path):
     assert splits[0] == splits[1]
 
 
-def test_several_processes_find_what_one_finds(suno_tree, tmp_path):
-    source = SongSource(str(suno_tree / "songs.jsonl"), str(suno_tree / "audio"), "suno")
-    digests = [
-        build(tmp_path / str(num), source, options=CorpusOptions(num_workers=num))[0].compute_digest()
-        for num in (1, 2)
-    ]
-    assert digests[0] == digests[1]
-
-
 def test_the_builder_is_a_builder_of_datasets(suno_tree, tmp_path):
     source = SongSource(str(suno_tree / "songs.jsonl"), str(suno_tree / "audio"), "suno")
     config = {"sources": [source], "corpus": CorpusOptions(split_ratios=HALVES)}
