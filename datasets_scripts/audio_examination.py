@@ -1,0 +1,158 @@
+"""
+The look inside every audio file of a corpus: rows of a working table come in, arrays of what was found leave.
+
+Decoding a corpus is the expensive part of a build, so it runs in as many processes as asked for, and every result
+goes to a journal at once: a build that is killed looks at no file twice, unless the file changed in between.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from datasets_scripts.audio_files import AudioFacts, examine_audio_file
+from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
+from datasets_scripts.splits import compute_exact_key
+from datasets_scripts.working_files import AudioJournal, WorkingTable
+
+# How many files are handed to the processes at a time; bounds what waits in memory.
+FILES_PER_ROUND = 64
+
+
+class ExaminationOptions(Protocol):
+    """The part of a corpus's options that matters here."""
+
+    @property
+    def needs_audio(self) -> bool: ...
+
+    @property
+    def num_workers(self) -> int: ...
+
+
+@dataclass
+class ExaminedAudio:
+    """
+    What was found, one entry per row of the working table; all zero for rows that were not looked at.
+
+    Args:
+        has_file, is_sound, has_fingerprint (`np.ndarray` of shape `(num_rows,)`):
+            Whether there is a file, whether it decodes, whether it has a fingerprint.
+        sha256 (`np.ndarray` of shape `(num_rows,)`):
+            First 64 bits of the hash of the file's bytes.
+        fingerprint (`np.ndarray` of shape `(num_rows, 30)`):
+            See `audio_fingerprint`.
+        num_bytes (`np.ndarray` of shape `(num_rows,)`):
+            Size of the file.
+        duration (`np.ndarray` of shape `(num_rows,)`):
+            Seconds of sound.
+        errors (`dict[int, str]`):
+            Why a row's file cannot be used.
+    """
+
+    has_file: NDArray[np.bool_]
+    is_sound: NDArray[np.bool_]
+    has_fingerprint: NDArray[np.bool_]
+    sha256: NDArray[np.uint64]
+    fingerprint: NDArray[np.uint8]
+    num_bytes: NDArray[np.int64]
+    duration: NDArray[np.float64]
+    errors: dict[int, str]
+
+
+def examine_songs(
+    table: WorkingTable, rows: NDArray[np.int64], num_rows: int, folder: Path, options: ExaminationOptions
+) -> ExaminedAudio:
+    """
+    Look inside the audio files of some rows, except those that an earlier run has looked at.
+
+    Args:
+        table ([`WorkingTable`]):
+            Rows with an `audio_path`.
+        rows (`np.ndarray`):
+            The rows to look at, ascending.
+        num_rows (`int`):
+            Rows of the table.
+        folder (`Path`):
+            Where the journal lies.
+        options ([`ExaminationOptions`]):
+            Whether audio is needed at all, and how many processes look.
+
+    Returns:
+        [`ExaminedAudio`]: for every row of the table.
+    """
+    # Without audio there is nothing to keep per row.
+    size = num_rows if options.needs_audio else 0
+    found = ExaminedAudio(
+        has_file=np.zeros(size, dtype=bool),
+        is_sound=np.zeros(size, dtype=bool),
+        has_fingerprint=np.zeros(size, dtype=bool),
+        sha256=np.zeros(size, dtype=np.uint64),
+        fingerprint=np.zeros((size, FINGERPRINT_BYTES), dtype=np.uint8),
+        num_bytes=np.zeros(size, dtype=np.int64),
+        duration=np.zeros(size, dtype=np.float64),
+        errors={},
+    )
+    if not options.needs_audio:
+        return found
+    journal = AudioJournal(folder)
+    file_keys = np.zeros(size, dtype=np.uint64)
+    for row, path in _iterate_paths(table, rows):
+        file_keys[row] = _compute_file_key(path)
+    found.has_file = file_keys != 0
+    _take_over(found, journal.load(), file_keys)
+    open_rows = rows[found.has_file[rows] & (found.sha256[rows] == 0)]
+    with tqdm(total=int(found.has_file.sum()), desc="Examining audio", unit="song", smoothing=0.05) as progress:
+        progress.update(int(np.sum(found.sha256 != 0)))
+        for row, facts in _examine_all(table, open_rows, options.num_workers):
+            journal.append(row, int(file_keys[row]), facts)
+            progress.update()
+    _take_over(found, journal.load(), file_keys)
+    found.errors = journal.load_errors()
+    return found
+
+
+def _take_over(found: ExaminedAudio, records: NDArray, file_keys: NDArray[np.uint64]) -> None:
+    """Copy journal records into the arrays, unless they are about a file that has changed or about another table."""
+    records = records[records["row"] < len(file_keys)]
+    records = records[records["file_key"] == file_keys[records["row"]]]
+    rows = records["row"]
+    found.sha256[rows] = records["sha256"][:, :8].copy().view("<u8").ravel() | np.uint64(1)
+    found.fingerprint[rows] = records["fingerprint"]
+    found.has_fingerprint[rows] = records["has_fingerprint"] == 1
+    found.is_sound[rows] = records["is_sound"] == 1
+    found.num_bytes[rows] = records["num_bytes"]
+    found.duration[rows] = records["duration"]
+
+
+def _examine_all(table: WorkingTable, rows: NDArray[np.int64], num_workers: int) -> Iterator[tuple[int, AudioFacts]]:
+    if num_workers <= 1 or len(rows) < 2:
+        for row, path in _iterate_paths(table, rows):
+            yield row, examine_audio_file(path)
+        return
+    # Spawned, not forked: forking a process with running threads can hang.
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        for start in range(0, len(rows), FILES_PER_ROUND):
+            pairs = list(_iterate_paths(table, rows[start : start + FILES_PER_ROUND]))
+            yield from zip(
+                (row for row, _ in pairs), pool.map(examine_audio_file, (path for _, path in pairs)), strict=True
+            )
+
+
+def _iterate_paths(table: WorkingTable, rows: NDArray[np.int64]) -> Iterator[tuple[int, Path]]:
+    done = 0
+    for batch in table.iterate_rows(rows, ["audio_path"]):
+        for offset, path in enumerate(batch["audio_path"].to_pylist()):
+            if path is not None:
+                yield int(rows[done + offset]), Path(path)
+        done += batch.num_rows
+
+
+def _compute_file_key(path: Path) -> int:
+    status = path.stat()
+    return compute_exact_key(f"{path}\x1f{status.st_size}\x1f{status.st_mtime_ns}")

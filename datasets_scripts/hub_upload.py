@@ -1,0 +1,56 @@
+"""
+Publishing a built dataset: a finished folder and a Hub id come in, a dataset repository leaves.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.parquet_folder import MANIFEST_NAME, WORKING_FOLDER
+
+
+def push_folder_to_hub(folder: str | Path, hub_id: str, *, is_private: bool = True, api: Any = None) -> str:
+    """
+    Upload a finished dataset folder to the Hub.
+
+    Args:
+        folder (`str` or `Path`):
+            A folder that `write_parquet_folder` finished.
+        hub_id (`str`):
+            The dataset repository, `"owner/name"`; made when it is not there.
+        is_private (`bool`, defaults to `True`):
+            Whether a repository that is made is private. Licences of sources often forbid to publish their audio.
+        api (`huggingface_hub.HfApi`, *optional*):
+            The client to use.
+
+    Returns:
+        `str`: the repository's address.
+
+    Raises:
+        `FileNotFoundError`: If the folder is not a finished dataset.
+        `ValueError`: If its rows hold paths of this machine in place of audio.
+    """
+    folder = Path(folder).expanduser()
+    manifest_path = folder / MANIFEST_NAME
+    if not manifest_path.is_file():
+        raise FileNotFoundError(f"No {MANIFEST_NAME} in {folder}: finish the build before publishing it.")
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    options = manifest["options"]
+    if options.get("needs_audio", True) and not options.get("embeds_audio", True):
+        raise ValueError(
+            f"The rows of {folder} hold paths of this machine in place of audio: build it without --no-embed-audio "
+            f"before publishing it."
+        )
+    if api is None:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+    address = api.create_repo(hub_id, repo_type="dataset", private=is_private, exist_ok=True)
+    api.upload_folder(
+        repo_id=hub_id,
+        repo_type="dataset",
+        folder_path=folder,
+        ignore_patterns=[f"{WORKING_FOLDER}/*"],
+        commit_message=f"Upload the {manifest['builder']} dataset",
+    )
+    return str(address)

@@ -1,0 +1,246 @@
+"""
+Training songs: metadata tables with play and like counts, and the audio they speak of, become a song dataset.
+
+A source is a table (a local file, a folder of files or a Hub dataset) and its audio (a folder, or a column of the
+table). Which column holds which field is an option; the defaults are those of a Suno song object. Aesthetic labels are
+joined from a table of their own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets_scripts.audio_files import AudioFolder, spool_audio
+from datasets_scripts.field_values import read_count, read_flag, read_number, read_text, read_time
+from datasets_scripts.labels import LabelTable
+from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
+from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
+from datasets_scripts.song_corpus import SongCorpus
+from datasets_scripts.song_record import SongRecord
+from datasets_scripts.splits import compute_exact_key
+
+# Where a Suno song object keeps what a song row needs. `|` separates alternatives, dots reach into objects.
+DEFAULT_COLUMNS: Mapping[str, str] = {
+    "id": "id",
+    "platform": "platform",
+    "play_count": "play_count",
+    "like_count": "upvote_count",
+    "creator": "user_id|handle",
+    "prompt": "metadata.gpt_description_prompt|metadata.prompt",
+    "created_at": "created_at",
+    "duration": "metadata.duration|duration",
+    "title": "title",
+    "has_vocal": "metadata.has_vocal",
+    "is_instrumental": "is_instrumental",
+    "audio": "audio",
+    "audio_path": "audio_path|file_name",
+}
+AUDIO_IN_TABLE = "in-table"
+NO_AUDIO = "none"
+
+
+@dataclass(frozen=True)
+class SongSource:
+    """
+    One metadata table and its audio.
+
+    Args:
+        metadata (`str`):
+            A file, a folder of files, or a Hub dataset id (`"owner/name"`).
+        audio (`str`):
+            The audio folder; `"in-table"` when the table has a column with the audio; `"none"` for no audio at all.
+        platform (`str`, *optional*):
+            The platform of all its songs. Without it the table must have a column that says so.
+        split (`str`, defaults to `"train"`):
+            The split to read of a Hub dataset.
+        revision (`str`, *optional*):
+            The revision to read of a Hub dataset.
+    """
+
+    metadata: str
+    audio: str
+    platform: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+@dataclass
+class TrainingSongsConfig(SongDatasetConfig):
+    """
+    Which songs, and which of them.
+
+    Args:
+        sources (`Sequence[SongSource]`):
+            Tables and audio, in the order in which duplicates are decided.
+        columns (`Mapping[str, str]`, *optional*):
+            Columns that differ from `DEFAULT_COLUMNS`, by field; `"platform:field"` sets one for one platform only.
+        labels (`str`, *optional*):
+            A table with `id` and the five aesthetic columns.
+        label_source (`str`, defaults to `"pseudo-labels"`):
+            Who gave those labels.
+    """
+
+    sources: Sequence[SongSource] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: str | None = None
+    label_source: str = "pseudo-labels"
+
+    def list_source_files(self) -> list[Path]:
+        """List the tables that are local."""
+        paths = [Path(source.metadata) for source in self.sources] + ([Path(self.labels)] if self.labels else [])
+        return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+class TrainingSongs(SongDatasetBuilder):
+    """Songs of one or several platforms with popularity targets and, where there are labels, aesthetic ones."""
+
+    BUILDER_CONFIG_CLASS = TrainingSongsConfig
+    BUILDER_CONFIGS: ClassVar[list] = [TrainingSongsConfig(name="songs", version=BUILDER_VERSION)]
+    DEFAULT_CONFIG_NAME = "songs"
+    PRETTY_NAME = "Songs with popularity targets"
+    INTRODUCTION = """\
+AI-generated songs with play and like counts turned into popularity targets, and aesthetic labels where there are any.
+`label_source` says whose they are: labels of the source `pseudo-labels` were made by another model, not by people.
+"""
+    TAGS = ("music-popularity",)
+
+    def build_corpus(self, working_folder: Path) -> SongCorpus:
+        """Scan, filter, rank and split the songs of all sources."""
+        config: TrainingSongsConfig = self.config
+        if not config.sources:
+            raise ValueError("`sources` is empty: give at least one SongSource(metadata, audio).")
+        labels = LabelTable(config.labels, label_source=config.label_source) if config.labels else None
+        records = (
+            record
+            for source in config.sources
+            for record in iterate_song_records(source, config.columns, labels, working_folder / "audio")
+        )
+        return SongCorpus(records, config.corpus, working_folder)
+
+    def describe_options(self) -> dict[str, Any]:
+        """Return the options of the build for the manifest."""
+        config: TrainingSongsConfig = self.config
+        sources = [
+            {
+                "metadata": _describe_place(source.metadata),
+                "audio": source.audio if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else _describe_place(source.audio),
+                "platform": source.platform,
+                "split": source.split,
+                "revision": source.revision,
+            }
+            for source in config.sources
+        ]
+        return {
+            "sources": sources,
+            "columns": dict(config.columns),
+            "labels": _describe_place(config.labels) if config.labels else None,
+            "label_source": config.label_source if config.labels else None,
+            **super().describe_options(),
+        }
+
+
+def iterate_song_records(
+    source: SongSource, columns: Mapping[str, str], labels: LabelTable | None, spool_folder: Path
+) -> Iterator[SongRecord]:
+    """
+    Stream the songs of one source.
+
+    Args:
+        source ([`SongSource`]):
+            The table and its audio.
+        columns (`Mapping[str, str]`):
+            Columns that differ from `DEFAULT_COLUMNS`.
+        labels ([`LabelTable`], *optional*):
+            Aesthetic labels by id.
+        spool_folder (`Path`):
+            Where audio goes that comes inside the table.
+
+    Returns:
+        `Iterator[SongRecord]`: the songs, in the order of the table.
+
+    Raises:
+        `TableError`: If a column is missing or a cell makes no sense.
+        `AudioPathError`: If an audio path leaves the audio folder.
+    """
+    specs = build_column_specs(columns, source.platform)
+    required = {name: specs[name] for name in ("id", "play_count", "like_count")}
+    if source.platform is None:
+        required["platform"] = specs["platform"]
+    if source.audio == AUDIO_IN_TABLE:
+        required["audio"] = specs["audio"]
+    folder = None if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else AudioFolder(source.audio)
+    rows = iterate_table(source.metadata, split=source.split, revision=source.revision)
+    for row in check_columns(rows, required, source=source.metadata):
+        record = _build_record(row, specs, source.platform)
+        if folder is not None:
+            named = read_text(specs["audio_path"].find(row.values))
+            record.audio_path = folder.find(record.id, named, location=row.location)
+        elif source.audio == AUDIO_IN_TABLE:
+            audio = specs["audio"].find(row.values)
+            if isinstance(audio, Mapping):
+                record.audio_path = spool_audio(audio, spool_folder, f"{compute_exact_key(record.id):016x}")
+        if labels is not None:
+            record.labels, record.label_source = labels.find(record.id), labels.label_source
+        yield record
+
+
+def build_column_specs(columns: Mapping[str, str], platform: str | None) -> dict[str, ColumnSpec]:
+    """
+    Complete a choice of columns by the defaults.
+
+    Args:
+        columns (`Mapping[str, str]`):
+            Fields, or `"platform:field"`, to columns.
+        platform (`str`, *optional*):
+            The platform whose own choices win.
+
+    Returns:
+        `dict[str, ColumnSpec]`: a column for every field.
+
+    Raises:
+        `ValueError`: If a field is unknown.
+    """
+    chosen, chosen_for_platform = dict(DEFAULT_COLUMNS), {}
+    for name, column in columns.items():
+        of_platform, separator, field_name = name.rpartition(":")
+        if field_name not in DEFAULT_COLUMNS:
+            raise ValueError(f"Unknown field {field_name!r}: expected one of {', '.join(DEFAULT_COLUMNS)}.")
+        if not separator:
+            chosen[field_name] = column
+        elif of_platform == platform:
+            chosen_for_platform[field_name] = column
+    return {name: ColumnSpec(column) for name, column in {**chosen, **chosen_for_platform}.items()}
+
+
+def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], platform: str | None) -> SongRecord:
+    found = {name: specs[name].find(row.values) for name in specs if name not in ("audio", "audio_path")}
+    song_id, place = read_text(found["id"]), row.location
+    if song_id is None:
+        raise TableError(f"{place} has no id.")
+    platform = platform or read_text(found["platform"])
+    if platform is None:
+        raise TableError(f"{place} names no platform. Name one for the whole source, or fill the column.")
+    is_instrumental = read_flag(found["is_instrumental"], "is_instrumental", place)
+    has_vocal = read_flag(found["has_vocal"], "has_vocal", place)
+    if is_instrumental is None and has_vocal is not None:
+        is_instrumental = not has_vocal
+    return SongRecord(
+        location=place,
+        id=song_id,
+        platform=platform,
+        creator=read_text(found["creator"]),
+        prompt=read_text(found["prompt"]),
+        play_count=read_count(found["play_count"], "play_count", place),
+        like_count=read_count(found["like_count"], "like_count", place),
+        created_at=read_time(found["created_at"], "created_at", place),
+        duration=read_number(found["duration"], "duration", place),
+        title=read_text(found["title"]),
+        is_instrumental=is_instrumental,
+    )
+
+
+def _describe_place(place: str) -> str:
+    """Return a Hub id as it is and a path without its folders, which say something about a machine only."""
+    path = Path(place).expanduser()
+    return path.resolve().name if path.exists() else place

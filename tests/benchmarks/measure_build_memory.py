@@ -1,0 +1,62 @@
+"""
+Peak memory of building training songs from metadata tables of growing size, as JSON on the standard output.
+
+Run as `python tests/benchmarks/measure_build_memory.py 100000 1000000`. Tables are made on the fly as JSONL.zst, and
+each build runs in a process of its own, so that one build's peak is not the other's.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import zstandard
+
+BUILD = """
+import json, resource, sys
+from datasets_scripts.build import main
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = main(sys.argv[1:])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"status": status, "megabytes_after_import": before // 1024, "megabytes_peak": after // 1024}))
+"""
+
+
+def save_table(path: Path, num_rows: int) -> None:
+    """Write a table of song objects with about a kilobyte of text each."""
+    with open(path, "wb") as file, zstandard.ZstdCompressor().stream_writer(file) as stream:
+        for number in range(num_rows):
+            row = {
+                "id": f"{number:032x}",
+                "title": f"Song {number}",
+                "created_at": "2025-03-01T12:00:00.000Z",
+                "play_count": 1 + (number * 7919) % 100_003,
+                "upvote_count": (number * 104_729) % 5003,
+                "user_id": f"user-{number // 5}",
+                "metadata": {
+                    "prompt": f"words of song {number} " * 40,
+                    "gpt_description_prompt": f"a song about {number // 2}",
+                    "duration": 120.0,
+                    "has_vocal": number % 3 > 0,
+                },
+            }
+            stream.write(json.dumps(row).encode() + b"\n")
+
+
+def measure_build(num_rows: int) -> dict[str, float]:
+    """Build a table of `num_rows` songs without audio in a fresh process, and tell its peak memory in megabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        table, output = Path(folder, "songs.jsonl.zst"), Path(folder, "out")
+        save_table(table, num_rows)
+        arguments = ["training", "--source", str(table), "none", "suno", "--output", str(output)]
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", BUILD, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+        seconds = time.perf_counter() - start
+    return {"num_rows": num_rows, "seconds": round(seconds, 1), **json.loads(done.stdout.splitlines()[-1])}
+
+
+if __name__ == "__main__":
+    results = [measure_build(int(argument)) for argument in sys.argv[1:] or ("100000", "1000000")]
+    print(json.dumps(results, indent=2))

@@ -1,0 +1,313 @@
+"""The build command: what it writes is read back, the same everywhere, resumed after a kill; nonsense is refused."""
+
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import datasets
+import pytest
+from killed_build import build_until_killed, read_folder
+from source_trees import make_suno_row, save_json_lines
+
+import datasets_scripts
+from datasets_scripts.build import build_parser, main, parse_columns
+from datasets_scripts.hub_upload import push_folder_to_hub
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Run by a Python that has imported nothing of the build; prints one line a dataset.
+READER = """
+import json, sys
+import datasets
+from modeling_apex.audio_apex import load_audio
+
+for folder in sys.argv[1:]:
+    loaded, streamed = datasets.load_dataset(folder), datasets.load_dataset(folder, streaming=True)
+    report = {}
+    for split, rows in loaded.items():
+        columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Audio)]
+        assert list(streamed[split]) == list(rows)
+        lengths = [len(load_audio(row[name])) for row in rows for name in columns if row[name] is not None]
+        report[split] = {"num_rows": rows.num_rows, "num_songs": len(lengths), "shortest": min(lengths)}
+    print(json.dumps(report))
+"""
+
+
+def training_arguments(tree, output, *more):
+    source = [str(tree / "songs.jsonl"), str(tree / "audio"), "suno"]
+    splits = ["--splits", "50:25:25", "--max-shard-size", "0.05", "--label-source", "synthetic"]
+    labels = ["--labels", str(tree / "labels.jsonl")]
+    return ["training", "--source", *source, *labels, *splits, "--output", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def training_folder(suno_tree, tmp_path_factory):
+    """The training songs of `suno_tree`, built without interruption."""
+    folder = tmp_path_factory.mktemp("built") / "training"
+    assert main(training_arguments(suno_tree, folder)) == 0
+    return folder
+
+
+def test_every_dataset_is_read_back_in_a_fresh_process(
+    training_folder, songeval_tree, arena_tree, fma_tree, tmp_path, monkeypatch
+):
+    folders = {name: str(tmp_path / name) for name in ("songeval", "music-arena", "fma")}
+    splits = ["--splits", "50:25:25"]
+    assert main(["songeval", "--source", str(songeval_tree), *splits, "--output", folders["songeval"]]) == 0
+    assert main(["music-arena", "--source", str(arena_tree), "--output", folders["music-arena"]]) == 0
+    fma = ["--tracks", str(fma_tree / "tracks.csv"), "--audio", str(fma_tree / "audio")]
+    assert main(["fma", *fma, *splits, "--output", folders["fma"]]) == 0
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    arguments = [sys.executable, "-c", READER, str(training_folder), *folders.values()]
+    done = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    training, songeval, arena, fma_report = map(json.loads, done.stdout.splitlines())
+    assert sum(split["num_rows"] for split in training.values()) == 24
+    assert sum(split["num_rows"] for split in songeval.values()) == 12
+    assert arena == {"test": {"num_rows": 8, "num_songs": 15, "shortest": arena["test"]["shortest"]}}
+    assert sum(split["num_rows"] for split in fma_report.values()) == 11
+    for report in (training, songeval, arena, fma_report):
+        # Two seconds at 24 kHz; an MP3 may be padded by its encoder.
+        assert all(48_000 <= split["shortest"] < 52_000 for split in report.values())
+
+
+def test_the_manifest_tells_what_is_there(training_folder):
+    manifest = json.loads((training_folder / "manifest.json").read_text())
+    assert {name: split["num_rows"] for name, split in manifest["splits"].items()} == {
+        name: rows.num_rows for name, rows in datasets.load_dataset(str(training_folder)).items()
+    }
+    assert len(manifest["splits"]["train"]["shards"]) > 1
+    assert manifest["options"]["sources"][0]["metadata"] == "songs.jsonl"
+    assert manifest["versions"]["datasets"] == datasets.__version__
+    assert str(training_folder.parent) not in json.dumps(manifest)
+    card = (training_folder / "README.md").read_text()
+    assert card.startswith("---\npretty_name: ")
+    assert "| train | " in card
+    assert not (training_folder / ".build").exists()
+
+
+def test_months_of_battles_are_configs(arena_tree, tmp_path):
+    assert main(["music-arena", "--source", str(arena_tree), "--output", str(tmp_path / "arena")]) == 0
+    of_month = datasets.load_dataset(str(tmp_path / "arena"), "08-2026MAR", split="test")
+    assert sorted(of_month["battle_uuid"]) == [f"battle-{number}" for number in (1, 3, 5, 7)]
+    assert datasets.load_dataset(str(tmp_path / "arena"), split="test").num_rows == 8
+
+
+def test_a_rebuilt_dataset_has_the_same_bytes(training_folder, suno_tree, tmp_path):
+    # Elsewhere, by another number of processes, and with the source in another place.
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("songs.jsonl", "labels.jsonl", "audio"):
+        (moved / name).symlink_to(suno_tree / name)
+    assert main(training_arguments(moved, tmp_path / "again", "--num-workers", "2")) == 0
+    assert read_folder(tmp_path / "again") == read_folder(training_folder)
+
+
+@pytest.mark.parametrize(
+    ("moment", "call_number"),
+    [
+        ("scanning", 5),
+        ("examining", 10),
+        ("writing a shard", 1),
+        ("writing a shard", 3),
+        ("inside a shard", 2),
+        ("finishing a text", 2),
+        ("finishing a text", 3),
+        ("cleaning up", 2),
+    ],
+)
+def test_a_killed_build_ends_with_the_same_bytes(
+    moment, call_number, training_folder, suno_tree, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_build"])
+    output = tmp_path / "killed"
+    arguments = training_arguments(suno_tree, output)
+    process = context.Process(target=build_until_killed, args=(arguments, moment, call_number))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert read_folder(output) != read_folder(training_folder)
+    assert main(arguments) == 0
+    assert read_folder(output) == read_folder(training_folder)
+
+
+def test_a_resumed_build_looks_at_no_file_twice(suno_tree, tmp_path, monkeypatch):
+    from datasets_scripts import audio_examination
+
+    looked_at = []
+    examine = audio_examination.examine_audio_file
+
+    def stop_after_ten(path):
+        looked_at.append(path.name)
+        if len(looked_at) == 11:
+            raise KeyboardInterrupt
+        return examine(path)
+
+    monkeypatch.setattr(audio_examination, "examine_audio_file", stop_after_ten)
+    arguments = training_arguments(suno_tree, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    assert main(arguments) == 0
+    assert len(looked_at) == 24 + 1
+    assert len(set(looked_at)) == 24
+
+
+def test_a_changed_source_forgets_the_shards_of_an_unfinished_build(suno_tree, tmp_path, monkeypatch):
+    from datasets_scripts import parquet_folder
+
+    write_shard, written = parquet_folder._write_shard, []
+
+    def stop_at_third(shard, *rest):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard.path)
+        write_shard(shard, *rest)
+
+    table = tmp_path / "songs.jsonl"
+    rows = [json.loads(line) for line in (suno_tree / "songs.jsonl").read_text().splitlines()]
+    save_json_lines(table, rows)
+    arguments = training_arguments(suno_tree, tmp_path / "out")
+    arguments[2] = str(table)
+    monkeypatch.setattr(parquet_folder, "_write_shard", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    monkeypatch.setattr(parquet_folder, "_write_shard", write_shard)
+    save_json_lines(table, [row | {"title": "Renamed"} for row in rows])
+    assert main(arguments) == 0
+    titles = {title for split in datasets.load_dataset(str(tmp_path / "out")).values() for title in split["title"]}
+    assert titles == {"Renamed"}
+
+
+def test_a_finished_build_is_kept_or_built_again_as_asked(suno_tree, tmp_path, capsys):
+    arguments = training_arguments(suno_tree, tmp_path / "out")
+    assert main(arguments) == 0
+    first = read_folder(tmp_path / "out")
+    assert main(arguments) == 0
+    assert "is finished already: nothing to do" in capsys.readouterr().out
+    assert main([*arguments, "--seed", "7"]) == 1
+    assert "was built with other options (seed)" in capsys.readouterr().err
+    assert read_folder(tmp_path / "out") == first
+    assert main([*arguments, "--seed", "7", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["options"]["seed"] == 7
+    assert main([*arguments, "--overwrite"]) == 0
+    assert read_folder(tmp_path / "out") == first
+
+
+def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    assert main(training_arguments(suno_tree, tmp_path / "out", "--overwrite")) == 1
+    assert "is not empty and holds no build of ours" in capsys.readouterr().err
+    assert read_folder(tmp_path / "out") == {"thesis.txt": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--source", "only-one"], "--source takes METADATA AUDIO [PLATFORM], got 'only-one'"),
+        (["--source", "t.jsonl", "none", "udio"], "Either all sources have audio or none"),
+        (["--column", "likes"], "--column takes [PLATFORM:]FIELD=NAME, got 'likes'"),
+        (["--column", "stars=likes"], "Unknown field 'stars'"),
+        (["--splits", "90:10"], "Split ratios must be three numbers"),
+        (["--as-of", "soon"], "--as-of: DATE is 'soon', expected a time"),
+        (["--max-shard-size", "-1"], "`max_shard_bytes` must be positive"),
+        (["--labels", "nowhere.csv"], "No metadata table at nowhere.csv"),
+    ],
+)
+def test_refusals(suno_tree, tmp_path, capsys, change, message):
+    assert main([*training_arguments(suno_tree, tmp_path / "out"), *change]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_help_teaches(capsys):
+    for command in ("training", "songeval", "music-arena", "fma"):
+        with pytest.raises(SystemExit) as stopped:
+            build_parser().parse_args([command, "--help"])
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        assert "python -m datasets_scripts.build " + command in shown
+        assert "--output" in shown
+
+
+def test_the_synthetic_world_brings_its_own_arguments(monkeypatch):
+    seen = []
+    world = types.ModuleType("datasets_scripts.synthetic.command")
+    world.add_arguments = lambda parser: parser.add_argument("--num-songs", type=int)
+    world.run = lambda args: seen.append(args.num_songs) or 3
+    monkeypatch.setitem(sys.modules, "datasets_scripts.synthetic", types.ModuleType("datasets_scripts.synthetic"))
+    monkeypatch.setitem(sys.modules, world.__name__, world)
+    assert main(["synthetic", "--num-songs", "7"]) == 3
+    assert seen == [7]
+
+
+def test_the_missing_extra_is_named(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find_spec(name))
+    with pytest.raises(ImportError, match=r'datasets_scripts needs pyarrow: pip install "apex-music\[data\]"'):
+        importlib.reload(datasets_scripts)
+
+
+def test_columns_are_read_from_choices():
+    assert parse_columns(["a=b|c.d", "udio:x=y=z"]) == {"a": "b|c.d", "udio:x": "y=z"}
+
+
+class RecordingApi:
+    """Stands in for `huggingface_hub.HfApi` and remembers what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create_repo", repo_id, options))
+        return f"https://hub.invalid/datasets/{repo_id}"
+
+    def upload_folder(self, **options):
+        self.calls.append(("upload_folder", options))
+
+
+def test_a_finished_folder_is_published(training_folder):
+    api = RecordingApi()
+    assert push_folder_to_hub(training_folder, "me/songs", api=api) == "https://hub.invalid/datasets/me/songs"
+    create, upload = api.calls
+    assert create == ("create_repo", "me/songs", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert upload[1]["folder_path"] == training_folder
+    assert upload[1]["repo_id"] == "me/songs"
+    assert upload[1]["repo_type"] == "dataset"
+
+
+def test_the_command_publishes_what_it_built(suno_tree, tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    api = RecordingApi()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    arguments = training_arguments(suno_tree, tmp_path / "out", "--push-to-hub", "me/songs", "--public")
+    assert main(arguments) == 0
+    assert "Published as https://hub.invalid/datasets/me/songs" in capsys.readouterr().out
+    assert api.calls[0][2]["private"] is False
+
+
+def test_what_cannot_be_published_is_refused(suno_tree, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No manifest\.json in .*: finish the build"):
+        push_folder_to_hub(tmp_path, "me/songs", api=RecordingApi())
+    assert main(training_arguments(suno_tree, tmp_path / "out", "--no-embed-audio")) == 0
+    with pytest.raises(ValueError, match="hold paths of this machine in place of audio"):
+        push_folder_to_hub(tmp_path / "out", "me/songs", api=RecordingApi())
+
+
+def test_nothing_to_write_is_an_error(tmp_path, capsys):
+    table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(1, play_count=0)])
+    assert main(["training", "--source", str(table), "none", "suno", "--output", str(tmp_path / "out")]) == 1
+    assert "No song is left of 1 (1 zero plays)" in capsys.readouterr().err
