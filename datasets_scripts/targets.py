@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modeling_apex.configuration_apex import POPULARITY_EXPONENT
+from modeling_apex.heads_apex import POPULARITY_EXPONENT
 
 
 def compute_percentile_ranks(counts: ArrayLike, platforms: ArrayLike | None = None) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@ Configuration of the APEX model: everything that a checkpoint must say about its
 
 What comes in is a `config.json` (ours, or the published `amaai-lab/apex` one, whose field names are translated here);
 what leaves is a validated [`ApexConfig`]. The encoder is described by a nested `HubertConfig`, and the heads are data:
-their order in `config.heads` is the order of the score columns everywhere else. This file does not import torch.
+their order in `config.heads` is the order of the score columns everywhere else.
 """
 
 import difflib
@@ -13,19 +13,8 @@ from typing import Any, ClassVar
 
 from transformers import HubertConfig, PreTrainedConfig
 
-# The 80th percentile scores 50: 100 * 0.8 ** alpha = 50 (arXiv 2605.03395, section on targets).
-POPULARITY_EXPONENT = math.log(0.5) / math.log(0.8)
+from .heads_apex import DEFAULT_HEADS, HEAD_GROUPS, POPULARITY_EXPONENT
 
-DEFAULT_HEADS: tuple[dict[str, Any], ...] = (
-    {"name": "score_streams", "minimum": 0.0, "maximum": 100.0, "group": "popularity"},
-    {"name": "score_likes", "minimum": 0.0, "maximum": 100.0, "group": "popularity"},
-    {"name": "coherence", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
-    {"name": "musicality", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
-    {"name": "memorability", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
-    {"name": "clarity", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
-    {"name": "naturalness", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
-)
-HEAD_GROUPS = ("popularity", "aesthetics")
 PREDICTION_LEVELS = ("song", "segment")
 
 # MERT-v1-95M is HuBERT base at 24 kHz. Layer drop and time masking are training devices of the encoder's own

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from transformers import HubertConfig
 
-from modeling_apex.configuration_apex import DEFAULT_HEADS, PREDICTION_LEVELS, ApexConfig
+from modeling_apex.configuration_apex import PREDICTION_LEVELS, ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.heads_apex import DEFAULT_HEADS
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.published_apex import PublishedWeights, infer_head_config, read_encoder, read_heads
 from modeling_apex.report_apex import format_table

@@ -4,7 +4,7 @@ Room 1: open a song, whatever holds it, and decode it to blocks.
 A song comes in as a path, an `http(s)` URL, bytes, a binary file object, an array or tensor with its sampling rate, a
 dictionary around any of these, or a decoder object of `datasets`. It leaves as short float32 mono blocks at its native
 rate, checked: what is empty, not finite or beyond a limit is refused by name. Decoding libraries are imported when the
-first song needs them, so that reading this file needs only numpy and torch.
+first song needs them, and torch not at all: workers that look at audio and run no model stay light.
 """
 
 import functools
@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,7 +25,6 @@ from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-import torch
 
 BLOCK_NUM_SAMPLES = 65_536
 """Decoded samples per channel that are held at once: 1.5 s at 44.1 kHz."""
@@ -203,7 +203,7 @@ def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLi
     limits = limits or AudioLimits()
     if isinstance(source, dict):
         return _open_dict(source, sampling_rate, limits)
-    if isinstance(source, np.ndarray) or torch.is_tensor(source):
+    if isinstance(source, np.ndarray) or _is_tensor(source):
         return _open_array(source, sampling_rate, limits)
     if hasattr(source, "get_all_samples"):
         samples = source.get_all_samples()
@@ -247,7 +247,7 @@ def _open_array(source: Any, sampling_rate: Any, limits: AudioLimits, *, name: s
             f"{name}: an array has no sampling rate of its own. Pass `sampling_rate=` in hertz, or "
             '{"array": array, "sampling_rate": 44100}.'
         )
-    if torch.is_tensor(source):
+    if _is_tensor(source):
         source = source.detach().to("cpu")
         # NumPy has no bfloat16.
         source = (source.float() if source.is_floating_point() else source).numpy()
@@ -277,6 +277,12 @@ def _open_array(source: Any, sampling_rate: Any, limits: AudioLimits, *, name: s
     blocks = (channels_last[start : start + BLOCK_NUM_SAMPLES] for start in starts)
     decoded = _Decoded(sampling_rate, channels_last.shape[1], blocks, len(channels_last) / sampling_rate)
     return _build_stream(name, decoded, limits, ExitStack())
+
+
+def _is_tensor(source: Any) -> bool:
+    """Tell a torch tensor without importing torch: who holds one has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.is_tensor(source)
 
 
 def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:

@@ -13,15 +13,17 @@ from typing import Any
 
 from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.heads_apex import SCORE_MEANINGS
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.registration import TASK
-from modeling_apex.report_apex import SCORE_MEANINGS, format_score
+from modeling_apex.report_apex import format_score
 
 INFERENCE_FILES = (
     "audio_apex.py",
     "configuration_apex.py",
     "decoding_apex.py",
     "feature_extraction_apex.py",
+    "heads_apex.py",
     "modeling_apex.py",
     "pipeline_apex.py",
     "published_apex.py",

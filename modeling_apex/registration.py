@@ -65,6 +65,7 @@ OWN_MODULES = tuple(
         "configuration",
         "decoding",
         "feature_extraction",
+        "heads",
         "modeling",
         "pipeline",
         "published",

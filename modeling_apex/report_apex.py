@@ -12,16 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What SongEval asked its raters (arXiv 2505.10793), in a few words; popularity as in arXiv 2605.03395.
-SCORE_MEANINGS = {
-    "score_streams": "engagement by plays",
-    "score_likes": "engagement by likes",
-    "coherence": "overall coherence",
-    "musicality": "overall musicality",
-    "memorability": "memorability",
-    "clarity": "clarity of song structure",
-    "naturalness": "naturalness of vocal breathing and phrasing",
-}
+from .heads_apex import SCORE_MEANINGS
 
 
 def compute_percentile(score: float, exponent: float) -> float:

@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoConfig, HubertConfig
 
 from modeling_apex import ApexConfig
-from modeling_apex.configuration_apex import DEFAULT_HEADS, OWN_FIELDS
+from modeling_apex.configuration_apex import OWN_FIELDS
+from modeling_apex.heads_apex import DEFAULT_HEADS
 
 from published_layout import MERT_95M
 

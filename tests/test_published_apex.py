@@ -246,7 +246,7 @@ def test_unknown_aggregators_are_refused() -> None:
 
 
 def test_heads_are_inferred_or_refused() -> None:
-    from modeling_apex.configuration_apex import DEFAULT_HEADS
+    from modeling_apex.heads_apex import DEFAULT_HEADS
 
     with pytest.raises(ValueError, match=r"branches \['groove'\] belong to no known head"):
         infer_head_config({"branch_groove.branch.2.bias": torch.zeros(1)}, DEFAULT_HEADS)

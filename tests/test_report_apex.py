@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modeling_apex.configuration_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
+from modeling_apex.heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
 from modeling_apex.report_apex import (
     build_error_report,
     build_report,

@@ -1,0 +1,34 @@
+"""
+The scores of the published model: names, ranges, groups, meaning, and the scale of popularity.
+
+Plain data, standard library only: the config takes its defaults from here, reports their words, and whoever builds
+data or cards the names, without loading a model.
+"""
+
+import math
+from typing import Any
+
+# The 80th percentile scores 50: 100 * 0.8 ** exponent = 50 (arXiv 2605.03395, section on targets).
+POPULARITY_EXPONENT = math.log(0.5) / math.log(0.8)
+
+HEAD_GROUPS = ("popularity", "aesthetics")
+DEFAULT_HEADS: tuple[dict[str, Any], ...] = (
+    {"name": "score_streams", "minimum": 0.0, "maximum": 100.0, "group": "popularity"},
+    {"name": "score_likes", "minimum": 0.0, "maximum": 100.0, "group": "popularity"},
+    {"name": "coherence", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
+    {"name": "musicality", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
+    {"name": "memorability", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
+    {"name": "clarity", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
+    {"name": "naturalness", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
+)
+
+# What SongEval asked its raters (arXiv 2505.10793), in a few words; popularity as in arXiv 2605.03395.
+SCORE_MEANINGS = {
+    "score_streams": "engagement by plays",
+    "score_likes": "engagement by likes",
+    "coherence": "overall coherence",
+    "musicality": "overall musicality",
+    "memorability": "memorability",
+    "clarity": "clarity of song structure",
+    "naturalness": "naturalness of vocal breathing and phrasing",
+}
