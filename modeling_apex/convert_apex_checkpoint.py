@@ -43,7 +43,7 @@ class Conversion:
                 origin = "stored" if all(name in stored for name in names) else "published constant"
                 parameters = sum(weights.state_dict[name].numel() for name in names)
                 rows.append([f"{part}: {group}", str(count), f"{parameters:,}", str(len(renamed)), origin])
-        table = format_table(["part", "tensors", "numbers", "renamed", "origin"], rows)
+        table = format_table(["part", "tensors", "numbers", "renamed", "origin"], rows, left_columns=(0, 4))
         hashes = [
             f"{part} {weights.source} {name} sha256 {digest}"
             for part, weights in (("encoder", self.encoder), ("heads", self.heads))

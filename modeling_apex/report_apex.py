@@ -169,24 +169,26 @@ def format_json(reports: Iterable[Mapping[str, Any]]) -> str:
     return json.dumps(list(reports), indent=2, ensure_ascii=False) + "\n"
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left_columns: Sequence[int] = (0,)) -> str:
     """
-    Lay out cells as a plain text table: the first column to the left, the others to the right.
+    Lay out cells as a plain text table.
 
     Args:
         header (`Sequence[str]`):
             Column titles.
         rows (`Sequence[Sequence[str]]`):
             Cells, one sequence a row.
+        left_columns (`Sequence[int]`, defaults to `(0,)`):
+            Columns of words, aligned to the left; the others hold numbers and are aligned to the right.
 
     Returns:
-        `str`: lines of equal width, a rule under the header.
+        `str`: lines, a rule under the header.
     """
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     texts = [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column in left_columns else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -198,7 +200,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Return one report as text for a terminal: scores, ranges, percentiles, meaning, timeline."""
     if "error" in report:
         return f"{report['song']}\n  not scored: {report['error']}"
-    lines = [f"{report['song']}  ({format_duration(report['duration_seconds'])}, {report['num_segments']} segments)"]
+    segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
+    lines = [f"{report['song']}  ({format_duration(report['duration_seconds'])}, {segments})"]
     rows = []
     for name, score in report["scores"].items():
         minimum, maximum = report["ranges"][name]
@@ -212,7 +215,7 @@ def format_report(report: Mapping[str, Any]) -> str:
                 SCORE_MEANINGS.get(name, ""),
             ]
         )
-    lines.append(format_table(["  score", "value", "range", "percentile", "meaning"], rows))
+    lines.append(format_table(["  score", "value", "range", "percentile", "meaning"], rows, left_columns=(0, 4)))
     if "segments" in report:
         names = list(report["scores"])
         timeline = [

@@ -20,8 +20,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
     from modeling_apex.convert_apex_checkpoint import convert_checkpoint, save_conversion
 
+    logging.disable_progress_bar()
     conversion = convert_checkpoint(arguments.encoder, arguments.heads)
     folder = save_conversion(conversion, arguments.output)
     print(conversion.format_summary())

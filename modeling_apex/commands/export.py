@@ -18,8 +18,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
     from modeling_apex.export import export_model
 
+    logging.disable_progress_bar()
     folder = export_model(arguments.model, arguments.output)
     for path in sorted(folder.iterdir()):
         print(f"{path.stat().st_size:>12,}  {path}")
