@@ -394,3 +394,36 @@ def drop_missing_scores(table: BattleTable) -> tuple[BattleTable, MissingScores]
             "Score the songs first, or name only the scores that are there."
         )
     return table.select(~is_left_out), missing
+
+
+def join_truth(table: BattleTable, path: str | Path) -> BattleTable:
+    """
+    Join the known appeal of synthetic songs to their battles, as the score `true_appeal` of the group `"truth"`.
+
+    Args:
+        table (`BattleTable`): The battles.
+        path (`str` or `Path`): JSONL with `battle_uuid`, `appeal_a` and `appeal_b`.
+
+    Returns:
+        `BattleTable`: The battles with one score more.
+
+    Raises:
+        `FileNotFoundError`: If there is no such file.
+        `ValueError`: If a battle has no truth.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no truth file at {file}.")
+    appeals = {str(row.get("battle_uuid")): [row.get("appeal_a"), row.get("appeal_b")] for row in _read_jsonl(file)}
+    unknown = [battle for battle in table.battle_ids if None in appeals.get(battle, [None])]
+    if unknown:
+        raise ValueError(
+            f"{file} has no `appeal_a` and `appeal_b` for {len(unknown)} of {len(table)} battles, the first being "
+            f"{unknown[0]!r}. Pass the truth file that was written with these battles."
+        )
+    truth = np.array([appeals[battle] for battle in table.battle_ids], dtype=np.float64)[:, :, None]
+    return replace(
+        table,
+        scores=np.concatenate([table.scores, truth], axis=2),
+        score_columns=(*table.score_columns, ScoreColumn("true_appeal", "truth", "appeal_a", "appeal_b")),
+    )

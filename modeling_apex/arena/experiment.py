@@ -141,14 +141,16 @@ def run_arena(table: BattleTable, options: ArenaOptions | None = None) -> tuple[
     check_battles(table, options.num_folds)
     table = table.select(table.is_voted)
     groups = build_battle_groups(table) if options.bootstrap_groups else None
-    measurements = _Measurements(
-        table, draw_bootstrap_weights(len(table), options.num_draws, options.seed, groups)
-    )
+    measurements = _Measurements(table, draw_bootstrap_weights(len(table), options.num_draws, options.seed, groups))
     results: dict[str, Any] = {
         "options": {**asdict(options), "interval_level": INTERVAL_LEVEL},
         "battles": _describe_battles(given, table, dropped),
         "missing_scores": missing.to_dict(),
         "scores": [asdict(column) for column in table.score_columns],
+    }
+    is_won_by_a = PairPrediction("always A", np.ones(len(table)), np.arange(len(table)), is_symmetric=False)
+    results["share_won_by_a"] = {
+        subset: found["accuracy"] for subset, found in _summarize(measurements.measure(is_won_by_a)).items()
     }
     rules = build_direct_rules(table)
     results["direct_rules"] = {rule.name: _summarize(measurements.measure(rule)) for rule in rules}
@@ -164,6 +166,8 @@ def run_arena(table: BattleTable, options: ArenaOptions | None = None) -> tuple[
         if (table.get_subset_mask(subset) & table.is_decisive).any()
     }
     margins = {rule.name: rule.margins for rule in rules} | leaderboard_predictions
+    # The human leaderboard needs no scores: it is made of every vote given, like the public one.
+    results["human_leaderboards"] = compute_leaderboards(given, num_draws=options.num_draws, seed=options.seed)
     results["leaderboards"] = compute_leaderboards(table, margins, num_draws=options.num_draws, seed=options.seed)
     results["preference_head"], results["anchors"], head = _run_preference(table, options)
     results["conclusion"] = build_conclusion(results)
@@ -210,9 +214,7 @@ def build_feature_sets(table: BattleTable, recipe: str) -> dict[str, PairFeature
     return {name: build_pair_features(table, indices, recipe=recipe) for name, indices in chosen.items() if indices}
 
 
-def _run_protocols(
-    measurements: _Measurements, options: ArenaOptions
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _run_protocols(measurements: _Measurements, options: ArenaOptions) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     table = measurements.table
     is_symmetric = options.recipe == "symmetric"
     features = build_feature_sets(table, options.recipe)

@@ -58,7 +58,7 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
         raise ValueError("Features need at least one score. Pass a table with score columns.")
     scores = table.scores[:, :, score_indices]
     names = [table.score_columns[index].name for index in score_indices]
-    has_ratio = (scores > 0).all(axis=(0, 1))
+    has_ratio: np.ndarray = np.all(scores > 0, axis=(0, 1))
     notes = tuple(
         f"no ratio of {name}: it has values of zero or below" for name, usable in zip(names, has_ratio, strict=True)
         if not usable

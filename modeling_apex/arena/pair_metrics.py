@@ -124,9 +124,7 @@ def compute_f1(
 METRICS: dict[str, Callable[..., np.ndarray]] = {"auc": compute_auc, "accuracy": compute_accuracy, "f1": compute_f1}
 
 
-def draw_bootstrap_weights(
-    num_items: int, num_draws: int, seed: int, groups: np.ndarray | None = None
-) -> np.ndarray:
+def draw_bootstrap_weights(num_items: int, num_draws: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """
     Draw how often each battle stands in each bootstrap sample.
 

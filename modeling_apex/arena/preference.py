@@ -95,7 +95,9 @@ class PreferenceHead:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / PREFERENCE_HEAD_FILE
-        path.write_text(json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8"
+        )
         return path
 
     @classmethod
@@ -192,7 +194,9 @@ def _fit_temperature_and_bias(margins: np.ndarray, outcomes: np.ndarray) -> tupl
     return 1.0 / max(slope, 1e-3), bias
 
 
-def _fit_weights(differences: np.ndarray, outcomes: np.ndarray, table: BattleTable, seed: int) -> tuple[Any, float, float]:
+def _fit_weights(
+    differences: np.ndarray, outcomes: np.ndarray, table: BattleTable, seed: int
+) -> tuple[Any, float, float]:
     margins = np.zeros(len(outcomes))
     for fold in build_random_folds(table, min(_NUM_FOLDS, len(table)), seed):
         weights = _fit_difference_weights(differences[fold.train_indices], outcomes[fold.train_indices])
@@ -248,7 +252,9 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
             "seed": seed,
             "num_folds": _NUM_FOLDS,
             "expected_calibration_error": compute_calibration_error(probabilities, outcomes),
-            "expected_calibration_error_without_position_bias": compute_calibration_error(even_probabilities, outcomes),
+            "expected_calibration_error_without_position_bias": compute_calibration_error(
+                even_probabilities, outcomes
+            ),
             "held_out_auc": float(compute_auc(even_probabilities, outcomes)[0]),
             "calibration_bins": compute_calibration_bins(probabilities, outcomes),
             "weights_per_standard_deviation": {

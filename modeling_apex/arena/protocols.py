@@ -84,7 +84,8 @@ def drop_rare_systems(table: BattleTable, minimum: int) -> tuple[BattleTable, di
     dropped: dict[str, int] = {}
     while rare := {name: count for name, count in count_decisive_battles(table).items() if count < minimum}:
         dropped.update(rare)
-        table = table.select(~np.isin(table.systems, list(rare)).any(axis=1))
+        is_rare: np.ndarray = np.isin(table.systems, list(rare)).any(axis=1)
+        table = table.select(~is_rare)
     return table, dropped
 
 
