@@ -1,9 +1,9 @@
 """
 Anchor calibration: what a few battles of a newly released generator add to scores that have never heard it.
 
-What comes in is a table with scores; what leaves is, per number of anchor battles, how well the remaining battles of the
-new system are foretold. A head is fitted without the system; the anchors then give the system one offset in logits, with
-a normal prior around zero, and nothing else changes.
+What comes in is a table with scores; what leaves is, per number of anchor battles, how well the remaining battles of
+the new system are foretold. A head is fitted without the system; the anchors then give the system one offset in
+logits, with a normal prior around zero, and nothing else changes.
 """
 
 from typing import Any
@@ -94,8 +94,9 @@ def compute_anchor_gains(
 
     Returns:
         `dict`: `gains` (per count the mean accuracy and log loss over systems and the gain over no anchors, with
-        intervals over systems), `per_system`, and `left_out` systems with their number of battles. A system takes part if
-        it leaves at least ten battles to judge after the largest number of anchors, and the other systems enough to train on.
+        intervals over systems), `per_system`, and `left_out` systems with their number of battles. A system takes part
+        if it leaves at least ten battles to judge after the largest number of anchors, and the other systems enough to
+        train on.
 
     Raises:
         `ValueError`: If `counts` does not contain 0.

@@ -1,8 +1,8 @@
 """
 Plots of the arena experiment, as PNG and SVG: ROC, calibration, leaderboard against human, effect of aesthetics.
 
-What comes in are the results of the experiment; what leaves are files. A plot whose numbers the table could not give is
-not drawn.
+What comes in are the results of the experiment; what leaves are files. A plot whose numbers the table could not give
+is not drawn.
 """
 
 from collections.abc import Callable

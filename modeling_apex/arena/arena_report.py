@@ -85,11 +85,12 @@ def _build_opening(results: dict[str, Any]) -> str:
     battles, options = results["battles"], results["options"]
     missing, rare = results["missing_scores"], battles["rare_systems_left_out"]
     facts = [
-        f"{battles['num_decisive']} decisive battles of {battles['num_systems']} systems: {battles['num_won_by_a']} won by A, "
-        f"{battles['num_won_by_b']} by B; {battles['num_instrumental']} instrumental, {battles['num_vocal']} vocal and "
-        f"{battles['num_not_known_if_instrumental']} of unknown kind among all {battles['num_used']} with a vote.",
-        f"{battles['num_ties']} ties count on the leaderboards only; {battles['num_both_bad']} votes that both were bad are "
-        "dropped.",
+        f"{battles['num_decisive']} decisive battles of {battles['num_systems']} systems: "
+        f"{battles['num_won_by_a']} won by A, {battles['num_won_by_b']} by B. Among all {battles['num_used']} with a "
+        f"vote, {battles['num_instrumental']} are instrumental, {battles['num_vocal']} vocal and "
+        f"{battles['num_not_known_if_instrumental']} of unknown kind.",
+        f"{battles['num_ties']} ties count on the leaderboards only; {battles['num_both_bad']} votes that "
+        "both were bad are dropped.",
         f"A won {format_interval(results['share_won_by_a']['all'])} of the decisive battles.",
         f"{missing['num_battles']} battles lack a score and are left out (listed in results.json).",
         f"Systems left out for having fewer decisive battles than folds: {', '.join(rare) if rare else 'none'}.",
@@ -208,8 +209,8 @@ def _build_preference(results: dict[str, Any]) -> str:
     return (
         f"## Preference head\n\nFitted on {training['num_battles']} battles; on held-out folds AUC "
         f"{training['held_out_auc']:.3f}, expected calibration error {training['expected_calibration_error']:.3f}. "
-        f"Temperature {head['temperature']:.2f}, position bias {head['position_bias']:+.3f} logits for A. Weights in logits "
-        f"per standard deviation: {weights}."
+        f"Temperature {head['temperature']:.2f}, position bias {head['position_bias']:+.3f} logits for A. "
+        f"Weights in logits per standard deviation: {weights}."
     )
 
 

@@ -29,10 +29,9 @@ def predict_by_position(table: BattleTable, folds: list[Fold]) -> PairPrediction
         `PairPrediction`: Margins of 1 or -1; zero where training was even.
     """
     outcomes = table.outcomes
-    margins = [
-        np.full(len(fold.test_indices), np.sign((outcomes[fold.train_indices][table.is_decisive[fold.train_indices]] - 0.5).sum()))
-        for fold in folds
-    ]  # fmt: skip
+    # A tie adds nothing to either side: its outcome is one half.
+    balance = np.where(table.is_voted, outcomes - 0.5, 0.0)
+    margins = [np.full(len(fold.test_indices), np.sign(balance[fold.train_indices].sum())) for fold in folds]
     rows = np.concatenate([fold.test_indices for fold in folds])
     return PairPrediction("position_only", np.concatenate(margins), rows, is_symmetric=False)
 

@@ -1,10 +1,10 @@
 """
 From battles with audio to a table of battles with scores: the one door between the arena experiment and a model.
 
-What comes in is a dataset of the Music Arena builder and a callable that scores a song; what leaves is a JSONL file, one
-battle a line without its audio, and the [`BattleTable`] read from it. The file is its own journal: an interrupted run goes
-on behind its last whole line, and a file scored by another model is refused. A side that could not be scored (withheld or
-broken audio) keeps empty scores and the reason.
+What comes in is a dataset of the Music Arena builder and a callable that scores a song; what leaves is a JSONL file,
+one battle a line without its audio, and the [`BattleTable`] read from it. The file is its own journal: an interrupted
+run goes on behind its last whole line, and a file scored by another model is refused. A side that could not be scored
+(withheld or broken audio) keeps empty scores and the reason.
 """
 
 import json
@@ -91,8 +91,8 @@ def compute_battle_scores(
         score_names += [name for name in stored[battle]["scored"] if name not in score_names]
     if foreign := [battle for battle in stored if battle not in set(wanted)]:
         raise ValueError(
-            f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. Name "
-            "another output, or delete the file."
+            f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
+            "Name another output, or delete the file."
         )
     if not score_names:
         reasons = sorted({str(row[f"error_{side}"]) for row in stored.values() for side in "ab"})

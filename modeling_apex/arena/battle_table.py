@@ -1,9 +1,10 @@
 """
 The table of battles: what every part of the arena experiment reads.
 
-What comes in is a CSV, JSONL or Parquet file, or an iterable of rows, in the column names of the Music Arena builder plus
-one pair of columns a score (`<name>_a`, `<name>_b`). What leaves is a validated [`BattleTable`] of numpy arrays. A score
-that is missing stays missing: [`drop_missing_scores`] leaves such battles out and lists them, and nothing fills them in.
+What comes in is a CSV, JSONL or Parquet file, or an iterable of rows, in the column names of the Music Arena builder
+plus one pair of columns a score (`<name>_a`, `<name>_b`). What leaves is a validated [`BattleTable`] of numpy arrays.
+A score that is missing stays missing: [`drop_missing_scores`] leaves such battles out and lists them, and nothing
+fills them in.
 """
 
 import csv
@@ -36,8 +37,8 @@ class ScoreColumn:
     Args:
         name (`str`): Name of the score in every result.
         group (`str`):
-            `"popularity"`, `"aesthetics"`, `"other"`, or `"truth"` for the known appeal of a simulation, which is shown
-            as a ceiling and never given to a classifier.
+            `"popularity"`, `"aesthetics"`, `"other"`, or `"truth"` for the known appeal of a simulation, which is
+            shown as a ceiling and never given to a classifier.
         column_a (`str`): Column of side A.
         column_b (`str`): Column of side B.
     """
@@ -160,8 +161,8 @@ def build_score_columns(columns: Iterable[str], declarations: Sequence[str] | No
     Args:
         columns (`Iterable[str]`): Column names of the table.
         declarations (`Sequence[str]`, *optional*):
-            `NAME[:GROUP][=COLUMN_A,COLUMN_B]` for each score, for tables of other systems' scores. Defaults to those of
-            the seven heads of the paper that the table has.
+            `NAME[:GROUP][=COLUMN_A,COLUMN_B]` for each score, for tables of other systems' scores. Defaults to those
+            of the seven heads of the paper that the table has.
 
     Returns:
         `tuple[ScoreColumn, ...]`: The scores, possibly none.
@@ -180,8 +181,8 @@ def build_score_columns(columns: Iterable[str], declarations: Sequence[str] | No
         missing = [name for name in (column.column_a, column.column_b) if name not in available]
         if missing:
             raise ValueError(
-                f"Score {column.name!r} needs the columns {column.column_a!r} and {column.column_b!r}, but the table lacks "
-                f"{missing}. It has {sorted(available)}."
+                f"Score {column.name!r} needs the columns {column.column_a!r} and {column.column_b!r}, but the table "
+                f"lacks {missing}. It has {sorted(available)}."
             )
     names = [column.name for column in found]
     if len(set(names)) < len(names):
@@ -195,8 +196,8 @@ def _parse_declaration(declaration: str, head_groups: Mapping[str, str]) -> Scor
     columns = sides.split(",") if sides else [f"{name}_a", f"{name}_b"]
     if not name or len(columns) != 2 or not all(columns):
         raise ValueError(
-            f"Score declaration {declaration!r} cannot be read. Expected NAME[:GROUP][=COLUMN_A,COLUMN_B], for example "
-            '"musicality:aesthetics=mus_a,mus_b".'
+            f"Score declaration {declaration!r} cannot be read. Expected NAME[:GROUP][=COLUMN_A,COLUMN_B], for "
+            'example "musicality:aesthetics=mus_a,mus_b".'
         )
     return ScoreColumn(name, group or head_groups.get(name, "other"), columns[0], columns[1])
 
@@ -390,8 +391,8 @@ def drop_missing_scores(table: BattleTable) -> tuple[BattleTable, MissingScores]
     )
     if len(table) and is_left_out.all():
         raise ValueError(
-            f"None of the {len(table)} battles has all its scores; missing per score: {missing.num_missing_per_score}. "
-            "Score the songs first, or name only the scores that are there."
+            f"None of the {len(table)} battles has all its scores; missing per score: "
+            f"{missing.num_missing_per_score}. Score the songs first, or name only the scores that are there."
         )
     return table.select(~is_left_out), missing
 

@@ -1,9 +1,9 @@
 """
 Classifiers of battles: those of the paper, made symmetric in A and B.
 
-What comes in are features in both orders and the winners; what leaves are margins. The symmetric wrapper trains on every
-battle in both orders and answers with half the difference of its two readings, so exchanging A and B changes the sign of
-a margin and nothing else, whatever the classifier inside. XGBoost takes part when it is installed.
+What comes in are features in both orders and the winners; what leaves are margins. The symmetric wrapper trains on
+every battle in both orders and answers with half the difference of its two readings, so exchanging A and B changes the
+sign of a margin and nothing else, whatever the classifier inside. XGBoost takes part when it is installed.
 """
 
 import importlib.util
@@ -81,8 +81,8 @@ class PairClassifier:
         name (`str`): One of `CLASSIFIERS`.
         seed (`int`): Seed of whatever is random in it.
         is_symmetric (`bool`, defaults to `True`):
-            Train on both orders and answer antisymmetrically. Otherwise battles are taken in the order in which they were
-            shown, as published, and the classifier can learn that one position wins more often.
+            Train on both orders and answer antisymmetrically. Otherwise battles are taken in the order in which they
+            were shown, as published, and the classifier can learn that one position wins more often.
     """
 
     def __init__(self, name: str, seed: int, *, is_symmetric: bool = True) -> None:
@@ -105,14 +105,14 @@ class PairClassifier:
         """
         if not len(outcomes) or (not self.is_symmetric and len(np.unique(outcomes)) < 2):
             raise ValueError(
-                f"A classifier cannot learn from {len(outcomes)} battles of {len(np.unique(outcomes))} class(es). It needs "
-                "battles won by A and battles won by B."
+                f"A classifier cannot learn from {len(outcomes)} battles of {len(np.unique(outcomes))} class(es). It "
+                "needs battles won by A and battles won by B."
             )
         if not self.is_symmetric:
             self.classifier.fit(features.values, outcomes)
             return self
-        # Each battle is written down with the same side first however it was shown: otherwise the rows of the two orders
-        # would trade places when A and B are exchanged, and a random forest would draw other trees.
+        # Each battle is written down with the same side first however it was shown: otherwise the rows of the two
+        # orders would trade places when A and B are exchanged, and a random forest would draw other trees.
         differences = features.values - features.swapped
         first = np.argmax(differences != 0, axis=1)
         is_turned = (differences[np.arange(len(first)), first] < 0)[:, None]

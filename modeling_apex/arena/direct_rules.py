@@ -1,8 +1,9 @@
 """
 Direct rules: no training, the higher score wins.
 
-What comes in is a table with scores; what leaves is one prediction a score, one for the mean of each group, and one for
-all scores together. (The rules in the published code let the lower score win; here a larger margin always speaks for A.)
+What comes in is a table with scores; what leaves is one prediction a score, one for the mean of each group, and one
+for all scores together. (The rules in the published code let the lower score win; here a larger margin always speaks
+for A.)
 """
 
 import numpy as np
@@ -36,9 +37,9 @@ def build_direct_rules(table: BattleTable) -> list[PairPrediction]:
         table (`BattleTable`): Battles with all their scores.
 
     Returns:
-        `list[PairPrediction]`: One per score, then `popularity_mean`, `aesthetics_mean` and `all_scores_mean` where there
-        are several scores to average. The last averages standardised scores, since their ranges differ. Known truth of a
-        simulation is never averaged.
+        `list[PairPrediction]`: One per score, then `popularity_mean`, `aesthetics_mean` and `all_scores_mean` where
+        there are several scores to average. The last averages standardised scores, since their ranges differ. Known
+        truth of a simulation is never averaged.
     """
     everyone = np.arange(len(table))
     differences = table.scores[:, 0] - table.scores[:, 1]  # (num_battles, num_scores)

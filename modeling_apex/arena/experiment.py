@@ -1,9 +1,10 @@
 """
 The arena experiment: do predicted scores foretell which of two songs people prefer, on generators unseen in training?
 
-What comes in is a table of battles; what leaves is one JSON-ready dictionary with everything that the report, the plots
-and the conclusion read: direct rules, classifiers under four protocols, baselines, the effect of aesthetics, leaderboards,
-the preference head and the gain of anchor battles. Every predictor of a subset is measured on the same bootstrap draws.
+What comes in is a table of battles; what leaves is one JSON-ready dictionary with everything that the report, the
+plots and the conclusion read: direct rules, classifiers under four protocols, baselines, the effect of aesthetics,
+leaderboards, the preference head and the gain of anchor battles. Every predictor of a subset is measured on the same
+bootstrap draws.
 """
 
 import logging
@@ -47,8 +48,8 @@ logger = logging.getLogger(__name__)
 
 WITHOUT_AESTHETICS = "popularity"
 WITH_AESTHETICS = "popularity_and_aesthetics"
-# The question is about generators unseen in training, and the paper's simplest classifier has nothing to tune: this one
-# comparison is the primary one, fixed before any battle is read. All others are corrected for being many.
+# The question is about generators unseen in training, and the paper's simplest classifier has nothing to tune: this
+# one comparison is the primary one, fixed before any battle is read. All others are corrected for being many.
 PRIMARY_PROTOCOL = "leave_one_system_out"
 PRIMARY_CLASSIFIER = "logistic_regression"
 
@@ -130,7 +131,8 @@ def run_arena(table: BattleTable, options: ArenaOptions | None = None) -> tuple[
         part that the table cannot serve holds `unavailable` with the reason.
 
     Raises:
-        `ValueError`: If the battles have one class only, a system has fewer battles than folds, or no battle is complete.
+        `ValueError`: If the battles have one class only, a system has fewer battles than folds, or no battle is
+        complete.
     """
     options = options or ArenaOptions()
     given = table
@@ -383,7 +385,7 @@ def build_conclusion(results: dict[str, Any]) -> str:
     else:
         verdict = "No: aesthetic scores hurt"
     return (
-        f"{verdict} to foretell preferences on systems left out of training ({PRIMARY_CLASSIFIER}, AUC with minus without "
-        f"{primary['estimate']:+.3f}, {INTERVAL_LEVEL:.0%} interval {primary['low']:+.3f} to {primary['high']:+.3f}, "
-        f"p = {primary['p_value']:.3f}). {others}"
+        f"{verdict} to foretell preferences on systems left out of training ({PRIMARY_CLASSIFIER}, AUC with "
+        f"minus without {primary['estimate']:+.3f}, {INTERVAL_LEVEL:.0%} interval {primary['low']:+.3f} to "
+        f"{primary['high']:+.3f}, p = {primary['p_value']:.3f}). {others}"
     )

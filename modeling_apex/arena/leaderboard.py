@@ -1,10 +1,10 @@
 """
 Bradley-Terry leaderboards as Music Arena's public one is defined, from human votes or from predicted ones.
 
-What comes in are battles with votes (1: A, 0: B, 0.5: tie, half a win each); what leaves are arena scores with bootstrap
-intervals, and how well the ranking by predicted votes agrees with the human one. The fit is the L2-penalised logistic
-regression without intercept (C = 1) on who met whom; scores are `1000 + 400 / ln(10) * strength`. `BOTH_BAD` compares
-nothing and is dropped; systems under 30 votes are fitted with the others but not listed.
+What comes in are battles with votes (1: A, 0: B, 0.5: tie, half a win each); what leaves are arena scores with
+bootstrap intervals, and how well the ranking by predicted votes agrees with the human one. The fit is the L2-penalised
+logistic regression without intercept (C = 1) on who met whom; scores are `1000 + 400 / ln(10) * strength`. `BOTH_BAD`
+compares nothing and is dropped; systems under 30 votes are fitted with the others but not listed.
 """
 
 import math

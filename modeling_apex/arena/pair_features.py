@@ -47,7 +47,8 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
         recipe (`str`, defaults to `"symmetric"`): `"symmetric"` takes log ratios, `"published"` plain ratios.
 
     Returns:
-        `PairFeatures`: A battle of which it is not known whether it is instrumental has no interaction, as a vocal one.
+        `PairFeatures`: A battle of which it is not known whether it is instrumental has no interaction, as a vocal
+        one.
 
     Raises:
         `ValueError`: If `recipe` is unknown or there is no score.

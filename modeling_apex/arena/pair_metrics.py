@@ -1,9 +1,9 @@
 """
 Metrics of pairwise predictions and their bootstrap.
 
-What comes in is a margin per battle (above zero: A is predicted to win) and an outcome (1 where A won, 0 where B won, 0.5
-for a tie). What leaves is AUC, accuracy and F1, each for one weight vector or for many bootstrap draws at once. Every
-metric here is the same when A and B are exchanged everywhere, unless its docstring says otherwise.
+What comes in is a margin per battle (above zero: A is predicted to win) and an outcome (1 where A won, 0 where B won,
+0.5 for a tie). What leaves is AUC, accuracy and F1, each for one weight vector or for many bootstrap draws at once.
+Every metric here is the same when A and B are exchanged everywhere, unless its docstring says otherwise.
 """
 
 from collections.abc import Callable
@@ -99,8 +99,8 @@ def compute_f1(
         outcomes (`np.ndarray` of shape `(num_battles,)`): 1, 0, or 0.5 for ties, which are left out.
         weights (`np.ndarray` of shape `(num_draws, num_battles)`, *optional*): Bootstrap counts.
         average (`str`, defaults to `"macro"`):
-            `"macro"` is the mean over "A wins" and "B wins", which does not change when A and B are exchanged. `"a"` is
-            the F1 of "A wins" alone, which does.
+            `"macro"` is the mean over "A wins" and "B wins", which does not change when A and B are exchanged. `"a"`
+            is the F1 of "A wins" alone, which does.
 
     Returns:
         `np.ndarray` of shape `(num_draws,)`: The F1 values.

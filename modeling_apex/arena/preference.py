@@ -2,9 +2,10 @@
 The preference head: the smallest useful reward model on top of the scores.
 
 What comes in are two reports (or battles to learn from); what leaves is the probability that the first song wins. Each
-song has a strength, a weighted sum of its scores, and the probability is the logistic function of the difference of two
-strengths: Bradley-Terry, so that any number of songs can be sorted. A bias for position A or B is fitted and kept apart;
-it is left out unless asked for, since a ranking must not depend on the order of its input. Using a head takes numpy only.
+song has a strength, a weighted sum of its scores, and the probability is the logistic function of the difference of
+two strengths: Bradley-Terry, so that any number of songs can be sorted. A bias for position A or B is fitted and kept
+apart; it is left out unless asked for, since a ranking must not depend on the order of its input. Using a head takes
+numpy only.
 """
 
 import json
@@ -35,7 +36,8 @@ class PreferenceHead:
         weights (`dict[str, float]`): Weight of each score, in logits per native unit, temperature included.
         position_bias (`float`, defaults to 0.0): Logits in favour of position A.
         temperature (`float`, defaults to 1.0):
-            What the fitted weights were divided by, kept for the record; above one when they were too sure of themselves.
+            What the fitted weights were divided by, kept for the record; above one when they were too sure of
+            themselves.
         training (`dict`): What the head was fitted on and how well calibrated it is on battles it had not seen.
 
     Raises:
@@ -77,8 +79,8 @@ class PreferenceHead:
             value = scores.get(name)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
                 raise ValueError(
-                    f"The preference head weighs the score {name!r}, but the report has {value!r} for it. Pass reports of "
-                    f"the model that the head belongs to; it needs {list(self.weights)}."
+                    f"The preference head weighs the score {name!r}, but the report has {value!r} for it. Pass "
+                    f"reports of the model that the head belongs to; it needs {list(self.weights)}."
                 )
             strength += weight * float(value)
         return strength
@@ -226,8 +228,8 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
     indices = decisive.get_group_indices("popularity", "aesthetics", "other")
     if len(decisive) < MINIMUM_TRAINING_BATTLES or not indices:
         raise ValueError(
-            f"A preference head needs scores and at least {MINIMUM_TRAINING_BATTLES} decisive battles, received {len(indices)} scores "
-            f"and {len(decisive)} decisive battles."
+            f"A preference head needs scores and at least {MINIMUM_TRAINING_BATTLES} decisive battles, "
+            f"received {len(indices)} scores and {len(decisive)} decisive battles."
         )
     scores = decisive.scores[:, :, indices]
     if np.isnan(scores).any():

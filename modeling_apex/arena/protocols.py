@@ -1,10 +1,10 @@
 """
 Protocols: which battles train a classifier and which judge it.
 
-What comes in is a table; what leaves are folds of row indices. Random folds are the paper's and let a classifier meet the
-same systems, users and prompts in training and test. The others take that away one by one: folds grouped by prompt and
-user, one system left out at a time, and whole pairs of systems held together so that a comparison inside a pair knows
-nothing of who usually wins it.
+What comes in is a table; what leaves are folds of row indices. Random folds are the paper's and let a classifier meet
+the same systems, users and prompts in training and test. The others take that away one by one: folds grouped by prompt
+and user, one system left out at a time, and whole pairs of systems held together so that a comparison inside a pair
+knows nothing of who usually wins it.
 """
 
 from collections import Counter
@@ -40,8 +40,8 @@ def check_battles(table: BattleTable, num_folds: int) -> None:
         num_folds (`int`): Number of cross-validation folds.
 
     Raises:
-        `ValueError`: If fewer than two folds are asked for, no battle is decisive, all were won by one side, or a system
-            has fewer decisive battles than there are folds.
+        `ValueError`: If fewer than two folds are asked for, no battle is decisive, all were won by one side, or a
+            system has fewer decisive battles than there are folds.
     """
     if num_folds < 2:
         raise ValueError(f"`num_folds` is {num_folds}. Cross-validation needs at least 2.")
@@ -51,8 +51,8 @@ def check_battles(table: BattleTable, num_folds: int) -> None:
         raise ValueError(f"None of the {len(table)} battles has a winner. At least some must be decided for A or B.")
     if len(winners) == 1:
         raise ValueError(
-            f"All {len(decisive)} decisive battles were won by {winners[0]}: there is one class only and nothing can be "
-            "told apart. Check the `preference` column."
+            f"All {len(decisive)} decisive battles were won by {winners[0]}: there is one class only "
+            "and nothing can be told apart. Check the `preference` column."
         )
     rare = {name: count for name, count in count_decisive_battles(table).items() if count < num_folds}
     if rare:
@@ -84,8 +84,8 @@ def drop_rare_systems(table: BattleTable, minimum: int) -> tuple[BattleTable, di
     dropped: dict[str, int] = {}
     while rare := {name: count for name, count in count_decisive_battles(table).items() if count < minimum}:
         dropped.update(rare)
-        is_rare: np.ndarray = np.isin(table.systems, list(rare)).any(axis=1)
-        table = table.select(~is_rare)
+        is_kept = [not rare.keys() & set(systems) for systems in table.systems]
+        table = table.select(np.array(is_kept, dtype=bool))
     return table, dropped
 
 
@@ -141,8 +141,8 @@ def build_random_folds(table: BattleTable, num_folds: int, seed: int, *, is_stra
         num_folds (`int`): Number of folds.
         seed (`int`): Seed of the deal.
         is_stratified (`bool`, defaults to `False`):
-            Give every fold the same share of wins of A, as the paper does. This reads the sides, so it is left off where
-            symmetry in A and B is promised.
+            Give every fold the same share of wins of A, as the paper does. This reads the sides, so it is left off
+            where symmetry in A and B is promised.
 
     Returns:
         `list[Fold]`: The folds.
@@ -186,7 +186,8 @@ def build_folds(
         groups = build_battle_groups(table)
         if groups.max() + 1 < num_folds:
             raise ProtocolUnavailableError(
-                f"shared prompts and users join the battles into {groups.max() + 1} groups, fewer than {num_folds} folds"
+                f"shared prompts and users join the battles into {groups.max() + 1} groups, fewer than "
+                f"{num_folds} folds"
             )
         largest = np.bincount(groups).max()
         if largest > len(table) / 2:

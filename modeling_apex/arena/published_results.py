@@ -1,5 +1,6 @@
 """
-What the paper reports on its Music Arena battles (arXiv 2605.03395), to stand beside ours and never to be mistaken for it.
+What the paper reports on its Music Arena battles (arXiv 2605.03395), to stand beside ours and never to be mistaken for
+it.
 
 The published rules let the lower score win; `DIRECT_RULES` holds what the published scores reach when read rightly.
 """

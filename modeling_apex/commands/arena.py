@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         "--score",
         action="append",
         metavar="NAME[:GROUP][=COLUMN_A,COLUMN_B]",
-        help="a score of the table, may be repeated; GROUP is popularity, aesthetics or other (default: the seven heads)",
+        help="a score of the table, repeatable; GROUP: popularity, aesthetics or other (default: the seven heads)",
     )
     parser.add_argument("--truth", metavar="FILE", help="truth.jsonl of synthetic battles: shows the ceiling")
     parser.add_argument("--classifiers", nargs="+", metavar="C", help="which classifiers to train (default: all)")
@@ -102,7 +102,8 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
     if arguments.model is None:
         if not is_table:
             raise ValueError(
-                f"{arguments.battles} is not a table ({', '.join(SUFFIXES)}). To score a dataset with audio, pass --model."
+                f"{arguments.battles} is not a table ({', '.join(SUFFIXES)}). To score a dataset with audio, pass "
+                "--model."
             )
         return load_battle_table(arguments.battles, scores=arguments.score)
     if arguments.score:

@@ -1,9 +1,9 @@
 """
-Agreement of two Bradley-Terry leaderboards, as an `evaluate` metric that works alone: `evaluate.load("<this folder>")`.
+Agreement of two Bradley-Terry leaderboards, as an `evaluate` metric that works alone by `evaluate.load` of its folder.
 
 What comes in are battles with predicted margins and human votes; what leaves is the rank correlation between the
-leaderboard of the predicted votes and that of the human ones. Both are fitted as Music Arena's public leaderboard: logistic
-regression with an L2 penalty (C = 1) and no intercept, a tie being half a win each.
+leaderboard of the predicted votes and that of the human ones. Both are fitted as Music Arena's public leaderboard:
+logistic regression with an L2 penalty (C = 1) and no intercept, a tie being half a win each.
 """
 
 from typing import Any
@@ -13,8 +13,9 @@ import evaluate
 import numpy as np
 
 _DESCRIPTION = """
-Whether predicted votes rank systems as people do: Spearman's rank correlation between the two Bradley-Terry leaderboards
-over systems with at least `minimum_votes` votes, and the arena scores (centre 1000, scale 400 / ln 10) of both.
+Whether predicted votes rank systems as people do: Spearman's rank correlation between the two
+Bradley-Terry leaderboards over systems with at least `minimum_votes` votes, and the arena scores (centre 1000, scale
+400 / ln 10) of both.
 """
 _INPUTS = """
 predictions (`list[float]`): margin of A over B; above zero the vote goes to A, zero is a tie.

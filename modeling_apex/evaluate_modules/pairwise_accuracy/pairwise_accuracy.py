@@ -14,8 +14,8 @@ _DESCRIPTION = """
 How often the predicted winner of a battle is the one that people voted for.
 
 - `accuracy`: over votes for A or B. A predicted tie counts as half.
-- `accuracy_with_ties`: over votes for A, B or a tie. A tie must be predicted as a tie, which happens when the margin is
-  not larger than `tie_margin`.
+- `accuracy_with_ties`: over votes for A, B or a tie. A tie must be predicted as a tie, which happens when the
+  margin is not larger than `tie_margin`.
 - Votes that both songs were bad compare nothing: they are counted in `num_both_bad` and left out.
 """
 _INPUTS = """
