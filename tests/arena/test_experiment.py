@@ -210,7 +210,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    words = "--num-folds 3 --num-draws 100 --classifiers logistic_regression --protocols leave_one_system_out".split()
+    words = ["--num-folds", "3", "--num-draws", "100", "--classifiers", "logistic_regression"]
+    words += ["--protocols", "leave_one_system_out"]
     arguments = parse(str(path), "--output", str(output), "--save-head-to", str(model), "--no-plots", *words)
     assert arguments.run(arguments) == 0
     printed = capsys.readouterr()
@@ -222,7 +223,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_command_refusals(tmp_path: Path) -> None:
     arguments = parse("some/dataset", "--output", str(tmp_path))
-    with pytest.raises(ValueError, match="is not a table .* pass --model"):
+    with pytest.raises(ValueError, match=r"is not a table .* pass --model"):
         arguments.run(arguments)
     arguments = parse("some/dataset", "--output", str(tmp_path), "--model", "m", "--score", "q")
     with pytest.raises(ValueError, match="pass one of the two"):

@@ -140,4 +140,4 @@ def test_refusals() -> None:
         compute_leaderboard(table)
     with pytest.raises(ValueError, match="Predictor 'rule' has no margin"):
         compute_leaderboard(build_table(10), {"rule": np.full(10, np.nan)})
-    assert SCALE == pytest.approx(173.7178, abs=1e-4)
+    assert pytest.approx(173.7178, abs=1e-4) == SCALE
