@@ -235,7 +235,7 @@ def test_using_a_head_needs_no_scikit_learn_and_no_matplotlib() -> None:
         "import sys; from modeling_apex.arena import PreferenceHead, score_preference; "
         "score_preference({'q': 1.0}, {'q': 2.0}, PreferenceHead({'q': 1.0})); "
         "found = {'sklearn', 'matplotlib', 'pyarrow', 'datasets'} & set(sys.modules); "
-        "sys.exit(', '.join(sorted(found)))"
+        "sys.exit(', '.join(sorted(found)) or 0)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
