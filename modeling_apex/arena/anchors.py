@@ -1,0 +1,136 @@
+"""
+Anchor calibration: what a few battles of a newly released generator add to scores that have never heard it.
+
+What comes in is a table with scores; what leaves is, per number of anchor battles, how well the remaining battles of
+the new system are foretold. A head is fitted without the system; the anchors then give the system one offset in
+logits, with a normal prior around zero, and nothing else changes.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from modeling_apex.arena.battle_table import BattleTable
+from modeling_apex.arena.pair_metrics import summarize_draws
+from modeling_apex.arena.preference import MINIMUM_TRAINING_BATTLES, fit_preference_head
+
+DEFAULT_ANCHOR_COUNTS = (0, 5, 10, 20, 40)
+MINIMUM_TEST_BATTLES = 10
+PRIOR_DEVIATION = 1.0
+
+
+def fit_system_offsets(
+    margins: np.ndarray, outcomes: np.ndarray, *, prior_deviation: float = PRIOR_DEVIATION
+) -> np.ndarray:
+    """
+    Fit the offset of one system from its anchor battles.
+
+    Args:
+        margins (`np.ndarray` of shape `(..., num_anchors)`): Predicted logits in favour of the system.
+        outcomes (`np.ndarray` of shape `(..., num_anchors)`): 1 where the system won, 0 where it lost, 0.5 for a tie.
+        prior_deviation (`float`, defaults to 1.0): Standard deviation of offsets before any battle, in logits.
+
+    Returns:
+        `np.ndarray` of shape `(...,)`: The most probable offset; zero without anchors.
+
+    Raises:
+        `ValueError`: If `prior_deviation` is not above zero.
+    """
+    if prior_deviation <= 0:
+        raise ValueError(f"`prior_deviation` is {prior_deviation}. It must be above zero.")
+    offsets = np.zeros(margins.shape[:-1])
+    for _ in range(100):
+        chances = 0.5 * (1.0 + np.tanh(0.5 * (margins + offsets[..., None])))
+        gradient = offsets / prior_deviation**2 - (outcomes - chances).sum(axis=-1)
+        step = gradient / (1.0 / prior_deviation**2 + (chances * (1.0 - chances)).sum(axis=-1))
+        offsets = offsets - np.clip(step, -2.0, 2.0)
+        if np.abs(step).max(initial=0.0) < 1e-10:
+            break
+    return offsets
+
+
+def _measure_system(
+    table: BattleTable, system: str, counts: tuple[int, ...], num_repeats: int, seed: int
+) -> dict[int, tuple[float, float]]:
+    """Give accuracy and log loss per number of anchors, on the same held-out battles for every number."""
+    is_present = (table.systems == system).any(axis=1)
+    head = fit_preference_head(table.select(~is_present), seed=seed)
+    weights = np.array([head.weights.get(column.name, 0.0) for column in table.score_columns])
+    own = table.select(is_present)
+    sign = np.where(own.systems[:, 0] == system, 1.0, -1.0)
+    margins = sign * ((own.scores[:, 0] - own.scores[:, 1]) @ weights)
+    outcomes = np.where(sign > 0, own.outcomes, 1.0 - own.outcomes)
+
+    generator = np.random.default_rng(seed)
+    orders = np.stack([generator.permutation(len(own)) for _ in range(num_repeats)])
+    anchors, test = orders[:, : max(counts)], orders[:, max(counts) :]
+    found = {}
+    for count in counts:
+        offsets = fit_system_offsets(margins[anchors[:, :count]], outcomes[anchors[:, :count]])
+        logits = margins[test] + offsets[:, None]
+        is_right = 1.0 - np.abs(0.5 + 0.5 * np.sign(logits) - outcomes[test])
+        loss = np.logaddexp(0.0, np.where(outcomes[test] == 1, -logits, logits))
+        found[count] = (float(is_right.mean()), float(loss.mean()))
+    return found
+
+
+def compute_anchor_gains(
+    table: BattleTable,
+    *,
+    counts: tuple[int, ...] = DEFAULT_ANCHOR_COUNTS,
+    num_repeats: int = 50,
+    num_draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Measure the gain per number of anchor battles.
+
+    Args:
+        table (`BattleTable`): Battles with all their scores.
+        counts (`tuple[int, ...]`, defaults to `(0, 5, 10, 20, 40)`): Numbers of anchor battles; must contain 0.
+        num_repeats (`int`, defaults to 50): Random choices of anchors per system.
+        num_draws (`int`, defaults to 1000): Bootstrap draws over systems.
+        seed (`int`, defaults to 0): Seed of all of it.
+
+    Returns:
+        `dict`: `gains` (per count the mean accuracy and log loss over systems and the gain over no anchors, with
+        intervals over systems), `per_system`, and `left_out` systems with their number of battles. A system takes part
+        if it leaves at least ten battles to judge after the largest number of anchors, and the other systems enough to
+        train on.
+
+    Raises:
+        `ValueError`: If `counts` does not contain 0.
+    """
+    if 0 not in counts or min(counts) < 0:
+        raise ValueError(f"`counts` is {counts}. It must hold 0, to compare with, and no negative number.")
+    decisive = table.select(table.is_decisive & (table.systems[:, 0] != table.systems[:, 1]))
+    names, battles = np.unique(decisive.systems.astype(str), return_counts=True)
+    is_used = (battles >= max(counts) + MINIMUM_TEST_BATTLES) & (len(decisive) - battles >= MINIMUM_TRAINING_BATTLES)
+    per_system = {
+        str(name): _measure_system(decisive, name, tuple(counts), num_repeats, seed) for name in names[is_used]
+    }
+    gains = []
+    if per_system:
+        generator = np.random.default_rng(seed)
+        drawn = generator.integers(len(per_system), size=(num_draws, len(per_system)))
+        base = np.array([found[0] for found in per_system.values()])
+        for count in counts:
+            values = np.array([found[count] for found in per_system.values()])  # (num_systems, 2)
+            rows = {
+                "accuracy": values[:, 0],
+                "log_loss": values[:, 1],
+                "accuracy_gain": values[:, 0] - base[:, 0],
+                "log_loss_gain": base[:, 1] - values[:, 1],
+            }
+            summary = {name: summarize_draws(row.mean(), row[drawn].mean(axis=1)) for name, row in rows.items()}
+            gains.append({"num_anchors": count, **summary})
+    return {
+        "gains": gains,
+        "num_repeats": num_repeats,
+        "prior_deviation": PRIOR_DEVIATION,
+        "per_system": {
+            name: {str(count): {"accuracy": a, "log_loss": loss} for count, (a, loss) in found.items()}
+            for name, found in per_system.items()
+        },
+        "left_out": {str(n): int(b) for n, b in zip(names[~is_used], battles[~is_used], strict=True)},
+    }

@@ -1,0 +1,190 @@
+"""
+Classifiers of battles: those of the paper, made symmetric in A and B.
+
+What comes in are features in both orders and the winners; what leaves are margins. The symmetric wrapper trains on
+every battle in both orders and answers with half the difference of its two readings, so exchanging A and B changes the
+sign of a margin and nothing else, whatever the classifier inside. XGBoost takes part when it is installed.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from modeling_apex.arena.battle_table import BattleTable
+from modeling_apex.arena.pair_features import PairFeatures
+from modeling_apex.arena.predictions import PairPrediction, build_system_pairs
+from modeling_apex.arena.protocols import Fold
+
+CLASSIFIERS = ("logistic_regression", "random_forest", "gradient_boosting", "adaboost", "svm", "xgboost")
+
+
+def get_default_classifiers() -> tuple[str, ...]:
+    """Name the classifiers that can run here: all, but XGBoost only when it is installed."""
+    has_xgboost = importlib.util.find_spec("xgboost") is not None
+    return tuple(name for name in CLASSIFIERS if has_xgboost or name != "xgboost")
+
+
+def build_classifier(name: str, seed: int) -> Any:
+    """
+    Build an untrained classifier with the scikit-learn interface.
+
+    Args:
+        name (`str`): One of `CLASSIFIERS`.
+        seed (`int`): Seed of whatever is random in it.
+
+    Returns:
+        `Any`: The classifier.
+
+    Raises:
+        `ValueError`: If the name is unknown.
+        `ImportError`: If XGBoost is asked for and not installed.
+    """
+    from sklearn.ensemble import AdaBoostClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    if name == "xgboost":
+        try:
+            from xgboost import XGBClassifier
+        except ImportError as error:
+            raise ImportError("The classifier 'xgboost' needs XGBoost: `pip install xgboost`.") from error
+        return XGBClassifier(n_estimators=100, max_depth=3, learning_rate=0.05, n_jobs=1, random_state=seed)
+    builders: dict[str, Callable[[], Any]] = {
+        "logistic_regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)),
+        "random_forest": lambda: RandomForestClassifier(n_estimators=200, min_samples_leaf=5, random_state=seed),
+        "gradient_boosting": lambda: HistGradientBoostingClassifier(
+            max_iter=100, learning_rate=0.05, max_leaf_nodes=8, early_stopping=False, random_state=seed
+        ),
+        "adaboost": lambda: AdaBoostClassifier(n_estimators=50, random_state=seed),
+        "svm": lambda: make_pipeline(StandardScaler(), SVC(C=1.0, kernel="rbf")),
+    }
+    if name not in builders:
+        raise ValueError(f"Classifier {name!r} is unknown. Choose among {CLASSIFIERS}.")
+    return builders[name]()
+
+
+def _read_margins(classifier: Any, values: np.ndarray) -> np.ndarray:
+    if hasattr(classifier, "decision_function"):
+        return np.asarray(classifier.decision_function(values), dtype=np.float64)
+    return np.asarray(classifier.predict_proba(values)[:, 1], dtype=np.float64) - 0.5
+
+
+class PairClassifier:
+    """
+    Train a classifier on battles and read its margins.
+
+    Args:
+        name (`str`): One of `CLASSIFIERS`.
+        seed (`int`): Seed of whatever is random in it.
+        is_symmetric (`bool`, defaults to `True`):
+            Train on both orders and answer antisymmetrically. Otherwise battles are taken in the order in which they
+            were shown, as published, and the classifier can learn that one position wins more often.
+    """
+
+    def __init__(self, name: str, seed: int, *, is_symmetric: bool = True) -> None:
+        self.classifier = build_classifier(name, seed)
+        self.is_symmetric = is_symmetric
+
+    def fit(self, features: PairFeatures, outcomes: np.ndarray) -> "PairClassifier":
+        """
+        Train on decisive battles.
+
+        Args:
+            features (`PairFeatures`): Features of the battles.
+            outcomes (`np.ndarray` of shape `(num_battles,)`): 1 where A won, 0 where B won.
+
+        Returns:
+            `PairClassifier`: Itself.
+
+        Raises:
+            `ValueError`: If there is no battle, or without symmetry one class only.
+        """
+        if not len(outcomes) or (not self.is_symmetric and len(np.unique(outcomes)) < 2):
+            raise ValueError(
+                f"A classifier cannot learn from {len(outcomes)} battles of {len(np.unique(outcomes))} class(es). It "
+                "needs battles won by A and battles won by B."
+            )
+        if not self.is_symmetric:
+            self.classifier.fit(features.values, outcomes)
+            return self
+        # Each battle is written down with the same side first however it was shown: otherwise the rows of the two
+        # orders would trade places when A and B are exchanged, and a random forest would draw other trees.
+        differences = features.values - features.swapped
+        first = np.argmax(differences != 0, axis=1)
+        is_turned = (differences[np.arange(len(first)), first] < 0)[:, None]
+        ahead = np.where(is_turned, features.swapped, features.values)
+        behind = np.where(is_turned, features.values, features.swapped)
+        ahead_won = np.where(is_turned[:, 0], 1.0 - outcomes, outcomes)
+        self.classifier.fit(np.concatenate([ahead, behind]), np.concatenate([ahead_won, 1.0 - ahead_won]).astype(int))
+        return self
+
+    def compute_margins(self, features: PairFeatures) -> np.ndarray:
+        """Compute the margins of A over B, shape `(num_battles,)`."""
+        margins = _read_margins(self.classifier, features.values)
+        if not self.is_symmetric:
+            return margins
+        return 0.5 * (margins - _read_margins(self.classifier, features.swapped))
+
+
+def _fit_and_predict(
+    name: str, seed: int, is_symmetric: bool, features: PairFeatures, outcomes: np.ndarray, fold: Fold
+) -> np.ndarray:
+    train = fold.train_indices[(outcomes[fold.train_indices] == 0) | (outcomes[fold.train_indices] == 1)]
+    classifier = PairClassifier(name, seed, is_symmetric=is_symmetric)
+    classifier.fit(features.select(train), outcomes[train])
+    return classifier.compute_margins(features.select(fold.test_indices))
+
+
+def cross_predict(
+    table: BattleTable,
+    features: dict[str, PairFeatures],
+    folds: list[Fold],
+    *,
+    classifiers: tuple[str, ...],
+    seed: int,
+    is_symmetric: bool = True,
+    is_within_pairs: bool = False,
+    num_jobs: int = 1,
+) -> dict[tuple[str, str], PairPrediction]:
+    """
+    Train every classifier on every feature set in every fold and predict the held-out battles.
+
+    Args:
+        table (`BattleTable`): The battles; ties are predicted but never trained on.
+        features (`dict[str, PairFeatures]`): Feature sets by name, one row a battle of the table.
+        folds (`list[Fold]`): The folds.
+        classifiers (`tuple[str, ...]`): Names out of `CLASSIFIERS`.
+        seed (`int`): Seed of the classifiers.
+        is_symmetric (`bool`, defaults to `True`): See [`PairClassifier`].
+        is_within_pairs (`bool`, defaults to `False`): Compare within pairs of systems only.
+        num_jobs (`int`, defaults to 1): Number of processes.
+
+    Returns:
+        `dict[tuple[str, str], PairPrediction]`: Predictions by classifier and feature set.
+    """
+    from joblib import Parallel, delayed
+
+    keys = [(classifier, feature_set) for classifier in classifiers for feature_set in features]
+    outcomes = table.outcomes
+    tasks = (
+        delayed(_fit_and_predict)(classifier, seed, is_symmetric, features[feature_set], outcomes, fold)
+        for classifier, feature_set in keys
+        for fold in folds
+    )
+    margins = Parallel(n_jobs=num_jobs)(tasks)
+    rows = np.concatenate([fold.test_indices for fold in folds])
+    strata = build_system_pairs(table)[0][rows] if is_within_pairs else None
+    return {
+        key: PairPrediction(
+            " / ".join(key),
+            np.concatenate(margins[number * len(folds) : (number + 1) * len(folds)]),
+            rows,
+            strata,
+            is_symmetric,
+        )
+        for number, key in enumerate(keys)
+    }

@@ -1,0 +1,129 @@
+"""`apex-music arena`: do predicted scores foretell which of two songs people prefer?"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SCORES_FILE = "battle_scores.jsonl"
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "arena",
+        help="judge scores on battles: which of two songs do people prefer",
+        description="Run the arena experiment on a table of battles with scores in it (CSV, JSONL, Parquet), or on a "
+        "dataset of battles with audio and a model. Writes results.json, report.md, plots and a preference head.",
+        epilog="examples:\n"
+        "  apex-music arena battles.csv --output runs/arena\n"
+        "  apex-music arena music-arena/ --model amaai-lab/apex --output runs/arena\n"
+        "  apex-music arena battles.jsonl --score songeval:aesthetics=songeval_a,songeval_b --output runs/songeval",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("battles", metavar="BATTLES", help="table of battles, or with --model a dataset with audio")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for results, report and plots")
+    parser.add_argument("--model", metavar="M", help="folder or Hub id of the model that scores the songs")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: an accelerator if there is one)")
+    parser.add_argument(
+        "--score",
+        action="append",
+        metavar="NAME[:GROUP][=COLUMN_A,COLUMN_B]",
+        help="a score of the table, repeatable; GROUP: popularity, aesthetics or other (default: the seven heads)",
+    )
+    parser.add_argument("--truth", metavar="FILE", help="truth.jsonl of synthetic battles: shows the ceiling")
+    parser.add_argument("--classifiers", nargs="+", metavar="C", help="which classifiers to train (default: all)")
+    parser.add_argument("--protocols", nargs="+", metavar="P", help="which protocols to run (default: all four)")
+    parser.add_argument(
+        "--recipe",
+        default="symmetric",
+        help="symmetric (default), or published: the paper's, not symmetric in A and B",
+    )
+    parser.add_argument("--num-folds", type=int, default=10, metavar="N", help="folds (default: 10)")
+    parser.add_argument("--num-draws", type=int, default=1000, metavar="N", help="bootstrap draws (default: 1000)")
+    parser.add_argument("--num-jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of folds, classifiers and draws")
+    parser.add_argument(
+        "--drop-rare-systems", action="store_true", help="leave out systems with fewer decisive battles than folds"
+    )
+    parser.add_argument(
+        "--bootstrap-groups", action="store_true", help="draw groups of shared prompts and users instead of battles"
+    )
+    parser.add_argument("--no-plots", action="store_true", help="draw no plots")
+    parser.add_argument(
+        "--save-head-to", metavar="DIR", help="save the preference head beside this model too, for `apex-music rank`"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from modeling_apex.arena.arena_plots import save_plots
+    from modeling_apex.arena.arena_report import save_results
+    from modeling_apex.arena.battle_table import join_truth
+    from modeling_apex.arena.experiment import ArenaOptions, run_arena
+
+    chosen = {
+        name: tuple(getattr(arguments, name)) for name in ("classifiers", "protocols") if getattr(arguments, name)
+    }
+    options = ArenaOptions(
+        num_folds=arguments.num_folds,
+        num_draws=arguments.num_draws,
+        seed=arguments.seed,
+        recipe=arguments.recipe,
+        drop_rare_systems=arguments.drop_rare_systems,
+        bootstrap_groups=arguments.bootstrap_groups,
+        num_jobs=arguments.num_jobs,
+        **chosen,
+    )
+    table = _load_battles(arguments)
+    if arguments.truth:
+        table = join_truth(table, arguments.truth)
+    results, head = run_arena(table, options)
+    saved = save_results(results, arguments.output)
+    if not arguments.no_plots:
+        saved += save_plots(results, arguments.output)
+    if head is not None:
+        saved += [head.save_pretrained(folder) for folder in (arguments.output, arguments.save_head_to) if folder]
+    missing = results["missing_scores"]["num_battles"]
+    if missing:
+        print(f"{missing} battles lack a score and were left out; results.json lists them", file=sys.stderr)
+    print(results["conclusion"])
+    for path in saved:
+        print(path)
+    return 0
+
+
+def _load_battles(arguments: argparse.Namespace) -> Any:
+    from modeling_apex.arena.battle_scores import compute_battle_scores
+    from modeling_apex.arena.battle_table import SUFFIXES, load_battle_table
+
+    is_table = Path(arguments.battles).suffix.lower() in SUFFIXES
+    if arguments.model is None:
+        if not is_table:
+            raise ValueError(
+                f"{arguments.battles} is not a table ({', '.join(SUFFIXES)}). To score a dataset with audio, pass "
+                "--model."
+            )
+        return load_battle_table(arguments.battles, scores=arguments.score)
+    if arguments.score:
+        raise ValueError("--score names columns of a table, and --model computes the scores: pass one of the two.")
+    from modeling_apex.loading import load_pipeline
+
+    keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
+    pipeline = load_pipeline(arguments.model, **keywords)
+    model_id = f"{arguments.model}@{arguments.revision or 'main'}"
+    output = Path(arguments.output) / SCORES_FILE
+    return compute_battle_scores(_iterate_battles(arguments.battles), pipeline, output, model_id=model_id)
+
+
+def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('Reading a dataset of battles needs datasets: pip install "apex-music[data]".') from error
+    for split in datasets.load_dataset(name).values():
+        for column in ("audio_a", "audio_b"):
+            if isinstance(split.features.get(column), datasets.Audio):
+                split = split.cast_column(column, datasets.Audio(decode=False))
+        yield from split

@@ -1,0 +1,137 @@
+"""Features and classifiers: symmetry, the right sign, and no effect where there is none."""
+
+import sys
+
+import numpy as np
+import pytest
+from simulated_battles import build_table
+
+from modeling_apex.arena.classifiers import CLASSIFIERS, PairClassifier, build_classifier, cross_predict
+from modeling_apex.arena.direct_rules import build_direct_rules
+from modeling_apex.arena.experiment import WITH_AESTHETICS, WITHOUT_AESTHETICS, build_feature_sets
+from modeling_apex.arena.pair_features import build_pair_features, build_side_features
+from modeling_apex.arena.pair_metrics import compute_auc, compute_bootstrap_p_value, draw_bootstrap_weights
+from modeling_apex.arena.protocols import build_random_folds
+
+LOCAL_CLASSIFIERS = tuple(name for name in CLASSIFIERS if name != "xgboost")
+
+
+def test_the_better_song_wins() -> None:
+    """The published rules let the lower score win; whatever happens to the code, higher must mean preferred."""
+    table = build_table(300, popularity_effect=3.0, aesthetics_effect=6.0)
+    for rule in build_direct_rules(table):
+        assert compute_auc(rule.margins, table.outcomes)[0] > 0.5, rule.name
+    sure = build_table(2)
+    sure.scores[:, 0], sure.scores[:, 1] = 4.0, 2.0
+    assert all((rule.margins > 0).all() for rule in build_direct_rules(sure)[:-1])
+
+
+def test_direct_rules_are_antisymmetric() -> None:
+    table = build_table(50)
+    for rule, swapped in zip(build_direct_rules(table), build_direct_rules(table.swap_sides()), strict=True):
+        np.testing.assert_allclose(swapped.margins, -rule.margins, atol=1e-12)
+
+
+def test_features_follow_the_recipe() -> None:
+    table = build_table(20)
+    symmetric = build_pair_features(table, [0, 1])
+    published = build_pair_features(table, [0, 1], recipe="published")
+    first, second = table.scores[:, 0, 0], table.scores[:, 1, 0]
+    columns = dict(zip(published.names, published.values.T, strict=True))
+    np.testing.assert_allclose(columns["score_streams_difference"], first - second)
+    np.testing.assert_allclose(columns["score_streams_ratio"], first / second)
+    np.testing.assert_allclose(
+        columns["score_streams_difference_x_instrumental"], (first - second) * table.instrumental
+    )
+    np.testing.assert_array_equal(columns["is_instrumental"], table.instrumental)
+    flipped = [name != "is_instrumental" for name in symmetric.names]
+    np.testing.assert_allclose(symmetric.swapped, symmetric.values * np.where(flipped, -1.0, 1.0), atol=1e-12)
+
+
+def test_features_without_a_sensible_ratio_say_so() -> None:
+    table = build_table(20)
+    table.scores[0, 0, 0] = 0.0
+    features = build_pair_features(table, [0, 1])
+    assert "score_streams_log_ratio" not in features.names
+    assert features.notes == ("no ratio of score_streams: it has values of zero or below",)
+
+
+@pytest.mark.parametrize("name", LOCAL_CLASSIFIERS)
+def test_classifiers_change_sign_when_sides_are_swapped(name: str) -> None:
+    table = build_table(80, popularity_effect=2.0, aesthetics_effect=2.0)
+    features = build_pair_features(table, list(range(7)))
+    swapped = build_pair_features(table.swap_sides(), list(range(7)))
+    margins = PairClassifier(name, 0).fit(features, table.outcomes).compute_margins(features)
+    other = PairClassifier(name, 0).fit(swapped, 1.0 - table.outcomes).compute_margins(swapped)
+    np.testing.assert_allclose(other, -margins, atol=1e-9)
+    assert compute_auc(margins, table.outcomes)[0] > 0.6
+
+
+def test_ties_are_predicted_but_never_trained_on() -> None:
+    table = build_table(100, aesthetics_effect=3.0, tie_share=0.3)
+    features = {"all": build_pair_features(table, list(range(7)))}
+    folds = build_random_folds(table, 4, 0)
+    (found,) = cross_predict(table, features, folds, classifiers=("logistic_regression",), seed=0).values()
+    is_tie = table.preferences == "TIE"
+    assert np.isfinite(found.compute_battle_margins(100)[is_tie]).all()
+    fold = folds[0]
+    train = fold.train_indices[~is_tie[fold.train_indices]]
+    alone = PairClassifier("logistic_regression", 0).fit(features["all"].select(train), table.outcomes[train])
+    np.testing.assert_allclose(
+        alone.compute_margins(features["all"].select(fold.test_indices)), found.margins[: len(fold.test_indices)]
+    )
+
+
+def compute_p_value(seed: int, **effects: float) -> tuple[float, float]:
+    """Give the difference of AUC with minus without aesthetics, and its p-value."""
+    table = build_table(120, seed=seed, **effects)
+    features = build_feature_sets(table, "symmetric")
+    folds = build_random_folds(table, 3, seed)
+    found = cross_predict(table, features, folds, classifiers=("logistic_regression",), seed=seed)
+    weights = draw_bootstrap_weights(len(table), 200, seed)
+    values = {}
+    for (_, feature_set), prediction in found.items():
+        margins = prediction.compute_battle_margins(len(table))
+        both = np.concatenate([np.ones((1, len(table))), weights])
+        values[feature_set] = compute_auc(margins, table.outcomes, both)
+    difference = values[WITH_AESTHETICS] - values[WITHOUT_AESTHETICS]
+    p_value = compute_bootstrap_p_value(difference[1:])
+    assert p_value is not None
+    return float(difference[0]), p_value
+
+
+def test_a_planted_effect_is_found_with_the_right_sign() -> None:
+    found = [compute_p_value(seed, popularity_effect=1.0, aesthetics_effect=6.0) for seed in range(5)]
+    assert all(difference > 0 and p_value < 0.05 for difference, p_value in found)
+
+
+def test_a_null_effect_is_not_found_more_often_than_promised() -> None:
+    """Over 200 nulls at level 5 %, claims that aesthetics help stay within the binomial interval around 2.5 %."""
+    found = [compute_p_value(seed, popularity_effect=2.0) for seed in range(200)]
+    num_false = sum(difference > 0 and p_value < 0.05 for difference, p_value in found)
+    assert num_false <= 10  # 97.5th percentile of Binomial(200, 0.025)
+
+
+def test_refusals() -> None:
+    table = build_table(20)
+    with pytest.raises(ValueError, match="Feature recipe 'own' is unknown"):
+        build_pair_features(table, [0], recipe="own")
+    with pytest.raises(ValueError, match="at least one score"):
+        build_pair_features(table, [])
+    with pytest.raises(ValueError, match="Classifier 'oracle' is unknown"):
+        build_classifier("oracle", 0)
+    features = build_pair_features(table, [0], recipe="published")
+    with pytest.raises(ValueError, match=r"cannot learn from 20 battles of 1 class\(es\)"):
+        PairClassifier("svm", 0, is_symmetric=False).fit(features, np.ones(20))
+    table.durations[0, 0] = 0.0
+    with pytest.raises(ValueError, match=r"not above zero in battles \['battle-0'\]"):
+        build_side_features(table)
+    table.loudness[0, 0] = np.nan
+    with pytest.raises(ValueError, match="duration or loudness is missing"):
+        build_side_features(table)
+
+
+def test_xgboost_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(ImportError, match="pip install xgboost"):
+        build_classifier("xgboost", 0)

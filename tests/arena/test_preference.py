@@ -1,0 +1,146 @@
+"""The preference head and anchor calibration."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated_battles import build_table
+from sklearn.linear_model import LogisticRegression
+
+from modeling_apex.arena import PreferenceHead, score_preference
+from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
+from modeling_apex.arena.preference import fit_logistic, fit_preference_head
+
+HEAD = PreferenceHead({"musicality": 2.0, "score_likes": 0.1}, position_bias=-0.3)
+
+
+def build_report(musicality: float, likes: float) -> dict[str, Any]:
+    return {"scores": {"musicality": musicality, "score_likes": likes, "clarity": 3.0}, "duration_seconds": 30.0}
+
+
+def test_preference_is_bradley_terry_and_symmetric() -> None:
+    songs = [build_report(3.0, 20.0), build_report(4.0, 10.0), build_report(2.0, 90.0)]
+    for a in songs:
+        for b in songs:
+            assert score_preference(a, b, HEAD) == pytest.approx(1.0 - score_preference(b, a, HEAD))
+    assert score_preference(songs[1], songs[0], HEAD) == pytest.approx(1.0 / (1.0 + np.exp(-1.0)))
+    ordered = sorted(songs, key=HEAD.compute_strength, reverse=True)
+    assert all(score_preference(better, worse, HEAD) > 0.5 for better, worse in pairwise(ordered))
+    assert score_preference(songs[0], songs[0], HEAD, use_position_bias=True) < 0.5
+    assert score_preference(songs[0]["scores"], songs[0], HEAD) == 0.5
+
+
+def test_extreme_reports_give_probabilities_and_not_overflow() -> None:
+    head = PreferenceHead({"musicality": 1e6})
+    assert score_preference({"musicality": 5.0}, {"musicality": 1.0}, head) == 1.0
+    assert score_preference({"musicality": 1.0}, {"musicality": 5.0}, head) == 0.0
+
+
+def test_head_survives_its_file(tmp_path: Path) -> None:
+    path = HEAD.save_pretrained(tmp_path / "model")
+    assert PreferenceHead.from_pretrained(tmp_path / "model") == HEAD
+    assert PreferenceHead.from_pretrained(path) == HEAD
+
+
+def test_fit_agrees_with_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    values, outcomes = generator.normal(size=(100, 3)), generator.integers(0, 2, 100)
+    expected = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10).fit(values, outcomes).coef_[0]
+    np.testing.assert_allclose(fit_logistic(values, outcomes, np.ones(3)), expected, atol=1e-5)
+
+
+def test_fitted_head_prefers_what_people_prefer_and_is_calibrated() -> None:
+    table = build_table(600, aesthetics_effect=5.0)
+    head = fit_preference_head(table, seed=3)
+    assert head == fit_preference_head(table, seed=3)
+    per_deviation = head.training["weights_per_standard_deviation"]
+    assert all(per_deviation[name] > 0 for name in ("coherence", "musicality", "clarity"))
+    assert head.training["held_out_auc"] > 0.75
+    assert head.training["expected_calibration_error"] < 0.1
+
+
+def test_position_bias_is_found_and_kept_apart() -> None:
+    table = build_table(600)
+    generator = np.random.default_rng(0)
+    table.preferences[:] = np.where(generator.random(600) < 0.3, "A", "B")
+    head = fit_preference_head(table)
+    assert head.position_bias == pytest.approx(np.log(0.3 / 0.7), abs=0.3)
+    report = {"scores": {column.name: 3.0 for column in table.score_columns}}
+    assert score_preference(report, report, head) == 0.5
+
+
+def test_swapping_sides_keeps_the_weights_and_turns_the_bias() -> None:
+    table = build_table(200, aesthetics_effect=3.0)
+    head, swapped = fit_preference_head(table), fit_preference_head(table.swap_sides())
+    assert swapped.weights == pytest.approx(head.weights)
+    assert swapped.position_bias == pytest.approx(-head.position_bias)
+
+
+def test_scores_without_information_give_even_odds_and_never_a_reversed_sign() -> None:
+    table = build_table(200, seed=4)
+    head = fit_preference_head(table)
+    assert head.temperature > 1.0
+    assert head.training["expected_calibration_error"] < 0.15
+
+
+@pytest.mark.parametrize("report", [{"scores": {"musicality": 3.0}}, {"error": "broken"}, build_report(np.nan, 1.0)])
+def test_incomplete_reports_are_refused(report: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"weighs the score .* Pass reports of the model"):
+        HEAD.compute_strength(report)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="must be a mapping with `scores`, received float"):
+        HEAD.compute_strength(3.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one weight"):
+        PreferenceHead({})
+    with pytest.raises(ValueError, match="temperature above zero"):
+        PreferenceHead({"musicality": 1.0}, temperature=0.0)
+    with pytest.raises(FileNotFoundError, match="no preference head at"):
+        PreferenceHead.from_pretrained(tmp_path)
+    path = tmp_path / "preference_head.json"
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is not a preference head"):
+        PreferenceHead.from_pretrained(tmp_path)
+    path.write_text(json.dumps({"format_version": 9, "weights": {"musicality": 1.0}}))
+    with pytest.raises(ValueError, match="format version 9"):
+        PreferenceHead.from_pretrained(tmp_path)
+    path.write_text(json.dumps({"format_version": 1, "weigths": {"musicality": 1.0}}))
+    with pytest.raises(ValueError, match="does not hold the fields"):
+        PreferenceHead.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="at least 20 decisive battles, received 7 scores and 10"):
+        fit_preference_head(build_table(10))
+    table = build_table(40)
+    table.scores[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="A score is missing"):
+        fit_preference_head(table)
+
+
+def test_offsets_shrink_to_zero_without_anchors_and_follow_many() -> None:
+    assert fit_system_offsets(np.zeros((3, 0)), np.zeros((3, 0))).tolist() == [0.0, 0.0, 0.0]
+    outcomes = (np.arange(1000) % 4 > 0).astype(float)
+    assert fit_system_offsets(np.zeros((1, 1000)), outcomes[None])[0] == pytest.approx(np.log(3.0), abs=0.02)
+    assert fit_system_offsets(np.zeros((1, 4)), outcomes[None, :4])[0] < np.log(3.0)
+    with pytest.raises(ValueError, match="`prior_deviation` is 0"):
+        fit_system_offsets(np.zeros(1), np.zeros(1), prior_deviation=0.0)
+
+
+def test_anchors_help_where_systems_differ() -> None:
+    table = build_table(400, system_effect=2.0, aesthetics_effect=1.0)
+    found = compute_anchor_gains(table, counts=(0, 20), num_repeats=10, num_draws=100)
+    none, many = found["gains"]
+    assert none["accuracy_gain"]["estimate"] == 0.0
+    assert many["accuracy_gain"]["estimate"] > 0.05
+    assert many["log_loss_gain"]["estimate"] > 0.0
+    assert len(found["per_system"]) == 5
+
+
+def test_systems_with_too_few_battles_for_anchors_are_listed() -> None:
+    found = compute_anchor_gains(build_table(60), counts=(0, 100), num_repeats=2, num_draws=100)
+    assert found["gains"] == []
+    assert len(found["left_out"]) == 5
+    with pytest.raises(ValueError, match="must hold 0"):
+        compute_anchor_gains(build_table(60), counts=(5,))

@@ -1,0 +1,129 @@
+"""Protocols: what may never stand in training and test at once, and what is refused."""
+
+import numpy as np
+import pytest
+from simulated_battles import build_table
+
+from modeling_apex.arena.baselines import predict_by_position, predict_by_system
+from modeling_apex.arena.predictions import build_system_pairs, measure_prediction
+from modeling_apex.arena.protocols import (
+    PROTOCOLS,
+    ProtocolUnavailableError,
+    build_battle_groups,
+    build_folds,
+    build_random_folds,
+    check_battles,
+    count_decisive_battles,
+    drop_rare_systems,
+)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_predict_every_battle_and_never_train_on_it(protocol: str, seed: int) -> None:
+    table = build_table(200)
+    folds = build_folds(protocol, table, 5, seed)
+    tested = np.concatenate([fold.test_indices for fold in folds])
+    expected = 2 if protocol == "leave_one_system_out" else 1
+    assert (np.bincount(tested, minlength=200) == expected).all()
+    pairs, _ = build_system_pairs(table)
+    for fold in folds:
+        assert not set(fold.train_indices) & set(fold.test_indices)
+        train, test = table.select(fold.train_indices), table.select(fold.test_indices)
+        if protocol == "grouped_by_prompt_and_user":
+            assert not set(train.prompts) & set(test.prompts)
+            assert not set(train.users) & set(test.users)
+        if protocol == "leave_one_system_out":
+            assert fold.name.removeprefix("without ") not in train.systems
+        if protocol == "within_system_pairs":
+            assert not set(pairs[fold.train_indices]) & set(pairs[fold.test_indices])
+
+
+def test_groups_join_through_prompts_and_users() -> None:
+    table = build_table(4)
+    table.prompts[:] = ["p", "p", "q", ""]
+    table.users[:] = ["u", "v", "v", ""]
+    groups = build_battle_groups(table)
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_stratified_folds_have_equal_shares_of_wins() -> None:
+    table = build_table(200)
+    shares = [table.outcomes[f.test_indices].mean() for f in build_random_folds(table, 10, 0, is_stratified=True)]
+    assert max(shares) - min(shares) <= 0.1
+
+
+def test_folds_do_not_read_the_sides() -> None:
+    table = build_table(100)
+    for protocol in PROTOCOLS:
+        for fold, other in zip(
+            build_folds(protocol, table, 5, 0), build_folds(protocol, table.swap_sides(), 5, 0), strict=True
+        ):
+            np.testing.assert_array_equal(fold.test_indices, other.test_indices)
+
+
+def test_within_pairs_system_tags_know_nothing() -> None:
+    table = build_table(300, system_effect=2.0)
+    weights = np.ones((1, 300))
+    random = predict_by_system(table, build_folds("random_folds", table, 5, 0))
+    within = predict_by_system(table, build_folds("within_system_pairs", table, 5, 0), is_within_pairs=True)
+    assert measure_prediction(random, table, weights).estimates["auc"] > 0.7
+    assert measure_prediction(within, table, weights).estimates == {"auc": 0.5}
+
+
+def test_position_baseline_follows_the_training_folds_only() -> None:
+    table = build_table(100)
+    table.preferences[:] = "B"
+    table.preferences[:30] = "A"
+    prediction = predict_by_position(table, build_random_folds(table, 5, 0))
+    assert set(prediction.margins) == {-1.0}
+    assert not prediction.is_symmetric
+    assert measure_prediction(prediction, table, np.ones((1, 100))).estimates["accuracy"] == pytest.approx(0.7)
+
+
+def test_one_class_only_is_refused() -> None:
+    table = build_table(50)
+    table.preferences[:] = "A"
+    with pytest.raises(ValueError, match="All 50 decisive battles were won by A: there is one class only"):
+        check_battles(table, 5)
+    table.preferences[:] = "TIE"
+    with pytest.raises(ValueError, match="None of the 50 battles has a winner"):
+        check_battles(table, 5)
+    with pytest.raises(ValueError, match="`num_folds` is 1"):
+        check_battles(build_table(50), 1)
+
+
+def test_systems_with_fewer_battles_than_folds_are_refused_or_left_out() -> None:
+    table = build_table(100)
+    table.systems[:3, 0] = "newcomer"
+    with pytest.raises(ValueError, match=r"fewer decisive battles than the 10 folds: \{'newcomer': 3\}.*--drop-rare"):
+        check_battles(table, 10)
+    kept, dropped = drop_rare_systems(table, 10)
+    assert dropped == {"newcomer": 3}
+    assert len(kept) == 97
+    check_battles(kept, 10)
+
+
+def test_a_system_that_only_ties_is_counted_as_having_no_battle() -> None:
+    table = build_table(20)
+    table.systems[0, 0], table.preferences[0] = "newcomer", "TIE"
+    assert count_decisive_battles(table)["newcomer"] == 0
+
+
+def test_protocols_that_a_table_cannot_serve_say_why() -> None:
+    table = build_table(40, num_systems=2)
+    with pytest.raises(ProtocolUnavailableError, match="only 2 systems"):
+        build_folds("leave_one_system_out", table, 5, 0)
+    with pytest.raises(ProtocolUnavailableError, match="only one pair"):
+        build_folds("within_system_pairs", table, 5, 0)
+    table.prompts[:], table.users[:] = "", ""
+    with pytest.raises(ProtocolUnavailableError, match="neither prompts nor users"):
+        build_folds("grouped_by_prompt_and_user", table, 5, 0)
+    table.prompts[:30] = "one"
+    with pytest.raises(ProtocolUnavailableError, match="30 of 40 battles into one group"):
+        build_folds("grouped_by_prompt_and_user", table, 5, 0)
+    table.prompts[:] = "one"
+    with pytest.raises(ProtocolUnavailableError, match="into 1 groups, fewer than 5 folds"):
+        build_folds("grouped_by_prompt_and_user", table, 5, 0)
+    with pytest.raises(ValueError, match="Protocol 'leave_none' is unknown"):
+        build_folds("leave_none", table, 5, 0)
