@@ -1,6 +1,7 @@
 """`apex-music arena`: do predicted scores foretell which of two songs people prefer?"""
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,7 +112,7 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
     from modeling_apex.loading import load_pipeline
 
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
-    pipeline = load_pipeline(arguments.model, **keywords)
+    pipeline = functools.partial(load_pipeline(arguments.model, **keywords), on_error="report")
     model_id = f"{arguments.model}@{arguments.revision or 'main'}"
     output = Path(arguments.output) / SCORES_FILE
     return compute_battle_scores(_iterate_battles(arguments.battles), pipeline, output, model_id=model_id)
