@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.field_values import read_time
-from datasets_scripts.hub_upload import push_folder_to_hub
+from datasets_scripts.hub_upload import push_folder_to_hub, push_world_to_hub
 from datasets_scripts.metadata_tables import TABLE_SUFFIXES
 from datasets_scripts.parquet_folder import (
     DEFAULT_MAX_SHARD_BYTES,
@@ -121,7 +121,12 @@ def _run_synthetic(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m datasets_scripts.build synthetic")
     add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    _add_hub_arguments(parser)
+    args = parser.parse_args(arguments)
+    status = run(args)
+    if args.push_to_hub:
+        print(f"Published as {push_world_to_hub(args.output, args.push_to_hub, is_private=not args.public)}")
+    return status
 
 
 def _run_builder(args: argparse.Namespace) -> int:
@@ -161,8 +166,12 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-embed-audio", action="store_true", help="store paths to the audio, not the audio itself")
     group.add_argument("--license", metavar="ID", help="the Hub's identifier of the licence, for the card")
-    group.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the finished folder as a dataset")
-    group.add_argument("--public", action="store_true", help="publish for everyone (default: private)")
+    _add_hub_arguments(group)
+
+
+def _add_hub_arguments(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the finished folder as a dataset")
+    parser.add_argument("--public", action="store_true", help="publish for everyone (default: private)")
 
 
 def _add_corpus_arguments(parser: argparse.ArgumentParser, *, group_by: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from source_trees import make_suno_row, save_json_lines
 
 import datasets_scripts
 from datasets_scripts.build import build_parser, main, parse_columns
-from datasets_scripts.hub_upload import push_folder_to_hub
+from datasets_scripts.hub_upload import push_folder_to_hub, push_world_to_hub
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -297,6 +297,24 @@ def test_the_command_publishes_what_it_built(suno_tree, tmp_path, monkeypatch, c
     assert main(arguments) == 0
     assert "Published as https://hub.invalid/datasets/me/songs" in capsys.readouterr().out
     assert api.calls[0][2]["private"] is False
+
+
+def test_a_synthetic_world_is_published_and_called_synthetic(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    api = RecordingApi()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    folder = tmp_path / "world"
+    words = ["--layout", "training", "--num-songs", "2", "--seconds", "6", "--num-processes", "1"]
+    assert main(["synthetic", *words, "--output", str(folder), "--push-to-hub", "me/world"]) == 0
+    assert "Published as https://hub.invalid/datasets/me/world" in capsys.readouterr().out
+    assert api.calls[0][2]["private"] is True
+    assert api.calls[1][1]["folder_path"] == folder
+    card = (folder / "README.md").read_text()
+    assert "- synthetic" in card
+    assert '"num_songs": 2' in card
+    with pytest.raises(FileNotFoundError, match=r"No world\.json in .*: this is not a synthetic world"):
+        push_world_to_hub(tmp_path / "nothing", "me/world", api=api)
 
 
 def test_what_cannot_be_published_is_refused(suno_tree, tmp_path):
