@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from modeling_apex.registration import register
 
 if TYPE_CHECKING:
+    from modeling_apex.arena.preference import PreferenceHead, score_preference
     from modeling_apex.audio_apex import AudioError, AudioLimits, load_audio
     from modeling_apex.configuration_apex import ApexConfig
     from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
-    from modeling_apex.loading import load_pipeline
+    from modeling_apex.loading import load_pipeline, load_preference_head
     from modeling_apex.modeling_apex import ApexModel, ApexOutput
     from modeling_apex.pipeline_apex import ApexPopularityPipeline
+    from modeling_apex.ranking import rank_reports
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,10 @@ _PUBLIC_NAMES = {
     "AudioLimits": "audio_apex",
     "load_audio": "audio_apex",
     "load_pipeline": "loading",
+    "load_preference_head": "loading",
+    "rank_reports": "ranking",
+    "PreferenceHead": "arena.preference",
+    "score_preference": "arena.preference",
 }
 
 __all__ = [
@@ -40,8 +46,12 @@ __all__ = [
     "ApexPopularityPipeline",
     "AudioError",
     "AudioLimits",
+    "PreferenceHead",
     "load_audio",
     "load_pipeline",
+    "load_preference_head",
+    "rank_reports",
+    "score_preference",
 ]
 
 

@@ -6,6 +6,7 @@ is installed. Here the installed code always runs, and the errors say what to do
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from modeling_apex.registration import EMBEDDED_MODEL, TASK
@@ -51,6 +52,36 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
             f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
             f"`hf download {model}` once while connected, or pass a folder."
         ) from error
+
+
+def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> Any:
+    """
+    Load the preference head that lies beside a model.
+
+    Args:
+        model (`str` or `os.PathLike`, *optional*):
+            A folder or a Hub id. Defaults to the embedded demonstration model.
+        revision (`str`, *optional*):
+            Branch, tag or commit of a Hub model.
+
+    Returns:
+        [`PreferenceHead`] or `None`: `None` if the model has no preference head.
+    """
+    from modeling_apex.arena.preference import PREFERENCE_HEAD_FILE, PreferenceHead
+
+    folder = Path(os.path.expanduser(EMBEDDED_MODEL if model is None else model))
+    if folder.is_dir():
+        path = folder / PREFERENCE_HEAD_FILE
+        return PreferenceHead.from_pretrained(path) if path.is_file() else None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            str(model), PREFERENCE_HEAD_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+    except OSError:  # the Hub cannot be reached: loading the model itself says so, and says what to do
+        return None
+    return None if found is None else PreferenceHead.from_pretrained(found)
 
 
 def check_embedded_model() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from modeling_apex import ApexModel, load_pipeline
+from modeling_apex import ApexModel, PreferenceHead, load_pipeline, load_preference_head, score_preference
 from modeling_apex.cli import build_parser, main
 from modeling_apex.score_journal import ScoreJournal
 from modeling_apex.song_files import find_songs
@@ -117,7 +117,23 @@ def test_rank_sorts_and_gives_reasons(tiny_folder: Path, album: Path, capsys: py
     assert main(["rank", str(album), "--model", str(tiny_folder), "--top", "2"]) == 0
     assert capsys.readouterr().out.count(str(album)) == 2
     assert main(["rank", str(album), "--model", str(tiny_folder), "--by", "groove"]) == 2
-    assert "cannot rank by 'groove'; choose one of all, popularity, aesthetics" in capsys.readouterr().err
+    assert "cannot rank by 'groove'; choose one of preference, all, popularity, aesthetics" in capsys.readouterr().err
+
+
+def test_rank_follows_the_preference_head(tiny_folder: Path, album: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["rank", str(album), "--model", str(tiny_folder), "--by", "preference"]) == 2
+    assert "this model has no preference head" in capsys.readouterr().err
+    PreferenceHead(weights={"coherence": -3.0, "score_likes": 0.01}).save_pretrained(tiny_folder)
+    head = load_preference_head(tiny_folder)
+    assert main(["rank", str(album), "--model", str(tiny_folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scorer = load_pipeline(tiny_folder)
+    reports = sorted(map(scorer, find_songs([str(album)])), key=lambda report: -head.compute_strength(report))
+    for place, (line, report) in enumerate(zip(lines[2:6], reports, strict=True), start=1):
+        assert line.startswith(f"{place}. {report['song']}  ")
+        assert f" {score_preference(report, reports[0], head):.0%} " in line
+    assert " 50% " in lines[2]
+    assert load_preference_head("nobody/nowhere") is None
 
 
 def test_convert_then_score(tmp_path: Path, song_file: SongFile, capsys: pytest.CaptureFixture) -> None:

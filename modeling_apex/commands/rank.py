@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from modeling_apex.commands.score import add_scoring_arguments, score_songs
+from modeling_apex.loading import load_preference_head
 from modeling_apex.ranking import format_ranking, rank_reports
 from modeling_apex.song_files import find_songs
 
@@ -20,9 +21,9 @@ def add_parser(subparsers: Any) -> None:
     add_scoring_arguments(parser)
     parser.add_argument(
         "--by",
-        default="all",
         metavar="SCORE",
-        help="what to sort by: all (mean place over every score, the default), popularity, aesthetics, or a score",
+        help="what to sort by: preference (the default where the model has a preference head), all (mean place over "
+        "every score, the default elsewhere), popularity, aesthetics, or one score",
     )
     parser.add_argument("--top", type=int, metavar="N", help="show only the best N")
     parser.set_defaults(run=run)
@@ -30,8 +31,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     songs = find_songs(arguments.songs)
+    head = load_preference_head(arguments.model, revision=arguments.revision)
     reports = list(score_songs(songs, arguments))
     scored = [report for report in reports if "error" not in report]
     if scored:
-        print(format_ranking(rank_reports(scored, by=arguments.by)[: arguments.top]))
+        print(format_ranking(rank_reports(scored, by=arguments.by, head=head)[: arguments.top]))
     return 1 if len(scored) < len(reports) else 0
