@@ -41,19 +41,7 @@ def push_folder_to_hub(folder: str | Path, hub_id: str, *, is_private: bool = Tr
             f"The rows of {folder} hold paths of this machine in place of audio: build it without --no-embed-audio "
             f"before publishing it."
         )
-    if api is None:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-    address = api.create_repo(hub_id, repo_type="dataset", private=is_private, exist_ok=True)
-    api.upload_folder(
-        repo_id=hub_id,
-        repo_type="dataset",
-        folder_path=folder,
-        ignore_patterns=[f"{WORKING_FOLDER}/*"],
-        commit_message=f"Upload the {manifest['builder']} dataset",
-    )
-    return str(address)
+    return _upload(folder, hub_id, f"Upload the {manifest['builder']} dataset", is_private, api)
 
 
 WORLD_CARD = """\
@@ -110,6 +98,10 @@ def push_world_to_hub(folder: str | Path, hub_id: str, *, is_private: bool = Tru
         raise FileNotFoundError(f"No world.json in {folder} or its folders: this is not a synthetic world.")
     card = WORLD_CARD.replace("{options}", json.dumps(options, indent=2))
     (folder / "README.md").write_text(card, encoding="utf-8")
+    return _upload(folder, hub_id, "Upload a synthetic song world", is_private, api)
+
+
+def _upload(folder: Path, hub_id: str, message: str, is_private: bool, api: Any) -> str:
     if api is None:
         from huggingface_hub import HfApi
 
@@ -119,6 +111,7 @@ def push_world_to_hub(folder: str | Path, hub_id: str, *, is_private: bool = Tru
         repo_id=hub_id,
         repo_type="dataset",
         folder_path=folder,
-        commit_message="Upload a synthetic song world",
+        ignore_patterns=[f"{WORKING_FOLDER}/*"],
+        commit_message=message,
     )
     return str(address)

@@ -18,6 +18,7 @@ from modeling_apex.configuration_apex import PREDICTION_LEVELS, ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.heads_apex import DEFAULT_HEADS
 from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.output_folder import check_new_folder
 from modeling_apex.published_apex import PublishedWeights, infer_head_config, read_encoder, read_heads
 from modeling_apex.report_apex import format_table
 
@@ -129,9 +130,7 @@ def save_conversion(conversion: Conversion, output: str | os.PathLike) -> Path:
     Raises:
         `FileExistsError`: If the folder holds anything.
     """
-    folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
+    folder = check_new_folder(output)
     conversion.model.save_pretrained(folder)
     ApexFeatureExtractor.from_config(conversion.model.config).save_pretrained(folder)
     return folder

@@ -15,6 +15,7 @@ from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.heads_apex import SCORE_MEANINGS
 from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.output_folder import check_new_folder
 from modeling_apex.registration import TASK
 from modeling_apex.report_apex import format_score
 
@@ -58,9 +59,7 @@ def export_model(model: str | os.PathLike | ApexModel, output: str | os.PathLike
     Raises:
         `FileExistsError`: If the folder holds anything.
     """
-    folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
+    folder = check_new_folder(output)
     is_loaded = not isinstance(model, (str, os.PathLike))
     loaded: Any = model if is_loaded else ApexModel.from_pretrained(os.fspath(model), **loading_options)
     loaded.save_pretrained(folder)
