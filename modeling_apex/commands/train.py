@@ -73,9 +73,12 @@ def collect_arguments(arguments: argparse.Namespace) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
     from modeling_apex.commands.embed import is_main_process
     from modeling_apex.training.train import close_processes, train_heads
 
+    logging.disable_progress_bar()  # of loading weights; the work has its own
     settings = collect_arguments(arguments)
     options = {"resume": arguments.resume, "show_progress": sys.stderr.isatty(), "model": arguments.model}
     result = train_heads(arguments.data, arguments.output, settings, **options)

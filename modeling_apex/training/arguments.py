@@ -1,7 +1,8 @@
 """
 What a training run can be told: one dataclass, two presets, and small JSON files of differences.
 
-Standard library only, so that the command line can ask for help without loading torch. The 24 published conditions (arXiv 2605.03395) are options here: mode x task x loss x trunk depth.
+Standard library only, so that the command line answers `--help` without loading torch. The 24
+published conditions (arXiv 2605.03395) are options here: mode x task x loss x trunk depth.
 """
 
 import difflib
@@ -11,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
 
 LOSSES = ("equal", "weighted", "uncertainty")
 CHOICES: Mapping[str, Sequence[Any]] = {

@@ -119,7 +119,8 @@ class GroupedBlock(nn.Module):
             hidden = product.transpose(0, 1).reshape(-1, num_groups * num_outputs)  # (B, G * C')
         hidden = F.gelu(self._normalize(hidden.float(), share))
         if self.training and self.dropout > 0:
-            assert share is not None and generator is not None
+            assert share is not None
+            assert generator is not None
             hidden = hidden * self._draw_mask(hidden, share, generator)
         return hidden
 
@@ -183,7 +184,7 @@ class GroupedHeads(nn.Module):
     def from_model(cls, model: Any) -> "GroupedHeads":
         """Build grouped heads with the weights of an [`ApexModel`]."""
         heads = cls(model.config)
-        heads.load_named_tensors({name: tensor for name, tensor in model.state_dict().items()})
+        heads.load_named_tensors(dict(model.state_dict()))
         return heads.train(model.training)
 
     def forward(self, embeddings: torch.Tensor, share: BatchShare | None = None) -> torch.Tensor:

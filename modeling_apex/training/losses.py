@@ -11,7 +11,6 @@ from torch import nn
 from modeling_apex.training.arguments import LOSSES
 
 
-
 def compute_squared_error_sums(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     Sum the squared errors of each head over the labels that are there.

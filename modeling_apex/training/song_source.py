@@ -9,7 +9,7 @@ fingerprint of its song ids.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ class SongSource(Protocol):
     """Splits of songs in a fixed order."""
 
     name: str
-    splits: Mapping[str, int]
+    splits: dict[str, int]
     columns: pa.Schema
 
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
@@ -186,7 +186,7 @@ class HubSongSource:
 
         self.name = name
         self._dataset = load_dataset(name, **loading_options)
-        self.splits = {split: len(songs) for split, songs in self._dataset.items()}
+        self.splits = {str(split): len(songs) for split, songs in self._dataset.items()}
         songs = next(iter(self._dataset.values()))
         _refuse_missing_columns(name, songs.column_names)
         if isinstance(songs.features["audio"], Audio):
