@@ -87,7 +87,9 @@ class GroupedBlock(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.weight = nn.Parameter(torch.empty(num_groups, num_outputs, num_inputs))
-        self.bias = nn.Parameter(torch.empty(num_groups, num_outputs))
+        # Batch norm subtracts this bias again, so its true gradient is zero, and what training would add to it is
+        # rounding noise, blown up by Adam to full steps: it stays as it starts.
+        self.bias = nn.Parameter(torch.empty(num_groups, num_outputs), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(num_groups, num_outputs))
         self.shift = nn.Parameter(torch.zeros(num_groups, num_outputs))
         self.register_buffer("running_mean", torch.zeros(num_groups, num_outputs))
@@ -117,7 +119,7 @@ class GroupedBlock(nn.Module):
         else:
             product = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.transpose(1, 2))  # (G, B, C')
             hidden = product.transpose(0, 1).reshape(-1, num_groups * num_outputs)  # (B, G * C')
-        hidden = F.gelu(self._normalize(hidden.float(), share))
+        hidden = F.gelu(self._normalize(hidden.to(self.scale.dtype), share))
         if self.training and self.dropout > 0:
             assert share is not None
             assert generator is not None

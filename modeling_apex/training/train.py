@@ -5,6 +5,7 @@ What comes in is a folder of embeddings (or, to train the encoder too, a dataset
 made them, and arguments; what leaves is a run folder whose `best/` is a normal `from_pretrained` folder.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -230,7 +231,9 @@ def run_training(
             _save_best(task, model, arguments, accelerator, run)
         raise
     _save_best(task, model, arguments, accelerator, run, progress)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.free_memory()
     return TrainingResult(run.best, progress.best_epoch, progress.num_epochs_done, progress.history)
 
 
@@ -299,5 +302,6 @@ def close_processes() -> None:
     from accelerate import PartialState
 
     state = PartialState()
+    gc.collect()  # what still refers to the group, such as a module that was shared over it, goes before it
     state.wait_for_everyone()
     state.destroy_process_group()
