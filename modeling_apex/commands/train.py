@@ -80,8 +80,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()  # of loading weights; the work has its own
     settings = collect_arguments(arguments)
-    options = {"resume": arguments.resume, "show_progress": sys.stderr.isatty(), "model": arguments.model}
-    result = train_heads(arguments.data, arguments.output, settings, **options)
+    options: dict[str, Any] = {
+        "resume": arguments.resume,
+        "show_progress": sys.stderr.isatty(),
+        "model": arguments.model,
+    }
+    if settings.train_encoder:
+        from modeling_apex.training.encoder_training import train_end_to_end
+
+        if arguments.model is None:
+            raise ValueError("--train-encoder needs --model: where the encoder starts from.")
+        result = train_end_to_end(arguments.data, arguments.output, settings, **options)
+    else:
+        result = train_heads(arguments.data, arguments.output, settings, **options)
     if is_main_process():
         print(format_epoch(result.history[result.best_epoch]))
         print(f"best epoch {result.best_epoch} of {result.num_epochs}; model: {result.best}")

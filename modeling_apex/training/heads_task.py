@@ -76,10 +76,8 @@ class HeadsTask:
         self._batches: list[NDArray[np.int64]] = []
 
     def build_parameter_groups(self, arguments: ApexTrainingArguments) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [
-            {"params": list(self.module.heads.parameters()), "lr": arguments.learning_rate}
-        ]
-        return groups + build_sigma_group(self.loss, arguments)
+        parameters = [parameter for parameter in self.module.heads.parameters() if parameter.requires_grad]
+        return [{"params": parameters, "lr": arguments.learning_rate}, *build_sigma_group(self.loss, arguments)]
 
     def plan_epoch(self, epoch: int) -> int:
         self._epoch = epoch
@@ -101,8 +99,8 @@ class HeadsTask:
         damaged = rows[~np.isfinite(self._rows[rows]).all(1)]
         ids = self._store.get_split("train").songs["id"]
         if len(damaged):
-            return f"embeddings not finite: {_name_songs(ids, self._row_songs[damaged])}"
-        return f"songs {_name_songs(ids, self._row_songs[rows])}"
+            return f"embeddings not finite: {name_songs(ids, self._row_songs[damaged])}"
+        return f"songs {name_songs(ids, self._row_songs[rows])}"
 
     def predict(self, split: str) -> NDArray[np.float32]:
         return predict_songs(self.module.heads, self._store.get_split(split), self._arguments.mode, self._accelerator)
@@ -260,7 +258,8 @@ def _score_rows(heads: GroupedHeads, rows: NDArray[np.float32], device: Any) -> 
     return np.concatenate(scores)
 
 
-def _name_songs(ids: Any, songs: NDArray[np.int64], limit: int = 5) -> str:
+def name_songs(ids: Any, songs: NDArray[np.int64], limit: int = 5) -> str:
+    """Return the ids of a few songs, and how many more there are, for messages."""
     unique = np.unique(songs)
     names = ", ".join(repr(ids[int(song)].as_py()) for song in unique[:limit])
     return names + (f" and {len(unique) - limit} more" if len(unique) > limit else "")

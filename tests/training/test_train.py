@@ -212,7 +212,7 @@ def test_damaged_embeddings_are_named(tmp_path: Path, tiny_model: ApexModel, ide
     means[7] = np.nan
     means.flush()
     assert store.get_split("train").num_songs == 60
-    with pytest.raises(TrainingDivergedError, match="embeddings not finite: 'train-7'.*no epoch was finished"):
+    with pytest.raises(TrainingDivergedError, match=r"embeddings not finite: 'train-7'.*no epoch was finished"):
         train_heads(folder, tmp_path / "run", quick(), model=tiny_model)
 
 
@@ -239,7 +239,7 @@ def test_refuses_to_resume_on_other_data(train: Callable, tmp_path: Path, identi
 def test_refuses_embeddings_of_another_model(train: Callable, tiny_model: ApexModel) -> None:
     with torch.no_grad():
         next(tiny_model.encoder.parameters()).add_(1e-3)
-    with pytest.raises(ValueError, match="embeddings of another model or precision.*weights_sha256"):
+    with pytest.raises(ValueError, match=r"embeddings of another model or precision.*weights_sha256"):
         train()
 
 
