@@ -200,6 +200,7 @@ def _compute_local_loss(loss: MultiTaskLoss, sums: torch.Tensor, counts: torch.T
 def _check_loss(task: TrainingTask, sums: torch.Tensor, counts: torch.Tensor, batch: int, progress: Progress) -> float:
     """Return the loss of the whole batch; stop in all processes at once if it is not finite in any."""
     if is_distributed():
+        sums = sums.clone()
         dist.all_reduce(sums)
     with torch.no_grad():
         value = float(task.loss(sums / counts.clamp(min=1), counts > 0))
