@@ -16,6 +16,7 @@ from transformers import HubertConfig, PreTrainedConfig
 from .heads_apex import DEFAULT_HEADS, HEAD_GROUPS, POPULARITY_EXPONENT
 
 PREDICTION_LEVELS = ("song", "segment")
+NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 
 # MERT-v1-95M is HuBERT base at 24 kHz. Layer drop and time masking are training devices of the encoder's own
 # pre-training: with them on, an index into the hidden states would not always name the same layer.
@@ -77,6 +78,9 @@ class ApexConfig(PreTrainedConfig):
             Whether the encoder is kept out of training.
         popularity_exponent (`float`, defaults to `ln 0.5 / ln 0.8`):
             Exponent of the power transform between percentile and popularity score.
+        percentile_tables (`dict[str, list[float]]`, *optional*):
+            Per score, the 101 quantiles (0 to 100 percent) of the model's own scores on its training songs, so that a
+            report can say "better than 83 % of the training songs".
         provenance (`dict`, *optional*):
             Where the weights come from: source ids, hashes, training facts. Shown, never computed with.
         mert_model_name (`str`, *optional*):
@@ -106,6 +110,7 @@ class ApexConfig(PreTrainedConfig):
         prediction_level: str = "song",
         freeze_encoder: bool = True,
         popularity_exponent: float = POPULARITY_EXPONENT,
+        percentile_tables: Mapping[str, Sequence[float]] | None = None,
         provenance: Mapping[str, Any] | None = None,
         mert_model_name: str | None = None,
         input_dim: int | None = None,
@@ -139,6 +144,7 @@ class ApexConfig(PreTrainedConfig):
         self.popularity_exponent = _validate_float(
             "popularity_exponent", popularity_exponent, minimum=0.0, exclusive=True
         )
+        self.percentile_tables = _validate_percentile_tables(percentile_tables or {}, self.head_names)
         self.provenance = {**facts, **(provenance or {})}
         self.mert_model_name = mert_model_name
         self.input_dim = input_dim
@@ -240,6 +246,22 @@ def _validate_heads(heads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return validated
 
 
+def _validate_percentile_tables(tables: Any, head_names: Sequence[str]) -> dict[str, list[float]]:
+    if not isinstance(tables, Mapping):
+        raise TypeError(f"`percentile_tables` must be a dict from score to quantiles, got {type(tables).__name__}.")
+    validated = {}
+    for name, table in tables.items():
+        if name not in head_names:
+            raise ValueError(f"`percentile_tables` names {name!r}, but the heads are {', '.join(head_names)}.")
+        if isinstance(table, str) or not isinstance(table, Sequence) or len(table) != NUM_QUANTILES:
+            raise ValueError(f"`percentile_tables[{name!r}]` must be a list of {NUM_QUANTILES} quantiles.")
+        values = [_validate_float(f"percentile_tables[{name!r}]", value) for value in table]
+        if values != sorted(values):
+            raise ValueError(f"`percentile_tables[{name!r}]` must not descend; quantiles run from lowest to highest.")
+        validated[str(name)] = values
+    return validated
+
+
 def _validate_int(name: str, value: Any, minimum: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be an integer, got {value!r}.")
@@ -290,6 +312,7 @@ OWN_FIELDS = (
     "prediction_level",
     "freeze_encoder",
     "popularity_exponent",
+    "percentile_tables",
     "provenance",
     "mert_model_name",
     "input_dim",

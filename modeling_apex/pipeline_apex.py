@@ -230,6 +230,7 @@ class ApexPopularityPipeline(ChunkPipeline):
             segments=timeline,
             embedding=output.song_embedding[0].tolist() if return_embedding else None,
             with_percentiles=return_percentiles,
+            percentile_tables=self.model.config.percentile_tables,
             **identity,
         )
 

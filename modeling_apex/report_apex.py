@@ -5,6 +5,7 @@ What comes in are scores in native units; what leaves is a plain dict that survi
 text for a terminal. Standard library only, so that reports can be read where no model runs.
 """
 
+import bisect
 import csv
 import io
 import json
@@ -40,6 +41,31 @@ def compute_percentile(score: float, exponent: float) -> float:
     return 100.0 * (score / 100.0) ** (1.0 / exponent)
 
 
+def compute_training_percentile(score: float, quantiles: Sequence[float]) -> float:
+    """
+    Tell what share of the training songs a score is better than.
+
+    Args:
+        score (`float`):
+            Score in native units.
+        quantiles (`Sequence[float]`):
+            The ascending quantiles of the model's scores on its training songs, evenly spaced from 0 to 100 percent:
+            an entry of `config.percentile_tables`.
+
+    Returns:
+        `float`: percent of the training songs with a lower score, 0 to 100, interpolated between quantiles. A score
+        that many training songs share lies in the middle of them.
+    """
+    step = 100.0 / (len(quantiles) - 1)
+    below, above = bisect.bisect_left(quantiles, score), bisect.bisect_right(quantiles, score)
+    if below < above:  # the score is one of the quantiles, or several
+        return step * (below + above - 1) / 2
+    if below in (0, len(quantiles)):
+        return 0.0 if below == 0 else 100.0
+    lower, upper = quantiles[below - 1], quantiles[below]
+    return step * (below - 1 + (score - lower) / (upper - lower))
+
+
 def build_report(
     song: str | None,
     scores: Sequence[float],
@@ -54,6 +80,7 @@ def build_report(
     segments: Sequence[Mapping[str, Any]] | None = None,
     embedding: Sequence[float] | None = None,
     with_percentiles: bool = True,
+    percentile_tables: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """
     Assemble the report of one song.
@@ -83,6 +110,8 @@ def build_report(
             The song embedding.
         with_percentiles (`bool`, defaults to `True`):
             Whether to give each popularity score as a percentile too.
+        percentile_tables (`dict[str, list[float]]`, *optional*):
+            `config.percentile_tables`; adds `training_percentiles`, the share of training songs with a lower score.
 
     Returns:
         `dict`: a report that survives `json.dumps` and `json.loads` unchanged.
@@ -102,6 +131,12 @@ def build_report(
             head["name"]: compute_percentile(named[head["name"]], popularity_exponent)
             for head in heads
             if head["group"] == "popularity"
+        }
+    if with_percentiles and percentile_tables:
+        report["training_percentiles"] = {
+            name: compute_training_percentile(named[name], table)
+            for name, table in percentile_tables.items()
+            if name in named
         }
     report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
     report["duration_seconds"] = float(duration_seconds)
@@ -131,11 +166,13 @@ def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
             What [`build_report`] or [`build_error_report`] returned.
 
     Returns:
-        `dict`: `song`, one column a score, `<name>_percentile` for popularity, `duration_seconds`, `num_segments`,
+        `dict`: `song`, one column a score, `<name>_percentile` for popularity, `<name>_training_percentile` where
+        the model knows its training songs, `duration_seconds`, `num_segments`,
         `model_id`, `model_revision`, `warnings` (joined by "; ") and `error`. Timeline and embedding are left out.
     """
     row: dict[str, Any] = {"song": report["song"], **report.get("scores", {})}
     row |= {f"{name}_percentile": value for name, value in report.get("percentiles", {}).items()}
+    row |= {f"{name}_training_percentile": value for name, value in report.get("training_percentiles", {}).items()}
     row["duration_seconds"] = report.get("duration_seconds")
     row["num_segments"] = report.get("num_segments")
     row["model_id"] = report["model"]["id"]
@@ -202,20 +239,24 @@ def format_report(report: Mapping[str, Any]) -> str:
         return f"{report['song']}\n  not scored: {report['error']}"
     segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
     lines = [f"{report['song']}  ({format_duration(report['duration_seconds'])}, {segments})"]
+    training_percentiles = report.get("training_percentiles", {})
     rows = []
     for name, score in report["scores"].items():
         minimum, maximum = report["ranges"][name]
         percentile = report.get("percentiles", {}).get(name)
-        rows.append(
-            [
-                f"  {name}",
-                format_score(score, maximum),
-                f"{minimum:g} to {maximum:g}",
-                "" if percentile is None else f"{percentile:.0f}",
-                SCORE_MEANINGS.get(name, ""),
-            ]
-        )
-    lines.append(format_table(["  score", "value", "range", "percentile", "meaning"], rows, left_columns=(0, 4)))
+        row = [
+            f"  {name}",
+            format_score(score, maximum),
+            f"{minimum:g} to {maximum:g}",
+            "" if percentile is None else f"{percentile:.0f}",
+        ]
+        if training_percentiles:
+            row.append(f"{training_percentiles[name]:.0f} %" if name in training_percentiles else "")
+        rows.append([*row, SCORE_MEANINGS.get(name, "")])
+    header = ["  score", "value", "range", "percentile", "meaning"]
+    if training_percentiles:
+        header.insert(-1, "better than (training songs)")
+    lines.append(format_table(header, rows, left_columns=(0, len(header) - 1)))
     if "segments" in report:
         names = list(report["scores"])
         timeline = [

@@ -1,0 +1,52 @@
+"""`apex-music conditions`: the 24 published conditions, trained and evaluated, beside the paper's numbers."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from modeling_apex.commands.train import add_training_arguments, collect_arguments
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "conditions",
+        help="train and evaluate the 24 published conditions",
+        description="Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, and print "
+        "our results beside the published ones. The same command goes on where it was interrupted.",
+        epilog="examples:\n"
+        "  apex-music conditions embeddings/suno --output runs/conditions\n"
+        "  apex-music conditions embeddings/suno --output runs/two --only song-full-uncertainty-2 song-full-equal-2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of apex-music embed")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the runs and results.json")
+    parser.add_argument("--only", nargs="+", metavar="C", help="conditions such as song-full-uncertainty-2")
+    parser.add_argument("--split", default="test", metavar="S", help="what to evaluate on (default: test)")
+    add_training_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from modeling_apex.commands.embed import is_main_process
+    from modeling_apex.training.conditions import format_conditions, run_conditions
+    from modeling_apex.training.embedding_manifest import save_json
+    from modeling_apex.training.train import close_processes
+
+    logging.disable_progress_bar()  # of loading weights
+    results = run_conditions(
+        arguments.embeddings,
+        arguments.output,
+        collect_arguments(arguments),
+        model=arguments.model,
+        only=arguments.only,
+        split=arguments.split,
+        show_progress=sys.stderr.isatty(),
+    )
+    if is_main_process():
+        print(format_conditions(results, split=arguments.split))
+        save_json(Path(arguments.output) / "results.json", results)
+    close_processes()
+    return 0

@@ -1,0 +1,73 @@
+"""`apex-music embed`: a dataset or a folder of audio to stored embeddings."""
+
+import argparse
+import sys
+from typing import Any
+
+from modeling_apex.commands.score import DTYPES, RESAMPLERS
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "embed",
+        help="songs to stored segment embeddings, for training",
+        description="Decode and encode every song once, by the classes that also score. An interrupted run, also a "
+        "killed one, is taken up by the same command. A broken song is listed in failures.jsonl with its reason; the "
+        "exit status is then 1. Several processes share the work: torchrun --nproc_per_node 8 -m modeling_apex.cli "
+        "embed ...",
+        epilog="examples:\n"
+        "  apex-music embed datasets/synthetic --output embeddings/synthetic\n"
+        "  apex-music embed datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="DATASET", help="dataset folder, folder of audio, or Hub dataset id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for shards and manifest")
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the encoder")
+    parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="segments at once (default: 1 on CPU, else 32)")
+    parser.add_argument("--decoders", type=int, default=1, metavar="N", help="threads that decode (default: 1)")
+    parser.add_argument(
+        "--songs-per-shard", type=int, default=256, metavar="N", help="what a killed process loses at most (256)"
+    )
+    parser.add_argument("--retry-failures", action="store_true", help="try songs again that failed before")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from modeling_apex.loading import check_embedded_model
+    from modeling_apex.registration import EMBEDDED_MODEL
+    from modeling_apex.training.embed import FAILURES_NAME, embed_songs
+    from modeling_apex.training.train import close_processes
+
+    logging.disable_progress_bar()  # of loading weights; the work has its own
+    if arguments.model is None:
+        check_embedded_model()
+    summary = embed_songs(
+        arguments.source,
+        arguments.output,
+        arguments.model or EMBEDDED_MODEL,
+        dtype=arguments.dtype,
+        resampler=arguments.resampler,
+        songs_per_shard=arguments.songs_per_shard,
+        batch_size=arguments.batch_size,
+        num_decoders=arguments.decoders,
+        retry_failures=arguments.retry_failures,
+        show_progress=sys.stderr.isatty(),
+    )
+    num_failed = len(summary.failures)
+    if is_main_process():
+        print(f"{summary.folder}: {summary.num_songs} songs, {summary.num_segments} segments, {num_failed} failed")
+        if num_failed:
+            print(f"why they failed: {summary.folder / FAILURES_NAME}", file=sys.stderr)
+    close_processes()
+    return 1 if num_failed else 0
+
+
+def is_main_process() -> bool:
+    """Tell whether this process speaks for all."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)

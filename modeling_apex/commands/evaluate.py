@@ -1,0 +1,40 @@
+"""`apex-music evaluate`: a model's results on a labelled dataset, as results.json and as a table."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="errors and correlations on labelled songs, beside trivial baselines",
+        description="Evaluate a model on stored embeddings: MSE, MAE, Pearson and Spearman per score with bootstrap "
+        "intervals, per split and per platform, beside always predicting the mean or median of the training labels.",
+        epilog="example:\n  apex-music evaluate embeddings/suno --model runs/first/best --output results.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of apex-music embed")
+    parser.add_argument("--model", metavar="M", required=True, help="folder or Hub id of the model")
+    parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
+    parser.add_argument(
+        "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
+    )
+    parser.add_argument("--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from modeling_apex.training.embedding_manifest import save_json
+    from modeling_apex.training.evaluate import evaluate_model, format_results
+
+    logging.disable_progress_bar()  # of loading weights
+    results = evaluate_model(arguments.model, arguments.embeddings, splits=arguments.split, num_draws=arguments.draws)
+    print(format_results(results))
+    if arguments.output:
+        path = Path(arguments.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_json(path, results)
+    return 0

@@ -1,0 +1,163 @@
+"""
+`apex-music evaluate`: how well a model's scores follow the labels, beside the trivial baselines.
+
+What comes in is a model and a folder of embeddings that its encoder made; what leaves is one dict, and a table of it:
+per split, per platform and per score the errors and correlations with bootstrap intervals over songs, and the errors
+of always predicting the mean or median of the training labels.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.report_apex import format_table
+from modeling_apex.training.embedding_manifest import build_identity, refuse_other_identity
+from modeling_apex.training.embedding_store import EmbeddingSplit, EmbeddingStore, open_embedding_store
+from modeling_apex.training.metrics import BASELINES, METRICS, compute_head_results
+
+ALL_PLATFORMS = "all"
+BATCH_SONGS = 256
+
+
+def evaluate_model(
+    model: str | os.PathLike | ApexModel,
+    embeddings: str | os.PathLike,
+    *,
+    splits: Sequence[str] | None = None,
+    num_draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Evaluate a model on stored embeddings.
+
+    Args:
+        model (`str`, `os.PathLike` or [`ApexModel`]):
+            The model, in float32; its encoder must be the one that made the embeddings.
+        embeddings (`str` or `os.PathLike`):
+            A finished folder of `embed_songs`.
+        splits (`Sequence[str]`, *optional*):
+            Which splits; defaults to all but `train`.
+        num_draws (`int`, defaults to 1000):
+            Bootstrap resamples of songs.
+        seed (`int`, defaults to 0):
+            Seed of the resampling.
+
+    Returns:
+        `dict`: `model`, `embeddings_manifest_sha256`, `label_sources`, and `splits`: per split, per platform (and
+        `"all"`), per score what `compute_head_results` returns. Survives JSON.
+
+    Raises:
+        `ValueError`: If a split is missing, or the embeddings come from another model.
+    """
+    store = open_embedding_store(embeddings)
+    loaded: Any = model
+    if isinstance(model, (str, os.PathLike)):
+        loaded = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
+    identity = store.manifest["identity"]
+    expected = build_identity(loaded, dtype=identity["dtype"], resampler=identity["resampler"])
+    refuse_other_identity(str(store.folder), identity, expected)
+    loaded.eval()
+    names = loaded.config.head_names
+    training_labels = store.get_split("train").build_labels(names)
+    chosen = [name for name in store.splits if name != "train"] if splits is None else list(splits)
+    results: dict[str, Any] = {}
+    for name in chosen:
+        split = store.get_split(name)
+        scores, labels = predict_split(loaded, split), split.build_labels(names)
+        results[name] = {}
+        for platform, rows in group_by_platform(split).items():
+            results[name][platform] = {
+                head: compute_head_results(
+                    scores[rows, column],
+                    labels[rows, column],
+                    training_labels[:, column],
+                    num_draws=num_draws,
+                    seed=seed,
+                )
+                for column, head in enumerate(names)
+            }
+    return {
+        "model": str(loaded.config._name_or_path),
+        "embeddings_manifest_sha256": store.manifest_sha256,
+        "label_sources": list_label_sources(store),
+        "num_draws": num_draws,
+        "splits": results,
+    }
+
+
+def predict_split(model: ApexModel, split: EmbeddingSplit) -> NDArray[np.float32]:
+    """
+    Score the songs of a split by the model's own forward pass.
+
+    Returns:
+        `np.ndarray` of shape `(num_songs, num_heads)`.
+    """
+    scores = []
+    for start in range(0, split.num_songs, BATCH_SONGS):
+        offsets = split.offsets[start : start + BATCH_SONGS + 1]
+        counts = np.diff(offsets)
+        mask = np.arange(counts.max()) < counts[:, None]  # (B, S)
+        padded = np.zeros((*mask.shape, split.segments.shape[1]), np.float32)
+        padded[mask] = split.segments[offsets[0] : offsets[-1]]
+        with torch.inference_mode():
+            output: Any = model(
+                segment_embeddings=torch.from_numpy(padded).to(model.device),
+                segment_mask=torch.from_numpy(mask).to(model.device),
+            )
+        scores.append(output.scores.float().cpu().numpy())
+    return np.concatenate(scores)
+
+
+def group_by_platform(split: EmbeddingSplit) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of all songs, and of each platform where there are several."""
+    platforms = split.list_values("platform")
+    groups = {ALL_PLATFORMS: np.arange(split.num_songs)}
+    known = sorted({platform for platform in platforms if platform is not None})
+    if len(known) > 1:
+        for platform in known:
+            groups[platform] = np.flatnonzero([value == platform for value in platforms])
+    return groups
+
+
+def list_label_sources(store: EmbeddingStore) -> list[str]:
+    """Return who gave the aesthetic labels, such as people or a model; a reader must see it beside the numbers."""
+    return sorted(
+        {str(value) for split in store.splits.values() for value in split.list_values("label_source") if value}
+    )
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+    """Return results as text: one table a split and platform, each metric with its 95 % interval."""
+    parts = []
+    for split, platforms in results["splits"].items():
+        for platform, heads in platforms.items():
+            header = [f"{split}, {platform}", "songs", *METRICS, *(f"{kind}: MSE / MAE" for kind in BASELINES)]
+            rows = []
+            for name, result in heads.items():
+                cells = [_format_interval(result[metric]) for metric in METRICS]
+                baselines = [
+                    f"{_format(result['baselines'][kind]['mse'])} / {_format(result['baselines'][kind]['mae'])}"
+                    for kind in BASELINES
+                ]
+                rows.append([name, str(result["num_songs"]), *cells, *baselines])
+            parts.append(format_table(header, rows))
+    sources = ", ".join(results["label_sources"]) or "not stated"
+    parts.append(f"[low, high]: 95 % bootstrap over songs. Aesthetic labels from: {sources}.")
+    return "\n\n".join(parts)
+
+
+def _format_interval(result: Mapping[str, float | None]) -> str:
+    if result["value"] is None:
+        return "-"
+    return f"{_format(result['value'])} [{_format(result['low'])}, {_format(result['high'])}]"
+
+
+def _format(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"

@@ -1,0 +1,308 @@
+"""
+The training loop: prepare, resume, train an epoch, validate, maybe save.
+
+What comes in is a task (what one batch is and what it costs: stored embeddings or audio) and the arguments; what
+leaves is the best epoch's weights and the history. All randomness of a task is a function of seed, epoch and batch, so
+the state of a run is its weights, the optimizer and a few numbers, and a resumed run repeats the uninterrupted one.
+Every decision (stop, best, diverged) is taken from numbers that all processes share.
+"""
+
+import logging
+import math
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from modeling_apex.training.arguments import ApexTrainingArguments
+from modeling_apex.training.grouped_heads import is_distributed
+from modeling_apex.training.losses import MultiTaskLoss
+from modeling_apex.training.metrics import compute_head_metrics, compute_mean_spearman, is_scored
+from modeling_apex.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+BEST_WEIGHTS = "best.safetensors"
+
+
+class TrainingDivergedError(FloatingPointError):
+    """The loss is NaN or infinite. The message says in which batch, and what was kept."""
+
+
+class TrainingTask(Protocol):
+    """What the loop needs to know of a task."""
+
+    head_names: list[str]
+    module: nn.Module  # holds all that is trained, and gives squared error sums `(H,)` of this process's rows
+    loss: MultiTaskLoss  # a part of `module`
+
+    def build_parameter_groups(self, arguments: ApexTrainingArguments) -> list[dict[str, Any]]:
+        """Return what the optimizer trains, with learning rates."""
+
+    def plan_epoch(self, epoch: int) -> int:
+        """Fix the order of an epoch; return its number of batches."""
+
+    def compute_error_sums(self, module: nn.Module, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Run this process's share of a batch.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]` of shape `(num_heads,)` each: the sums of squared errors of this
+            process's rows, and the number of labels in the whole batch.
+        """
+
+    def describe_batch(self, batch: int) -> str:
+        """Name some songs of a batch, for messages."""
+
+    def predict(self, split: str) -> NDArray[np.float32]:
+        """Score all songs of a split, `(num_songs, num_heads)`, in every process."""
+
+    def build_labels(self, split: str) -> NDArray[np.float32]:
+        """Return the labels of a split, `(num_songs, num_heads)`."""
+
+    def build_weights(self) -> dict[str, torch.Tensor]:
+        """Return the trained weights under the names that checkpoints have."""
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take weights that `build_weights` returned."""
+
+
+@dataclass
+class Progress:
+    """How far a run is; a part of each checkpoint."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = -1
+    best_value: float = float("-inf")
+
+    @property
+    def num_epochs_done(self) -> int:
+        return len(self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best_epoch": self.best_epoch, "best_value": self.best_value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history = state["history"]
+        self.best_epoch = state["best_epoch"]
+        self.best_value = state["best_value"]
+
+
+def fit(
+    task: TrainingTask,
+    arguments: ApexTrainingArguments,
+    run: RunFolder,
+    accelerator: Any,
+    *,
+    resume: bool = False,
+    show_progress: bool = False,
+) -> Progress:
+    """
+    Train a task to the end, or until its selection metric no longer improves.
+
+    Args:
+        task ([`TrainingTask`]):
+            What to train.
+        arguments ([`ApexTrainingArguments`]):
+            How.
+        run ([`RunFolder`]):
+            Where to keep checkpoints and metrics.
+        accelerator (`accelerate.Accelerator`):
+            Device, precision and processes.
+        resume (`bool`, defaults to `False`):
+            Whether to start from the newest checkpoint of the run, if it has one.
+        show_progress (`bool`, defaults to `False`):
+            Whether to show a progress bar over epochs.
+
+    Returns:
+        [`Progress`]: history and best epoch. The best weights lie in the run's `checkpoints/best.safetensors`.
+
+    Raises:
+        [`TrainingDivergedError`]: If the loss becomes NaN or infinite.
+    """
+    progress = Progress()
+    optimizer = torch.optim.AdamW(task.build_parameter_groups(arguments), weight_decay=arguments.weight_decay)
+    peak_rates = [group["lr"] for group in optimizer.param_groups]
+    module, optimizer = accelerator.prepare(task.module, optimizer)
+    accelerator.register_for_checkpointing(progress)
+    checkpoints = run.list_checkpoints()
+    if resume and checkpoints:
+        accelerator.load_state(str(checkpoints[-1]))
+    is_bar_hidden = not (show_progress and accelerator.is_main_process)
+    with tqdm(
+        total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=is_bar_hidden
+    ) as bar:
+        while not has_finished(progress, arguments):
+            epoch = progress.num_epochs_done
+            factor = 0.5 * (1 + math.cos(math.pi * epoch / arguments.num_epochs))
+            for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
+                group["lr"] = rate * factor
+            entry = {"epoch": epoch, "learning_rate": peak_rates[0] * factor}
+            entry["training_loss"] = _train_epoch(task, module, optimizer, arguments, accelerator, progress)
+            entry |= _validate(task, accelerator)
+            _record(task, run, arguments, accelerator, progress, entry)
+            bar.set_postfix(loss=entry["training_loss"], spearman=entry["mean_spearman"])
+            bar.update()
+    return progress
+
+
+def has_finished(progress: Progress, arguments: ApexTrainingArguments) -> bool:
+    """Tell whether a run is over: all epochs done, or none better for `patience` epochs."""
+    num_done = progress.num_epochs_done
+    return num_done >= arguments.num_epochs or (
+        num_done > 0 and num_done - 1 - progress.best_epoch >= arguments.patience
+    )
+
+
+def _train_epoch(
+    task: TrainingTask,
+    module: nn.Module,
+    optimizer: Any,
+    arguments: ApexTrainingArguments,
+    accelerator: Any,
+    progress: Progress,
+) -> float:
+    module.train()
+    num_batches = task.plan_epoch(progress.num_epochs_done)
+    num_steps = arguments.gradient_accumulation_steps
+    losses = []
+    for batch in range(num_batches):
+        step_start = batch // num_steps * num_steps
+        step_size = min(num_steps, num_batches - step_start)
+        is_step_end = batch == step_start + step_size - 1
+        with nullcontext() if is_step_end else accelerator.no_sync(module):
+            sums, counts = task.compute_error_sums(module, batch)
+            loss = _compute_local_loss(task.loss, sums, counts)
+            losses.append(_check_loss(task, sums.detach(), counts, batch, progress))
+            accelerator.backward(loss / step_size)
+            if is_step_end:
+                accelerator.clip_grad_norm_(task.module.parameters(), arguments.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+    return float(np.mean(losses))
+
+
+def _compute_local_loss(loss: MultiTaskLoss, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    # Each process scales its share up by their number, because gradients are averaged over processes.
+    num_processes = dist.get_world_size() if is_distributed() else 1
+    return loss(num_processes * sums / counts.clamp(min=1), counts > 0)
+
+
+def _check_loss(task: TrainingTask, sums: torch.Tensor, counts: torch.Tensor, batch: int, progress: Progress) -> float:
+    """Return the loss of the whole batch; stop in all processes at once if it is not finite in any."""
+    if is_distributed():
+        sums = sums.clone()
+        dist.all_reduce(sums)
+    with torch.no_grad():
+        value = float(task.loss(sums / counts.clamp(min=1), counts > 0))
+    if not math.isfinite(value):
+        kept = (
+            f"the best epoch so far, {progress.best_epoch}, is kept"
+            if progress.best_epoch >= 0
+            else "no epoch was finished, so nothing is kept"
+        )
+        raise TrainingDivergedError(
+            f"the loss is {value} in epoch {progress.num_epochs_done}, batch {batch} ({task.describe_batch(batch)}); "
+            f"{kept}. Lower the learning rate, or look at the embeddings and labels of these songs."
+        )
+    return value
+
+
+def _validate(task: TrainingTask, accelerator: Any) -> dict[str, Any]:
+    task.module.eval()
+    scores, labels = task.predict("validation"), task.build_labels("validation")
+    metrics = compute_head_metrics(scores, labels, task.head_names)
+    device = accelerator.device
+    errors = torch.tensor([metrics[name]["mse"] for name in task.head_names], dtype=torch.float32, device=device)
+    is_present = torch.tensor([is_scored(metrics[name]) for name in task.head_names], device=device)
+    with torch.no_grad():
+        loss = float(task.loss(errors.nan_to_num(), is_present))
+    return {"validation_loss": loss, "mean_spearman": compute_mean_spearman(metrics), "validation": metrics}
+
+
+def _record(
+    task: TrainingTask,
+    run: RunFolder,
+    arguments: ApexTrainingArguments,
+    accelerator: Any,
+    progress: Progress,
+    entry: dict[str, Any],
+) -> None:
+    """Take note of an epoch, keep its weights if it is the best, and save a checkpoint; whole or not at all."""
+    # The first process decides for all: a last digit must not make one of them stop alone.
+    value = -entry["validation_loss"] if arguments.selection == "loss" else entry["mean_spearman"]
+    value = _share_from_main(value, accelerator)
+    is_best = value > progress.best_value or progress.best_epoch < 0
+    if is_best:
+        progress.best_epoch, progress.best_value = entry["epoch"], value
+    if task.loss.log_sigmas is not None:
+        sigmas = task.loss.log_sigmas.detach().exp().tolist()
+        entry["sigmas"] = dict(zip(task.head_names, sigmas, strict=True))
+    progress.history.append(entry)
+    target = run.checkpoints / f"epoch-{entry['epoch']:04d}"
+    part = target.with_name(f"{target.name}.writing")
+    if accelerator.is_main_process:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(part))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _keep_best(task, run, part, is_best)
+        part.rename(target)
+        run.drop_old_checkpoints()
+        run.save_history(progress.history)
+    accelerator.wait_for_everyone()
+    accelerator.log(_flatten(entry), step=entry["epoch"])
+
+
+def _keep_best(task: TrainingTask, run: RunFolder, checkpoint: Path, is_best: bool) -> None:
+    """
+    Put the best weights so far into the checkpoint.
+
+    Each checkpoint carries its own copy: a run that is killed between two files resumes from what belongs together.
+    """
+    if is_best:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in task.build_weights().items()}, checkpoint / BEST_WEIGHTS
+        )
+    else:
+        shutil.copyfile(run.list_checkpoints()[-1] / BEST_WEIGHTS, checkpoint / BEST_WEIGHTS)
+
+
+def load_best_weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    """
+    Read the weights of the best epoch.
+
+    Raises:
+        `FileNotFoundError`: If no epoch was finished.
+    """
+    checkpoints = run.list_checkpoints()
+    if not checkpoints:
+        raise FileNotFoundError(f"{run.path}: no epoch was finished, so there are no weights.")
+    weights: dict[str, torch.Tensor] = load_file(checkpoints[-1] / BEST_WEIGHTS)
+    return weights
+
+
+def _share_from_main(value: float, accelerator: Any) -> float:
+    from accelerate.utils import broadcast_object_list
+
+    values = [value if math.isfinite(value) else float("-inf")]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def _flatten(entry: dict[str, Any]) -> dict[str, float]:
+    flat = {name: value for name, value in entry.items() if isinstance(value, float)}
+    for head, metrics in entry["validation"].items():
+        flat |= {f"validation/{head}/{name}": value for name, value in metrics.items()}
+    return flat

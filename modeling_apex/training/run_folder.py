@@ -1,0 +1,165 @@
+"""
+A run folder: everything that a training run says about itself.
+
+`arguments.json`, `environment.json`, `data.json` (hash of the embeddings' manifest), `metrics.jsonl` (one line an
+epoch), `loss.png` and `spearman.png`, `checkpoints/` (to resume from), and at the end `best/`, a normal
+`from_pretrained` folder.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modeling_apex import __version__
+from modeling_apex.training.arguments import ApexTrainingArguments
+from modeling_apex.training.embedding_manifest import save_json
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "transformers", "accelerate", "numpy", "pyarrow", "datasets")
+# Arguments that may differ when a run is resumed, since they change no number.
+FREE_ARGUMENTS = ("report_to",)
+
+
+class RunFolder:
+    """
+    The files of one run.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The folder; see [`RunFolder.open`].
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.best = self.path / "best"
+        self.checkpoints = self.path / "checkpoints"
+
+    def open(self, arguments: ApexTrainingArguments, data: Mapping[str, Any], *, resume: bool) -> None:
+        """
+        Start the run, or check that it is the one to resume.
+
+        Args:
+            arguments ([`ApexTrainingArguments`]):
+                Its arguments.
+            data (`Mapping`):
+                What it trains on: model, manifest hash, splits.
+            resume (`bool`):
+                Whether to go on with a run that lies here.
+
+        Raises:
+            `FileExistsError`: If a run lies here and `resume` is false.
+            `FileNotFoundError`: If no run lies here and `resume` is true.
+            `ValueError`: If the run that lies here has other arguments or other data.
+        """
+        has_run = (self.path / "arguments.json").is_file()
+        if has_run and not resume:
+            raise FileExistsError(
+                f"{self.path}: already holds a run. Name a new folder, or go on with it by --resume (resume=True)."
+            )
+        if resume and not has_run:
+            raise FileNotFoundError(f"{self.path}: holds no run to resume; start one without --resume (resume=False).")
+        described = dataclasses.asdict(arguments)
+        if resume:
+            _refuse_differences(self.path, self._load("arguments.json"), described, "arguments")
+            _refuse_differences(self.path, self._load("data.json"), json.loads(json.dumps(data)), "data")
+            return
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        save_json(self.path / "data.json", data)
+        save_json(self.path / "environment.json", describe_environment())
+        save_json(self.path / "arguments.json", described)
+
+    def _load(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return content
+
+    def load_data(self) -> dict[str, Any]:
+        """Return what the run trains on."""
+        return self._load("data.json")
+
+    def list_checkpoints(self) -> list[Path]:
+        """Return the whole checkpoints, oldest first."""
+        return sorted(self.checkpoints.glob("epoch-[0-9][0-9][0-9][0-9]"))
+
+    def drop_old_checkpoints(self, keep: int = 2) -> None:
+        """Delete all but the newest checkpoints."""
+        for folder in self.list_checkpoints()[:-keep]:
+            shutil.rmtree(folder)
+
+    def save_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.jsonl` as a whole, so that after a resume it holds each epoch once."""
+        part = self.path / "metrics.jsonl.writing"
+        part.write_text("".join(json.dumps(drop_undefined(epoch)) + "\n" for epoch in history), encoding="utf-8")
+        os.replace(part, self.path / "metrics.jsonl")
+
+    def save_plots(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Draw loss and Spearman over epochs, if matplotlib is installed."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            logger.info("matplotlib is not installed, so there are no plots.")
+            return
+        epochs = [entry["epoch"] for entry in history]
+        curves: dict[str, dict[str, list[float]]] = {
+            "loss": {
+                "training": [entry["training_loss"] for entry in history],
+                "validation": [entry["validation_loss"] for entry in history],
+            },
+            "spearman": {
+                name: [entry["validation"][name]["spearman"] for entry in history] for name in history[0]["validation"]
+            },
+        }
+        for name, lines in curves.items():
+            figure = Figure(figsize=(7, 4), layout="constrained")
+            axes = figure.subplots()
+            for label, values in lines.items():
+                axes.plot(epochs, values, label=label)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(name if name == "loss" else "Spearman on validation")
+            axes.legend(fontsize="small")
+            figure.savefig(self.path / f"{name}.png", dpi=120)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Describe what a run ran on: versions, machine, processes."""
+    versions: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = None
+    return {
+        "apex-music": __version__,
+        **versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def drop_undefined(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by `None`, however deep."""
+    if isinstance(value, Mapping):
+        return {name: drop_undefined(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [drop_undefined(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_differences(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    names = [
+        name
+        for name in sorted({*found, *expected})
+        if name not in FREE_ARGUMENTS and found.get(name) != expected.get(name)
+    ]
+    if names:
+        details = "; ".join(f"{name} was {found.get(name)!r}, now {expected.get(name)!r}" for name in names)
+        raise ValueError(f"{path}: this run was started with other {what} ({details}). Resume with the same.")

@@ -1,0 +1,106 @@
+"""Evaluation, the 24 conditions, and their commands."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from song_folders import write_embeddings
+
+from modeling_apex import ApexModel
+from modeling_apex.cli import main
+from modeling_apex.evaluate_modules.apex_regression.regression_metrics import compute_metrics
+from modeling_apex.training.conditions import build_conditions, format_conditions, run_conditions
+from modeling_apex.training.embedding_store import open_embedding_store
+from modeling_apex.training.evaluate import evaluate_model, format_results, predict_split
+
+
+@pytest.mark.parametrize("level", ["song", "segment"])
+def test_results_are_those_of_the_forward_pass(embeddings: Path, tiny_model: ApexModel, level: str) -> None:
+    tiny_model.config.prediction_level = level
+    results = evaluate_model(tiny_model, embeddings, num_draws=20)
+    assert set(results["splits"]) == {"validation", "test"}
+    split = open_embedding_store(embeddings).get_split("validation")
+    scores = []
+    for song in range(split.num_songs):
+        rows = torch.from_numpy(np.array(split.segments[split.offsets[song] : split.offsets[song + 1]]))
+        with torch.no_grad():
+            scores.append(tiny_model(segment_embeddings=rows.unsqueeze(0)).scores[0].numpy())
+    labels = split.build_labels(tiny_model.config.head_names)
+    for column, name in enumerate(tiny_model.config.head_names):
+        expected = compute_metrics(np.array(scores)[:, column], labels[:, column])
+        result = results["splits"]["validation"]["all"][name]
+        assert {metric: result[metric]["value"] for metric in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert result["mse"]["low"] <= result["mse"]["value"] <= result["mse"]["high"]
+        assert result["num_songs"] == 20
+
+
+def test_platforms_and_baselines_stand_beside(embeddings: Path, tiny_model: ApexModel) -> None:
+    results = evaluate_model(tiny_model, embeddings, splits=["test"], num_draws=5)["splits"]["test"]
+    assert {name: heads["clarity"]["num_songs"] for name, heads in results.items()} == {
+        "all": 10,
+        "suno": 5,
+        "udio": 5,
+    }
+    store = open_embedding_store(embeddings)
+    mean = store.get_split("train").build_labels(["clarity"]).mean()
+    errors = (store.get_split("test").build_labels(["clarity"]) - mean) ** 2
+    assert results["all"]["clarity"]["baselines"]["mean"]["mse"] == pytest.approx(errors.mean(), rel=1e-5)
+
+
+def test_many_songs_are_scored_in_pieces(tmp_path: Path, identity: dict, tiny_model: ApexModel) -> None:
+    folder = write_embeddings(tmp_path / "many", {"train": 300}, identity)
+    split = open_embedding_store(folder).get_split("train")
+    scores = predict_split(tiny_model, split)
+    with torch.no_grad():
+        expected = tiny_model.compute_scores(torch.from_numpy(np.array(split.song_embeddings))).numpy()
+    assert scores == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_refuses_embeddings_of_another_model(embeddings: Path, tiny_model: ApexModel) -> None:
+    with torch.no_grad():
+        tiny_model.aggregator.bias.add_(1.0)
+    with pytest.raises(ValueError, match="embeddings of another model"):
+        evaluate_model(tiny_model, embeddings)
+
+
+def test_commands_train_evaluate_and_run_conditions(
+    tmp_path: Path, embeddings: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shared = ["--model", str(tiny_folder), "--num-epochs", "1", "--batch-size", "16", "--report-to", "none"]
+    assert main(["train", str(embeddings), "--output", str(tmp_path / "run"), *shared]) == 0
+    assert "best epoch 0 of 1" in capsys.readouterr().out
+    output = tmp_path / "results.json"
+    words = ["--model", str(tmp_path / "run" / "best"), "--output", str(output), "--draws", "5"]
+    assert main(["evaluate", str(embeddings), *words]) == 0
+    results = json.loads(output.read_text())
+    assert capsys.readouterr().out == format_results(results) + "\n"
+    only = ["--only", "song-full-uncertainty-2", "segment-popularity-equal-3"]
+    assert main(["conditions", str(embeddings), "--output", str(tmp_path / "conditions"), *only, *shared]) == 0
+    table = capsys.readouterr().out
+    assert "701" in table
+    assert "published: arXiv 2605.03395" in table
+    assert set(json.loads((tmp_path / "conditions" / "results.json").read_text())) == set(only[1:])
+    assert main(["train", str(embeddings), "--output", str(tmp_path / "run"), *shared]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_there_are_24_conditions_and_finished_ones_are_kept(
+    tmp_path: Path, embeddings: Path, tiny_folder: Path, quick: Callable
+) -> None:
+    arguments = quick(num_epochs=1, seed=3)
+    conditions = build_conditions(arguments)
+    assert len(conditions) == 24
+    assert len({tuple(vars(condition).items()) for condition in conditions.values()}) == 24
+    assert all(condition.seed == 3 for condition in conditions.values())
+    only = ["song-popularity-weighted-2"]
+    first = run_conditions(embeddings, tmp_path / "runs", arguments, model=tiny_folder, only=only)
+    weights = tmp_path / "runs" / only[0] / "checkpoints" / "epoch-0000" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert run_conditions(embeddings, tmp_path / "runs", arguments, model=tiny_folder, only=only) == first
+    assert weights.stat().st_mtime_ns == written
+    assert "score_streams" in format_conditions(first)
+    with pytest.raises(ValueError, match="unknown conditions song-none; there are song-popularity-equal-2"):
+        run_conditions(embeddings, tmp_path / "runs", arguments, only=["song-none"])
