@@ -14,6 +14,10 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from .audio_apex import load_audio, split_segments
 
+# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .decoding_apex import AudioError
+from .resampling_apex import RESAMPLERS  # noqa: F401
+
 NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind
 
 
@@ -122,7 +126,7 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
     def _load_waveform(self, song: Any) -> np.ndarray:
         waveform = load_audio(song, target_rate=self.sampling_rate, sampling_rate=self.sampling_rate)
         if len(waveform) < self.minimum_num_samples:
-            raise ValueError(
+            raise AudioError(
                 f"the song has {len(waveform)} samples ({len(waveform) / self.sampling_rate:.4f} s) at "
                 f"{self.sampling_rate} Hz; one frame of the encoder needs at least {self.minimum_num_samples}."
             )

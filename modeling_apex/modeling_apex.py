@@ -20,6 +20,9 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_apex import ApexConfig
+
+# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .heads_apex import DEFAULT_HEADS  # noqa: F401
 from .published_apex import read_encoder, read_heads
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -139,10 +142,13 @@ class ApexPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The heads start as PyTorch starts them, which is what they were published with; the encoder, being a model
-        # of transformers itself, starts by its own rules.
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.BatchNorm1d)):
+        # Linear layers start as PyTorch starts them, which is what the heads were published with; the encoder, being a
+        # model of transformers itself, starts by its own rules. Batch norm is left to transformers: its own
+        # `reset_parameters` would also wipe running statistics that were just loaded.
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
             module.reset_parameters()
+        else:
+            super()._init_weights(module)
 
     @classmethod
     def from_pretrained(

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .audio_apex import AudioLimits, stream_segments
+from .audio_apex import stream_segments
+from .decoding_apex import AudioLimits
 from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments
+
+# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .heads_apex import DEFAULT_HEADS  # noqa: F401
 from .report_apex import build_error_report, build_report
+from .resampling_apex import RESAMPLERS  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -69,6 +75,7 @@ class ApexPopularityPipeline(ChunkPipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
+    modelcard = None  # transformers 5.0 reads it on saving, and sets it nowhere
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any):
         if feature_extractor is None:
@@ -85,9 +92,9 @@ class ApexPopularityPipeline(ChunkPipeline):
         if isinstance(inputs, (list, tuple)):
             return super().__call__(list(inputs), **kwargs) if inputs else []
         if _is_dataset(inputs):
-            return iter(super().__call__(_iterate_dataset(inputs), **kwargs))
+            return iter(super().__call__(_SongStream(_iterate_dataset(inputs)), **kwargs))
         if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
-            return iter(super().__call__((song for song in inputs), **kwargs))
+            return iter(super().__call__(_SongStream(inputs), **kwargs))
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -233,6 +240,16 @@ class ApexPopularityPipeline(ChunkPipeline):
             percentile_tables=self.model.config.percentile_tables,
             **identity,
         )
+
+
+class _SongStream(IterableDataset):
+    """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
+
+    def __init__(self, songs: Iterator[Any]):
+        self.songs = songs
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.songs
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:

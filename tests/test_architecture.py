@@ -11,16 +11,24 @@ FLAT = sorted((REPOSITORY / "modeling_apex").glob("*_apex.py"))
 # What each file that is shipped to the Hub may import of the others; everything else is forbidden.
 FLAT_IMPORTS = {
     "heads_apex": set(),
-    "configuration_apex": {"heads_apex"},
-    "audio_apex": {"decoding_apex", "resampling_apex"},
     "decoding_apex": set(),
-    "resampling_apex": {"decoding_apex"},
-    "report_apex": {"heads_apex"},
     "published_apex": set(),
-    "feature_extraction_apex": {"audio_apex"},
-    "modeling_apex": {"configuration_apex", "published_apex"},
-    "pipeline_apex": {"audio_apex", "feature_extraction_apex", "report_apex"},
+    "configuration_apex": {"heads_apex"},
+    "report_apex": {"heads_apex"},
+    "resampling_apex": {"decoding_apex"},
+    "audio_apex": {"decoding_apex", "resampling_apex"},
+    "feature_extraction_apex": {"audio_apex", "decoding_apex", "resampling_apex"},
+    "modeling_apex": {"configuration_apex", "heads_apex", "published_apex"},
+    "pipeline_apex": {
+        "audio_apex",
+        "decoding_apex",
+        "feature_extraction_apex",
+        "heads_apex",
+        "report_apex",
+        "resampling_apex",
+    },
 }
+ENTRY_FILES = ("configuration_apex", "feature_extraction_apex", "modeling_apex", "pipeline_apex")
 REMOTE_REQUIREMENTS = {"torch", "transformers", "numpy"}
 PRINTERS = (
     "modeling_apex/cli.py",
@@ -55,6 +63,16 @@ def test_flat_files_import_only_what_they_may(path: Path) -> None:
     assert all(node.level == 1 and node.module and "." not in node.module for node in relative)
     assert {node.module for node in relative} == FLAT_IMPORTS[path.stem]
     assert not any(name.partition(".")[0] == "modeling_apex" for name in imported_modules(path))
+
+
+@pytest.mark.parametrize("entry", ENTRY_FILES)
+def test_entry_files_name_all_that_they_need(entry: str) -> None:
+    needed, unseen = set(), [entry]
+    while unseen:
+        imported = FLAT_IMPORTS[unseen.pop()] - needed
+        needed |= imported
+        unseen += imported
+    assert FLAT_IMPORTS[entry] == needed
 
 
 @pytest.mark.parametrize("path", FLAT, ids=lambda path: path.stem)
