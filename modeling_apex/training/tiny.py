@@ -266,7 +266,7 @@ def train_model(model: ApexModel, table: SongTable, recipe: TinyRecipe) -> list[
             loss = compute_loss(scores, labels[rows], spreads)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {float(loss)} in epoch {epoch + 1}, step {len(epoch_losses) + 1}. Lower the "
+                    f"the loss is {loss.item()} in epoch {epoch + 1}, step {len(epoch_losses) + 1}. Lower the "
                     f"learning rate ({recipe.learning_rate}) and train again."
                 )
             optimizer.zero_grad()
