@@ -6,7 +6,7 @@ FILES ?= spaces_demo/samples
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow quality style clean
+.PHONY: help setup score test test-slow bench readme tiny quality style clean
 
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,17 @@ test: setup ## Run the tests (offline, CPU)
 
 test-slow: setup ## Run the tests at full model size as well
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: setup ## Run the benchmarks and write their results to tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/compare_resamplers.py
+	$(BIN)/python tests/benchmarks/bench_heads.py --songs 211000 --output tests/benchmarks/results/heads.json
+	$(BIN)/python tests/benchmarks/update_readme.py
+
+readme: setup ## Write the tables of README.md from the result files
+	$(BIN)/python tests/benchmarks/update_readme.py
+
+tiny: setup ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
+	$(BIN)/python -m modeling_apex.training.tiny
 
 quality: setup ## Lint, format check and type check; changes nothing
 	$(BIN)/ruff check .
