@@ -19,8 +19,8 @@ def test_tables_are_those_of_the_result_files(monkeypatch) -> None:
 
 
 def test_commands_exist() -> None:
-    named = set(re.findall(r"^`?apex-music ([a-z]+)|`apex-music ([a-z]+)", README, flags=re.MULTILINE))
-    named = {first or second for first, second in named}
+    code = "\n".join(block or inline for block, inline in re.findall(r"```\n(.*?)```|`([^`\n]+)`", README, re.DOTALL))
+    named = set(re.findall(r"^apex-music ([a-z]+)", code, flags=re.MULTILINE))
     assert named <= set(COMMANDS)
     assert {"score", "rank", "convert", "export", "embed", "train", "evaluate", "arena"} <= named
 
