@@ -19,9 +19,8 @@ def test_tables_are_those_of_the_result_files(monkeypatch) -> None:
 
 
 def test_commands_exist() -> None:
-    code = "\n".join(
-        block or inline for block, inline in re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", README, re.DOTALL)
-    )
+    pieces = re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", README, flags=re.DOTALL)
+    code = "\n".join(block or inline for block, inline in pieces)
     named = set(re.findall(r"^apex-music ([a-z]+)", code, flags=re.MULTILINE))
     assert named <= set(COMMANDS)
     assert {"score", "rank", "convert", "export", "embed", "train", "evaluate", "arena"} <= named
