@@ -1,0 +1,89 @@
+"""
+Say what is wrong with a card: gaps, metadata that the Hub would not read, links to files that are not there.
+
+What comes in is a folder with a `README.md`; what leaves is a list of problems.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from modeling_apex.component_licenses import COMBINED_LICENSE_ID
+
+CARD_NAME = "README.md"
+# What a template, a careless hand or an undefined number leaves behind.
+GAPS = re.compile(
+    r"\{\{|\}\}|\{%|%\}|\[More Information Needed\]|\b(?:TODO|TBD|FIXME|XXX|THIS_REPOSITORY|Undefined)\b|"
+    r"(?<![\w.-])(?:nan|NaN|None|null|inf)(?![\w.-])"
+)
+_CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def find_card_problems(folder: str | os.PathLike, *, repo_type: str = "model") -> list[str]:
+    """
+    Find what keeps a card from being published.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The folder that holds `README.md` and what it links to.
+        repo_type (`str`, defaults to `"model"`):
+            `"model"`, `"dataset"` or `"space"`; a Space's front matter is not a card's and only its gaps are looked at.
+
+    Returns:
+        `list[str]`: problems, in words.
+    """
+    content = (Path(folder) / CARD_NAME).read_text(encoding="utf-8")
+    problems = [f"unknown fact: {gap!r} stands in line {line}" for line, gap in find_gaps(content)]
+    if repo_type in ("model", "dataset"):
+        problems += find_metadata_problems(content, repo_type=repo_type)
+    for target in _LINK.findall(_CODE.sub("", content)):
+        is_local = "://" not in target and not target.startswith(("#", "mailto:"))
+        if is_local and not (Path(folder) / target.partition("#")[0]).is_file():
+            problems.append(f"links to {target}, which is not in the folder")
+    return problems
+
+
+def find_gaps(content: str) -> list[tuple[int, str]]:
+    """Find what stands in a card in place of a fact, as line numbers and texts; code blocks are left out."""
+    gaps = []
+    # Keep the line numbers: a code block becomes as many empty lines.
+    text = _CODE.sub(lambda match: "\n" * match[0].count("\n"), content)
+    for number, line in enumerate(text.splitlines(), start=1):
+        gaps += [(number, match[0]) for match in GAPS.finditer(line)]
+    placeholder = re.search(r"THIS_REPOSITORY", content)
+    if placeholder and not any(gap == "THIS_REPOSITORY" for _, gap in gaps):
+        gaps.append((content.count("\n", 0, placeholder.start()) + 1, placeholder[0]))
+    return gaps
+
+
+def find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
+    """
+    Check the front matter the way huggingface_hub reads it.
+
+    Args:
+        content (`str`):
+            The card.
+        repo_type (`str`):
+            `"model"` or `"dataset"`.
+
+    Returns:
+        `list[str]`: problems, in words.
+    """
+    from huggingface_hub import DatasetCard, ModelCard
+
+    card_class = ModelCard if repo_type == "model" else DatasetCard
+    try:
+        data = card_class(content, ignore_metadata_errors=False).data
+    except Exception as error:  # YAML and model-index errors of many kinds: all mean that the Hub cannot read it
+        return [f"the front matter cannot be read: {error}"]
+    problems = []
+    if not data.license:
+        problems.append("the front matter names no license")
+    elif data.license == COMBINED_LICENSE_ID and not (data.get("license_name") and data.get("license_link")):
+        problems.append("the license is `other`, which needs license_name and license_link beside it")
+    if repo_type == "model":
+        for name in ("library_name", "pipeline_tag"):
+            if not data.get(name):
+                problems.append(f"the front matter names no {name}")
+    return problems
