@@ -1,7 +1,7 @@
 """
 Say what is wrong with a card: gaps, metadata that the Hub would not read, links to files that are not there.
 
-What comes in is a folder with a `README.md`; what leaves is a list of problems.
+What comes in is the text of a card and the folder that it stands in; what leaves is a list of problems.
 """
 
 import os
@@ -14,26 +14,28 @@ CARD_NAME = "README.md"
 # What a template, a careless hand or an undefined number leaves behind.
 GAPS = re.compile(
     r"\{\{|\}\}|\{%|%\}|\[More Information Needed\]|\b(?:TODO|TBD|FIXME|XXX|THIS_REPOSITORY|Undefined)\b|"
-    r"(?<![\w.-])(?:nan|NaN|None|null|inf)(?![\w.-])"
+    r"(?<![\w.-])(?:nan|NaN|None|inf)(?![\w.-])"
 )
 _CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def find_card_problems(folder: str | os.PathLike, *, repo_type: str = "model") -> list[str]:
+def find_card_problems(content: str, folder: str | os.PathLike, *, repo_type: str = "model") -> list[str]:
     """
     Find what keeps a card from being published.
 
     Args:
+        content (`str`):
+            The card.
         folder (`str` or `os.PathLike`):
-            The folder that holds `README.md` and what it links to.
+            The folder that holds what it links to.
         repo_type (`str`, defaults to `"model"`):
-            `"model"`, `"dataset"` or `"space"`; a Space's front matter is not a card's and only its gaps are looked at.
+            `"model"`, `"dataset"` or `"space"`; a Space's front matter is not a card's, so that only its gaps and links
+            are looked at.
 
     Returns:
         `list[str]`: problems, in words.
     """
-    content = (Path(folder) / CARD_NAME).read_text(encoding="utf-8")
     problems = [f"unknown fact: {gap!r} stands in line {line}" for line, gap in find_gaps(content)]
     if repo_type in ("model", "dataset"):
         problems += find_metadata_problems(content, repo_type=repo_type)

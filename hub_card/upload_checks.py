@@ -89,7 +89,8 @@ def check_folder(
         else:
             problems += _find_content_problems(path, name, max_file_bytes, secrets, private_paths)
     if needs_card and (root / CARD_NAME).is_file():
-        problems += [f"{CARD_NAME}: {problem}" for problem in find_card_problems(root, repo_type=repo_type)]
+        card = (root / CARD_NAME).read_text(encoding="utf-8")
+        problems += [f"{CARD_NAME}: {problem}" for problem in find_card_problems(card, root, repo_type=repo_type)]
     elif needs_card:
         problems.append(f"{CARD_NAME}: missing")
     if problems:

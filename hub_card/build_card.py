@@ -1,0 +1,124 @@
+"""
+`python -m hub_card.build_card`: result files to a card.
+
+Writes the `README.md` of a model, or of a dataset that `datasets_scripts.build` made. Nothing is typed by hand: a fact
+that no file has stops the build with the name of the file and the field.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hub_card.card_checks import CARD_NAME, find_card_problems
+from hub_card.dataset_card import render_dataset_card
+from hub_card.model_card import render_model_card
+from hub_card.model_facts import build_model_facts
+
+PLOTS_FOLDER = "evaluation"
+PLOT_SUFFIX = ".png"
+USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+def add_card_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where a card's facts come from; building and publishing share it."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", metavar="DIR", help="folder of a model")
+    source.add_argument("--dataset", metavar="DIR", help="folder that `python -m datasets_scripts.build` finished")
+    parser.add_argument("--results", metavar="FILE", help="its evaluation (default: results.json beside the model)")
+    parser.add_argument("--facts", metavar="FILE", help="JSON of what no program measures (default: facts.json there)")
+    parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote; its plots go into the card")
+    parser.add_argument("--no-arena-because", metavar="TEXT", help="why there are no results on battles")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hub_card.build_card",
+        description="Render the card of a model or a dataset from its result files. A missing fact stops the build.",
+        epilog="examples:\n"
+        "  python -m hub_card.build_card --model runs/best --arena runs/arena --repo you/apex\n"
+        '  python -m hub_card.build_card --model runs/best --no-arena-because "no battles at hand" --output card/\n'
+        "  python -m hub_card.build_card --dataset data/songeval",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_card_arguments(parser)
+    parser.add_argument("--repo", metavar="ID", help="the Hub repository that the card is for: owner/name")
+    parser.add_argument("--output", metavar="DIR", help="folder for README.md and plots (default: the folder itself)")
+    return parser
+
+
+def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo_id: str | None) -> Path:
+    """
+    Write a card and the pictures that it shows.
+
+    Args:
+        arguments (`argparse.Namespace`):
+            What [`add_card_arguments`] declares.
+        output (`str` or `os.PathLike`):
+            Folder for them.
+        repo_id (`str`, *optional*):
+            The Hub repository that the card is for.
+
+    Returns:
+        `Path`: the card.
+
+    Raises:
+        `ValueError`: If a fact is missing, or the rendered card has a problem.
+        `FileNotFoundError`: If a named file is not there.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    repo_type = "dataset" if arguments.dataset else "model"
+    if arguments.dataset:
+        unused = [name for name in ("results", "arena", "no_arena_because", "facts") if getattr(arguments, name)]
+        if unused:
+            raise ValueError(f"--{unused[0].replace('_', '-')} is about models; the card of a dataset does not use it.")
+        text = render_dataset_card(arguments.dataset, repo_id=repo_id)
+    else:
+        plots = copy_plots(arguments.arena, folder) if arguments.arena else []
+        facts = build_model_facts(
+            arguments.model,
+            results=arguments.results,
+            facts=arguments.facts,
+            arena=arguments.arena,
+            no_arena_because=arguments.no_arena_because,
+            plots=plots,
+            repo_id=repo_id,
+        )
+        text = render_model_card(facts)
+    path = folder / CARD_NAME
+    if problems := find_card_problems(text, folder, repo_type=repo_type):
+        raise ValueError(f"{path}: not written: " + "; ".join(problems))
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def copy_plots(arena: str | os.PathLike, output: Path) -> list[str]:
+    """Copy the pictures of the arena experiment beside the card; return their paths as the card links them."""
+    copied = []
+    for path in sorted(Path(arena).glob(f"*{PLOT_SUFFIX}")) if Path(arena).is_dir() else []:
+        target = output / PLOTS_FOLDER / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.resolve() != path.resolve():
+            shutil.copyfile(path, target)
+        copied.append(f"{PLOTS_FOLDER}/{path.name}")
+    return copied
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0, or 2 for what another command line or file can mend."""
+    arguments = build_parser().parse_args(words)
+    try:
+        path = write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo)
+    except USER_ERRORS as error:
+        print(f"build_card: {error}", file=sys.stderr)
+        return 2
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""
+Render the card of a published dataset.
+
+What comes in is a folder that `datasets_scripts.build` finished: its manifest, and the card that the builder wrote
+(origin, columns, splits, filters with counts). What leaves is that card with what a stranger on the Hub needs besides:
+how to load it, what the licence permits, and the hash of every file.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hub_card.card_checks import CARD_NAME
+from hub_card.markdown import build_table, format_bytes, format_number
+from hub_card.model_card import build_environment
+from hub_card.result_files import MissingFactError, get_fact, load_result_file
+from modeling_apex.component_licenses import LICENSES
+
+MANIFEST_NAME = "manifest.json"
+# Where the part begins that is added to the builder's card; a card that has it already is rendered anew from there.
+FIRST_ADDED_HEADING = "\n## Use\n"
+
+
+def render_dataset_card(folder: str | os.PathLike, *, repo_id: str | None = None) -> str:
+    """
+    Render the card of a dataset.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            A finished dataset.
+        repo_id (`str`, *optional*):
+            The Hub repository that the card is for.
+
+    Returns:
+        `str`: Markdown with YAML front matter.
+
+    Raises:
+        `FileNotFoundError`: If there is no manifest or no card of the builder.
+        [`MissingFactError`]: If the manifest lacks a fact, or the licence is not stated.
+        `ImportError`: If jinja2 is not installed.
+    """
+    root = Path(folder)
+    path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there, so this is no finished dataset; let the build end first.")
+    manifest = load_result_file(path)
+    card = root / CARD_NAME
+    if not card.is_file():
+        raise FileNotFoundError(f"{card}: the card that the builder wrote is gone; build the dataset again.")
+    builders_card, _, _ = card.read_text(encoding="utf-8").partition(FIRST_ADDED_HEADING)
+    splits = get_fact(manifest, "splits", source=str(path))
+    text: str = (
+        build_environment()
+        .get_template("dataset.md.jinja")
+        .render(
+            builders_card=builders_card.rstrip(),
+            repo_id=repo_id,
+            first_split=_find_first_split(manifest, str(path)),
+            builder=get_fact(manifest, "builder", source=str(path)),
+            versions=", ".join(f"{k} {v}" for k, v in get_fact(manifest, "versions", source=str(path)).items()),
+            sha256=get_fact(manifest, "sha256", source=str(path)),
+            license_text=_explain_license(get_fact(manifest, "options", "license", source=str(path)), str(path)),
+            files_table=_build_files_table(splits, str(path)),
+        )
+    )
+    return text.rstrip() + "\n"
+
+
+def list_shards(manifest: dict[str, Any], source: str) -> list[dict[str, Any]]:
+    """List the shards of a manifest, each with `path`, `num_rows`, `num_bytes` and `sha256`."""
+    splits = get_fact(manifest, "splits", source=source)
+    return [shard for name in splits for shard in get_fact(splits, name, "shards", source=source)]
+
+
+def find_changed_shards(folder: str | os.PathLike) -> list[str]:
+    """
+    Compare the shards of a dataset with its manifest.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            A finished dataset.
+
+    Returns:
+        `list[str]`: one line for each shard that is missing or other than the manifest says.
+    """
+    from modeling_apex.published_apex import compute_file_hash
+
+    root = Path(folder)
+    problems = []
+    for shard in list_shards(load_result_file(root / MANIFEST_NAME), str(root / MANIFEST_NAME)):
+        if not (root / shard["path"]).is_file():
+            problems.append(f"{shard['path']}: in the manifest and not in the folder")
+        elif compute_file_hash(root / shard["path"]) != shard["sha256"]:
+            problems.append(f"{shard['path']}: its hash is not that of the manifest")
+    return problems
+
+
+def _find_first_split(manifest: dict[str, Any], source: str) -> str:
+    configs = get_fact(manifest, "configs", source=source)
+    first_config = next(iter(configs.values()))
+    return str(next(iter(first_config)))
+
+
+def _build_files_table(splits: dict[str, Any], source: str) -> str:
+    rows = []
+    for name in splits:
+        for shard in get_fact(splits, name, "shards", source=source):
+            rows.append(
+                [
+                    shard["path"],
+                    format_number(shard["num_rows"], 0),
+                    format_bytes(shard["num_bytes"]),
+                    f"`{shard['sha256']}`",
+                ]
+            )
+    return build_table(["file", "rows", "size", "SHA-256"], rows)
+
+
+def _explain_license(license_id: str, source: str) -> str:
+    license = LICENSES.get(license_id)
+    if license is None:
+        raise MissingFactError(
+            f"{source}: the licence is {license_id!r}, which says nothing. Build the dataset again and name it "
+            f"(--license, one of {', '.join(LICENSES)}), or do not publish it."
+        )
+    sentences = [f"[{license.name}]({license.url}), as the owners of the source state it."]
+    if not license.allows_adaptations:
+        sentences.append("It forbids sharing altered copies: publish it only if its owners agree.")
+    if not license.allows_commercial_use:
+        sentences.append("Commercial use needs their permission.")
+    if license.needs_same_license:
+        sentences.append("What is made from it must carry the same licence.")
+    return " ".join(sentences)

@@ -1,0 +1,405 @@
+"""
+Upload a folder to the Hub as one commit, and believe it only after reading it back.
+
+What comes in is a checked folder; what leaves is the id of a commit whose every file was downloaded again and has the
+hash that it had here. Between reading the repository and committing, nobody else's change is overwritten: the commit
+names its parent, and the Hub refuses it if that is no longer the newest.
+
+The token is huggingface_hub's own: from `hf auth login` or `HF_TOKEN`. It is never an argument and never shown.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hub_card.markdown import format_bytes
+from modeling_apex.hub_files import HubFile, is_same_file, list_files, list_hub_files
+
+MAIN_BRANCH = "main"
+# The Hub keeps this file itself: it says which files are large.
+HUBS_OWN_FILE = ".gitattributes"
+CONFLICT_CODES = (409, 412)
+NEW, CHANGED, SAME = "new", "changed", "same"
+
+
+class PublishError(RuntimeError):
+    """The Hub did not take the folder; the message says what to do."""
+
+
+class RepositoryChangedError(PublishError):
+    """Somebody else changed the repository after it was read."""
+
+
+class ReadBackError(PublishError):
+    """The Hub has other bytes than those that were sent."""
+
+
+@dataclass(frozen=True)
+class RepositoryState:
+    """
+    A repository as it was read, before anything was sent.
+
+    Args:
+        commit (`str`): The newest commit of the branch.
+        is_private (`bool`): Whether strangers cannot see it.
+        has_branch (`bool`): Whether the wanted branch exists; if not, `commit` is that of `main`.
+        files (`tuple[HubFile, ...]`): Its files.
+    """
+
+    commit: str
+    is_private: bool
+    has_branch: bool
+    files: tuple[HubFile, ...]
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that goes up: path, size, SHA-256, and whether the repository has it already."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+    status: str
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """
+    Everything that an upload would change.
+
+    Args:
+        folder (`Path`): What is sent.
+        repo_id (`str`): `"owner/name"`.
+        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
+        branch (`str`): Where the commit goes.
+        is_private (`bool`): Whether a repository that is made is private.
+        state (`RepositoryState`, *optional*): The repository now; `None` if it must be made.
+        files (`tuple[PlannedFile, ...]`): Every file of the folder.
+        removed (`tuple[str, ...]`): Files of the repository that the folder does not have.
+        is_state_known (`bool`, defaults to `True`): False if the Hub could not be read, in a dry run.
+    """
+
+    folder: Path
+    repo_id: str
+    repo_type: str
+    branch: str
+    is_private: bool
+    state: RepositoryState | None
+    files: tuple[PlannedFile, ...]
+    removed: tuple[str, ...]
+    is_state_known: bool = True
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether the repository would be another one afterwards."""
+        return self.state is None or bool(self.removed) or any(file.status != SAME for file in self.files)
+
+    def format(self) -> str:
+        """Return the plan as text: where it goes, every file with size and hash, and what is removed."""
+        if not self.is_state_known:
+            where = f"a {self.repo_type} repository that could not be read"
+        elif self.state is None:
+            where = f"a new {'private' if self.is_private else 'public'} {self.repo_type} repository"
+        else:
+            kind = "private" if self.state.is_private else "public"
+            where = f"the {kind} {self.repo_type} repository, now at commit {self.state.commit[:12]}"
+        lines = [f"{self.repo_id}, branch {self.branch}: {where}"]
+        lines += [f"  {f.status:<8}{f.num_bytes:>15,}  {f.sha256}  {f.path}" for f in self.files]
+        lines += [f"  {'removed':<8}{'':>15}  {'':64}  {path}" for path in self.removed]
+        sent = [file for file in self.files if file.status != SAME]
+        total = format_bytes(sum(file.num_bytes for file in sent))
+        lines.append(f"  {len(sent)} of {len(self.files)} files to send, {total}; {len(self.removed)} to remove")
+        return "\n".join(lines)
+
+
+def check_account(api: Any) -> str:
+    """
+    Make sure that there is a token and that it may write.
+
+    Args:
+        api (`huggingface_hub.HfApi`):
+            The client.
+
+    Returns:
+        `str`: the account's name.
+
+    Raises:
+        [`PublishError`]: If there is no token, the Hub does not accept it, or it may only read.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        account = api.whoami()
+    except LocalTokenNotFoundError as error:
+        raise PublishError("there is no Hub token here; run `hf auth login`, or set HF_TOKEN.") from error
+    except HfHubHTTPError as error:
+        if _get_status(error) in (401, 403):
+            raise PublishError(
+                "the Hub does not accept the token; make one with write access at huggingface.co/settings/tokens and "
+                "run `hf auth login`, or set HF_TOKEN."
+            ) from error
+        raise
+    role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        raise PublishError(
+            f"the token of {account['name']} may only read; make one with write access at "
+            "huggingface.co/settings/tokens and run `hf auth login`, or set HF_TOKEN."
+        )
+    return str(account["name"])
+
+
+def read_repository(
+    api: Any, repo_id: str, *, repo_type: str = "model", branch: str = MAIN_BRANCH
+) -> RepositoryState | None:
+    """
+    Read what a repository holds now.
+
+    Args:
+        api (`huggingface_hub.HfApi`):
+            The client.
+        repo_id (`str`):
+            `"owner/name"`.
+        repo_type (`str`, defaults to `"model"`):
+            `"model"`, `"dataset"` or `"space"`.
+        branch (`str`, defaults to `"main"`):
+            Where the commit will go.
+
+    Returns:
+        [`RepositoryState`] or `None`: `None` if there is no such repository, or this account may not see it.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    has_branch = True
+    try:
+        info = api.repo_info(repo_id, repo_type=repo_type, revision=branch)
+    except RevisionNotFoundError:
+        has_branch = False
+        info = api.repo_info(repo_id, repo_type=repo_type)
+    except RepositoryNotFoundError:
+        return None
+    # Read by commit, not by branch: the list and the commit are then of one moment.
+    files = list_hub_files(api, repo_id, repo_type=repo_type, revision=info.sha)
+    return RepositoryState(info.sha, bool(info.private), has_branch, tuple(files))
+
+
+def build_upload_plan(
+    folder: str | os.PathLike,
+    repo_id: str,
+    state: RepositoryState | None,
+    *,
+    repo_type: str = "model",
+    branch: str = MAIN_BRANCH,
+    is_private: bool = False,
+    removes_other_files: bool = False,
+    is_state_known: bool = True,
+) -> UploadPlan:
+    """
+    Compare a folder with a repository.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            What is sent; it must have been checked.
+        repo_id (`str`):
+            `"owner/name"`.
+        state ([`RepositoryState`], *optional*):
+            The repository now, or `None` if it must be made.
+        repo_type (`str`, defaults to `"model"`):
+            `"model"`, `"dataset"` or `"space"`.
+        branch (`str`, defaults to `"main"`):
+            Where the commit goes.
+        is_private (`bool`, defaults to `False`):
+            Whether a repository that is made is private; an existing one must then be private too.
+        removes_other_files (`bool`, defaults to `False`):
+            Whether files of the repository that the folder does not have are removed.
+        is_state_known (`bool`, defaults to `True`):
+            Whether `state` was read at all; false in a dry run without the Hub.
+
+    Returns:
+        [`UploadPlan`]
+
+    Raises:
+        [`PublishError`]: If the repository is public and private was asked for, or it holds other files and
+            `removes_other_files` is false.
+    """
+    from modeling_apex.published_apex import compute_file_hash
+
+    root = Path(folder)
+    if state is not None and is_private and not state.is_private:
+        raise PublishError(
+            f"{repo_id} is public, and --private was asked for. Make it private in its settings first, or choose "
+            "another repository."
+        )
+    there = {file.path: file for file in state.files} if state is not None else {}
+    files = []
+    for name in list_files(root):
+        path = root / name
+        status = NEW if name not in there else SAME if is_same_file(path, there[name]) else CHANGED
+        files.append(PlannedFile(name, path.stat().st_size, compute_file_hash(path), status))
+    removed = tuple(sorted(set(there) - {file.path for file in files} - {HUBS_OWN_FILE}))
+    if removed and not removes_other_files:
+        raise PublishError(
+            f"{repo_id} holds files that this folder does not have: {', '.join(removed)}. What it then holds would be "
+            "no one's work. Pass --remove-other-files to remove them in the same commit, or choose another repository."
+        )
+    return UploadPlan(root, repo_id, repo_type, branch, is_private, state, tuple(files), removed, is_state_known)
+
+
+def upload(api: Any, plan: UploadPlan, message: str, *, space_sdk: str | None = None) -> str:
+    """
+    Send a plan as one commit and read it back.
+
+    Args:
+        api (`huggingface_hub.HfApi`):
+            The client.
+        plan ([`UploadPlan`]):
+            What [`build_upload_plan`] returned.
+        message (`str`):
+            Of the commit.
+        space_sdk (`str`, *optional*):
+            Of a Space that is made, such as `"gradio"`.
+
+    Returns:
+        `str`: the commit.
+
+    Raises:
+        [`RepositoryChangedError`]: If the repository was made or changed by somebody else since it was read.
+        [`PublishError`]: If the Hub could not be reached or refused; nothing is then committed, and what was already
+            sent is not sent again by the next attempt.
+        [`ReadBackError`]: If what the Hub has afterwards is not what was sent.
+    """
+    parent = _prepare_repository(api, plan, space_sdk)
+    if plan.has_changes:
+        commit = _commit(api, plan, parent, message)
+    else:
+        commit = parent
+    read_back(api, plan, commit)
+    return commit
+
+
+def _prepare_repository(api: Any, plan: UploadPlan, space_sdk: str | None) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if plan.state is not None:
+        if not plan.state.has_branch:
+            api.create_branch(plan.repo_id, repo_type=plan.repo_type, branch=plan.branch, revision=plan.state.commit)
+        return plan.state.commit
+    sdk = {"space_sdk": space_sdk} if space_sdk else {}
+    try:
+        api.create_repo(plan.repo_id, repo_type=plan.repo_type, private=plan.is_private, exist_ok=False, **sdk)
+    except HfHubHTTPError as error:
+        status = _get_status(error)
+        if status == 409:
+            raise RepositoryChangedError(
+                f"{plan.repo_id} was made by somebody else in the meantime, or exists and this account may not see it. "
+                "Look at it, then run this again."
+            ) from error
+        if status in (401, 403):
+            raise PublishError(f"this account may not make {plan.repo_id}: {describe_error(error)}") from error
+        raise PublishError(f"{plan.repo_id} could not be made: {describe_error(error)}") from error
+    if plan.branch != MAIN_BRANCH:
+        api.create_branch(plan.repo_id, repo_type=plan.repo_type, branch=plan.branch)
+    return str(api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=plan.branch).sha)
+
+
+def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.errors import HfHubHTTPError
+
+    operations = [
+        *(
+            CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=plan.folder / file.path)
+            for file in plan.files
+            if file.status != SAME
+        ),
+        *(CommitOperationDelete(path_in_repo=path) for path in plan.removed),
+    ]
+    try:
+        info = api.create_commit(
+            plan.repo_id,
+            operations,
+            commit_message=message,
+            repo_type=plan.repo_type,
+            revision=plan.branch,
+            parent_commit=parent,
+        )
+    except HfHubHTTPError as error:
+        if _get_status(error) in CONFLICT_CODES:
+            raise RepositoryChangedError(
+                f"{plan.repo_id} changed after it was read (it was at {parent[:12]}), so nothing was committed. Look "
+                "at the change, then run this again."
+            ) from error
+        raise _build_interruption(plan, error) from error
+    except (OSError, RuntimeError) as error:
+        raise _build_interruption(plan, error) from error
+    return str(info.oid)
+
+
+def _build_interruption(plan: UploadPlan, error: Exception) -> PublishError:
+    return PublishError(
+        f"the upload to {plan.repo_id} broke off: {describe_error(error)} Run the same command again: it reads the "
+        "repository anew, and large files that arrived whole are not sent twice."
+    )
+
+
+def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
+    """
+    Download every file of a commit and compare it with what was sent.
+
+    Args:
+        api (`huggingface_hub.HfApi`):
+            The client.
+        plan ([`UploadPlan`]):
+            What was sent.
+        commit (`str`):
+            The commit to read.
+
+    Raises:
+        [`ReadBackError`]: If a file is missing, other, or should not be there.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from modeling_apex.published_apex import compute_file_hash
+
+    listed = {file.path for file in list_hub_files(api, plan.repo_id, repo_type=plan.repo_type, revision=commit)}
+    expected = {file.path for file in plan.files}
+    problems = [f"{path} is not there" for path in sorted(expected - listed)]
+    problems += [f"{path} should not be there" for path in sorted(listed - expected - {HUBS_OWN_FILE})]
+    for file in plan.files:
+        if file.path not in listed:
+            continue
+        # A new folder for each: no cache can answer in the Hub's place, and one file at a time is on this disk.
+        with tempfile.TemporaryDirectory(prefix="apex-read-back-") as folder:
+            try:
+                path = api.hf_hub_download(
+                    plan.repo_id, file.path, repo_type=plan.repo_type, revision=commit, local_dir=folder
+                )
+            except (HfHubHTTPError, OSError) as error:
+                problems.append(f"{file.path} could not be read: {describe_error(error)}")
+                continue
+            found = compute_file_hash(path)
+        if found != file.sha256:
+            problems.append(f"{file.path} has SHA-256 {found}, sent was {file.sha256}")
+    if problems:
+        raise ReadBackError(
+            f"{plan.repo_id} at commit {commit[:12]} is not what was sent: {'; '.join(problems)}. Do not announce it; "
+            "run this again."
+        )
+
+
+def _get_status(error: Any) -> int | None:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error and its cause in one line, without a token that a message might hold."""
+    from huggingface_hub import get_token
+
+    text = str(error).strip() or type(error).__name__
+    if error.__cause__ is not None:
+        text = f"{text} ({error.__cause__})"
+    token = get_token()
+    text = " ".join(text.split())
+    return text.replace(token, "***") if token else text

@@ -1,0 +1,350 @@
+"""
+Gather the facts of a model card from the files that know them.
+
+What comes in is a model folder, its result files, and a file of facts that no program can measure (who may use the
+weights, what songs trained them, what it cost); what leaves is one [`ModelFacts`]. Nothing is guessed: what a card
+needs and no file says is a [`MissingFactError`] that tells where to write it.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hub_card.result_files import (
+    Evaluation,
+    MissingFactError,
+    get_fact,
+    load_result_file,
+    read_arena,
+    read_evaluations,
+)
+from modeling_apex.component_licenses import (
+    CODE,
+    SYNTHETIC_SONGS,
+    Component,
+    compute_combined_license,
+    find_component,
+)
+
+RESULTS_NAME = "results.json"
+FACTS_NAME = "facts.json"
+# Who gave the aesthetic labels, and what a reader must know about it.
+LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
+FACT_FIELDS = {
+    "title": str,
+    "summary": str,
+    "components": list,
+    "aesthetic_labels": str,
+    "training_summary": str,
+    "battles": str,
+    "energy": Mapping,
+    "contact": str,
+}
+COMPONENT_FIELDS = {"name", "role", "license", "is_in_weights"}
+ENERGY_FIELDS = {"hardware", "hours", "kwh"}
+TINY_NAME = "apex-tiny"
+_BUFFER_SUFFIXES = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """
+    Everything that a model card says, in the words and numbers of its sources.
+
+    Args:
+        title (`str`): Name for people.
+        summary (`str`): What it is, in a sentence or two.
+        notice (`str`, *optional*): A warning to every user, from the config.
+        heads (`list[dict]`): `config.heads`.
+        popularity_exponent (`float`): `config.popularity_exponent`.
+        sampling_rate (`int`): Of the encoder, in hertz.
+        segment_seconds (`float`): Length of a segment.
+        encoder (`dict`): `hidden_size` and `num_hidden_layers`.
+        num_parameters (`int`): Of encoder and heads.
+        provenance (`dict`): `config.provenance`.
+        components (`tuple[Component, ...]`): What it is made of and was trained with.
+        aesthetic_labels (`str`): One of `LABEL_SOURCES`.
+        training_summary (`str`): How it was trained, on what.
+        evaluations (`tuple[Evaluation, ...]`): Results on songs.
+        arena (`dict`, *optional*): Results on battles.
+        battles (`str`): Which battles those were, or why there are none.
+        plots (`tuple[str, ...]`): Paths of pictures, relative to the card.
+        energy (`dict`, *optional*): `hardware`, `hours` and, where measured, `kwh`.
+        contact (`str`, *optional*): Where to ask.
+        repo_id (`str`, *optional*): The Hub repository that the card is for.
+        results_files (`tuple[str, ...]`): Names of the files that the numbers come from.
+    """
+
+    title: str
+    summary: str
+    notice: str | None
+    heads: list[dict[str, Any]]
+    popularity_exponent: float
+    sampling_rate: int
+    segment_seconds: float
+    encoder: dict[str, Any]
+    num_parameters: int
+    provenance: dict[str, Any]
+    components: tuple[Component, ...]
+    aesthetic_labels: str
+    training_summary: str
+    evaluations: tuple[Evaluation, ...]
+    arena: dict[str, Any] | None
+    battles: str
+    plots: tuple[str, ...] = ()
+    energy: dict[str, Any] | None = None
+    contact: str | None = None
+    repo_id: str | None = None
+    results_files: tuple[str, ...] = field(default=(RESULTS_NAME,))
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether this is the small model that comes with the package."""
+        return self.provenance.get("name") == TINY_NAME
+
+    @property
+    def license_id(self) -> str:
+        """The Hub's identifier of the licence that the components leave."""
+        return compute_combined_license(self.components)
+
+
+def build_model_facts(
+    model: str | os.PathLike,
+    *,
+    results: str | os.PathLike | None = None,
+    facts: str | os.PathLike | None = None,
+    arena: str | os.PathLike | None = None,
+    no_arena_because: str | None = None,
+    plots: Sequence[str] = (),
+    repo_id: str | None = None,
+) -> ModelFacts:
+    """
+    Gather the facts of a model.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            Folder of the model.
+        results (`str` or `os.PathLike`, *optional*):
+            Its result file; defaults to `results.json` beside it.
+        facts (`str` or `os.PathLike`, *optional*):
+            Facts that no program measured; defaults to `facts.json` beside it, if that is there.
+        arena (`str` or `os.PathLike`, *optional*):
+            What `apex-music arena` wrote.
+        no_arena_because (`str`, *optional*):
+            Why there are no battles; needed where `arena` is not given.
+        plots (`Sequence[str]`):
+            Paths of pictures, relative to the card.
+        repo_id (`str`, *optional*):
+            The Hub repository that the card is for.
+
+    Returns:
+        [`ModelFacts`]
+
+    Raises:
+        `FileNotFoundError`: If the model or a named file is not there.
+        [`MissingFactError`]: If a fact is nowhere.
+        `ValueError`: If a file of facts has a field that no card uses.
+    """
+    from modeling_apex.configuration_apex import ApexConfig
+
+    folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
+    config = ApexConfig.from_pretrained(folder)
+    provenance = dict(config.provenance)
+    results_path = Path(results) if results is not None else folder / RESULTS_NAME
+    content = load_result_file(results_path)
+    stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
+    is_tiny = provenance.get("name") == TINY_NAME
+    components = build_components(provenance, stated)
+    arena_results = read_arena(arena) if arena is not None else None
+    return ModelFacts(
+        title=stated.get("title") or (TINY_NAME if is_tiny else _demand(stated, "title")),
+        summary=stated.get("summary") or (_describe_tiny() if is_tiny else _demand(stated, "summary")),
+        notice=provenance.get("notice"),
+        heads=[dict(head) for head in config.heads],
+        popularity_exponent=config.popularity_exponent,
+        sampling_rate=config.sampling_rate,
+        segment_seconds=config.segment_seconds,
+        encoder={name: getattr(config.encoder_config, name) for name in ("hidden_size", "num_hidden_layers")},
+        num_parameters=count_parameters(folder),
+        provenance=provenance,
+        components=components,
+        aesthetic_labels=_get_label_source(stated, content, is_tiny),
+        training_summary=stated.get("training_summary")
+        or (_describe_tiny_training(content, str(results_path)) if is_tiny else _demand(stated, "training_summary")),
+        evaluations=tuple(read_evaluations(content, config.head_names, source=str(results_path))),
+        arena=arena_results,
+        battles=_describe_battles(arena_results, stated, no_arena_because),
+        plots=tuple(plots),
+        energy=stated.get("energy"),
+        contact=stated.get("contact"),
+        repo_id=repo_id,
+    )
+
+
+def load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str, Any]:
+    """
+    Read a file of facts that no program measured.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A JSON file.
+        must_exist (`bool`, defaults to `True`):
+            Whether an absent file is an error rather than no facts.
+
+    Returns:
+        `dict`: the facts.
+
+    Raises:
+        `FileNotFoundError`: If the file must be there and is not.
+        `ValueError`: If it has an unknown field or one of another type.
+    """
+    if not must_exist and not Path(path).is_file():
+        return {}
+    content = load_result_file(path)
+    for name, value in content.items():
+        if name not in FACT_FIELDS:
+            raise ValueError(f"{path}: no card uses the field {name!r}; expected some of {', '.join(FACT_FIELDS)}.")
+        if not isinstance(value, FACT_FIELDS[name]) or not value:
+            raise ValueError(f"{path}: {name!r} must be a non-empty {FACT_FIELDS[name].__name__}, got {value!r}.")
+    for position, component in enumerate(content.get("components", ())):
+        is_complete = isinstance(component, Mapping) and {"name", "role", "license"} <= set(component)
+        if not is_complete or set(component) - COMPONENT_FIELDS:
+            raise ValueError(
+                f"{path}: component {position} must have name, role, license (null where none is stated) and may have "
+                f"is_in_weights, got {component!r}."
+            )
+    energy = content.get("energy")
+    if energy is not None and (not {"hardware", "hours"} <= set(energy) or set(energy) - ENERGY_FIELDS):
+        raise ValueError(f"{path}: `energy` must have hardware and hours and may have kwh, got {energy!r}.")
+    return content
+
+
+def build_components(provenance: Mapping[str, Any], stated: Mapping[str, Any]) -> tuple[Component, ...]:
+    """
+    List what a model is made of and was trained with.
+
+    Args:
+        provenance (`Mapping`):
+            `config.provenance`.
+        stated (`Mapping`):
+            The file of facts: `components` adds what provenance does not know, and settles what is not known here.
+
+    Returns:
+        `tuple[Component, ...]`: this code first.
+
+    Raises:
+        [`MissingFactError`]: If a source has no known licence, or nothing says what songs trained the model.
+    """
+    components = {CODE.name: CODE}
+    for entry in stated.get("components", ()):
+        component = Component(entry["name"], entry["role"], entry["license"], bool(entry.get("is_in_weights")))
+        components[component.name] = component
+    if provenance.get("name") == TINY_NAME:
+        components.setdefault(SYNTHETIC_SONGS.name, SYNTHETIC_SONGS)
+    for part in ("encoder", "heads"):
+        source = (provenance.get(part) or {}).get("source")
+        if source is None or source in components:
+            continue
+        known = find_component(source)
+        if known is None:
+            raise MissingFactError(
+                f"the model's {part} comes from {source!r}, and nothing says under which licence. Write it into the "
+                f'facts file: {{"components": [{{"name": "{source}", "role": "{part}", "license": "..."}}]}}.'
+            )
+        components.setdefault(known.name, known)
+    if not any(component.role == "songs" for component in components.values()):
+        raise MissingFactError(
+            "nothing says on which songs the model was trained. Write them into the facts file: "
+            '{"components": [{"name": "...", "role": "songs", "license": "..."}]}.'
+        )
+    return tuple(components.values())
+
+
+def count_parameters(folder: str | os.PathLike) -> int:
+    """
+    Count the parameters of a saved model from its headers alone; running statistics are none.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            A folder with safetensors files.
+
+    Returns:
+        `int`: number of parameters.
+
+    Raises:
+        `FileNotFoundError`: If there are no safetensors.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no safetensors in this folder.")
+    total = 0
+    for path in files:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            if name == "__metadata__" or name.endswith(_BUFFER_SUFFIXES):
+                continue
+            size = 1
+            for width in entry["shape"]:
+                size *= width
+            total += size
+    return total
+
+
+def _demand(stated: Mapping[str, Any], name: str) -> Any:
+    if name not in stated:
+        raise MissingFactError(f"nothing says the model's {name}; write `{name}` into the facts file.")
+    return stated[name]
+
+
+def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool) -> str:
+    found = content.get("label_sources") or ()
+    source = stated.get("aesthetic_labels") or ("synthetic" if is_tiny else None)
+    if source is None and len(found) == 1:
+        source = found[0]
+    if source is None:
+        raise MissingFactError(
+            "nothing says who gave the aesthetic labels; write `aesthetic_labels` into the facts file, one of "
+            f"{', '.join(LABEL_SOURCES)}."
+        )
+    if source not in LABEL_SOURCES:
+        raise ValueError(f"`aesthetic_labels` must be one of {', '.join(LABEL_SOURCES)}, got {source!r}.")
+    return str(source)
+
+
+def _describe_tiny() -> str:
+    return (
+        "A demonstration model: it lets the program run anywhere, offline and at once. It has only ever heard songs "
+        "that a program rendered, so its scores say nothing about real music."
+    )
+
+
+def _describe_tiny_training(content: Mapping[str, Any], source: str) -> str:
+    num_songs, seconds, command = (
+        get_fact(content, "training", name, source=source) for name in ("num_songs", "song_seconds", "command")
+    )
+    return (
+        f"Encoder and heads were trained end to end, from waveforms, on {num_songs:,} synthetic songs of "
+        f"{seconds:g} s by `{command}`. Aesthetic labels are means of simulated raters, popularity labels percentiles "
+        "of simulated plays and likes."
+    )
+
+
+def _describe_battles(arena: Mapping[str, Any] | None, stated: Mapping[str, Any], reason: str | None) -> str:
+    if arena is None:
+        if not reason:
+            raise MissingFactError(
+                "nothing says how the model does on battles: pass what `apex-music arena` wrote (--arena DIR), or say "
+                "why there is nothing (--no-arena-because TEXT)."
+            )
+        return reason
+    if reason:
+        raise ValueError("there are arena results, and a reason why there are none: pass one of the two.")
+    if any(score.get("group") == "truth" for score in arena.get("scores", ())):
+        return stated.get("battles", "Synthetic battles, whose outcome a simulation drew: not human votes.")
+    return str(_demand(stated, "battles"))

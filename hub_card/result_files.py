@@ -1,0 +1,269 @@
+"""
+Read result files into one shape, whoever wrote them.
+
+What comes in is `results.json` of `apex-music evaluate`, `results.json` beside apex-tiny, and `results.json` of
+`apex-music arena`; what leaves are [`Evaluation`]s and the arena's own dictionary. Every number of a card passes
+through here, and a number that is not there is a [`MissingFactError`] that names the file and the field.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Songs drawn for the test of apex-tiny; the words of other splits follow from their names.
+SPLIT_TITLES = {
+    "test": "New songs of the two training platforms",
+    "unseen": "Songs of systems that training never saw",
+}
+ARENA_PARTS = ("battles", "options", "protocols", "direct_rules", "aesthetics_effect", "conclusion")
+
+
+class MissingFactError(ValueError):
+    """A card needs a fact that no result file has; the message says which, and where it was looked for."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number with its 95 % interval, where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """
+    How well one score follows its label.
+
+    Args:
+        name (`str`): Name of the score.
+        num_songs (`int`): Songs with a label.
+        spearman (`Estimate`): Rank correlation.
+        pearson (`Estimate`): Correlation.
+        mse (`Estimate`): Mean squared error, in squared native units.
+        mae (`Estimate`): Mean absolute error, in native units.
+        mse_of_mean (`float`): That of always saying the mean of the training labels.
+        mae_of_median (`float`): That of always saying their median.
+        ceiling (`float`, *optional*): Rank correlation of a listener who knows the truth of a simulation.
+        target (`float`, *optional*): Rank correlation that was asked for.
+    """
+
+    name: str
+    num_songs: int
+    spearman: Estimate
+    pearson: Estimate
+    mse: Estimate
+    mae: Estimate
+    mse_of_mean: float
+    mae_of_median: float
+    ceiling: float | None = None
+    target: float | None = None
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether a rank correlation was asked for and not reached."""
+        return self.target is not None and self.spearman.value < self.target
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    One set of songs, and how well each score does on it.
+
+    Args:
+        name (`str`): Split, with the platform where it is one of several.
+        title (`str`): Heading for people.
+        scores (`tuple[ScoreResult, ...]`): In the order of the model's heads; those without labels are left out.
+        num_songs (`int`): Songs in the set.
+    """
+
+    name: str
+    title: str
+    scores: tuple[ScoreResult, ...]
+    num_songs: int
+
+
+def load_result_file(path: str | os.PathLike) -> dict[str, Any]:
+    """
+    Read a JSON file that holds an object.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+
+    Returns:
+        `dict`: its content.
+
+    Raises:
+        `FileNotFoundError`: If it is not there.
+        `ValueError`: If it is not a JSON object.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such result file.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def get_fact(content: Mapping[str, Any], *keys: str, source: str) -> Any:
+    """
+    Get a fact that must be there.
+
+    Args:
+        content (`Mapping`):
+            A result file's content.
+        keys (`str`):
+            The way to the fact, outermost first.
+        source (`str`):
+            Name of the file, for the message.
+
+    Returns:
+        The fact.
+
+    Raises:
+        [`MissingFactError`]: If a key is not there, or the fact is `null` or not finite.
+    """
+    value: Any = content
+    for depth, key in enumerate(keys):
+        if not isinstance(value, Mapping) or key not in value:
+            present = ", ".join(map(str, value)) if isinstance(value, Mapping) else repr(value)
+            where = ".".join(keys[:depth]) or "the top"
+            raise MissingFactError(f"{source}: no `{'.'.join(keys)}`; at {where} there is {present or 'nothing'}.")
+        value = value[key]
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise MissingFactError(f"{source}: `{'.'.join(keys)}` is {value!r}; a card needs its value.")
+    return value
+
+
+def read_evaluations(content: Mapping[str, Any], head_names: list[str], *, source: str) -> list[Evaluation]:
+    """
+    Read the evaluations of a model.
+
+    Args:
+        content (`Mapping`):
+            What `apex-music evaluate` wrote, or the results beside apex-tiny.
+        head_names (`list[str]`):
+            The model's scores; each evaluation must have them all, if only to say that no song was labelled.
+        source (`str`):
+            Name of the file, for messages.
+
+    Returns:
+        `list[Evaluation]`: in the order of the file.
+
+    Raises:
+        [`MissingFactError`]: If the file holds no evaluation, or one lacks a number.
+    """
+    if "evaluations" in content:
+        found = _read_recipe_evaluations(content, head_names, source)
+    elif "splits" in content:
+        found = _read_split_evaluations(content, head_names, source)
+    else:
+        raise MissingFactError(
+            f"{source}: neither `evaluations` nor `splits`, so it holds no evaluation; make one with "
+            "`apex-music evaluate`."
+        )
+    if not found:
+        raise MissingFactError(f"{source}: the list of evaluations is empty.")
+    return found
+
+
+def _read_recipe_evaluations(content: Mapping[str, Any], head_names: list[str], source: str) -> list[Evaluation]:
+    evaluations = []
+    for name in content["evaluations"]:
+        scores = []
+        for head in head_names:
+
+            def get(field: str, *, name: str = name, head: str = head) -> Any:
+                return get_fact(content, "evaluations", name, "scores", head, field, source=source)
+
+            low, high = get("spearman_interval")
+            scores.append(
+                ScoreResult(
+                    name=head,
+                    num_songs=get("num_songs"),
+                    spearman=Estimate(get("spearman"), low, high),
+                    pearson=Estimate(get("pearson")),
+                    mse=Estimate(get("mse")),
+                    mae=Estimate(get("mae")),
+                    mse_of_mean=get("mse_of_training_mean"),
+                    mae_of_median=get("mae_of_training_median"),
+                    ceiling=get("spearman_ceiling"),
+                    target=get("target"),
+                )
+            )
+        num_songs = get_fact(content, "evaluations", name, "num_songs", source=source)
+        evaluations.append(Evaluation(name, _build_title(name), tuple(scores), num_songs))
+    return evaluations
+
+
+def _read_split_evaluations(content: Mapping[str, Any], head_names: list[str], source: str) -> list[Evaluation]:
+    evaluations = []
+    for split, platforms in content["splits"].items():
+        for platform in platforms:
+            scores = []
+            for head in head_names:
+                path = ("splits", split, platform, head)
+                if get_fact(content, *path, "num_songs", source=source) == 0:
+                    continue  # nobody labelled these songs for this score: the card says so
+                estimates = {
+                    metric: _read_estimate(content, (*path, metric), source)
+                    for metric in ("spearman", "pearson", "mse", "mae")
+                }
+                scores.append(
+                    ScoreResult(
+                        name=head,
+                        num_songs=get_fact(content, *path, "num_songs", source=source),
+                        mse_of_mean=get_fact(content, *path, "baselines", "mean", "mse", source=source),
+                        mae_of_median=get_fact(content, *path, "baselines", "median", "mae", source=source),
+                        **estimates,
+                    )
+                )
+            if not scores:
+                continue
+            name = split if platform == "all" else f"{split}, {platform}"
+            num_songs = max(score.num_songs for score in scores)
+            evaluations.append(Evaluation(name, _build_title(name), tuple(scores), num_songs))
+    return evaluations
+
+
+def _read_estimate(content: Mapping[str, Any], path: tuple[str, ...], source: str) -> Estimate:
+    value, low, high = (get_fact(content, *path, field, source=source) for field in ("value", "low", "high"))
+    return Estimate(value, low, high)
+
+
+def _build_title(name: str) -> str:
+    return SPLIT_TITLES.get(name, f"Split {name}")
+
+
+def read_arena(path: str | os.PathLike) -> dict[str, Any]:
+    """
+    Read the results of the arena experiment.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The folder that `apex-music arena` wrote, or its `results.json`.
+
+    Returns:
+        `dict`: the results.
+
+    Raises:
+        `FileNotFoundError`: If there are none.
+        [`MissingFactError`]: If a part of the experiment is missing.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "results.json"
+    content = load_result_file(file)
+    for part in ARENA_PARTS:
+        get_fact(content, part, source=str(file))
+    return content
