@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_card.markdown import format_bytes
-from modeling_apex.hub_files import HubFile, is_same_file, list_files, list_hub_files
+from modeling_apex.hub_files import HubFile, get_hub_errors, is_same_file, list_files, list_hub_files
 
 MAIN_BRANCH = "main"
 # The Hub keeps this file itself: it says which files are large.
@@ -140,7 +140,9 @@ def check_account(api: Any) -> str:
                 "the Hub does not accept the token; make one with write access at huggingface.co/settings/tokens and "
                 "run `hf auth login`, or set HF_TOKEN."
             ) from error
-        raise
+        raise PublishError(f"the Hub does not answer: {describe_error(error)}") from error
+    except get_hub_errors() as error:
+        raise PublishError(f"the Hub cannot be reached: {describe_error(error)}") from error
     role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise PublishError(
@@ -331,7 +333,7 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
                 "at the change, then run this again."
             ) from error
         raise _build_interruption(plan, error) from error
-    except (OSError, RuntimeError) as error:
+    except (RuntimeError, *get_hub_errors()) as error:
         raise _build_interruption(plan, error) from error
     return str(info.oid)
 
@@ -358,8 +360,6 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
     Raises:
         [`ReadBackError`]: If a file is missing, other, or should not be there.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     from modeling_apex.published_apex import compute_file_hash
 
     listed = {file.path for file in list_hub_files(api, plan.repo_id, repo_type=plan.repo_type, revision=commit)}
@@ -375,7 +375,7 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
                 path = api.hf_hub_download(
                     plan.repo_id, file.path, repo_type=plan.repo_type, revision=commit, local_dir=folder
                 )
-            except (HfHubHTTPError, OSError) as error:
+            except get_hub_errors() as error:
                 problems.append(f"{file.path} could not be read: {describe_error(error)}")
                 continue
             found = compute_file_hash(path)

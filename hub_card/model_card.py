@@ -17,6 +17,7 @@ from hub_card.result_files import Evaluation
 from modeling_apex.component_licenses import (
     COMBINED_LICENSE_ID,
     COMBINED_LICENSE_NAME,
+    KNOWN_COMPONENTS,
     LICENSES,
     Component,
     is_permissive,
@@ -33,6 +34,8 @@ ROLE_TEXTS = {
     "songs": "training songs",
 }
 TAGS = ("music", "apex-music", "song-popularity", "song-aesthetics", "arxiv:2605.03395")
+# What the weights of the paper stand on (arXiv 2605.03395).
+PUBLISHED_COMPONENTS = ("m-a-p/MERT-v1-95M", "ASLP-lab/SongEval", "sleeping-ai/suno-307K")
 CITATION = """\
 @misc{apex2026,
   title         = {{APEX}: Large-scale Multi-task Aesthetic-Informed Popularity Prediction for {AI}-Generated Music},
@@ -66,6 +69,7 @@ def render_model_card(facts: ModelFacts) -> str:
         facts=facts,
         metadata=build_metadata(facts),
         heads_table=_build_heads_table(facts),
+        has_ceiling=any(_has_ceiling(evaluation) for evaluation in facts.evaluations),
         has_popularity="popularity" in groups,
         has_aesthetics="aesthetics" in groups,
         model_option=f" --model {facts.repo_id}" if facts.repo_id else "",
@@ -104,7 +108,6 @@ def build_environment() -> Any:
         "missed_sentences": _list_missed_targets,
         "plot_title": lambda path: Path(path).stem.replace("_", " ").capitalize(),
     }
-    environment.tests["with_ceiling"] = _has_ceiling
     return environment
 
 
@@ -188,11 +191,15 @@ def build_licences_text(facts: ModelFacts) -> str:
 def _explain_commercial_use(facts: ModelFacts) -> str:
     restricting = [component for component in facts.components if not _is_free(component)]
     if not restricting:
+        bound = [
+            f"{component.name} ({LICENSES[component.license_id].name})"
+            for component in KNOWN_COMPONENTS
+            if component.name in PUBLISHED_COMPONENTS and component.license_id
+        ]
         return (
             "Every part may be used commercially; keep the notices that the licences ask for. "
-            "The published APEX weights are another matter: they need the weights of MERT, which are "
-            f"[CC BY-NC 4.0]({LICENSES['cc-by-nc-4.0'].url}), so a product cannot use those without an agreement with "
-            "their owners."
+            f"The published APEX weights are another matter: they stand on {', '.join(bound)}, so a product cannot "
+            "use those without an agreement with their owners."
         )
     stored = [component.name for component in restricting if component.is_in_weights]
     learnt = [component.name for component in restricting if not component.is_in_weights]

@@ -28,7 +28,7 @@ from hub_card.hub_upload import (
 )
 from hub_card.model_facts import RESULTS_NAME
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
-from modeling_apex.hub_files import save_checksums
+from modeling_apex.hub_files import get_hub_errors, save_checksums
 
 ARENA_FILES = ("results.json", "report.md")
 USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
@@ -95,9 +95,9 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
     state, is_state_known = None, True
     try:
         state = read_repository(api, arguments.repo, repo_type=repo_type, branch=arguments.revision)
-    except OSError as error:
+    except get_hub_errors() as error:
         if not arguments.dry_run:
-            raise
+            raise PublishError(f"{arguments.repo} could not be read: {describe_error(error)}") from error
         is_state_known = False
         say(f"the Hub could not be read, so this compares with nothing: {describe_error(error)}")
     with tempfile.TemporaryDirectory(prefix="apex-publish-") as temporary:

@@ -36,6 +36,18 @@ class HubFile:
     sha256: str | None
 
 
+def get_hub_errors() -> tuple[type[BaseException], ...]:
+    """
+    Return what a call to the Hub can raise: refusals, broken lines, and local errors.
+
+    A line that breaks is an error of the HTTP library, which changed with huggingface_hub's versions and is no
+    `OSError`. `HfHubHTTPError` descends from that library's base error in each of them.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__
+
+
 def compute_blob_id(path: str | os.PathLike) -> str:
     """Return git's id of a file's content, in hexadecimal: SHA-1 over a short header and the bytes."""
     digest = hashlib.sha1(f"blob {os.path.getsize(path)}\0".encode(), usedforsecurity=False)

@@ -1,0 +1,242 @@
+"""Publishing against a Hub on the loopback, with the real client: one commit, refusals, faults, and reading back."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
+from hub_card.publish import build_parser, main, publish
+from modeling_apex.export import INFERENCE_FILES
+
+from loopback_hub import LoopbackHub
+
+REPO = "tester/apex"
+Publish = Callable[..., str | None]
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def run(tiny_release: Path, api: HfApi, lines: list[str]) -> Publish:
+    """Publish the release with some words more; what it says goes to `lines`."""
+
+    def publish_release(*words: str, repo: str = REPO) -> str | None:
+        given = ["--model", str(tiny_release), "--no-arena-because", "no battles were at hand.", "--repo", repo, *words]
+        return publish(build_parser().parse_args(given), api=api, say=lines.append)
+
+    return publish_release
+
+
+def test_publishes_everything_as_one_commit(run: Publish, hub: LoopbackHub, lines: list[str]) -> None:
+    commit = run("--message", "First release")
+    repository = hub.get_repository(REPO)
+    assert repository.messages == ["initial commit", "First release"], "one commit beside the Hub's own"
+    assert repository.branches["main"] == commit
+    assert not repository.is_private
+    files = hub.get_files(REPO)
+    assert set(files) == {
+        ".gitattributes",
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "README.md",
+        "results.json",
+        "SHA256SUMS",
+        *INFERENCE_FILES,
+    }
+    assert f'pipeline("apex-popularity", model="{REPO}")' in files["README.md"].decode()
+    sums = dict(reversed(line.split("  ")) for line in files["SHA256SUMS"].decode().splitlines())
+    assert {name: hashlib.sha256(files[name]).hexdigest() for name in sums} == sums
+    assert set(sums) == set(files) - {".gitattributes", "SHA256SUMS"}
+    plan = "\n".join(lines)
+    assert f"{len(files['model.safetensors']):,}  {sums['model.safetensors']}  model.safetensors" in plan
+    assert "account: tester" in plan
+    assert f"commit {commit}: {len(sums) + 1} files read back" in plan
+    assert hub.count("GET", r"/resolve/.+/model\.safetensors") == 1, "read back by downloading, not by asking"
+
+
+def test_dry_run_sends_nothing(run: Publish, hub: LoopbackHub, lines: list[str]) -> None:
+    assert run("--dry-run") is None
+    assert hub.repositories == {}
+    assert {method for method, _ in hub.requests} == {"GET"}
+    assert "a new public model repository" in "\n".join(lines)
+    assert lines[-1] == "dry run: nothing was sent"
+
+
+def test_dry_run_works_without_the_hub(run: Publish, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run("--dry-run") is None
+    assert "the Hub could not be read, so this compares with nothing" in lines[0]
+    assert "a model repository that could not be read" in "\n".join(lines)
+
+
+def test_a_second_publication_changes_nothing(run: Publish, hub: LoopbackHub, lines: list[str]) -> None:
+    commit = run()
+    assert run() == commit
+    assert len(hub.get_repository(REPO).commits) == 2
+    assert "the repository has all of this already; reading it back" in lines
+
+
+def test_only_what_changed_is_sent(run: Publish, hub: LoopbackHub, tiny_release: Path, lines: list[str]) -> None:
+    run()
+    num_uploads = hub.count("PUT", "/lfs-storage/")
+    results = tiny_release / "results.json"
+    results.write_text(results.read_text().replace("0.41", "0.42"))
+    run()
+    assert hub.count("PUT", "/lfs-storage/") == num_uploads, "the weights were there already"
+    num_files = len(hub.get_files(REPO)) - 1
+    assert f"3 of {num_files} files to send" in "\n".join(lines), "results, card and checksums"
+    assert b"0.42" in hub.get_files(REPO)["README.md"]
+
+
+def test_private_repository(run: Publish, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("--private")
+    assert hub.get_repository(REPO).is_private
+    monkeypatch.setenv("HF_TOKEN", hub.read_token)
+    stranger = HfApi(endpoint=hub.url)
+    assert read_repository(stranger, REPO) is None
+
+
+def test_private_is_refused_for_a_public_repository(run: Publish, hub: LoopbackHub) -> None:
+    run()
+    with pytest.raises(PublishError, match="tester/apex is public, and --private was asked for"):
+        run("--private")
+
+
+def test_branch_is_made_and_main_is_left_alone(run: Publish, hub: LoopbackHub, tiny_release: Path) -> None:
+    first = run()
+    results = tiny_release / "results.json"
+    results.write_text(results.read_text().replace("0.41", "0.42"))
+    second = run("--revision", "candidate")
+    assert hub.get_repository(REPO).branches == {"main": first, "candidate": second}
+    assert b"0.42" not in hub.get_files(REPO)["README.md"]
+    run("--revision", "v2", repo="tester/other")
+    assert "README.md" not in hub.get_files("tester/other")
+    assert "README.md" in hub.get_files("tester/other", branch="v2")
+
+
+def test_a_change_in_the_meantime_is_not_overwritten(run: Publish, hub: LoopbackHub) -> None:
+    run()
+    hub.add_repository("tester/apex2", {"README.md": b"old"})
+    hub.slips_in = ("README.md", b"theirs")
+    with pytest.raises(RepositoryChangedError, match=r"tester/apex2 changed after it was read .* nothing was committed"):
+        run(repo="tester/apex2")
+    assert hub.get_files("tester/apex2")["README.md"] == b"theirs"
+    assert run(repo="tester/apex2"), "read anew, it goes"
+
+
+def test_a_repository_made_in_the_meantime_is_not_taken_over(run: Publish, hub: LoopbackHub, api: HfApi) -> None:
+    create_repo = api.create_repo
+
+    def create_late(*words: object, **options: object) -> object:
+        hub.add_repository(REPO, {"README.md": b"theirs"})
+        return create_repo(*words, **options)
+
+    api.create_repo = create_late
+    with pytest.raises(RepositoryChangedError, match="was made by somebody else in the meantime"):
+        run()
+    assert hub.get_files(REPO)["README.md"] == b"theirs"
+
+
+def test_other_files_are_removed_only_on_request(run: Publish, hub: LoopbackHub, lines: list[str]) -> None:
+    hub.add_repository(REPO, {"pytorch_model.bin": b"old weights"})
+    with pytest.raises(PublishError, match=r"files that this folder does not have: pytorch_model\.bin"):
+        run()
+    run("--remove-other-files")
+    assert "pytorch_model.bin" not in hub.get_files(REPO)
+    assert len(hub.get_repository(REPO).messages) == 2, "removed in the same commit"
+    assert any("removed" in line and "pytorch_model.bin" in line for line in lines)
+
+
+def test_an_interrupted_upload_commits_nothing_and_can_be_repeated(run: Publish, hub: LoopbackHub) -> None:
+    hub.num_uploads_to_break = 1000
+    with pytest.raises(PublishError, match=r"the upload to tester/apex broke off: .* Run the same command again"):
+        run()
+    assert set(hub.get_files(REPO)) == {".gitattributes"}
+    hub.num_uploads_to_break = 0
+    commit = run()
+    assert hub.get_repository(REPO).branches["main"] == commit
+
+
+def test_a_line_that_breaks_once_is_taken_up_by_the_client(run: Publish, hub: LoopbackHub) -> None:
+    hub.num_uploads_to_break = 1
+    run()
+    assert hub.count("PUT", "/lfs-storage/") == 2
+    assert "model.safetensors" in hub.get_files(REPO)
+
+
+def test_a_commit_whose_answer_is_lost_is_found_by_the_next_attempt(run: Publish, hub: LoopbackHub) -> None:
+    hub.breaks_commit_answer = True
+    with pytest.raises(PublishError, match="the answer was lost on its way"):
+        run()
+    run()
+    assert len(hub.get_repository(REPO).messages) == 2, "not committed twice"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damage_on_the_hub_is_noticed(run: Publish, hub: LoopbackHub, name: str) -> None:
+    hub.damages = name
+    with pytest.raises(ReadBackError, match=rf"{name} has SHA-256 [0-9a-f]{{64}}, sent was"):
+        run()
+
+
+def test_wrong_and_weak_tokens_are_refused(run: Publish, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    with pytest.raises(PublishError, match="the Hub does not accept the token"):
+        run()
+    monkeypatch.setenv("HF_TOKEN", hub.read_token)
+    with pytest.raises(PublishError, match="the token of reader may only read"):
+        run()
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishError, match="there is no Hub token here; run `hf auth login`"):
+        run()
+    assert hub.repositories == {}
+
+
+def test_another_namespace_is_refused_by_the_hub(run: Publish) -> None:
+    with pytest.raises(PublishError, match="this account may not make somebody/apex"):
+        run(repo="somebody/apex")
+
+
+def test_the_token_is_never_shown_and_never_taken(
+    run: Publish, hub: LoopbackHub, lines: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        hub.num_uploads_to_break = 1000
+        with pytest.raises(PublishError) as broken:
+            run()
+        hub.num_uploads_to_break = 0
+        run()
+    streams = capsys.readouterr()
+    for text in (*lines, str(broken.value), caplog.text, streams.out, streams.err):
+        assert hub.write_token not in text
+    assert all("token" not in option for action in build_parser()._actions for option in action.option_strings)
+
+
+def test_a_token_in_a_file_stops_the_upload(run: Publish, hub: LoopbackHub, tiny_release: Path) -> None:
+    results = tiny_release / "results.json"
+    results.write_text(results.read_text().replace("make tiny", f"make tiny {hub.write_token}"))
+    with pytest.raises(ValueError, match=r"results\.json: holds .*Hugging Face token") as refusal:
+        run()
+    assert hub.write_token not in str(refusal.value)
+    assert hub.repositories == {}
+
+
+def test_mistakes_are_explained_in_one_line(
+    tiny_release: Path, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    words = ["--model", str(tiny_release), "--repo", REPO, "--dry-run"]
+    assert main(words) == 2
+    assert "nothing says how the model does on battles" in capsys.readouterr().err
+    assert main([*words, "--arena", str(tmp_path)]) == 2
+    assert "no such result file" in capsys.readouterr().err
+    (tiny_release / "optimizer.pt").write_bytes(b"\x80\x02")
+    assert main([*words, "--no-arena-because", "none"]) == 2
+    assert "optimizer.pt: a pickle can run code" in capsys.readouterr().err
