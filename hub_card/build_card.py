@@ -75,7 +75,9 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     if arguments.dataset:
         unused = [name for name in ("results", "arena", "no_arena_because", "facts") if getattr(arguments, name)]
         if unused:
-            raise ValueError(f"--{unused[0].replace('_', '-')} is about models; the card of a dataset does not use it.")
+            raise ValueError(
+                f"--{unused[0].replace('_', '-')} is about models; the card of a dataset does not use it."
+            )
         text = render_dataset_card(arguments.dataset, repo_id=repo_id)
     else:
         plots = copy_plots(arguments.arena, folder) if arguments.arena else []

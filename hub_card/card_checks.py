@@ -30,8 +30,8 @@ def find_card_problems(content: str, folder: str | os.PathLike, *, repo_type: st
         folder (`str` or `os.PathLike`):
             The folder that holds what it links to.
         repo_type (`str`, defaults to `"model"`):
-            `"model"`, `"dataset"` or `"space"`; a Space's front matter is not a card's, so that only its gaps and links
-            are looked at.
+            `"model"`, `"dataset"` or `"space"`; a Space's front matter is not a card's, so only its gaps and links are
+            looked at.
 
     Returns:
         `list[str]`: problems, in words.

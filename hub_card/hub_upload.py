@@ -272,10 +272,7 @@ def upload(api: Any, plan: UploadPlan, message: str, *, space_sdk: str | None = 
         [`ReadBackError`]: If what the Hub has afterwards is not what was sent.
     """
     parent = _prepare_repository(api, plan, space_sdk)
-    if plan.has_changes:
-        commit = _commit(api, plan, parent, message)
-    else:
-        commit = parent
+    commit = _commit(api, plan, parent, message) if plan.has_changes else parent
     read_back(api, plan, commit)
     return commit
 
@@ -294,8 +291,8 @@ def _prepare_repository(api: Any, plan: UploadPlan, space_sdk: str | None) -> st
         status = _get_status(error)
         if status == 409:
             raise RepositoryChangedError(
-                f"{plan.repo_id} was made by somebody else in the meantime, or exists and this account may not see it. "
-                "Look at it, then run this again."
+                f"{plan.repo_id} was made by somebody else in the meantime, or exists and this account may not see "
+                "it. Look at it, then run this again."
             ) from error
         if status in (401, 403):
             raise PublishError(f"this account may not make {plan.repo_id}: {describe_error(error)}") from error
@@ -333,12 +330,14 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
                 "at the change, then run this again."
             ) from error
         raise _build_interruption(plan, error) from error
-    except (RuntimeError, *get_hub_errors()) as error:
+    except get_hub_errors() as error:
+        raise _build_interruption(plan, error) from error
+    except RuntimeError as error:  # a large file that did not arrive is reported as one
         raise _build_interruption(plan, error) from error
     return str(info.oid)
 
 
-def _build_interruption(plan: UploadPlan, error: Exception) -> PublishError:
+def _build_interruption(plan: UploadPlan, error: BaseException) -> PublishError:
     return PublishError(
         f"the upload to {plan.repo_id} broke off: {describe_error(error)} Run the same command again: it reads the "
         "repository anew, and large files that arrived whole are not sent twice."

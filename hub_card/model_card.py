@@ -99,7 +99,7 @@ def build_environment() -> Any:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701  (Markdown, not HTML)
+        autoescape=False,  # Markdown, not HTML
     )
     environment.filters |= {
         "number": format_number,
@@ -205,7 +205,9 @@ def _explain_commercial_use(facts: ModelFacts) -> str:
     learnt = [component.name for component in restricting if not component.is_in_weights]
     sentences = ["**If you earn money with it: you may use the code, and not these weights as they are.**"]
     if stored:
-        sentences.append(f"The weights contain those of {', '.join(stored)}, so their licence binds every user of them.")
+        sentences.append(
+            f"The weights contain those of {', '.join(stored)}, so their licence binds every user of them."
+        )
     if learnt:
         sentences.append(
             f"The heads were trained with {', '.join(learnt)}. Whether weights inherit the licence of what they were "

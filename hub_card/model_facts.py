@@ -7,6 +7,7 @@ needs and no file says is a [`MissingFactError`] that tells where to write it.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ RESULTS_NAME = "results.json"
 FACTS_NAME = "facts.json"
 # Who gave the aesthetic labels, and what a reader must know about it.
 LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
-FACT_FIELDS = {
+FACT_FIELDS: dict[str, type] = {
     "title": str,
     "summary": str,
     "components": list,
@@ -289,10 +290,7 @@ def count_parameters(folder: str | os.PathLike) -> int:
         for name, entry in header.items():
             if name == "__metadata__" or name.endswith(_BUFFER_SUFFIXES):
                 continue
-            size = 1
-            for width in entry["shape"]:
-                size *= width
-            total += size
+            total += math.prod(entry["shape"])
     return total
 
 
@@ -303,7 +301,7 @@ def _demand(stated: Mapping[str, Any], name: str) -> Any:
 
 
 def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool) -> str:
-    found = content.get("label_sources") or ()
+    found: list[str] = list(content.get("label_sources") or ())
     source = stated.get("aesthetic_labels") or ("synthetic" if is_tiny else None)
     if source is None and len(found) == 1:
         source = found[0]
@@ -328,10 +326,12 @@ def _describe_tiny_training(content: Mapping[str, Any], source: str) -> str:
     num_songs, seconds, command = (
         get_fact(content, "training", name, source=source) for name in ("num_songs", "song_seconds", "command")
     )
+    recorded = content["training"].get("training_seconds")
+    duration = f" Training took {recorded / 60:.0f} minutes." if isinstance(recorded, (int, float)) else ""
     return (
         f"Encoder and heads were trained end to end, from waveforms, on {num_songs:,} synthetic songs of "
         f"{seconds:g} s by `{command}`. Aesthetic labels are means of simulated raters, popularity labels percentiles "
-        "of simulated plays and likes."
+        f"of simulated plays and likes.{duration}"
     )
 
 

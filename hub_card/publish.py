@@ -190,7 +190,9 @@ def stage_dataset(arguments: argparse.Namespace, staged: Path) -> None:
 
     source = Path(arguments.dataset)
     if not (source / "manifest.json").is_file():
-        raise FileNotFoundError(f"{source}: no manifest.json, so this is no finished dataset; let the build end first.")
+        raise FileNotFoundError(
+            f"{source}: no manifest.json, so this is no finished dataset; let the build end first."
+        )
     options = load_result_file(source / "manifest.json").get("options", {})
     problems = find_changed_shards(source)
     if options.get("needs_audio", True) and not options.get("embeds_audio", True):

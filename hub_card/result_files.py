@@ -180,29 +180,10 @@ def read_evaluations(content: Mapping[str, Any], head_names: list[str], *, sourc
 def _read_recipe_evaluations(content: Mapping[str, Any], head_names: list[str], source: str) -> list[Evaluation]:
     evaluations = []
     for name in content["evaluations"]:
-        scores = []
-        for head in head_names:
-
-            def get(field: str, *, name: str = name, head: str = head) -> Any:
-                return get_fact(content, "evaluations", name, "scores", head, field, source=source)
-
-            low, high = get("spearman_interval")
-            scores.append(
-                ScoreResult(
-                    name=head,
-                    num_songs=get("num_songs"),
-                    spearman=Estimate(get("spearman"), low, high),
-                    pearson=Estimate(get("pearson")),
-                    mse=Estimate(get("mse")),
-                    mae=Estimate(get("mae")),
-                    mse_of_mean=get("mse_of_training_mean"),
-                    mae_of_median=get("mae_of_training_median"),
-                    ceiling=get("spearman_ceiling"),
-                    target=get("target"),
-                )
-            )
-        num_songs = get_fact(content, "evaluations", name, "num_songs", source=source)
-        evaluations.append(Evaluation(name, _build_title(name), tuple(scores), num_songs))
+        path = ("evaluations", name)
+        num_songs = get_fact(content, *path, "num_songs", source=source)
+        scores = _read_scores(content, (*path, "scores"), head_names, source, is_simulated=True)
+        evaluations.append(Evaluation(name, _build_title(name), scores, num_songs))
     return evaluations
 
 
@@ -210,30 +191,43 @@ def _read_split_evaluations(content: Mapping[str, Any], head_names: list[str], s
     evaluations = []
     for split, platforms in content["splits"].items():
         for platform in platforms:
-            scores = []
-            for head in head_names:
-                path = ("splits", split, platform, head)
-                if get_fact(content, *path, "num_songs", source=source) == 0:
-                    continue  # nobody labelled these songs for this score: the card says so
-                estimates = {
-                    metric: _read_estimate(content, (*path, metric), source)
-                    for metric in ("spearman", "pearson", "mse", "mae")
-                }
-                scores.append(
-                    ScoreResult(
-                        name=head,
-                        num_songs=get_fact(content, *path, "num_songs", source=source),
-                        mse_of_mean=get_fact(content, *path, "baselines", "mean", "mse", source=source),
-                        mae_of_median=get_fact(content, *path, "baselines", "median", "mae", source=source),
-                        **estimates,
-                    )
-                )
-            if not scores:
-                continue
-            name = split if platform == "all" else f"{split}, {platform}"
-            num_songs = max(score.num_songs for score in scores)
-            evaluations.append(Evaluation(name, _build_title(name), tuple(scores), num_songs))
+            scores = _read_scores(content, ("splits", split, platform), head_names, source)
+            if scores:
+                name = split if platform == "all" else f"{split}, {platform}"
+                num_songs = max(score.num_songs for score in scores)
+                evaluations.append(Evaluation(name, _build_title(name), scores, num_songs))
     return evaluations
+
+
+def _read_scores(
+    content: Mapping[str, Any],
+    path: tuple[str, ...],
+    head_names: list[str],
+    source: str,
+    *,
+    is_simulated: bool = False,
+) -> tuple[ScoreResult, ...]:
+    scores = []
+    for head in head_names:
+        at = (*path, head)
+        num_songs = get_fact(content, *at, "num_songs", source=source)
+        if num_songs == 0:
+            continue  # nobody labelled these songs for this score: the card says so
+        scores.append(
+            ScoreResult(
+                name=head,
+                num_songs=num_songs,
+                spearman=_read_estimate(content, (*at, "spearman"), source),
+                pearson=_read_estimate(content, (*at, "pearson"), source),
+                mse=_read_estimate(content, (*at, "mse"), source),
+                mae=_read_estimate(content, (*at, "mae"), source),
+                mse_of_mean=get_fact(content, *at, "baselines", "mean", "mse", source=source),
+                mae_of_median=get_fact(content, *at, "baselines", "median", "mae", source=source),
+                ceiling=get_fact(content, *at, "spearman_ceiling", source=source) if is_simulated else None,
+                target=get_fact(content, *at, "target", source=source) if is_simulated else None,
+            )
+        )
+    return tuple(scores)
 
 
 def _read_estimate(content: Mapping[str, Any], path: tuple[str, ...], source: str) -> Estimate:

@@ -133,7 +133,9 @@ def _find_content_problems(
         return [f"{name}: {num_bytes:,} bytes, above the limit of {max_file_bytes:,}; save it in shards"]
     if num_bytes == 0 and not name.endswith("__init__.py"):
         return [f"{name}: empty"]
-    problems = [f"{name}: holds {kind}; remove it, and revoke it if it was real" for kind in find_secrets(path, secrets)]
+    problems = [
+        f"{name}: holds {kind}; remove it, and revoke it if it was real" for kind in find_secrets(path, secrets)
+    ]
     if path.suffix in (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".py") or name == CHECKSUMS_NAME:
         text = path.read_text(encoding="utf-8", errors="replace")
         problems += [f"{name}: names {place}, a folder of this machine" for place in private_paths if place in text]

@@ -42,7 +42,7 @@ PROBE_SEGMENTS = 1.25
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: its name, whether it is `"ok"`, `"failed"` or `"not checked"`, and what was found."""
+    """One thing that was looked at: `"ok"`, `"failed"` or `"not checked"`, and what was found."""
 
     name: str
     status: str
@@ -170,7 +170,9 @@ def _fetch(name: str, revision: str | None, api: Any, hub_options: dict[str, Any
 
 def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | None) -> None:
     if hub_files is not None:
-        changed = [f.path for f in hub_files if not (folder / f.path).is_file() or not is_same_file(folder / f.path, f)]
+        changed = [
+            f.path for f in hub_files if not (folder / f.path).is_file() or not is_same_file(folder / f.path, f)
+        ]
         if changed:
             result.add("hashes on the Hub", FAILED, f"other here than the Hub lists: {', '.join(changed)}")
         else:
@@ -316,7 +318,9 @@ def _count_differences(own: dict[str, torch.Tensor], theirs: dict[str, torch.Ten
     if not second:
         return None
     return sum(
-        name not in first or name not in second or not torch.equal(first[name].cpu(), second[name].to(first[name].dtype))
+        name not in first
+        or name not in second
+        or not torch.equal(first[name].cpu(), second[name].to(first[name].dtype))
         for name in {*first, *second}
     )
 

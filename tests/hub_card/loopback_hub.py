@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return answer(self, *match.groups())
         return self._fail(404, f"no such page: {path}")
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815  (the server's names)
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":

@@ -1,6 +1,11 @@
-"""Result files in the layouts that training, evaluation and apex-tiny write; the numbers are made up to be recognised."""
+"""Result files in the layouts of evaluation and of apex-tiny; the numbers are made up to be recognised."""
 
 from typing import Any
+
+
+def make_estimate(value: float, width: float = 0.1) -> dict[str, float]:
+    """A number with an interval around it."""
+    return {"value": value, "low": value - width, "high": value + width}
 
 
 def make_recipe_results(head_names: list[str]) -> dict[str, Any]:
@@ -8,16 +13,14 @@ def make_recipe_results(head_names: list[str]) -> dict[str, Any]:
     scores = {
         name: {
             "num_songs": 100 + position,
-            "spearman": 0.61 + position / 100,
-            "spearman_interval": [0.52, 0.7],
+            "spearman": make_estimate(0.61 + position / 100),
             "spearman_ceiling": 0.9,
-            "pearson": 0.63,
-            "mse": 0.41,
-            "mse_of_training_mean": 0.8,
-            "mae": 0.5,
-            "mae_of_training_median": 0.7,
+            "pearson": make_estimate(0.63),
+            "mse": make_estimate(0.41),
+            "mae": make_estimate(0.5),
+            "baselines": {"mean": {"mse": 0.8, "mae": 0.75}, "median": {"mse": 0.85, "mae": 0.7}},
             "target": 0.5,
-            "is_met": True,
+            "is_target_met": True,
         }
         for position, name in enumerate(head_names)
     }
@@ -28,18 +31,14 @@ def make_recipe_results(head_names: list[str]) -> dict[str, Any]:
 
 def make_split_results(head_names: list[str]) -> dict[str, Any]:
     """Results in the layout of `apex-music evaluate`."""
-
-    def estimate(value: float) -> dict[str, float]:
-        return {"value": value, "low": value - 0.1, "high": value + 0.1}
-
     head = {
         "num_songs": 50,
-        "mse": estimate(650.0),
-        "mae": estimate(20.0),
-        "pearson": estimate(0.35),
-        "spearman": estimate(0.37),
+        "mse": make_estimate(650.0),
+        "mae": make_estimate(20.0),
+        "pearson": make_estimate(0.35),
+        "spearman": make_estimate(0.37),
         "baselines": {"mean": {"mse": 793.0, "mae": 23.4}, "median": {"mse": 800.0, "mae": 21.5}},
     }
-    heads = {name: head for name in head_names}
+    heads = dict.fromkeys(head_names, head)
     splits = {"test": {"all": heads, "suno": heads}}
     return {"model": "m", "label_sources": ["pseudo-labels"], "num_draws": 1000, "splits": splits}

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from modeling_apex import load_pipeline
-from hub_card.publish import build_parser, publish
-
 from loopback_hub import LoopbackHub
+
+from hub_card.publish import build_parser, publish
+from modeling_apex import load_pipeline
 
 REPOSITORY = Path(__file__).parents[2]
 REPO = "tester/apex"
@@ -55,7 +54,7 @@ assert importlib.util.find_spec("modeling_apex") is None
 from transformers import AutoModel, pipeline
 model = AutoModel.from_pretrained({REPO!r}, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
-scorer = pipeline(model={REPO!r}, trust_remote_code=True)
+scorer = pipeline("apex-popularity", model={REPO!r}, trust_remote_code=True)
 print(json.dumps(scorer({str(song)!r})["scores"]))
 """
     stranger = build_environment(hub, tmp_path / "stranger", with_token=False)
@@ -65,9 +64,7 @@ print(json.dumps(scorer({str(song)!r})["scores"]))
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_private_model_is_loaded_by_its_owner_only(
-    hub: LoopbackHub, api, tiny_release: Path, tmp_path: Path
-) -> None:
+def test_private_model_is_loaded_by_its_owner_only(hub: LoopbackHub, api, tiny_release: Path, tmp_path: Path) -> None:
     words = ["--model", str(tiny_release), "--no-arena-because", "none yet.", "--repo", REPO, "--private"]
     publish(build_parser().parse_args(words), api=api, say=lambda line: None)
     program = f"""

@@ -11,7 +11,9 @@ from pathlib import Path
 import jinja2
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from loopback_hub import LoopbackHub
 from markdown_it import MarkdownIt
+from result_layouts import make_estimate, make_split_results
 
 from hub_card.build_card import main
 from hub_card.card_checks import find_card_problems
@@ -20,9 +22,6 @@ from hub_card.model_facts import build_model_facts, count_parameters
 from hub_card.publish import build_parser, publish
 from hub_card.result_files import MissingFactError
 from modeling_apex import ApexModel
-
-from loopback_hub import LoopbackHub
-from result_layouts import make_split_results
 
 REPOSITORY = Path(__file__).parents[2]
 REPO = "tester/apex"
@@ -79,13 +78,13 @@ def test_numbers_are_those_of_the_result_file(render: Render, tiny_release: Path
     edit_json(
         tiny_release / "results.json",
         lambda content: content["evaluations"]["test"]["scores"]["clarity"].update(
-            spearman=0.4321, spearman_interval=[0.4111, 0.4555], mse=1.2345
+            spearman={"value": 0.4321, "low": 0.4111, "high": 0.4555}, mse=make_estimate(1.2345)
         ),
     )
     card = render()
     row = next(line for line in card.splitlines() if line.startswith("| `clarity` | 105"))
     assert "0.43 [0.41, 0.46]" in row
-    assert "| 1.23 | 0.80 |" in row
+    assert row.endswith("| 1.23 [1.13, 1.33] | 0.80 |")
     assert "`clarity` falls short: a rank correlation of 0.50 was asked for, 0.43 was reached." in card
     assert "`clarity` errs more than the trivial baselines by MSE: 1.23 against 0.80." in card
     assert "2,000 synthetic songs of 20 s by `make tiny`" in card
@@ -93,7 +92,11 @@ def test_numbers_are_those_of_the_result_file(render: Render, tiny_release: Path
 
 def test_metadata_is_read_by_the_hub_and_holds_the_same_numbers(render: Render) -> None:
     data = ModelCard(render(), ignore_metadata_errors=False).data
-    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "audio-classification")
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "apache-2.0",
+        "transformers",
+        "audio-classification",
+    )
     found = {(r.dataset_split, r.metric_name): r.metric_value for r in data.eval_results}
     assert len(found) == 2 * 7 * 3
     assert found["test", "Spearman, score_likes"] == 0.62
@@ -202,7 +205,10 @@ def test_every_code_block_runs(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (("evaluations", "test", "scores", "clarity", "mae"), r"no `evaluations\.test\.scores\.clarity\.mae`; at evalu"),
+        (
+            ("evaluations", "test", "scores", "clarity", "mae"),
+            r"no `evaluations\.test\.scores\.clarity\.mae\.value`; at eval",
+        ),
         (("evaluations", "unseen", "scores", "coherence"), r"no `evaluations\.unseen\.scores\.coherence\."),
         (("evaluations", "unseen", "num_songs"), r"no `evaluations\.unseen\.num_songs`"),
         (("training", "song_seconds"), r"no `training\.song_seconds`; at training there is num_parameters"),
@@ -225,8 +231,10 @@ def test_a_missing_fact_stops_the_build(
 @pytest.mark.parametrize("value", ["null", "NaN"])
 def test_an_undefined_number_stops_the_build(render: Render, tiny_release: Path, value: str) -> None:
     results = tiny_release / "results.json"
-    results.write_text(results.read_text().replace('"mae": 0.5', f'"mae": {value}'))
-    with pytest.raises(MissingFactError, match=r"`evaluations\.test\.scores\.score_streams\.mae` is (None|nan)"):
+    results.write_text(results.read_text().replace('"mae": {"value": 0.5', f'"mae": {{"value": {value}'))
+    with pytest.raises(
+        MissingFactError, match=r"`evaluations\.test\.scores\.score_streams\.mae\.value` is (None|nan)"
+    ):
         render()
 
 
@@ -258,7 +266,7 @@ def test_label_sources_come_from_the_results_or_the_facts(converted_release: Pat
     with pytest.raises(MissingFactError, match="nothing says who gave the aesthetic labels"):
         build_model_facts(converted_release, no_arena_because=REASON)
     edit_json(converted_release / "facts.json", lambda content: content.update(aesthetic_labels="an oracle"))
-    with pytest.raises(ValueError, match="`aesthetic_labels` must be one of songeval-raters, .* got 'an oracle'"):
+    with pytest.raises(ValueError, match=r"`aesthetic_labels` must be one of songeval-raters, .* got 'an oracle'"):
         build_model_facts(converted_release, no_arena_because=REASON)
 
 

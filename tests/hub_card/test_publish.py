@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
 
 from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
 from hub_card.publish import build_parser, main, publish
 from modeling_apex.export import INFERENCE_FILES
-
-from loopback_hub import LoopbackHub
 
 REPO = "tester/apex"
 Publish = Callable[..., str | None]
@@ -28,7 +27,15 @@ def run(tiny_release: Path, api: HfApi, lines: list[str]) -> Publish:
     """Publish the release with some words more; what it says goes to `lines`."""
 
     def publish_release(*words: str, repo: str = REPO) -> str | None:
-        given = ["--model", str(tiny_release), "--no-arena-because", "no battles were at hand.", "--repo", repo, *words]
+        given = [
+            "--model",
+            str(tiny_release),
+            "--no-arena-because",
+            "no battles were at hand.",
+            "--repo",
+            repo,
+            *words,
+        ]
         return publish(build_parser().parse_args(given), api=api, say=lines.append)
 
     return publish_release
@@ -126,7 +133,7 @@ def test_a_change_in_the_meantime_is_not_overwritten(run: Publish, hub: Loopback
     run()
     hub.add_repository("tester/apex2", {"README.md": b"old"})
     hub.slips_in = ("README.md", b"theirs")
-    with pytest.raises(RepositoryChangedError, match=r"tester/apex2 changed after it was read .* nothing was committed"):
+    with pytest.raises(RepositoryChangedError, match=r"apex2 changed after it was read .* nothing was committed"):
         run(repo="tester/apex2")
     assert hub.get_files("tester/apex2")["README.md"] == b"theirs"
     assert run(repo="tester/apex2"), "read anew, it goes"
@@ -229,9 +236,7 @@ def test_a_token_in_a_file_stops_the_upload(run: Publish, hub: LoopbackHub, tiny
     assert hub.repositories == {}
 
 
-def test_mistakes_are_explained_in_one_line(
-    tiny_release: Path, capsys: pytest.CaptureFixture, tmp_path: Path
-) -> None:
+def test_mistakes_are_explained_in_one_line(tiny_release: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     words = ["--model", str(tiny_release), "--repo", REPO, "--dry-run"]
     assert main(words) == 2
     assert "nothing says how the model does on battles" in capsys.readouterr().err
