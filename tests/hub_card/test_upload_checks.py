@@ -1,0 +1,158 @@
+"""What keeps a folder from being published: every reason, and all of them at once."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub_card.card_checks import find_card_problems, find_gaps
+from hub_card.upload_checks import FolderRefusedError, check_folder, find_secrets, is_pickle
+
+CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: audio-classification\n---\n\n# A model\n"
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that may go out."""
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "README.md").write_text(CARD)
+    (root / "config.json").write_text("{}")
+    (root / "preprocessor_config.json").write_text("{}")
+    (root / "model.safetensors").write_bytes(b"weights")
+    return root
+
+
+def make_torch_archive() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"weights": 1}))
+    return content.getvalue()
+
+
+def test_a_clean_folder_passes(folder: Path) -> None:
+    check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "config.json").unlink(), r"config\.json: missing"),
+        (lambda root: (root / "model.safetensors").unlink(), r"model\.safetensors: missing"),
+        (lambda root: (root / "README.md").unlink(), r"README\.md: missing"),
+        (lambda root: (root / "model.safetensors").write_bytes(b""), r"model\.safetensors: empty"),
+        (lambda root: (root / "model.safetensors").write_bytes(b"w" * 2000), r"2,000 bytes, above the limit of 1,000"),
+        (lambda root: (root / "config.json").write_text("{,}"), r"config\.json: not JSON"),
+        (lambda root: (root / "notes.txt").write_text("x"), r"notes\.txt: does not belong in a model folder"),
+        (lambda root: (root / ".DS_Store").write_text("x"), r"\.DS_Store: a hidden or cached file"),
+        (lambda root: (root / "results.json.partial").write_text("x"), "left over from unfinished work"),
+        (lambda root: (root / "pytorch_model.bin").write_bytes(b"x"), r"pytorch_model\.bin: a pickle can run code"),
+        (lambda root: (root / "results.json").write_bytes(pickle.dumps({})), r"results\.json: a pickle can run code"),
+        (lambda root: (root / "results.json").write_bytes(make_torch_archive()), r"results\.json: a pickle can run"),
+        (lambda root: (root / "LICENSE").symlink_to("/etc/hostname"), "LICENSE: a symbolic link"),
+        (lambda root: (root / "results.json").write_text('"in /home/somebody/x"'), "names /home/somebody, a folder of"),
+        (lambda root: (root / "README.md").write_text(CARD + "\nMAE: nan\n"), "unknown fact: 'nan' stands in line 9"),
+    ],
+)
+def test_every_reason_is_named(folder: Path, change: Change, message: str) -> None:
+    change(folder)
+    with pytest.raises(FolderRefusedError, match=message):
+        check_folder(folder, max_file_bytes=1000, private_paths=["/home/somebody"])
+
+
+def test_all_reasons_are_told_at_once(folder: Path) -> None:
+    (folder / "optimizer.pt").write_bytes(b"x")
+    (folder / "config.json").unlink()
+    with pytest.raises(FolderRefusedError) as refusal:
+        check_folder(folder)
+    assert str(refusal.value).count("\n  - ") == 2
+
+
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent: no such folder"):
+        check_folder(tmp_path / "absent")
+
+
+def test_a_space_may_hold_other_files(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("demo = 1\n")
+    (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n\n# Demo\n")
+    check_folder(tmp_path, repo_type="space")
+
+
+SECRETS = {
+    "hf_" + "Ab1" * 11: "a Hugging Face token",
+    "ghp_" + "x1" * 18: "a GitHub token",
+    "AKIA" + "ABCDEFGH12345678": "an AWS key",
+    "AIza" + "a" * 35: "a Google key",
+    "sk-ant-" + "b" * 40: "an OpenAI or Anthropic key",
+    "xoxb-" + "1234567890-abc": "a Slack token",
+    "-----BEGIN " + "PRIVATE KEY-----": "a private key",
+    "https://me:hunter2" + "@example.org": "a password in an address",
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(secret=st.sampled_from(sorted(SECRETS)), before=st.binary(max_size=60), after=st.binary(max_size=60))
+def test_secrets_are_found_wherever_they_stand(
+    tmp_path_factory: pytest.TempPathFactory, secret: str, before: bytes, after: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "weights.safetensors"
+    path.write_bytes(before + b" " + secret.encode() + b" " + after)
+    assert SECRETS[secret] in find_secrets(path)
+
+
+def test_a_secret_across_two_blocks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub_card.upload_checks._BLOCK_BYTES", 1024)
+    path = tmp_path / "file"
+    path.write_bytes(b" " * 1010 + next(iter(SECRETS)).encode() + b" " * 1000)
+    assert find_secrets(path) == ["a Hugging Face token"]
+    path.write_bytes(b" " * 1020 + b"an odd secret" + b" " * 1000)
+    assert find_secrets(path, ["an odd secret"]) == ["the token in use"]
+
+
+def test_ordinary_text_holds_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("hf_hub_download, sk-learn, https://example.org/a:b@c, -----BEGIN CERTIFICATE-----")
+    assert find_secrets(path) == []
+
+
+def test_pickles_are_known_by_their_content(tmp_path: Path) -> None:
+    path = tmp_path / "innocent.json"
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        path.write_bytes(pickle.dumps({"a": 1}, protocol=protocol))
+        assert is_pickle(path)
+    path.write_bytes(b"PK and no archive")
+    assert not is_pickle(path)
+    path.write_text("{}")
+    assert not is_pickle(path)
+    assert not is_pickle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (CARD.replace("license: apache-2.0\n", ""), "the front matter names no license"),
+        (CARD.replace("apache-2.0", "other"), "`other`, which needs license_name and license_link"),
+        (CARD.replace("library_name: transformers\n", ""), "names no library_name"),
+        (CARD.replace("apache-2.0", "[unclosed"), "the front matter cannot be read"),
+        (CARD.replace("---\n\n", "model-index:\n- name: x\n---\n\n"), "the front matter cannot be read"),
+        (CARD + "{{ facts.title }}", "unknown fact: '{{'"),
+        (CARD + "[More Information Needed]", "unknown fact: '[More Information Needed]'"),
+        (CARD + "see ![plot](evaluation/roc.png)", "links to evaluation/roc.png, which is not in the folder"),
+        (CARD + '```python\npipeline("THIS_REPOSITORY")\n```\n', "unknown fact: 'THIS_REPOSITORY' stands in line 9"),
+    ],
+)
+def test_every_problem_of_a_card_is_named(tmp_path: Path, card: str, message: str) -> None:
+    assert message in " ".join(find_card_problems(card, tmp_path))
+
+
+def test_code_and_addresses_are_no_gaps(tmp_path: Path) -> None:
+    card = CARD + "```python\nx = {'a': {}}; y = None\n```\n[paper](https://arxiv.org) [above](#a-model) banana\n"
+    assert find_card_problems(card, tmp_path) == []
+    assert find_gaps("fine\n```\n\n```\nTODO") == [(5, "TODO")]
