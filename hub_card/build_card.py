@@ -15,9 +15,8 @@ from pathlib import Path
 from hub_card.card_checks import CARD_NAME, find_card_problems
 from hub_card.dataset_card import render_dataset_card
 from hub_card.model_card import render_model_card
-from hub_card.model_facts import build_model_facts
+from hub_card.model_facts import ARENA_NAME, build_model_facts, find_arena
 
-PLOTS_FOLDER = "evaluation"
 PLOT_SUFFIX = ".png"
 USER_ERRORS = (ValueError, OSError, ImportError)
 
@@ -29,7 +28,7 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--dataset", metavar="DIR", help="folder that `python -m datasets_scripts.build` finished")
     parser.add_argument("--results", metavar="FILE", help="its evaluation (default: results.json beside the model)")
     parser.add_argument("--facts", metavar="FILE", help="JSON of what no program measures (default: facts.json there)")
-    parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote; its plots go into the card")
+    parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote (default: arena/ there)")
     parser.add_argument("--no-arena-because", metavar="TEXT", help="why there are no results on battles")
 
 
@@ -80,7 +79,8 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
             )
         text = render_dataset_card(arguments.dataset, repo_id=repo_id)
     else:
-        plots = copy_plots(arguments.arena, folder) if arguments.arena else []
+        arena = find_arena(arguments.model, arguments.arena)
+        plots = copy_plots(arena, folder) if arena is not None else []
         facts = build_model_facts(
             arguments.model,
             results=arguments.results,
@@ -98,15 +98,15 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     return path
 
 
-def copy_plots(arena: str | os.PathLike, output: Path) -> list[str]:
+def copy_plots(arena: Path, output: Path) -> list[str]:
     """Copy the pictures of the arena experiment beside the card; return their paths as the card links them."""
     copied = []
-    for path in sorted(Path(arena).glob(f"*{PLOT_SUFFIX}")) if Path(arena).is_dir() else []:
-        target = output / PLOTS_FOLDER / path.name
+    for path in sorted(arena.glob(f"*{PLOT_SUFFIX}")):
+        target = output / ARENA_NAME / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.resolve() != path.resolve():
             shutil.copyfile(path, target)
-        copied.append(f"{PLOTS_FOLDER}/{path.name}")
+        copied.append(f"{ARENA_NAME}/{path.name}")
     return copied
 
 

@@ -32,6 +32,7 @@ from modeling_apex.component_licenses import (
 
 RESULTS_NAME = "results.json"
 FACTS_NAME = "facts.json"
+ARENA_NAME = "arena"
 # Who gave the aesthetic labels, and what a reader must know about it.
 LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
 FACT_FIELDS: dict[str, type] = {
@@ -41,6 +42,7 @@ FACT_FIELDS: dict[str, type] = {
     "aesthetic_labels": str,
     "training_summary": str,
     "battles": str,
+    "no_arena_because": str,
     "energy": Mapping,
     "contact": str,
 }
@@ -133,9 +135,9 @@ def build_model_facts(
         facts (`str` or `os.PathLike`, *optional*):
             Facts that no program measured; defaults to `facts.json` beside it, if that is there.
         arena (`str` or `os.PathLike`, *optional*):
-            What `apex-music arena` wrote.
+            What `apex-music arena` wrote; defaults to the folder `arena` beside the model, if that is there.
         no_arena_because (`str`, *optional*):
-            Why there are no battles; needed where `arena` is not given.
+            Why there are no battles; needed where there are none, here or in the facts.
         plots (`Sequence[str]`):
             Paths of pictures, relative to the card.
         repo_id (`str`, *optional*):
@@ -161,7 +163,9 @@ def build_model_facts(
     stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
     is_tiny = provenance.get("name") == TINY_NAME
     components = build_components(provenance, stated)
+    arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
+    reason = no_arena_because or stated.get("no_arena_because")
     return ModelFacts(
         title=stated.get("title") or (TINY_NAME if is_tiny else _demand(stated, "title")),
         summary=stated.get("summary") or (_describe_tiny() if is_tiny else _demand(stated, "summary")),
@@ -179,12 +183,20 @@ def build_model_facts(
         or (_describe_tiny_training(content, str(results_path)) if is_tiny else _demand(stated, "training_summary")),
         evaluations=tuple(read_evaluations(content, config.head_names, source=str(results_path))),
         arena=arena_results,
-        battles=_describe_battles(arena_results, stated, no_arena_because),
+        battles=_describe_battles(arena_results, stated, reason),
         plots=tuple(plots),
         energy=stated.get("energy"),
         contact=stated.get("contact"),
         repo_id=repo_id,
     )
+
+
+def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Path | None:
+    """Return the folder of arena results that belongs to a model: the given one, else `arena` beside it, else none."""
+    if arena is not None:
+        return Path(arena)
+    beside = Path(folder) / ARENA_NAME
+    return beside if (beside / RESULTS_NAME).is_file() else None
 
 
 def load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str, Any]:
@@ -340,7 +352,7 @@ def _describe_battles(arena: Mapping[str, Any] | None, stated: Mapping[str, Any]
         if not reason:
             raise MissingFactError(
                 "nothing says how the model does on battles: pass what `apex-music arena` wrote (--arena DIR), or say "
-                "why there is nothing (--no-arena-because TEXT)."
+                "why there is nothing (--no-arena-because TEXT, or `no_arena_because` in the facts file)."
             )
         return reason
     if reason:

@@ -26,7 +26,7 @@ from hub_card.hub_upload import (
     read_repository,
     upload,
 )
-from hub_card.model_facts import RESULTS_NAME
+from hub_card.model_facts import ARENA_NAME, RESULTS_NAME, find_arena
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.hub_files import get_hub_errors, save_checksums
 
@@ -163,11 +163,11 @@ def stage_model(arguments: argparse.Namespace, staged: Path) -> None:
     for name in ("preference_head.json", "LICENSE"):
         if (source / name).is_file():
             shutil.copyfile(source / name, staged / name)
-    if arguments.arena and Path(arguments.arena).is_dir():
-        (staged / "arena").mkdir()
-        for name in ARENA_FILES:
-            if (Path(arguments.arena) / name).is_file():
-                shutil.copyfile(Path(arguments.arena) / name, staged / "arena" / name)
+    arena = find_arena(source, arguments.arena)
+    for name in ARENA_FILES:
+        if arena is not None and (arena / name).is_file():
+            (staged / ARENA_NAME).mkdir(exist_ok=True)
+            shutil.copyfile(arena / name, staged / ARENA_NAME / name)
     write_card(arguments, staged, repo_id=arguments.repo)
     save_checksums(staged)
 

@@ -34,7 +34,7 @@ SECRET_PATTERNS = {
 MODEL_FILES = re.compile(
     r"config\.json|preprocessor_config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|"
     r"README\.md|SHA256SUMS|LICENSE|results\.json|facts\.json|preference_head\.json|\w+_apex\.py|"
-    r"(evaluation|arena)/[\w./-]+\.(json|jsonl|md|png|svg)|\.gitattributes"
+    r"arena/[\w./-]+\.(json|jsonl|md|png|svg)|\.gitattributes"
 )
 REQUIRED_MODEL_FILES = ("config.json", "preprocessor_config.json")
 _BLOCK_BYTES = 4 * 1024 * 1024

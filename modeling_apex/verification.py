@@ -339,9 +339,11 @@ def _describe_identity(equal: dict[str, list[str]], unknown: Sequence[str]) -> s
             f"{equal['encoder'][0]}; every number is equal."
         )
     elif equal["heads"] or equal["encoder"]:
-        part = "heads" if equal["heads"] else "encoder"
-        other = "encoder" if equal["heads"] else "heads"
-        sentence = f"Its {part} equal those of {equal[part][0]}; its {other} equal no checkpoint that was compared."
+        if equal["heads"]:
+            sentence = f"Its heads are those of {equal['heads'][0]}; its encoder is that of"
+        else:
+            sentence = f"Its encoder is that of {equal['encoder'][0]}; its heads are those of"
+        sentence += " no checkpoint that was compared."
     else:
         sentence = "It equals no checkpoint that was compared."
     if unknown:

@@ -1,5 +1,6 @@
 """The card's section on battles, from results that the real experiment wrote."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,22 @@ def test_card_shows_all_protocols_and_plots(
         assert f"\n### Protocol: {protocol}\n" in card
     assert "| baseline: system_tags_only |" in card
     assert "| baseline: position_only |" in card
-    assert "![Roc](evaluation/roc.png)" in card
-    assert (output / "evaluation" / "roc.png").read_bytes() == (arena / "roc.png").read_bytes()
+    assert "![Roc](arena/roc.png)" in card
+    assert (output / "arena" / "roc.png").read_bytes() == (arena / "roc.png").read_bytes()
     assert [line for line in card.splitlines() if line.startswith("# ")] == ["# apex-tiny"]
+
+
+def test_results_beside_the_model_need_no_word(tiny_release: Path, arena: Path) -> None:
+    (tiny_release / "facts.json").write_text('{"battles": "Battles whose votes were drawn by a coin."}')
+    shutil.copytree(arena, tiny_release / "arena")
+    assert main(["--model", str(tiny_release)]) == 0
+    assert "](arena/roc.png)" in (tiny_release / "README.md").read_text()
+
+
+def test_the_reason_may_stand_in_the_facts(tiny_release: Path) -> None:
+    (tiny_release / "facts.json").write_text('{"no_arena_because": "nobody voted yet."}')
+    assert main(["--model", str(tiny_release)]) == 0
+    assert "Not measured: nobody voted yet." in (tiny_release / "README.md").read_text()
 
 
 def test_synthetic_battles_are_called_synthetic(tiny_release: Path, arena: Path, tmp_path: Path) -> None:
@@ -86,5 +100,5 @@ def test_results_and_plots_are_published_with_the_model(
     words = ["--model", str(tiny_release), "--arena", str(arena), "--repo", "tester/apex"]
     publish(build_parser().parse_args(words), api=api, say=lambda line: None)
     files = hub.get_files("tester/apex")
-    assert {"arena/results.json", "arena/report.md", "evaluation/roc.png"} <= set(files)
-    assert b"evaluation/roc.png" in files["SHA256SUMS"]
+    assert {"arena/results.json", "arena/report.md", "arena/roc.png"} <= set(files)
+    assert b"arena/roc.png" in files["SHA256SUMS"]

@@ -1,7 +1,11 @@
 """Cards and publishing of datasets, on a small dataset that the real builder wrote."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,7 @@ def built_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     rows = []
     for number in range(12):
-        rating = {name: 1 + number % 5 for name in DIMENSIONS}
+        rating = dict.fromkeys(DIMENSIONS, 1 + number % 5)
         rows.append({"file_name": f"mp3/{number}.flac", "gender": "female", "annotation": [rating]})
         time = np.arange(16_000) / 8000
         pitches = generator.uniform(150, 3000, 12)[np.minimum((6 * time).astype(int), 11)]
@@ -106,6 +110,20 @@ def test_published_and_read_back(dataset: Path, api: HfApi, hub: LoopbackHub) ->
     assert all(files[name] == (dataset / name).read_bytes() for name in [*shards, "manifest.json"])
     assert f'load_dataset("{REPO}", split="train")' in files["README.md"].decode()
     assert REPO not in (dataset / "README.md").read_text(), "the folder itself is left as it was"
+
+
+def test_the_code_block_runs(dataset: Path, api: HfApi, hub: LoopbackHub, tmp_path: Path) -> None:
+    publish(build_parser().parse_args(["--dataset", str(dataset), "--repo", REPO]), api=api, say=lambda line: None)
+    card = hub.get_files(REPO, "dataset")["README.md"].decode()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", card, flags=re.DOTALL | re.MULTILINE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", block], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert done.stdout.startswith(f"{manifest['splits']['train']['num_rows']} ['id', 'audio'")
 
 
 def test_changed_shards_and_foreign_paths_are_not_published(dataset: Path, api: HfApi, hub: LoopbackHub) -> None:

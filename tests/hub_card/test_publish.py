@@ -12,6 +12,7 @@ from loopback_hub import LoopbackHub
 from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
 from hub_card.publish import build_parser, main, publish
 from modeling_apex.export import INFERENCE_FILES
+from modeling_apex.verification import verify_model
 
 REPO = "tester/apex"
 Publish = Callable[..., str | None]
@@ -245,3 +246,20 @@ def test_mistakes_are_explained_in_one_line(tiny_release: Path, capsys: pytest.C
     (tiny_release / "optimizer.pt").write_bytes(b"\x80\x02")
     assert main([*words, "--no-arena-because", "none"]) == 2
     assert "optimizer.pt: a pickle can run code" in capsys.readouterr().err
+
+
+def test_a_published_model_is_verified_from_the_hub(
+    run: Publish, hub: LoopbackHub, api: HfApi, tmp_path: Path
+) -> None:
+    run()
+    result = verify_model(REPO, api=api, cache_dir=tmp_path / "cache")
+    assert result.is_ok, result.format()
+    statuses = {check.name: check.status for check in result.checks}
+    assert statuses["hashes on the Hub"] == statuses["SHA256SUMS"] == "ok"
+    repository = hub.get_repository(REPO)
+    files = {**hub.get_files(REPO), "config.json": hub.get_files(REPO)["config.json"] + b"\n"}
+    repository.add_commit("main", files, "a change that nobody announced")
+    result = verify_model(REPO, api=api, cache_dir=tmp_path / "cache")
+    details = {check.name: check.detail for check in result.checks if check.status == "failed"}
+    assert list(details) == ["SHA256SUMS"]
+    assert "config.json has SHA-256" in details["SHA256SUMS"]

@@ -56,7 +56,10 @@ def test_a_clean_folder_passes(folder: Path) -> None:
         (lambda root: (root / "results.json").write_bytes(pickle.dumps({})), r"results\.json: a pickle can run code"),
         (lambda root: (root / "results.json").write_bytes(make_torch_archive()), r"results\.json: a pickle can run"),
         (lambda root: (root / "LICENSE").symlink_to("/etc/hostname"), "LICENSE: a symbolic link"),
-        (lambda root: (root / "results.json").write_text('"in /home/somebody/x"'), "names /home/somebody, a folder of"),
+        (
+            lambda root: (root / "results.json").write_text('"in /home/somebody/x"'),
+            "names /home/somebody, a folder of",
+        ),
         (lambda root: (root / "README.md").write_text(CARD + "\nMAE: nan\n"), "unknown fact: 'nan' stands in line 9"),
     ],
 )
