@@ -18,10 +18,11 @@ from result_layouts import make_estimate, make_split_results
 from hub_card.build_card import main
 from hub_card.card_checks import find_card_problems
 from hub_card.model_card import build_environment, render_model_card
-from hub_card.model_facts import build_model_facts, count_parameters
+from hub_card.model_facts import build_model_facts, count_parameters, find_arena
 from hub_card.publish import build_parser, publish
 from hub_card.result_files import MissingFactError
 from modeling_apex import ApexModel
+from modeling_apex.registration import EMBEDDED_MODEL
 
 REPOSITORY = Path(__file__).parents[2]
 REPO = "tester/apex"
@@ -168,6 +169,34 @@ def test_card_has_no_gap_and_its_tables_are_tables(render: Render, tmp_path: Pat
     assert "\n\n\n" not in card
 
 
+def run_blocks(card: str, folder: Path, environment: dict[str, str]) -> list[str]:
+    """Run or parse every code block of a card in a folder that has a `song.mp3`; return the kinds of blocks."""
+    programs = folder / "bin"
+    programs.mkdir()
+    command = programs / "apex-music"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m modeling_apex.cli "$@"\n')
+    command.chmod(0o755)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_HOME": str(folder / "home"),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        **environment,
+    }
+    blocks = list_blocks(card)
+    by_kind = {kind: [block for other, block in blocks if other == kind] for kind, _ in blocks}
+    # Each block in names of its own; one process, because importing torch takes longer than all of them.
+    in_python = f"for block in {by_kind['python']!r}: exec(block, {{'__name__': '__main__'}})"
+    for words in ([sys.executable, "-c", in_python], ["bash", "-ec", *by_kind["bash"]]):
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        assert "score_streams" in done.stdout
+    json.loads(*by_kind["json"])
+    assert by_kind["bibtex"][0].count("{") == by_kind["bibtex"][0].count("}")
+    return [kind for kind, _ in blocks]
+
+
 def test_every_code_block_runs(
     tiny_release: Path, hub: LoopbackHub, api: HfApi, song_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -175,31 +204,24 @@ def test_every_code_block_runs(
     publish(build_parser().parse_args(words), api=api, say=lambda line: None)
     card = hub.get_files(REPO)["README.md"].decode()
     song_file("song.wav").rename(tmp_path / "song.mp3")  # the decoder looks at the content
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    command = programs / "apex-music"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m modeling_apex.cli "$@"\n')
-    command.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    blocks = list_blocks(card)
-    assert [kind for kind, _ in blocks] == ["python", "python", "python", "bash", "json", "bibtex"]
-    by_kind = {kind: [block for other, block in blocks if other == kind] for kind, _ in blocks}
-    # Each block in names of its own; one process, because importing torch takes longer than all of them.
-    in_python = f"for block in {by_kind['python']!r}: exec(block, {{'__name__': '__main__'}})"
-    for words in ([sys.executable, "-c", in_python], ["bash", "-ec", *by_kind["bash"]]):
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, (words, done.stdout, done.stderr)
-        assert "score_streams" in done.stdout
-    json.loads(*by_kind["json"])
-    assert by_kind["bibtex"][0].count("{") == by_kind["bibtex"][0].count("}")
+    kinds = run_blocks(card, tmp_path, {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+    assert kinds == ["python", "python", "python", "bash", "json", "bibtex"]
+
+
+def test_card_of_the_embedded_model(song_file: Callable[..., Path], tmp_path: Path) -> None:
+    results = json.loads((EMBEDDED_MODEL / "results.json").read_text())
+    facts = build_model_facts(
+        EMBEDDED_MODEL, no_arena_because=REASON if not find_arena(EMBEDDED_MODEL, None) else None
+    )
+    card = render_model_card(facts)
+    assert find_card_problems(card, EMBEDDED_MODEL) == []
+    found = {(r.dataset_split, r.metric_name): r.metric_value for r in ModelCard(card).data.eval_results}
+    for name, evaluation in results["evaluations"].items():
+        for score, numbers in evaluation["scores"].items():
+            assert found[name, f"Spearman, {score}"] == pytest.approx(numbers["spearman"]["value"], abs=1e-6)
+    song_file("song.wav", seconds=1.0).rename(tmp_path / "song.mp3")
+    (tmp_path / "modeling_apex").symlink_to(REPOSITORY / "modeling_apex")  # the card names a path of the repository
+    assert run_blocks(card, tmp_path, {"HF_HUB_OFFLINE": "1"}) == ["python", "bash", "json", "bibtex"]
 
 
 @pytest.mark.parametrize(
