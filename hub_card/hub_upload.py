@@ -332,6 +332,8 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
         raise _build_interruption(plan, error) from error
     except get_hub_errors() as error:
         raise _build_interruption(plan, error) from error
+    except ValueError as error:  # what the Hub says about the front matter, before anything is sent
+        raise PublishError(f"the Hub refuses the card: {describe_error(error)} Nothing was committed.") from error
     except RuntimeError as error:  # a large file that did not arrive is reported as one
         raise _build_interruption(plan, error) from error
     return str(info.oid)
@@ -397,7 +399,7 @@ def describe_error(error: BaseException) -> str:
     from huggingface_hub import get_token
 
     text = str(error).strip() or type(error).__name__
-    if error.__cause__ is not None:
+    if error.__cause__ is not None and str(error.__cause__) not in text:
         text = f"{text} ({error.__cause__})"
     token = get_token()
     text = " ".join(text.split())

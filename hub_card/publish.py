@@ -19,7 +19,6 @@ from hub_card.dataset_card import find_changed_shards
 from hub_card.hub_upload import (
     MAIN_BRANCH,
     PublishError,
-    UploadPlan,
     build_upload_plan,
     check_account,
     describe_error,
@@ -66,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[str], None] = print) -> str | None:
     """
-    Publish what the arguments name.
+    Publish the model or the dataset that the arguments name.
 
     Args:
         arguments (`argparse.Namespace`):
@@ -84,55 +83,120 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
         [`PublishError`]: If the Hub does not take it.
         `ValueError`: If the card lacks a fact.
     """
+    source = Path(arguments.model or arguments.dataset)
+    stage = stage_dataset if arguments.dataset else stage_model
+    return publish_staged(
+        lambda folder: stage(arguments, folder),
+        arguments.repo,
+        repo_type="dataset" if arguments.dataset else "model",
+        message=arguments.message or f"Publish {source.resolve().name}",
+        branch=arguments.revision,
+        is_private=arguments.private,
+        is_dry_run=arguments.dry_run,
+        removes_other_files=arguments.remove_other_files,
+        max_file_bytes=arguments.max_file_bytes,
+        private_paths=[str(source.resolve())],
+        api=api,
+        say=say,
+    )
+
+
+def publish_staged(
+    stage: Callable[[Path], object],
+    repo_id: str,
+    *,
+    repo_type: str,
+    message: str,
+    branch: str = MAIN_BRANCH,
+    is_private: bool = False,
+    is_dry_run: bool = False,
+    removes_other_files: bool = False,
+    max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
+    private_paths: Sequence[str] = (),
+    space_sdk: str | None = None,
+    api: Any = None,
+    say: Callable[[str], None] = print,
+) -> str | None:
+    """
+    Make a folder ready, check it, say what will be sent, send it as one commit, and read it back.
+
+    Args:
+        stage (`Callable[[Path], object]`):
+            Writes the folder, at a path that does not exist yet.
+        repo_id (`str`):
+            `"owner/name"`; made if absent.
+        repo_type (`str`):
+            `"model"`, `"dataset"` or `"space"`.
+        message (`str`):
+            Of the commit.
+        branch (`str`, defaults to `"main"`):
+            Where the commit goes; made if absent.
+        is_private (`bool`, defaults to `False`):
+            Whether a new repository is private, and a public one refused.
+        is_dry_run (`bool`, defaults to `False`):
+            Whether to stop before anything is sent.
+        removes_other_files (`bool`, defaults to `False`):
+            Whether files of the repository that the folder does not have are removed.
+        max_file_bytes (`int`, defaults to 5 GB):
+            Size above which a file is refused, in bytes.
+        private_paths (`Sequence[str]`):
+            Folders of this machine that no file may name, beside the home and the current one.
+        space_sdk (`str`, *optional*):
+            Of a new Space, such as `"gradio"`.
+        api (`huggingface_hub.HfApi`, *optional*):
+            The client; defaults to one with huggingface_hub's own token and endpoint.
+        say (`Callable[[str], None]`, defaults to `print`):
+            Takes the lines for people.
+
+    Returns:
+        `str` or `None`: the commit, or `None` after a dry run.
+
+    Raises:
+        [`FolderRefusedError`]: If the folder may not go out.
+        [`PublishError`]: If the Hub does not take it.
+    """
     if api is None:
         from huggingface_hub import HfApi
 
         api = HfApi()
-    repo_type = "dataset" if arguments.dataset else "model"
-    # The repository is read first: whatever changes while the folder is made ready is then noticed.
-    if not arguments.dry_run:
+    if not is_dry_run:
         say(f"account: {check_account(api)}")
+    # The repository is read first: whatever changes while the folder is made ready is then noticed.
     state, is_state_known = None, True
     try:
-        state = read_repository(api, arguments.repo, repo_type=repo_type, branch=arguments.revision)
+        state = read_repository(api, repo_id, repo_type=repo_type, branch=branch)
     except get_hub_errors() as error:
-        if not arguments.dry_run:
-            raise PublishError(f"{arguments.repo} could not be read: {describe_error(error)}") from error
+        if not is_dry_run:
+            raise PublishError(f"{repo_id} could not be read: {describe_error(error)}") from error
         is_state_known = False
         say(f"the Hub could not be read, so this compares with nothing: {describe_error(error)}")
     with tempfile.TemporaryDirectory(prefix="apex-publish-") as temporary:
-        staged = Path(temporary) / "folder"
-        stage = stage_dataset if arguments.dataset else stage_model
-        stage(arguments, staged)
+        folder = Path(temporary) / "folder"
+        stage(folder)
         check_folder(
-            staged,
+            folder,
             repo_type=repo_type,
-            max_file_bytes=arguments.max_file_bytes,
+            max_file_bytes=max_file_bytes,
             secrets=list_secrets(api),
-            private_paths=list_private_paths(arguments.model or arguments.dataset, temporary),
+            private_paths=[*private_paths, *list_private_paths(), temporary],
         )
         plan = build_upload_plan(
-            staged,
-            arguments.repo,
+            folder,
+            repo_id,
             state,
             repo_type=repo_type,
-            branch=arguments.revision,
-            is_private=arguments.private,
-            removes_other_files=arguments.remove_other_files,
+            branch=branch,
+            is_private=is_private,
+            removes_other_files=removes_other_files,
             is_state_known=is_state_known,
         )
         say(plan.format())
-        if arguments.dry_run:
+        if is_dry_run:
             say("dry run: nothing was sent")
             return None
-        return _send(api, plan, arguments, say)
-
-
-def _send(api: Any, plan: UploadPlan, arguments: argparse.Namespace, say: Callable[[str], None]) -> str:
-    if not plan.has_changes:
-        say("the repository has all of this already; reading it back")
-    source = Path(arguments.model or arguments.dataset).resolve().name
-    commit = upload(api, plan, arguments.message or f"Publish {source}")
+        if not plan.has_changes:
+            say("the repository has all of this already; reading it back")
+        commit = upload(api, plan, message, space_sdk=space_sdk)
     say(f"commit {commit}: {len(plan.files)} files read back, every hash is that of the file sent")
     return commit
 
@@ -221,13 +285,11 @@ def list_secrets(api: Any) -> list[str]:
     return [token for token in {get_token(), getattr(api, "token", None)} if isinstance(token, str) and token]
 
 
-def list_private_paths(source: str, temporary: str) -> list[str]:
+def list_private_paths() -> list[str]:
     """List folders of this machine that a published file has no reason to name."""
-    home = Path.home()
-    folders = {Path(source).resolve(), Path.cwd(), Path(temporary)}
-    # A folder right below the root, such as /data, is too short a name to say anything.
-    found = {str(folder) for folder in folders if len(folder.parts) > 2}
-    return sorted(found | ({str(home)} if len(home.parts) > 1 else set()))
+    # A folder right below the root, such as /data, is too short a name to say anything; a home is not.
+    is_telling = {str(Path.home()): len(Path.home().parts) > 1, str(Path.cwd()): len(Path.cwd().parts) > 2}
+    return sorted(path for path, telling in is_telling.items() if telling)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -30,8 +30,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
     from modeling_apex.verification import verify_model
 
+    logging.disable_progress_bar()
     result = verify_model(arguments.model, revision=arguments.revision, against=arguments.against)
     print(result.format())
     return 0 if result.is_ok else 1

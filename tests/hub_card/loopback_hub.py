@@ -3,7 +3,7 @@ A Hub on the loopback, for tests that need the real client: accounts, repositori
 files, and the faults that a publisher must survive.
 
 It keeps everything in memory. Faults are set as attributes: how many uploads of large files break off, which file is
-stored damaged, whose commit slips in before ours.
+stored damaged or lost, whose commit slips in before ours, which address fails.
 """
 
 import base64
@@ -61,6 +61,8 @@ class LoopbackHub:
         self.num_uploads_to_break = 0
         self.breaks_commit_answer = False
         self.damages: str | None = None
+        self.loses: str | None = None
+        self.fails: tuple[str, int] | None = None
         self.slips_in: tuple[str, bytes] | None = None
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -110,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         path, self.query = unquote(split.path), parse_qs(split.query)
         self.hub.requests.append((self.command, path))
+        if self.hub.fails and re.search(self.hub.fails[0], path):
+            return self._fail(self.hub.fails[1], "something is wrong with this Hub")
         for pattern, answer in ROUTES:
             if match := re.fullmatch(pattern, path):
                 return answer(self, *match.groups())
@@ -189,13 +193,15 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, {"url": url})
 
     def validate_yaml(self) -> None:
-        content = json.loads(self.body)["content"]
+        request = json.loads(self.body)
+        content = request["content"]
         match = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
         try:
             metadata = yaml.safe_load(match[1]) if match else None
         except yaml.YAMLError as error:
             return self._send(400, {"errors": [{"message": str(error)}], "warnings": []})
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("license"), str):
+        needs_license = request["repoType"] != "space"
+        if not isinstance(metadata, dict) or (needs_license and not isinstance(metadata.get("license"), str)):
             return self._send(400, {"errors": [{"message": '"license" must be a string'}], "warnings": []})
         return self._send(200, {"errors": [], "warnings": []})
 
@@ -306,6 +312,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.damages in files:
             content = files[self.hub.damages]
             files[self.hub.damages] = content[:-1] + bytes([content[-1] ^ 0xFF])
+        if self.hub.loses in files:
+            files["something else"] = files.pop(self.hub.loses)
         commit = repository.add_commit(branch, files, header["summary"])
         if self.hub.breaks_commit_answer:
             self.hub.breaks_commit_answer = False

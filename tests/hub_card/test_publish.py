@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 
 from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
-from hub_card.publish import build_parser, main, publish
+from hub_card.publish import build_parser, main, publish, publish_staged
 from modeling_apex.export import INFERENCE_FILES
 from modeling_apex.verification import verify_model
 
@@ -192,6 +192,70 @@ def test_a_commit_whose_answer_is_lost_is_found_by_the_next_attempt(run: Publish
 def test_damage_on_the_hub_is_noticed(run: Publish, hub: LoopbackHub, name: str) -> None:
     hub.damages = name
     with pytest.raises(ReadBackError, match=rf"{name} has SHA-256 [0-9a-f]{{64}}, sent was"):
+        run()
+
+
+def test_loss_on_the_hub_is_noticed(run: Publish, hub: LoopbackHub) -> None:
+    hub.loses = "config.json"
+    with pytest.raises(ReadBackError, match=r"config\.json is not there; something else should not be there"):
+        run()
+
+
+def test_files_that_cannot_be_read_back_are_noticed(run: Publish, hub: LoopbackHub) -> None:
+    hub.fails = (r"/resolve/.*/results\.json", 403)
+    with pytest.raises(ReadBackError, match=r"results\.json could not be read: .*something is wrong with this Hub"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("/whoami", "the Hub does not answer: .*something is wrong with this Hub"),
+        ("/api/models/", "tester/apex could not be read: .*something is wrong with this Hub"),
+        ("/repos/create", "tester/apex could not be made: .*something is wrong with this Hub"),
+        ("/commit/", "the upload to tester/apex broke off: .*something is wrong with this Hub"),
+    ],
+)
+def test_a_hub_that_fails_is_named(run: Publish, hub: LoopbackHub, address: str, message: str) -> None:
+    hub.fails = (address, 500)
+    with pytest.raises(PublishError, match=message):
+        run()
+    assert all(set(repository.commits) == {*repository.branches.values()} for repository in hub.repositories.values())
+
+
+def test_a_hub_that_is_not_there_is_named(run: Publish, hub: LoopbackHub) -> None:
+    hub.server.shutdown()
+    hub.server.server_close()
+    with pytest.raises(PublishError, match=r"the Hub cannot be reached: .*refused"):
+        run()
+
+
+def test_a_space_is_published_the_same_way(api: HfApi, hub: LoopbackHub) -> None:
+    def stage(folder: Path) -> None:
+        (folder / "demo").mkdir(parents=True)
+        (folder / "demo" / "__init__.py").touch()
+        (folder / "app.py").write_text("import demo\n")
+        (folder / "README.md").write_text("---\nsdk: gradio\n---\n\n# Demo\n")
+
+    publish_staged(
+        stage, "tester/demo", repo_type="space", space_sdk="gradio", message="Deploy", api=api, say=lambda line: None
+    )
+    assert set(hub.get_files("tester/demo", "space")) == {".gitattributes", "README.md", "app.py", "demo/__init__.py"}
+
+
+def test_a_card_that_the_hub_refuses_is_named(api: HfApi, hub: LoopbackHub) -> None:
+    def stage(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "README.md").write_text("no front matter at all\n")
+
+    with pytest.raises(PublishError, match=r"the Hub refuses the card: Invalid metadata .* Nothing was committed"):
+        publish_staged(stage, "tester/demo", repo_type="space", space_sdk="gradio", message="Deploy", api=api)
+    assert set(hub.get_files("tester/demo", "space")) == {".gitattributes"}
+
+
+def test_results_must_be_there(run: Publish, tiny_release: Path) -> None:
+    (tiny_release / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no such result file; make one with `apex-music evaluate`"):
         run()
 
 
