@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from hub_card.model_facts import build_model_facts, count_parameters, find_arena
 from hub_card.publish import build_parser, publish
 from hub_card.result_files import MissingFactError
 from modeling_apex import ApexModel
+from modeling_apex.cli import main as run_command
 from modeling_apex.registration import EMBEDDED_MODEL
 
 REPOSITORY = Path(__file__).parents[2]
@@ -208,12 +210,12 @@ def test_every_code_block_runs(
     assert kinds == ["python", "python", "python", "bash", "json", "bibtex"]
 
 
-def test_card_of_the_embedded_model(song_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_card_of_the_embedded_model(
+    song_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     results = json.loads((EMBEDDED_MODEL / "results.json").read_text())
-    facts = build_model_facts(
-        EMBEDDED_MODEL, no_arena_because=REASON if not find_arena(EMBEDDED_MODEL, None) else None
-    )
-    card = render_model_card(facts)
+    reason = None if find_arena(EMBEDDED_MODEL, None) else REASON
+    card = render_model_card(build_model_facts(EMBEDDED_MODEL, no_arena_because=reason))
     assert find_card_problems(card, EMBEDDED_MODEL) == []
     found = {(r.dataset_split, r.metric_name): r.metric_value for r in ModelCard(card).data.eval_results}
     for name, evaluation in results["evaluations"].items():
@@ -221,7 +223,15 @@ def test_card_of_the_embedded_model(song_file: Callable[..., Path], tmp_path: Pa
             assert found[name, f"Spearman, {score}"] == pytest.approx(numbers["spearman"]["value"], abs=1e-6)
     song_file("song.wav", seconds=1.0).rename(tmp_path / "song.mp3")
     (tmp_path / "modeling_apex").symlink_to(REPOSITORY / "modeling_apex")  # the card names a path of the repository
-    assert run_blocks(card, tmp_path, {"HF_HUB_OFFLINE": "1"}) == ["python", "bash", "json", "bibtex"]
+    monkeypatch.chdir(tmp_path)
+    blocks = dict(list_blocks(card))
+    exec(blocks["python"], {"__name__": "__main__"})
+    assert "score_streams" in capsys.readouterr().out
+    for line in blocks["bash"].splitlines():
+        program, *words = shlex.split(line)
+        assert program == "apex-music"
+        assert run_command(words) == 0
+    assert "It is apex-tiny (in this package): every number is equal." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
