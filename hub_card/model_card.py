@@ -33,6 +33,12 @@ ROLE_TEXTS = {
     "labels": "source of aesthetic labels",
     "songs": "training songs",
 }
+PLOT_TITLES = {
+    "roc": "ROC curves of the classifiers",
+    "calibration": "Calibration of the preference head",
+    "leaderboard": "Leaderboard by predicted votes against that by human votes",
+    "aesthetics_effect": "AUC with minus without aesthetic scores, with intervals",
+}
 TAGS = ("music", "apex-music", "song-popularity", "song-aesthetics", "arxiv:2605.03395")
 # What the weights of the paper stand on (arXiv 2605.03395).
 PUBLISHED_COMPONENTS = ("m-a-p/MERT-v1-95M", "ASLP-lab/SongEval", "sleeping-ai/suno-307K")
@@ -106,7 +112,7 @@ def build_environment() -> Any:
         "popularity_score": lambda percentile, exponent: 100 * (percentile / 100) ** exponent,
         "results_table": _build_results_table,
         "missed_sentences": _list_missed_targets,
-        "plot_title": lambda path: Path(path).stem.replace("_", " ").capitalize(),
+        "plot_title": _get_plot_title,
     }
     return environment
 
@@ -284,6 +290,11 @@ def _list_missed_targets(evaluation: Evaluation) -> list[str]:
         if score.mse.value > score.mse_of_mean
     ]
     return sentences
+
+
+def _get_plot_title(path: str) -> str:
+    name = Path(path).stem
+    return PLOT_TITLES.get(name, name.replace("_", " ").capitalize())
 
 
 def _list_unlabelled_heads(head_names: Sequence[str], evaluation: Evaluation) -> list[str]:

@@ -61,7 +61,7 @@ def test_card_shows_all_protocols_and_plots(
         assert f"\n### Protocol: {protocol}\n" in card
     assert "| baseline: system_tags_only |" in card
     assert "| baseline: position_only |" in card
-    assert "![Roc](arena/roc.png)" in card
+    assert "![ROC curves of the classifiers](arena/roc.png)" in card
     assert (output / "arena" / "roc.png").read_bytes() == (arena / "roc.png").read_bytes()
     assert [line for line in card.splitlines() if line.startswith("# ")] == ["# apex-tiny"]
 
