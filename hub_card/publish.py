@@ -293,7 +293,7 @@ def list_private_paths() -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, 1 if the Hub did not take it, 2 if the folder or the words are wrong."""
+    """Run the command; return its exit status: 0, 1 if the Hub did not take it, 2 if folder or words are wrong."""
     arguments = build_parser().parse_args(words)
     try:
         publish(arguments)
