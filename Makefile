@@ -6,7 +6,7 @@ FILES ?= spaces_demo/samples
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench readme tiny quality style clean
+.PHONY: help setup score test test-slow bench readme tiny card quality style clean
 
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ readme: setup ## Write the tables of README.md from the result files
 
 tiny: setup ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
 	$(BIN)/python -m modeling_apex.training.tiny
+
+card: setup ## Render the full model card of apex-tiny from its result files to build/card
+	$(BIN)/python -m hub_card.build_card --model modeling_apex/pretrained/apex-tiny --output build/card \
+	  $(if $(wildcard modeling_apex/pretrained/apex-tiny/arena/results.json),,--no-arena-because "no battles were scored with the embedded model.")
 
 quality: setup ## Lint, format check and type check; changes nothing
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.parquet_folder import MANIFEST_NAME, WORKING_FOLDER
+from modeling_apex.hub_files import get_hub_errors
 
 
 def push_folder_to_hub(folder: str | Path, hub_id: str, *, is_private: bool = True, api: Any = None) -> str:
@@ -106,12 +107,18 @@ def _upload(folder: Path, hub_id: str, message: str, is_private: bool, api: Any)
         from huggingface_hub import HfApi
 
         api = HfApi()
-    address = api.create_repo(hub_id, repo_type="dataset", private=is_private, exist_ok=True)
-    api.upload_folder(
-        repo_id=hub_id,
-        repo_type="dataset",
-        folder_path=folder,
-        ignore_patterns=[f"{WORKING_FOLDER}/*"],
-        commit_message=message,
-    )
+    try:
+        address = api.create_repo(hub_id, repo_type="dataset", private=is_private, exist_ok=True)
+        api.upload_folder(
+            repo_id=hub_id,
+            repo_type="dataset",
+            folder_path=folder,
+            ignore_patterns=[f"{WORKING_FOLDER}/*"],
+            commit_message=message,
+        )
+    except get_hub_errors() as error:
+        raise OSError(
+            f"{hub_id}: publishing failed: {error} Check the connection and `hf auth whoami`, then give the same command "
+            "again; the dataset itself is finished."
+        ) from error
     return str(address)

@@ -116,7 +116,7 @@ tags:
 ```python
 from transformers import pipeline
 
-scorer = pipeline(model="THIS_REPOSITORY", trust_remote_code=True)
+scorer = pipeline("apex-popularity", model="THIS_REPOSITORY", trust_remote_code=True)
 print(scorer("song.mp3")["scores"])
 ```
 

@@ -299,6 +299,15 @@ def test_the_command_publishes_what_it_built(suno_tree, tmp_path, monkeypatch, c
     assert api.calls[0][2]["private"] is False
 
 
+def test_a_broken_line_to_the_hub_is_one_sentence(training_folder):
+    class BrokenApi(RecordingApi):
+        def upload_folder(self, **options):
+            raise OSError("the line broke")
+
+    with pytest.raises(OSError, match=r"me/songs: publishing failed: the line broke .*give the same command again"):
+        push_folder_to_hub(training_folder, "me/songs", api=BrokenApi())
+
+
 def test_a_synthetic_world_is_published_and_called_synthetic(tmp_path, monkeypatch, capsys):
     import huggingface_hub
 

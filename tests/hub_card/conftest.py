@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from loopback_hub import LoopbackHub, run_loopback_hub
-from result_layouts import make_recipe_results
 
 from modeling_apex import ApexFeatureExtractor, ApexModel
+
+from loopback_hub import LoopbackHub, run_loopback_hub
+from result_layouts import make_recipe_results
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
-from loopback_hub import LoopbackHub
 
 from hub_card.build_card import main
 from hub_card.model_facts import build_model_facts
@@ -16,6 +15,8 @@ from modeling_apex.arena.arena_plots import save_plots
 from modeling_apex.arena.arena_report import save_results
 from modeling_apex.arena.battle_table import build_battle_table
 from modeling_apex.arena.experiment import ArenaOptions, run_arena
+
+from loopback_hub import LoopbackHub
 
 NAMES = ("score_streams", "score_likes", "coherence", "musicality", "memorability", "clarity", "naturalness")
 

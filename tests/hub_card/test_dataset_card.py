@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub import DatasetCard, HfApi
-from loopback_hub import LoopbackHub
 
 from datasets_scripts.build import main as build_dataset
 from hub_card.build_card import main as build_card
@@ -20,6 +19,8 @@ from hub_card.card_checks import find_card_problems
 from hub_card.dataset_card import find_changed_shards, render_dataset_card
 from hub_card.publish import build_parser, publish
 from hub_card.result_files import MissingFactError
+
+from loopback_hub import LoopbackHub
 
 REPO = "tester/rated-songs"
 DIMENSIONS = ("Coherence", "Musicality", "Memorability", "Clarity", "Naturalness")

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub
 
 from hub_card.publish import build_parser, publish
 from modeling_apex import load_pipeline
+
+from loopback_hub import LoopbackHub
 
 REPOSITORY = Path(__file__).parents[2]
 REPO = "tester/apex"

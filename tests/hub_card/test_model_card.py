@@ -12,9 +12,7 @@ from pathlib import Path
 import jinja2
 import pytest
 from huggingface_hub import HfApi, ModelCard
-from loopback_hub import LoopbackHub
 from markdown_it import MarkdownIt
-from result_layouts import make_estimate, make_split_results
 
 from hub_card.build_card import main
 from hub_card.card_checks import find_card_problems
@@ -25,6 +23,9 @@ from hub_card.result_files import MissingFactError
 from modeling_apex import ApexModel
 from modeling_apex.cli import main as run_command
 from modeling_apex.registration import EMBEDDED_MODEL
+
+from loopback_hub import LoopbackHub
+from result_layouts import make_estimate, make_split_results
 
 REPOSITORY = Path(__file__).parents[2]
 REPO = "tester/apex"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
-from loopback_hub import LoopbackHub
 
 from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
 from hub_card.publish import build_parser, main, publish, publish_staged
 from modeling_apex.export import INFERENCE_FILES
 from modeling_apex.verification import verify_model
+
+from loopback_hub import LoopbackHub
 
 REPO = "tester/apex"
 Publish = Callable[..., str | None]
