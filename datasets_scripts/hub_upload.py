@@ -118,7 +118,7 @@ def _upload(folder: Path, hub_id: str, message: str, is_private: bool, api: Any)
         )
     except get_hub_errors() as error:
         raise OSError(
-            f"{hub_id}: publishing failed: {error} Check the connection and `hf auth whoami`, then give the same command "
-            "again; the dataset itself is finished."
+            f"{hub_id}: publishing failed: {error} Check the connection and `hf auth whoami`, then give the same "
+            "command again; the dataset itself is finished."
         ) from error
     return str(address)
