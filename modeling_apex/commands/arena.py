@@ -109,13 +109,16 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
         return load_battle_table(arguments.battles, scores=arguments.score)
     if arguments.score:
         raise ValueError("--score names columns of a table, and --model computes the scores: pass one of the two.")
+    from tqdm import tqdm
+
     from modeling_apex.loading import load_pipeline
 
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
     pipeline = functools.partial(load_pipeline(arguments.model, **keywords), on_error="report")
     model_id = f"{arguments.model}@{arguments.revision or 'main'}"
     output = Path(arguments.output) / SCORES_FILE
-    return compute_battle_scores(_iterate_battles(arguments.battles), pipeline, output, model_id=model_id)
+    battles = tqdm(_iterate_battles(arguments.battles), unit="battle", desc="scoring", disable=None)
+    return compute_battle_scores(battles, pipeline, output, model_id=model_id)
 
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
