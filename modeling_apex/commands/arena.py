@@ -110,9 +110,11 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
     if arguments.score:
         raise ValueError("--score names columns of a table, and --model computes the scores: pass one of the two.")
     from tqdm import tqdm
+    from transformers.utils import logging
 
     from modeling_apex.loading import load_pipeline
 
+    logging.disable_progress_bar()  # of loading weights; the battles have their own
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
     pipeline = functools.partial(load_pipeline(arguments.model, **keywords), on_error="report")
     model_id = f"{arguments.model}@{arguments.revision or 'main'}"
