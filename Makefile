@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FILES ?= spaces_demo/samples
+TINY := modeling_apex/pretrained/apex-tiny
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench readme tiny card quality style clean
+.PHONY: help setup score test test-slow bench readme tiny tiny-arena presets card quality style clean
 
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,9 +40,22 @@ readme: setup ## Write the tables of README.md from the result files
 tiny: setup ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
 	$(BIN)/python -m modeling_apex.training.tiny
 
+tiny-arena: setup ## Judge the embedded model on synthetic battles; fits its preference head
+	$(BIN)/python -m datasets_scripts.build synthetic --layout music-arena --num-songs 800 --seconds 20 --output runs/battles-raw
+	$(BIN)/python -m datasets_scripts.build music-arena --source runs/battles-raw --output runs/battles
+	$(BIN)/apex-music arena runs/battles --model $(TINY) --truth runs/battles-raw/truth.jsonl --drop-rare-systems \
+	  --output $(TINY)/arena --save-head-to $(TINY)
+
+presets: setup ## Compare the training presets on synthetic songs embedded by apex-tiny
+	$(BIN)/python -m datasets_scripts.build synthetic --layout training --num-songs 1600 --seconds 20 --seed 5 --output runs/presets-world
+	$(BIN)/python -m datasets_scripts.build training --source runs/presets-world/metadata.jsonl runs/presets-world/audio \
+	  --labels runs/presets-world/pseudo_labels.jsonl --label-source synthetic --split-method quota --splits 60:15:25 --output runs/presets-songs
+	$(BIN)/apex-music embed runs/presets-songs --model $(TINY) --output runs/presets-embeddings
+	$(BIN)/python tests/benchmarks/compare_presets.py runs/presets-embeddings --output tests/benchmarks/results/presets.json
+
 card: setup ## Render the full model card of apex-tiny from its result files to build/card
-	$(BIN)/python -m hub_card.build_card --model modeling_apex/pretrained/apex-tiny --output build/card \
-	  $(if $(wildcard modeling_apex/pretrained/apex-tiny/arena/results.json),,--no-arena-because "no battles were scored with the embedded model.")
+	$(BIN)/python -m hub_card.build_card --model $(TINY) --output build/card \
+	  $(if $(wildcard $(TINY)/arena/results.json),,--no-arena-because "no battles were scored with the embedded model.")
 
 quality: setup ## Lint, format check and type check; changes nothing
 	$(BIN)/ruff check .

@@ -84,7 +84,9 @@ def build_markdown_table(header: list[str], rows: list[list[str]]) -> str:
 def _build_opening(results: dict[str, Any]) -> str:
     battles, options = results["battles"], results["options"]
     missing, rare = results["missing_scores"], battles["rare_systems_left_out"]
+    is_simulated = any(column["group"] == "truth" for column in results["scores"])
     facts = [
+        *(["These battles are synthetic: what is called human below was drawn by a simulation."] * is_simulated),
         f"{battles['num_decisive']} decisive battles of {battles['num_systems']} systems: "
         f"{battles['num_won_by_a']} won by A, {battles['num_won_by_b']} by B. Among all {battles['num_used']} with a "
         f"vote, {battles['num_instrumental']} are instrumental, {battles['num_vocal']} vocal and "
