@@ -20,9 +20,13 @@ PROVENANCE_TITLES = {
     "sources": "Made from",
     "source": "Made from",
     "num_songs": "Songs heard in training",
-    "num_training_songs": "Songs heard in training",
-    "train_seconds": "Training time in seconds",
-    "seed": "Seed",
+    "labels": "Labels",
+    "training_seconds": "Training time in seconds",
+}
+# Titles of the evaluations of `results.json`; another name is shown as it is.
+EVALUATION_TITLES = {
+    "test": "New songs of systems heard in training",
+    "unseen": "Songs of systems that training never heard",
 }
 # Number of each result that the page shows, with the head of its column; the file may hold more.
 RESULT_COLUMNS = {
@@ -73,13 +77,9 @@ def build_banner(facts: Mapping[str, Any]) -> str:
 
 def build_about(facts: Mapping[str, Any], settings: SpaceSettings) -> str:
     """Build the whole tab as HTML."""
-    return "".join(
-        [
-            _build_model(facts),
-            _build_scores(facts),
-            _build_worth(facts),
-            _build_limits(settings),
-        ]
+    return (
+        f'<div class="apex-about-columns"><div>{_build_model(facts)}{_build_scores(facts)}{_build_limits(settings)}'
+        f"</div><div>{_build_worth(facts)}</div></div>"
     )
 
 
@@ -103,19 +103,17 @@ def _build_model(facts: Mapping[str, Any]) -> str:
         ("Size", f"{facts['num_parameters']:,} parameters"),
         ("Listens in segments of", format_length(facts["segment_seconds"])),
     ]
-    known = {**facts["provenance"], **_training_facts(facts)}
+    known = {**facts["provenance"], **_select_mapping(facts["provenance"], "training")}
+    known |= _select_mapping(facts["results"].get("results.json", {}), "training")
     for name, title in PROVENANCE_TITLES.items():
         if name in known and title not in dict(rows):
             rows.append((title, _format_value(known[name])))
-    parts = [_build_facts(rows)]
-    if facts["notice"]:
-        parts.insert(0, build_banner(facts))
-    return _build_section("The model", *parts)
+    return _build_section("The model", _build_facts(rows))
 
 
-def _training_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    training = facts["results"].get("results.json", {}).get("training", {})
-    return training if isinstance(training, dict) else {}
+def _select_mapping(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = content.get(name)
+    return dict(part) if isinstance(part, Mapping) else {}
 
 
 def _format_value(value: Any) -> str:
@@ -133,7 +131,8 @@ def _format_value(value: Any) -> str:
 def _build_scores(facts: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(format_title(head["name"]))}</th>'
-        f"<td>{head['minimum']:g} to {head['maximum']:g}</td><td>{escape(format_meaning(head['name']))}</td></tr>"
+        f'<td class="apex-range">{head["minimum"]:g} to {head["maximum"]:g}</td>'
+        f"<td>{escape(format_meaning(head['name']))}</td></tr>"
         for head in facts["heads"]
     )
     return _build_section(
@@ -141,17 +140,16 @@ def _build_scores(facts: Mapping[str, Any]) -> str:
         '<div class="apex-scroll" tabindex="0" role="region" aria-label="The scores"><table class="apex-plain"><thead>'
         '<tr><th scope="col">Score</th><th scope="col">Range</th><th scope="col">Question</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>",
-        "<p>The five quality scores ask SongEval's questions (arXiv 2505.10793). The published APEX weights learned them "
-        "from SongEval's model and not from people (arXiv 2605.03395), so agreement with such labels says how well "
-        "that model is copied.</p>",
+        "<p>The five quality scores ask SongEval's questions (arXiv 2505.10793). The published APEX weights learned "
+        "them from SongEval's model and not from people (arXiv 2605.03395), so agreement with such labels says how "
+        "well that model is copied.</p>",
     )
 
 
 def _build_worth(facts: Mapping[str, Any]) -> str:
     parts = []
-    evaluations = facts["results"].get("results.json", {}).get("evaluations", {})
-    for name, evaluation in evaluations.items() if isinstance(evaluations, Mapping) else ():
-        parts.append(_build_evaluation(str(name), evaluation))
+    for name, evaluation in _select_mapping(facts["results"].get("results.json", {}), "evaluations").items():
+        parts.append(_build_evaluation(name, evaluation))
     arena = facts["results"].get("arena_results.json", {})
     if arena.get("conclusion"):
         parts.append(f"<h4>On battles between two songs</h4><p>{escape(str(arena['conclusion']))}</p>")
@@ -183,7 +181,7 @@ def _build_evaluation(name: str, evaluation: Any) -> str:
         for score, numbers in scores.items()
     )
     count = f", {evaluation['num_songs']:,} songs" if isinstance(evaluation.get("num_songs"), int) else ""
-    title = f"On songs it never heard: {name.replace('_', ' ')}{count}"
+    title = f"{EVALUATION_TITLES.get(name, name.replace('_', ' ').capitalize())}{count}"
     return (
         f'<h4>{escape(title)}</h4><div class="apex-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
         f'<table class="apex-plain"><thead><tr><th scope="col">Score</th>{heads}</tr></thead>'
@@ -209,8 +207,8 @@ def _build_limits(settings: SpaceSettings) -> str:
     points = [
         f"Songs up to {format_length(settings.max_seconds)} and {settings.max_megabytes:g} MB; up to "
         f"{settings.max_songs} songs in a ranking; up to {settings.queue_size} requests waiting.",
-        "An upload is deleted when its page is closed, and after "
-        f"{format_length(60 * settings.keep_minutes)} at the latest. Nothing is stored and nothing is sent elsewhere.",
+        "A scored upload is deleted when its page is closed, every upload after "
+        f"{format_length(60 * settings.keep_minutes)} at the latest. Nothing is stored, nothing is sent elsewhere.",
         "Scores describe sound alone. They know nothing of the lyrics' meaning, the artist, the promotion or the day.",
         "They are meant for songs made by AI systems, and for comparing songs more than for judging one.",
         "The weights that this page can be given have licences of their own: those of MERT and of SongEval's labels "

@@ -83,6 +83,13 @@ def _build_theme() -> gr.themes.Base:
         block_border_width="1px",
         block_shadow="none",
         block_label_background_fill="*background_fill_primary",
+        button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_dark="*background_fill_primary",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_hover_dark="*neutral_800",
+        button_secondary_border_color="*neutral_200",
+        button_secondary_border_color_dark="*neutral_700",
+        button_border_width="1px",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
@@ -148,22 +155,22 @@ class _Page:
         self.banner = gr.HTML(about_view.build_banner(self.about(None)), elem_id="banner")
 
     def _build_score_tab(self) -> None:
-        with gr.Row(elem_classes="apex-columns"):
-            with gr.Column(min_width=300, elem_classes="apex-input"):
+        with gr.Row(elem_classes="apex-score-columns"):
+            with gr.Column(min_width=300):
                 song = self._build_audio("Song", "score-song")
                 self._build_sample_buttons(song)
                 button = gr.Button("Score", variant="primary", elem_id="score-button")
                 gr.HTML(self._describe_limits())
+                timeline = gr.HTML(elem_id="score-timeline")
             with gr.Column(min_width=300):
                 scores = gr.HTML(score_view.EMPTY_SCORES, elem_id="score-results")
-        timeline = gr.HTML(elem_id="score-timeline")
+                downloads = gr.HTML(elem_id="score-downloads")
         report = gr.JSON(visible="hidden")
-        self._connect(
-            button, self.score, [song, self.model], report, self._render_score, [scores, timeline], "score", scores
-        )
+        views = [scores, timeline, downloads]
+        self._connect(button, self.score, [song, self.model], report, score_view.render_report, views, "score", scores)
 
     def _build_compare_tab(self) -> None:
-        with gr.Row(elem_classes="apex-columns"):
+        with gr.Row():
             song_a = self._build_audio("Song A", "compare-song-a")
             song_b = self._build_audio("Song B", "compare-song-b")
         with gr.Row(elem_classes="apex-actions"):
@@ -171,7 +178,11 @@ class _Page:
             try_two = gr.Button("Try two samples", elem_id="compare-samples")
         best, worst = str(self.samples[0].path), str(self.samples[-1].path)
         try_two.click(
-            lambda: (best, worst), outputs=[song_a, song_b], api_visibility="private", queue=False, show_progress="hidden"
+            lambda: (best, worst),
+            outputs=[song_a, song_b],
+            api_visibility="private",
+            queue=False,
+            show_progress="hidden",
         )
         result = gr.HTML(compare_view.EMPTY_COMPARISON, elem_id="compare-results")
         comparison = gr.JSON(visible="hidden")
@@ -181,9 +192,7 @@ class _Page:
         )
 
     def _build_rank_tab(self) -> None:
-        songs = gr.File(
-            file_count="multiple", file_types=AUDIO_TYPES, label="Songs", elem_id="rank-songs", height=200
-        )
+        songs = gr.File(file_count="multiple", file_types=AUDIO_TYPES, label="Songs", elem_id="rank-songs", height=200)
         heads = self.scorer.get_pipeline().model.config.heads
         groups = {head["group"] for head in heads}
         orders = [(title, name) for name, title in rank_view.ORDERS.items() if name == "all" or name in groups]
@@ -206,11 +215,12 @@ class _Page:
             label=label,
             elem_id=elem_id,
             editable=False,
+            buttons=[],
             waveform_options=WAVEFORM,
         )
 
     def _build_sample_buttons(self, song: gr.Audio) -> None:
-        gr.HTML('<p class="apex-hint" id="samples-label">Or a sample, made by a program as good or poor as it says</p>')
+        gr.HTML('<p class="apex-hint">Or try a sample. A program made them, well or badly on purpose.</p>')
         with gr.Row(elem_classes="apex-samples"):
             for sample in self.samples:
                 choose = gr.Button(sample.title, size="sm", min_width=90, elem_classes="apex-sample")
@@ -324,10 +334,6 @@ class _Page:
         if name not in self.heads:
             self.heads[name] = load_preference_head(self.scorer.get_pipeline(name))
         return self.heads[name]
-
-    def _render_score(self, report: dict[str, Any]) -> tuple[str, str]:
-        timeline = score_view.build_timeline(report) + score_view.build_score_downloads(report)
-        return score_view.build_scores(report), timeline
 
 
 class _Politeness:

@@ -118,8 +118,8 @@ def _render_differences(comparison: Mapping[str, Any]) -> str:
     )
     return (
         f'<h4>{title}</h4><table class="apex-differences"><thead><tr><th scope="col">Score</th>'
-        '<th scope="col" class="apex-number">A</th><th scope="col" class="apex-toward"><span>toward A</span>'
-        '<span>toward B</span></th><th scope="col" class="apex-number">B</th></tr></thead>'
+        '<th scope="col" class="apex-number">A</th><th scope="col" class="apex-toward"><span>← A</span>'
+        '<span>B →</span></th><th scope="col" class="apex-number">B</th></tr></thead>'
         f'<tbody>{rows}</tbody></table><p class="apex-legend"><span>{legend}</span></p>'
     )
 

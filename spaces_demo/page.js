@@ -4,7 +4,11 @@
   if (window.apexPage) return;
   window.apexPage = true;
 
-  const findPlayer = () => document.querySelector("#score-song audio");
+  // Gradio's player draws the waveform in a shadow root and keeps its audio element there.
+  const findPlayer = () => {
+    const host = document.querySelector("#score-song #waveform > div");
+    return host && host.shadowRoot && host.shadowRoot.querySelector("audio");
+  };
 
   const seek = (button) => {
     const player = findPlayer();
@@ -45,8 +49,6 @@
     const button = event.target.closest(".apex-seek, .apex-sort");
     if (button) (button.matches(".apex-seek") ? seek : sort)(button);
   });
-  // Media events do not bubble, so they are caught on the way down.
-  ["timeupdate", "pause", "play", "seeked", "ended"].forEach((name) =>
-    document.addEventListener(name, follow, true)
-  );
+  // Events of a media element do not leave its shadow root, so its clock is read instead.
+  window.setInterval(follow, 250);
 }

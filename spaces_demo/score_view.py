@@ -11,7 +11,15 @@ from typing import Any
 
 from modeling_apex import format_csv
 from spaces_demo.markup import build_bar, build_downloads, build_notice, build_warnings, escape
-from spaces_demo.wording import format_count, format_meaning, format_model, format_number, format_time, format_title
+from spaces_demo.wording import (
+    format_count,
+    format_length,
+    format_meaning,
+    format_model,
+    format_number,
+    format_time,
+    format_title,
+)
 
 EMPTY_SCORES = (
     '<div class="apex-empty"><p class="apex-empty-title">Seven scores will appear here</p>'
@@ -55,7 +63,7 @@ def build_scores(report: Mapping[str, Any]) -> str:
 def _build_popularity_row(report: Mapping[str, Any], name: str) -> str:
     percentile, score = report["percentiles"][name], report["scores"][name]
     maximum = report["ranges"][name][1]
-    value = f'<strong>{percentile:.0f}</strong> <span class="apex-unit">percentile</span>'
+    value = f'<span class="apex-unit">percentile</span> <strong>{percentile:.0f}</strong>'
     extra = f"score {format_number(score, maximum)} of {maximum:g}"
     bar = build_bar(percentile / 100, f"percentile {percentile:.0f} of 100", "apex-popularity")
     return _build_row(name, value, bar, extra)
@@ -109,7 +117,19 @@ def build_timeline(report: Mapping[str, Any]) -> str:
         f'<span class="apex-hidden">Score</span></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
         '<p class="apex-legend"><span><span class="apex-mark" aria-hidden="true">▲</span> strongest</span>'
         '<span><span class="apex-mark" aria-hidden="true">▽</span> weakest</span>'
-        "<span>Each row is shaded from its own weakest to its own strongest segment.</span></p></section>"
+        "<span>Each row is shaded from its own weakest to its own strongest segment.</span>"
+        f"{_describe_short_end(segments)}</p></section>"
+    )
+
+
+def _describe_short_end(segments: Sequence[Mapping[str, Any]]) -> str:
+    """Warn of a last segment that is mostly the silence it is filled up with; empty if it is not."""
+    first, last = (segment["end_seconds"] - segment["start_seconds"] for segment in (segments[0], segments[-1]))
+    if last >= first / 2:
+        return ""
+    return (
+        f"<span>The last segment holds only {format_length(last)} of sound and is filled up with silence: read its "
+        "scores with care.</span>"
     )
 
 
@@ -131,6 +151,7 @@ def _build_timeline_row(report: Mapping[str, Any], name: str, segments: Sequence
     return f'<tr><th scope="row">{escape(format_title(name))}</th>{"".join(cells)}</tr>'
 
 
-def build_score_downloads(report: Mapping[str, Any]) -> str:
-    """Build the download links of one report."""
-    return build_downloads(f"{Path(report['song']).stem}-scores", dict(report), format_csv([report]))
+def render_report(report: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return a report as HTML: the scores, the timeline, the download links."""
+    downloads = build_downloads(f"{Path(report['song']).stem}-scores", dict(report), format_csv([report]))
+    return build_scores(report), build_timeline(report), downloads

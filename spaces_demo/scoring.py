@@ -98,7 +98,7 @@ class Scorer:
     def __init__(self, settings: SpaceSettings, models: dict[str, Any] | None = None):
         self.settings = settings
         self.limits = SpaceLimits(max_seconds=settings.max_seconds, max_bytes=settings.max_bytes)
-        self._sources: dict[str, Any] = models or {name: name for name in settings.models} or {"apex-tiny": None}
+        self._sources: dict[str, Any] = models or _name_models(settings.models) or {"apex-tiny": None}
         self._pipelines: dict[str, ListeningPipeline] = {}
         self._lock = threading.Lock()
 
@@ -125,9 +125,11 @@ class Scorer:
             if model not in self._pipelines:
                 options = {"device": self.settings.device} if self.settings.device else {}
                 loaded = load_pipeline(self._sources[model], **options)
-                self._pipelines[model] = ListeningPipeline(
+                pipeline = ListeningPipeline(
                     model=loaded.model, feature_extractor=loaded.feature_extractor, device=loaded.device
                 )
+                pipeline.model_id = model  # a visitor has no use for the folder that a model lies in
+                self._pipelines[model] = pipeline
             return self._pipelines[model]
 
     def score(self, song: str | None, model: str | None = None, on_segment: OnSegment | None = None) -> dict[str, Any]:
@@ -218,6 +220,12 @@ class Scorer:
         if not math.isfinite(seconds) or seconds > self.settings.max_seconds:
             return None
         return max(1, math.ceil(seconds / self.get_pipeline(model).feature_extractor.segment_seconds))
+
+
+def _name_models(sources: Sequence[str]) -> dict[str, str]:
+    """Name models for the page: a Hub id as it is, a folder by its last part unless two share that."""
+    names = [Path(source).name if Path(source).is_dir() else source for source in sources]
+    return {name if names.count(name) == 1 else source: source for name, source in zip(names, sources, strict=True)}
 
 
 def _explain(error: Exception, path: Path) -> str:
