@@ -61,7 +61,7 @@ def build_launch_options(settings: SpaceSettings) -> dict[str, Any]:
         "css_paths": [FOLDER / "style.css"],
         "js": (FOLDER / "page.js").read_text(encoding="utf-8"),
         "max_file_size": settings.max_bytes,
-        "footer_links": ["api", "settings"],
+        "footer_links": ["api"],
         "share": False,
         "ssr_mode": False,
     }
@@ -299,7 +299,7 @@ class _Page:
             progress(number / 2, desc=f"Listening to song {letter}")
             with _Politeness(f"Song {letter}: "):
                 reports.append(self.scorer.score(song, model))
-        return compare_view.build_comparison(*reports, self._get_head(model))
+        return compare_view.build_comparison(reports[0], reports[1], self._get_head(model))
 
     def rank(
         self,
