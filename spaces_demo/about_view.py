@@ -150,7 +150,7 @@ def _build_worth(facts: Mapping[str, Any]) -> str:
     parts = []
     for name, evaluation in _select_mapping(facts["results"].get("results.json", {}), "evaluations").items():
         parts.append(_build_evaluation(name, evaluation))
-    arena = facts["results"].get("arena_results.json", {})
+    arena = facts["results"].get("arena/results.json", {})
     if arena.get("conclusion"):
         parts.append(f"<h4>On battles between two songs</h4><p>{escape(str(arena['conclusion']))}</p>")
     head = facts["preference_head"]

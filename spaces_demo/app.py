@@ -19,7 +19,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from spaces_demo import about_view, compare_view, rank_view, score_view
-from spaces_demo.model_files import load_preference_head, load_results
+from spaces_demo.model_files import find_preference_head, load_results
 from spaces_demo.samples import SAMPLES_FOLDER, load_samples
 from spaces_demo.scoring import Scorer, SongRefusedError
 from spaces_demo.settings import SpaceSettings
@@ -332,7 +332,7 @@ class _Page:
     def _get_head(self, model: str | None) -> Any:
         name = model or self.scorer.model_names[0]
         if name not in self.heads:
-            self.heads[name] = load_preference_head(self.scorer.get_pipeline(name))
+            self.heads[name] = find_preference_head(self.scorer.get_pipeline(name))
         return self.heads[name]
 
 

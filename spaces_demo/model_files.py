@@ -12,16 +12,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from modeling_apex import PreferenceHead
+from modeling_apex import PreferenceHead, load_preference_head
 
 logger = logging.getLogger(__name__)
 
 PREFERENCE_FILE = "preference_head.json"
 RESULT_FILES = {
     "results.json": "how well its scores agree with labels of songs it never heard",
-    "arena_results.json": "how well it predicts which of two songs people prefer",
+    "arena/results.json": "how well it predicts which of two songs people prefer",
 }
 """Result files that the About tab reads, and what each one tells."""
+
+
+def get_source(pipeline: Any) -> str:
+    """Return the folder or Hub id that a model was loaded from; empty for a model that was never saved."""
+    return str(pipeline.model.config._name_or_path or "")
 
 
 def find_file(pipeline: Any, name: str) -> Path | None:
@@ -38,7 +43,7 @@ def find_file(pipeline: Any, name: str) -> Path | None:
         `Path`, *optional*: the local file, downloaded if need be; `None` if the model has no such file or the Hub
         cannot be asked.
     """
-    source = str(pipeline.model.config._name_or_path or "")
+    source = get_source(pipeline)
     if not source:
         return None
     if os.path.isdir(source):
@@ -54,19 +59,17 @@ def find_file(pipeline: Any, name: str) -> Path | None:
         return None
 
 
-def load_preference_head(pipeline: Any) -> PreferenceHead | None:
+def find_preference_head(pipeline: Any) -> PreferenceHead | None:
     """Load the preference head of a model; `None` if it has none that fits its scores."""
-    path = find_file(pipeline, PREFERENCE_FILE)
-    if path is None:
-        return None
+    source = get_source(pipeline)
     try:
-        head = PreferenceHead.from_pretrained(path)
+        head: PreferenceHead | None = load_preference_head(source, pipeline.model_revision) if source else None
     except ValueError as error:
         logger.warning("the preference head is left out: %s", error)
         return None
-    unknown = set(head.weights) - set(pipeline.model.config.head_names)
+    unknown = sorted(set(head.weights) - set(pipeline.model.config.head_names)) if head is not None else []
     if unknown:
-        logger.warning("the preference head %s is left out: the model has no scores %s", path, sorted(unknown))
+        logger.warning("the preference head of %s is left out: the model has no scores %s", source, unknown)
         return None
     return head
 

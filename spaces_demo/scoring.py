@@ -229,10 +229,12 @@ def _name_models(sources: Sequence[str]) -> dict[str, str]:
 
 
 def _explain(error: Exception, path: Path) -> str:
-    """Return a pipeline's message with the file's name in place of its path, which means nothing to a visitor."""
+    """Return a pipeline's message in terms of what a visitor knows: the file's name, not its path or its bytes."""
     message = str(error).replace(str(path), path.name)
-    message = message if message.startswith(path.name) else f"{path.name}: {message}"
     logger.info("refused: %s", message)
-    if "decoded" in message:
-        message += f" This page reads {ACCEPTED_FORMATS}."
-    return message
+    if "decode" in message:
+        return (
+            f"{path.name}: this cannot be read as a song. Is the file complete, and is it audio? "
+            f"This page reads {ACCEPTED_FORMATS}."
+        )
+    return message if message.startswith(path.name) else f"{path.name}: {message}"
