@@ -5,7 +5,7 @@ Every number on it is read from the model's config or from a result file beside 
 measured is named as missing; nothing is filled in from memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spaces_demo.markup import build_notice, escape
@@ -28,12 +28,12 @@ EVALUATION_TITLES = {
     "test": "New songs of systems heard in training",
     "unseen": "Songs of systems that training never heard",
 }
-# Number of each result that the page shows, with the head of its column; the file may hold more.
+# Path of each number that the page shows within a score's results, with the head of its column.
 RESULT_COLUMNS = {
-    "spearman": "Rank correlation",
-    "spearman_ceiling": "Best possible",
-    "mae": "Mean error",
-    "mae_of_training_median": "Mean error of always saying the median",
+    ("spearman",): "Rank correlation",
+    ("spearman_ceiling",): "Best possible",
+    ("mae",): "Mean error",
+    ("baselines", "median", "mae"): "Mean error of always saying the median",
 }
 
 
@@ -130,16 +130,14 @@ def _format_value(value: Any) -> str:
 
 def _build_scores(facts: Mapping[str, Any]) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(format_title(head["name"]))}</th>'
-        f'<td class="apex-range">{head["minimum"]:g} to {head["maximum"]:g}</td>'
-        f"<td>{escape(format_meaning(head['name']))}</td></tr>"
+        f'<div class="apex-score"><dt>{escape(format_title(head["name"]))}</dt>'
+        f'<dd class="apex-unit">{head["minimum"]:g} to {head["maximum"]:g}</dd>'
+        f'<dd class="apex-meaning">{escape(format_meaning(head["name"]))}</dd></div>'
         for head in facts["heads"]
     )
     return _build_section(
         "What the scores mean",
-        '<div class="apex-scroll" tabindex="0" role="region" aria-label="The scores"><table class="apex-plain"><thead>'
-        '<tr><th scope="col">Score</th><th scope="col">Range</th><th scope="col">Question</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>",
+        f'<dl class="apex-scores">{rows}</dl>',
         "<p>The five quality scores ask SongEval's questions (arXiv 2505.10793). The published APEX weights learned "
         "them from SongEval's model and not from people (arXiv 2605.03395), so agreement with such labels says how "
         "well that model is copied.</p>",
@@ -148,8 +146,11 @@ def _build_scores(facts: Mapping[str, Any]) -> str:
 
 def _build_worth(facts: Mapping[str, Any]) -> str:
     parts = []
-    for name, evaluation in _select_mapping(facts["results"].get("results.json", {}), "evaluations").items():
-        parts.append(_build_evaluation(name, evaluation))
+    results = facts["results"].get("results.json", {})
+    parts += [_build_evaluation(title, scores) for title, scores in _list_evaluations(results)]
+    labels = results.get("label_sources") or _select_mapping(results, "training").get("labels")
+    if parts and labels:
+        parts.append(f"<p>Labels of these songs: {escape(_format_value(labels))}.</p>")
     arena = facts["results"].get("arena/results.json", {})
     if arena.get("conclusion"):
         parts.append(f"<h4>On battles between two songs</h4><p>{escape(str(arena['conclusion']))}</p>")
@@ -168,20 +169,35 @@ def _build_worth(facts: Mapping[str, Any]) -> str:
     return _build_section("What its numbers are worth", *parts)
 
 
-def _build_evaluation(name: str, evaluation: Any) -> str:
-    scores = evaluation.get("scores", {}) if isinstance(evaluation, Mapping) else {}
-    columns = [column for column in RESULT_COLUMNS if any(column in numbers for numbers in scores.values())]
+def _list_evaluations(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """List the tables of a result file: of named evaluations, or of the splits of a dataset and its platforms."""
+    found = [
+        (EVALUATION_TITLES.get(name, name.replace("_", " ").capitalize()), _select_mapping(evaluation, "scores"))
+        for name, evaluation in _select_mapping(results, "evaluations").items()
+        if isinstance(evaluation, Mapping)
+    ]
+    for split, platforms in _select_mapping(results, "splits").items():
+        for platform in platforms if isinstance(platforms, Mapping) else ():
+            title = f"Songs of the {split} split" + ("" if platform == "all" else f", {platform}")
+            found.append((title, _select_mapping(platforms, platform)))
+    return found
+
+
+def _build_evaluation(title: str, scores: Mapping[str, Any]) -> str:
+    columns = [column for column in RESULT_COLUMNS if any(_find(numbers, column) for numbers in scores.values())]
     if not columns:
         return ""
     heads = "".join(f'<th scope="col" class="apex-number">{escape(RESULT_COLUMNS[column])}</th>' for column in columns)
     rows = "".join(
         f'<tr><th scope="row">{escape(format_title(score))}</th>'
-        + "".join(f'<td class="apex-number">{_format_result(numbers, column)}</td>' for column in columns)
+        + "".join(f'<td class="apex-number">{_find(numbers, column) or "–"}</td>' for column in columns)
         + "</tr>"
         for score, numbers in scores.items()
     )
-    count = f", {evaluation['num_songs']:,} songs" if isinstance(evaluation.get("num_songs"), int) else ""
-    title = f"{EVALUATION_TITLES.get(name, name.replace('_', ' ').capitalize())}{count}"
+    counts = [numbers["num_songs"] for numbers in scores.values() if isinstance(numbers.get("num_songs"), int)]
+    if counts:
+        span = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+        title = f"{title}: {span} songs a score"
     return (
         f'<h4>{escape(title)}</h4><div class="apex-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
         f'<table class="apex-plain"><thead><tr><th scope="col">Score</th>{heads}</tr></thead>'
@@ -189,17 +205,24 @@ def _build_evaluation(name: str, evaluation: Any) -> str:
     )
 
 
-def _format_result(numbers: Mapping[str, Any], column: str) -> str:
-    if column not in numbers:
-        return "–"
-    text = _format_rounded(numbers[column])
-    interval = numbers.get(f"{column}_interval")
-    if interval:
-        text += f' <span class="apex-interval">{_format_rounded(interval[0])} to {_format_rounded(interval[1])}</span>'
+def _find(numbers: Any, path: Sequence[str]) -> str:
+    """Return a number of a score's results as HTML, with its interval if it has one; empty if it is not there."""
+    for name in path:
+        numbers = numbers.get(name) if isinstance(numbers, Mapping) else None
+    if not isinstance(numbers, Mapping):
+        return _format_rounded(numbers) if isinstance(numbers, (int, float)) else ""
+    value, low, high = (numbers.get(name) for name in ("value", "low", "high"))
+    if not isinstance(value, (int, float)):
+        return ""
+    text = _format_rounded(value)
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        text += f' <span class="apex-interval">{_format_rounded(low)} to {_format_rounded(high)}</span>'
     return text
 
 
 def _format_rounded(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return "not stated"
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 

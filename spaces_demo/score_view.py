@@ -28,8 +28,8 @@ EMPTY_SCORES = (
 
 PERCENTILE_NOTE = (
     '<details class="apex-details"><summary>What is a percentile?</summary><p>A song at percentile 80 is expected to '
-    "do better than 80 of 100 songs that the model learned from. The popularity score is a steep curve of it: "
-    "percentile 80 is a score of 50, percentile 50 a score of about 12.</p></details>"
+    "do better than 80 of 100 songs of the kind that the model learned from. The popularity score is a steep curve of "
+    "it: all but the most popular songs score low.</p></details>"
 )
 
 

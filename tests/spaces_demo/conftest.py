@@ -1,5 +1,6 @@
 """A running Space over a random model, shared by the tests of this folder."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,14 @@ def folder_with_head(space_model: ApexModel, tmp_path_factory: pytest.TempPathFa
     space_model.save_pretrained(folder)
     weights = dict.fromkeys(space_model.config.head_names, 0.5)
     PreferenceHead(weights, training={"num_battles": 400, "held_out_auc": 0.625}).save_pretrained(folder)
+    number = {"value": 0.123456, "low": 0.012345, "high": 0.234567}
+    scores = {
+        name: {"num_songs": 1234, "spearman": number, "spearman_ceiling": 0.9, "mae": number}
+        for name in space_model.config.head_names
+    }
+    baselines = {"baselines": {"median": {"mae": 21.5}}}
+    evaluation = {"scores": {name: numbers | baselines for name, numbers in scores.items()}}
+    (folder / "results.json").write_text(json.dumps({"evaluations": {"unseen": evaluation}}))
     return folder
 
 

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from modeling_apex import load_pipeline
+from spaces_demo.samples import load_samples
 from spaces_demo.scoring import Scorer, SongRefusedError
 from spaces_demo.settings import SpaceSettings
 
@@ -94,3 +95,10 @@ def test_unknown_models_are_refused(scorer: Scorer) -> None:
 
 def test_a_model_is_loaded_once(scorer: Scorer) -> None:
     assert scorer.get_pipeline() is scorer.get_pipeline("random-model")
+
+
+def test_without_a_setting_the_embedded_model_ranks_its_samples_as_they_were_made() -> None:
+    scorer, samples = Scorer(SpaceSettings()), load_samples()
+    best, worst = (scorer.score(str(sample.path)) for sample in (samples[0], samples[-1]))
+    assert best["model"]["id"] == "apex-tiny"
+    assert all(best["scores"][name] > worst["scores"][name] for name in best["scores"])

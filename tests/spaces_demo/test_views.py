@@ -170,15 +170,17 @@ def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer,
     assert "&lt;none&gt;" in html
     assert json.loads(json.dumps(facts)) == facts
 
+    coherence = {
+        "num_songs": 440,
+        "spearman": {"value": 0.876, "low": 0.8, "high": 0.91},
+        "mae": 0.25,
+        "baselines": {"median": {"mae": 0.75}},
+    }
     results = {
         "training": {"num_songs": 1234},
-        "evaluations": {
-            "unseen": {
-                "num_songs": 440,
-                "scores": {"coherence": {"spearman": 0.876, "spearman_interval": [0.8, 0.91], "mae": 0.25}},
-            },
-            "odd": "text",
-        },
+        "evaluations": {"unseen": {"scores": {"coherence": coherence, "clarity": {"num_songs": 430}}}, "odd": "text"},
+        "splits": {"test": {"all": {"clarity": {"spearman": {"value": None}, "mae": 0.125}}, "suno": {}}, "odd": 3},
+        "label_sources": ["pseudo-labels <of> a model"],
     }
     arena = {"conclusion": "Aesthetics do not help <here>."}
     facts = about_view.collect_facts(
@@ -187,8 +189,17 @@ def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer,
         {"results.json": results, "arena/results.json": arena},
     )
     html = about_view.build_about(facts, SpaceSettings(max_seconds=90))
-    for text in ("1,234", "0.88", "0.80 to 0.91", "440 songs", "never heard", "not help &lt;here&gt;", "400"):
-        assert text in html
+    wanted = (
+        "1,234",
+        "0.88",
+        "0.80 to 0.91",
+        "0.75",
+        "430 to 440 songs a score",
+        "training never heard",
+        "test split",
+    )
+    for text in (*wanted, "0.12", "pseudo-labels &lt;of&gt; a model", "not help &lt;here&gt;", "400"):
+        assert text in html, text
     assert "1 minute 30 seconds" in html
     assert "Not there" not in html
 
@@ -206,6 +217,7 @@ def test_files_beside_a_model(scorer: Scorer, folder_with_head: Path, caplog: py
     head = find_preference_head(pipeline)
     assert head is not None
     assert set(head.weights) == set(pipeline.model.config.head_names)
+    results = (folder_with_head / "results.json").read_text()
     (folder_with_head / "results.json").write_text("[1]")
     (folder_with_head / "arena").mkdir()
     (folder_with_head / "arena" / "results.json").write_text("{")
@@ -221,7 +233,7 @@ def test_files_beside_a_model(scorer: Scorer, folder_with_head: Path, caplog: py
         assert "is not a preference head" in caplog.text
     finally:
         (folder_with_head / "preference_head.json").write_text(saved)
-        (folder_with_head / "results.json").unlink()
+        (folder_with_head / "results.json").write_text(results)
         (folder_with_head / "arena" / "results.json").unlink()
 
 
