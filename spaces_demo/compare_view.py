@@ -10,7 +10,7 @@ from typing import Any
 
 from modeling_apex import format_csv
 from spaces_demo.markup import build_downloads, build_notice, build_warnings, escape
-from spaces_demo.wording import format_number, format_time, format_title
+from spaces_demo.wording import format_chance, format_number, format_time, format_title
 
 NO_HEAD = (
     "This model comes without a preference head, the part that learned from people's votes, so there is no "
@@ -88,6 +88,7 @@ def _render_songs(reports: list[Mapping[str, Any]]) -> str:
 
 def _render_verdict(probability_a: float) -> str:
     percent_a = 100 * probability_a
+    chances = format_chance(probability_a), format_chance(1 - probability_a)
     winner, percent = ("A", percent_a) if percent_a >= 50 else ("B", 100 - percent_a)
     if percent < 55:
         sentence = "Too close to call."
@@ -97,9 +98,9 @@ def _render_verdict(probability_a: float) -> str:
         sentence = f"Song {winner} is clearly more likely to win."
     return (
         f'<div class="apex-verdict"><p class="apex-verdict-line">{sentence}</p>'
-        f'<div class="apex-split" role="img" aria-label="{percent_a:.0f} % for song A, {100 - percent_a:.0f} % for '
-        f'song B"><span style="width:{percent_a:.1f}%"></span></div>'
-        f'<p class="apex-split-ends"><span>A {percent_a:.0f} %</span><span>B {100 - percent_a:.0f} %</span></p>'
+        f'<div class="apex-split" role="img" aria-label="{chances[0]} for song A, {chances[1]} for song B">'
+        f'<span style="width:{percent_a:.1f}%"></span></div>'
+        f'<p class="apex-split-ends"><span>A {chances[0]}</span><span>B {chances[1]}</span></p>'
         '<p class="apex-meaning">The probability that people, hearing both, would prefer each song.</p></div>'
     )
 

@@ -62,11 +62,20 @@ def render_ranking(ranking: Mapping[str, Any]) -> str:
             f"<p>{format_count(len(rows), 'song')} by {escape(order)}</p></header>",
             build_warnings(row["report"] for row in rows),
             _render_table(rows),
-            '<p class="apex-legend"><span>Press a column to sort by it.</span>'
-            "<span>Plays and likes are percentiles; the others run from 1 to 5.</span></p>",
+            f'<p class="apex-legend"><span>Press a column to sort by it.</span>{_describe_units(first)}</p>',
         ]
     parts += [build_notice(f"Not scored: {report['error']}", "warning") for report in refused]
     return "".join([*parts, "</section>", build_downloads("ranking", dict(ranking), format_ranking_csv(ranking))])
+
+
+def _describe_units(report: Mapping[str, Any]) -> str:
+    percentiles = [format_title(name) for name in report["percentiles"]]
+    ranges = {
+        f"{low:g} to {high:g}" for name, (low, high) in report["ranges"].items() if name not in report["percentiles"]
+    }
+    parts = [f"{' and '.join(percentiles)}: percentiles."] if percentiles else []
+    parts += [f"The others: {' or '.join(sorted(ranges))}."] if ranges else []
+    return f"<span>{escape(' '.join(parts))}</span>"
 
 
 def _render_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -34,6 +34,13 @@ def format_number(score: float, maximum: float) -> str:
     return f"{score:.1f}" if maximum > 10 else f"{score:.2f}"
 
 
+def format_chance(probability: float) -> str:
+    """Return a probability as a percentage, `63 %`, that never claims to be certain."""
+    if probability > 0.99:
+        return "over 99 %"
+    return "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
+
+
 def format_time(seconds: float) -> str:
     """Return a position in a song, `2:24` for 144 s."""
     whole = round(seconds)

@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from spaces_demo.wording import format_chance
+
 pytestmark = pytest.mark.browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -191,7 +193,7 @@ def test_compare_two_songs_with_and_without_a_preference_head(visit: Callable[..
     press(page, "Compare")
     expect(results.locator(".apex-split")).to_be_visible()
     answer = json.loads(save(page, "compare-results", "Download JSON"))
-    expect(results.locator(".apex-split-ends span").first).to_have_text(f"A {100 * answer['probability_a']:.0f} %")
+    expect(results.locator(".apex-split-ends span").first).to_have_text(f"A {format_chance(answer['probability_a'])}")
     open_tab(page, "About")
     expect(page.get_by_text("voting-model").last).to_be_visible()
     expect(page.get_by_text("Battles learned from")).to_be_visible()

@@ -16,7 +16,7 @@ from spaces_demo.model_files import find_preference_head, load_results
 from spaces_demo.samples import load_samples
 from spaces_demo.scoring import Scorer
 from spaces_demo.settings import SpaceSettings
-from spaces_demo.wording import SCORE_WORDS, format_count, format_length, format_model, format_title
+from spaces_demo.wording import SCORE_WORDS, format_chance, format_count, format_length, format_model, format_title
 
 HOSTILE = "<img src=x onerror=alert(1)>.wav"
 
@@ -111,7 +111,7 @@ def test_a_head_gives_the_probability_and_what_decides(reports: list[dict[str, A
     assert weights["musicality"] == 0
     logit = sum(weights.values())
     assert there["probability_a"] == pytest.approx(1 / (1 + 2.718281828459045**-logit))
-    assert f"A {100 * there['probability_a']:.0f} %" in compare_view.render_comparison(there)
+    assert f"A {format_chance(there['probability_a'])}" in compare_view.render_comparison(there)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ def test_ranking_is_best_first_and_keeps_the_refused(reports: list[dict[str, Any
     html = rank_view.render_ranking(ranking)
     assert "Not scored: broken.mp3: no" in html
     assert "by coherence" in html
+    assert "Plays and Likes: percentiles. The others: 1 to 5." in html
     rows = list(csv.DictReader(io.StringIO(read_downloads(html)["ranking.csv"])))
     assert [row["place"] for row in rows] == ["1", "2", "3", ""]
     assert [row["song"] for row in rows] == [row["report"]["song"] for row in ranking["ranking"]] + ["broken.mp3"]
@@ -249,6 +250,7 @@ def test_words() -> None:
         "10 minutes",
     ]
     assert [format_count(number, "song") for number in (1, 1200)] == ["1 song", "1,200 songs"]
+    assert [format_chance(value) for value in (1.0, 0.625, 0.0)] == ["over 99 %", "62 %", "under 1 %"]
     assert format_model({"id": "a/b", "revision": "0123456789"}) == "a/b at 01234567"
 
 
