@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modeling_apex.modeling_apex import ApexModel, ApexOutput
     from modeling_apex.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.ranking import rank_reports
+    from modeling_apex.report_apex import flatten_reports, format_csv
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,8 @@ _PUBLIC_NAMES = {
     "ApexPopularityPipeline": "pipeline_apex",
     "AudioError": "audio_apex",
     "AudioLimits": "audio_apex",
+    "flatten_reports": "report_apex",
+    "format_csv": "report_apex",
     "load_audio": "audio_apex",
     "load_pipeline": "loading",
     "load_preference_head": "loading",
@@ -47,6 +50,8 @@ __all__ = [
     "AudioError",
     "AudioLimits",
     "PreferenceHead",
+    "flatten_reports",
+    "format_csv",
     "load_audio",
     "load_pipeline",
     "load_preference_head",

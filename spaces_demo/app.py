@@ -1,0 +1,365 @@
+"""
+The page itself: four tabs over one scorer, and the same endpoints for programs.
+
+`build_app` returns the Gradio app; `main` reads the settings from the environment and serves it, on a laptop or on
+Hugging Face Spaces. Each action is two steps: a public endpoint that turns songs into JSON (`/score`, `/compare`,
+`/rank`, `/about`), and a private one that turns this JSON into what is seen. Programs get exactly what people see.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+# Before gradio is imported, since it reads this once.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from spaces_demo import about_view, compare_view, rank_view, score_view
+from spaces_demo.model_files import find_preference_head, load_results
+from spaces_demo.samples import SAMPLES_FOLDER, load_samples
+from spaces_demo.scoring import Scorer, SongRefusedError
+from spaces_demo.settings import SpaceSettings
+from spaces_demo.uploads import UploadLog
+from spaces_demo.wording import format_count, format_length, format_title
+
+FOLDER = Path(__file__).parent
+AUDIO_TYPES = ["audio", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".opus", ".webm"]
+PROGRESS = gr.Progress()
+WAVEFORM = gr.WaveformOptions(waveform_color="#a8b5b2", waveform_progress_color="#0f766e")
+TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
+
+
+def build_app(settings: SpaceSettings | None = None, *, models: dict[str, Any] | None = None) -> gr.Blocks:
+    """
+    Build the app.
+
+    Args:
+        settings ([`SpaceSettings`], *optional*):
+            Limits and models; defaults if not given.
+        models (`dict`, *optional*):
+            Loaded models by name, in place of those that the settings name.
+
+    Returns:
+        `gr.Blocks`: ready for `launch(**build_launch_options(settings))`. The first model is loaded already, so that
+        a wrong name stops the start and not the first visitor.
+    """
+    settings = settings or SpaceSettings()
+    gr.set_static_paths([SAMPLES_FOLDER])
+    page = _Page(settings, Scorer(settings, models))
+    app: gr.Blocks = page.build()
+    return app.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
+
+
+def build_launch_options(settings: SpaceSettings) -> dict[str, Any]:
+    """Return what `launch` needs to know: looks, size limit, and nothing that calls out."""
+    return {
+        "theme": _build_theme(),
+        "css_paths": [FOLDER / "style.css"],
+        "js": (FOLDER / "page.js").read_text(encoding="utf-8"),
+        "max_file_size": settings.max_bytes,
+        "footer_links": ["api"],
+        "share": False,
+        "ssr_mode": False,
+    }
+
+
+def _build_theme() -> gr.themes.Base:
+    fonts = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+    theme = gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.amber,
+        neutral_hue=gr.themes.colors.stone,
+        radius_size=gr.themes.sizes.radius_md,
+        font=fonts,
+        font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
+    )
+    return theme.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_border_width="1px",
+        block_shadow="none",
+        block_label_background_fill="*background_fill_primary",
+        button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_dark="*background_fill_primary",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_hover_dark="*neutral_800",
+        button_secondary_border_color="*neutral_200",
+        button_secondary_border_color_dark="*neutral_700",
+        button_border_width="1px",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+    )
+
+
+class _Page:
+    """The components of the page and what they do; one instance builds one app."""
+
+    def __init__(self, settings: SpaceSettings, scorer: Scorer):
+        self.settings = settings
+        self.scorer = scorer
+        self.uploads = UploadLog()
+        self.samples = load_samples()
+        self.heads: dict[str, Any] = {}
+        self.about(None)
+
+    def build(self) -> gr.Blocks:
+        keep_seconds = max(1, round(60 * self.settings.keep_minutes))
+        with gr.Blocks(
+            title="apex-music: how popular, how good?",
+            analytics_enabled=False,
+            delete_cache=(min(60, keep_seconds), keep_seconds),
+        ) as app:
+            self._build_header()
+            with gr.Tabs(elem_classes="apex-tabs"):
+                with gr.Tab("Score", id="score"):
+                    self._build_score_tab()
+                with gr.Tab("Compare", id="compare"):
+                    self._build_compare_tab()
+                with gr.Tab("Rank", id="rank"):
+                    self._build_rank_tab()
+                with gr.Tab("About", id="about"):
+                    about = gr.HTML(about_view.build_about(self.about(None), self.settings))
+            self.model.change(
+                lambda model: (
+                    about_view.build_banner(self.about(model)),
+                    about_view.build_about(self.about(model), self.settings),
+                ),
+                self.model,
+                [self.banner, about],
+                api_visibility="private",
+            )
+            gr.api(self.about, api_name="about")
+            app.unload(self.uploads.delete_session)
+        return app
+
+    def _build_header(self) -> None:
+        with gr.Row(elem_classes="apex-header", equal_height=True):
+            gr.HTML(
+                "<h1>apex-music</h1><p>How popular and how good an AI-made song is likely to be, from its sound "
+                "alone.</p>",
+                elem_classes="apex-title",
+            )
+            names = self.scorer.model_names
+            self.model = gr.Dropdown(
+                names, value=names[0], label="Model", visible=len(names) > 1, elem_classes="apex-model", min_width=220
+            )
+            theme = gr.Button("Light / dark", size="sm", elem_id="theme-button", elem_classes="apex-theme", scale=0)
+            theme.click(None, js=TOGGLE_THEME, api_visibility="private")
+        self.banner = gr.HTML(about_view.build_banner(self.about(None)), elem_id="banner")
+
+    def _build_score_tab(self) -> None:
+        with gr.Row(elem_classes="apex-score-columns"):
+            with gr.Column(min_width=300):
+                song = self._build_audio("Song", "score-song")
+                self._build_sample_buttons(song)
+                button = gr.Button("Score", variant="primary", elem_id="score-button")
+                gr.HTML(self._describe_limits())
+                timeline = gr.HTML(elem_id="score-timeline")
+            with gr.Column(min_width=300):
+                scores = gr.HTML(score_view.EMPTY_SCORES, elem_id="score-results")
+                downloads = gr.HTML(elem_id="score-downloads")
+        report = gr.JSON(visible="hidden")
+        views = [scores, timeline, downloads]
+        self._connect(button, self.score, [song, self.model], report, score_view.render_report, views, "score", scores)
+
+    def _build_compare_tab(self) -> None:
+        with gr.Row():
+            song_a = self._build_audio("Song A", "compare-song-a")
+            song_b = self._build_audio("Song B", "compare-song-b")
+        with gr.Row(elem_classes="apex-actions"):
+            button = gr.Button("Compare", variant="primary", elem_id="compare-button")
+            try_two = gr.Button("Try two samples", elem_id="compare-samples")
+        best, worst = str(self.samples[0].path), str(self.samples[-1].path)
+        try_two.click(
+            lambda: (best, worst),
+            outputs=[song_a, song_b],
+            api_visibility="private",
+            queue=False,
+            show_progress="hidden",
+        )
+        result = gr.HTML(compare_view.EMPTY_COMPARISON, elem_id="compare-results")
+        comparison = gr.JSON(visible="hidden")
+        inputs = [song_a, song_b, self.model]
+        self._connect(
+            button, self.compare, inputs, comparison, compare_view.render_comparison, [result], "compare", result
+        )
+
+    def _build_rank_tab(self) -> None:
+        songs = gr.File(file_count="multiple", file_types=AUDIO_TYPES, label="Songs", elem_id="rank-songs", height=200)
+        heads = self.scorer.get_pipeline().model.config.heads
+        groups = {head["group"] for head in heads}
+        orders = [(title, name) for name, title in rank_view.ORDERS.items() if name == "all" or name in groups]
+        orders += [(format_title(head["name"]), head["name"]) for head in heads]
+        with gr.Row(elem_classes="apex-actions", equal_height=False):
+            order = gr.Dropdown(orders, value="all", label="Order by", elem_id="rank-order", min_width=200)
+            button = gr.Button("Rank", variant="primary", elem_id="rank-button")
+            try_all = gr.Button("Try the samples", elem_id="rank-samples")
+        paths = [str(sample.path) for sample in self.samples][: self.settings.max_songs]
+        try_all.click(lambda: paths, outputs=songs, api_visibility="private", queue=False, show_progress="hidden")
+        result = gr.HTML(rank_view.EMPTY_RANKING, elem_id="rank-results")
+        ranking = gr.JSON(visible="hidden")
+        inputs = [songs, order, self.model]
+        self._connect(button, self.rank, inputs, ranking, rank_view.render_ranking, [result], "rank", result)
+
+    def _build_audio(self, label: str, elem_id: str) -> gr.Audio:
+        return gr.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label=label,
+            elem_id=elem_id,
+            editable=False,
+            buttons=[],
+            waveform_options=WAVEFORM,
+        )
+
+    def _build_sample_buttons(self, song: gr.Audio) -> None:
+        gr.HTML('<p class="apex-hint">Or try a sample. A program made them, well or badly on purpose.</p>')
+        with gr.Row(elem_classes="apex-samples"):
+            for sample in self.samples:
+                choose = gr.Button(sample.title, size="sm", min_width=90, elem_classes="apex-sample")
+                choose.click(
+                    _return_always(str(sample.path)),
+                    outputs=song,
+                    api_visibility="private",
+                    queue=False,
+                    show_progress="hidden",
+                )
+
+    def _describe_limits(self) -> str:
+        length = format_length(self.settings.max_seconds)
+        return (
+            f'<p class="apex-hint">Up to {escape(length)} and {self.settings.max_megabytes:g} MB. '
+            "Uploads are deleted after use; nothing is sent anywhere else.</p>"
+        )
+
+    def _connect(
+        self,
+        button: gr.Button,
+        action: Callable[..., Any],
+        inputs: list[Any],
+        output: gr.JSON,
+        render: Callable[..., Any],
+        views: list[gr.HTML],
+        name: str,
+        progress_on: gr.HTML,
+    ) -> None:
+        """Make a button run the public endpoint `name`, then draw what it returned."""
+        scored = button.click(
+            action,
+            inputs,
+            output,
+            api_name=name,
+            concurrency_limit=self.settings.concurrency,
+            concurrency_id="scoring",
+            show_progress_on=progress_on,
+        )
+        scored.success(render, output, views, api_visibility="private", queue=False, show_progress="hidden")
+
+    def score(
+        self,
+        song: str | None,
+        model: str | None,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> dict[str, Any]:
+        """Score one song: seven scores, percentiles of popularity, and the scores of each segment."""
+        self.uploads.add(request.session_hash, song)
+        with _Politeness():
+            num_segments = self.scorer.count_segments(song, model)
+            progress(0, desc="Listening")
+
+            def show(num_done: int) -> None:
+                if num_segments:
+                    share = min(num_done / num_segments, 1.0)
+                    progress(share, desc=f"Heard {num_done} of {format_count(num_segments, 'segment')}")
+                else:
+                    progress(None, desc=f"Heard {format_count(num_done, 'segment')}")
+
+            return self.scorer.score(song, model, show)
+
+    def compare(
+        self,
+        song_a: str | None,
+        song_b: str | None,
+        model: str | None,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> dict[str, Any]:
+        """Compare two songs: which one people would prefer, how sure that is, and which scores decide."""
+        self.uploads.add(request.session_hash, song_a, song_b)
+        reports = []
+        for number, (letter, song) in enumerate((("A", song_a), ("B", song_b))):
+            progress(number / 2, desc=f"Listening to song {letter}")
+            with _Politeness(f"Song {letter}: "):
+                reports.append(self.scorer.score(song, model))
+        return compare_view.build_comparison(reports[0], reports[1], self._get_head(model))
+
+    def rank(
+        self,
+        songs: list[str] | None,
+        order: str,
+        model: str | None,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> dict[str, Any]:
+        """Rank several songs, best first, by all scores, by a group of scores or by one score."""
+        self.uploads.add(request.session_hash, *(songs or ()))
+        with _Politeness():
+            num_songs = len(songs or ())
+            progress(0, desc="Listening")
+            reports = self.scorer.score_many(
+                songs,
+                model,
+                lambda num_done: progress(
+                    num_done / num_songs, desc=f"Heard {num_done} of {format_count(num_songs, 'song')}"
+                ),
+            )
+            return rank_view.build_ranking(reports, order)
+
+    def about(self, model: str | None = None) -> dict[str, Any]:
+        """Tell which model runs, what it was trained on, what was measured of it, and what was not."""
+        with _Politeness():
+            pipeline = self.scorer.get_pipeline(model)
+        return about_view.collect_facts(pipeline, self._get_head(model), load_results(pipeline))
+
+    def _get_head(self, model: str | None) -> Any:
+        name = model or self.scorer.model_names[0]
+        if name not in self.heads:
+            self.heads[name] = find_preference_head(self.scorer.get_pipeline(name))
+        return self.heads[name]
+
+
+class _Politeness:
+    """Turn what a visitor did wrong into a message on the page, or an error that a client can read."""
+
+    def __init__(self, prefix: str = ""):
+        self.prefix = prefix
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, (SongRefusedError, ValueError)):
+            raise gr.Error(f"{self.prefix}{error}", title="Not scored", print_exception=False) from error
+
+
+def _return_always(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def main() -> None:
+    """Serve the page with the settings of the environment."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    settings = SpaceSettings.from_environment()
+    build_app(settings).launch(**build_launch_options(settings))
+
+
+if __name__ == "__main__":
+    main()

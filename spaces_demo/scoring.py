@@ -1,0 +1,240 @@
+"""
+Score songs for the Space: uploaded files go in, reports leave, and what is refused is refused in plain words.
+
+The pipeline does the work. This file adds what a public page needs: models that are loaded once, limits whose messages
+speak to a visitor and not to a programmer, progress by segments, and names of files in place of their paths.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeling_apex import ApexPopularityPipeline, AudioError, AudioLimits, load_pipeline
+from spaces_demo.settings import SpaceSettings
+from spaces_demo.wording import format_length
+
+logger = logging.getLogger(__name__)
+
+ACCEPTED_FORMATS = "MP3, WAV, FLAC, OGG, M4A and other common formats"
+
+OnSegment = Callable[[int], None]
+"""Is called after each encoded batch with the number of segments of the current song that are done."""
+
+
+class SongRefusedError(ValueError):
+    """A song that this Space does not score. The message is for the visitor."""
+
+
+@dataclass(frozen=True)
+class SpaceLimits(AudioLimits):
+    """[`AudioLimits`] whose refusals speak to a visitor, who can cut a song but cannot change a setting."""
+
+    def refuse_size(self, name: str, num_bytes: int) -> None:
+        if num_bytes > self.max_bytes:
+            raise AudioError(
+                f"the file is larger than {self.max_bytes / 1024**2:g} MB, the limit of this page. "
+                "Save it as MP3 or OGG, or cut it."
+            )
+
+    def refuse_duration(self, name: str, num_samples: int, sampling_rate: int) -> None:
+        if num_samples > self.max_seconds * sampling_rate:
+            raise AudioError(
+                f"the song is longer than {format_length(self.max_seconds)}, the limit of this page. "
+                "Cut it, or run the model on your own machine."
+            )
+
+    def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:
+        if not 1 <= num_channels <= self.max_channels:
+            raise AudioError(f"the file has {num_channels} channels; mono and stereo are accepted. Mix it down first.")
+        if not self.min_sampling_rate <= sampling_rate <= self.max_sampling_rate:
+            raise AudioError(
+                f"the sampling rate is {sampling_rate} Hz; {self.min_sampling_rate} to {self.max_sampling_rate} Hz "
+                "are accepted. Save it again with an ordinary rate, such as 44100 Hz."
+            )
+
+
+class ListeningPipeline(ApexPopularityPipeline):
+    """The pipeline, which also tells how far it has come in a song."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._of_this_thread = threading.local()
+
+    def score(self, song: str, limits: AudioLimits, on_segment: OnSegment | None = None) -> dict[str, Any]:
+        """Score one file with its timeline; raise what is wrong with it."""
+        self._of_this_thread.num_done, self._of_this_thread.on_segment = 0, on_segment
+        try:
+            report: dict[str, Any] = self(song, limits=limits, return_timeline=True)
+        finally:
+            self._of_this_thread.on_segment = None
+        return report
+
+    def forward(self, model_inputs: Any, **forward_params: Any) -> Any:
+        """Run the model on a batch of segments, then tell who listens."""
+        output = super().forward(model_inputs, **forward_params)
+        on_segment = getattr(self._of_this_thread, "on_segment", None)
+        if on_segment is not None:
+            facts = model_inputs["facts"]
+            self._of_this_thread.num_done += len(facts) if isinstance(facts, list) else 1
+            on_segment(self._of_this_thread.num_done)
+        return output
+
+
+class Scorer:
+    """
+    Hold the models of a Space and score with them.
+
+    Args:
+        settings ([`SpaceSettings`]):
+            Models and limits.
+        models (`dict`, *optional*):
+            Loaded models by name, in place of `settings.models`; for tests and for notebooks that have one at hand.
+    """
+
+    def __init__(self, settings: SpaceSettings, models: dict[str, Any] | None = None):
+        self.settings = settings
+        self.limits = SpaceLimits(max_seconds=settings.max_seconds, max_bytes=settings.max_bytes)
+        self._sources: dict[str, Any] = models or _name_models(settings.models) or {"apex-tiny": None}
+        self._pipelines: dict[str, ListeningPipeline] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def model_names(self) -> list[str]:
+        """Names of the models that a visitor may choose from; the first is the default."""
+        return list(self._sources)
+
+    def get_pipeline(self, model: str | None = None) -> ListeningPipeline:
+        """
+        Return the pipeline of a model, loaded on first use.
+
+        Args:
+            model (`str`, *optional*):
+                One of `model_names`; the first by default.
+
+        Raises:
+            `ValueError`: If this Space does not offer the model.
+        """
+        model = model or self.model_names[0]
+        if model not in self._sources:
+            raise ValueError(f"This page has no model {model!r}. Choose one of: {', '.join(self.model_names)}.")
+        with self._lock:
+            if model not in self._pipelines:
+                options = {"device": self.settings.device} if self.settings.device else {}
+                loaded = load_pipeline(self._sources[model], **options)
+                pipeline = ListeningPipeline(
+                    model=loaded.model, feature_extractor=loaded.feature_extractor, device=loaded.device
+                )
+                pipeline.model_id = model  # a visitor has no use for the folder that a model lies in
+                self._pipelines[model] = pipeline
+            return self._pipelines[model]
+
+    def score(self, song: str | None, model: str | None = None, on_segment: OnSegment | None = None) -> dict[str, Any]:
+        """
+        Score one uploaded file.
+
+        Args:
+            song (`str`, *optional*):
+                Path of the file.
+            model (`str`, *optional*):
+                One of `model_names`.
+            on_segment (`Callable[[int], None]`, *optional*):
+                Is told the number of segments done.
+
+        Returns:
+            `dict`: the report with timeline; `song` is the name of the file without its folder.
+
+        Raises:
+            `SongRefusedError`: If the file cannot be scored; the message says why, and what to do.
+        """
+        if not song:
+            raise SongRefusedError("There is no song yet. Drop one, record one, or pick a sample.")
+        path = Path(song)
+        pipeline = self.get_pipeline(model)
+        try:
+            report = pipeline.score(str(path), self.limits, on_segment)
+        except FileNotFoundError as error:
+            raise SongRefusedError(
+                f"{path.name}: the upload is gone; uploads are deleted after {self.settings.keep_minutes:g} minutes. "
+                "Drop the song again."
+            ) from error
+        except (AudioError, FloatingPointError) as error:
+            raise SongRefusedError(_explain(error, path)) from error
+        return {**report, "song": path.name}
+
+    def score_many(
+        self,
+        songs: Sequence[str] | None,
+        model: str | None = None,
+        on_song: Callable[[int], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """
+        Score several uploaded files; one that is refused becomes a report with `error`, and the others go on.
+
+        Args:
+            songs (`Sequence[str]`, *optional*):
+                Paths of the files.
+            model (`str`, *optional*):
+                One of `model_names`.
+            on_song (`Callable[[int], None]`, *optional*):
+                Is told the number of songs done.
+
+        Returns:
+            `list[dict]`: one report a song, in the order given.
+
+        Raises:
+            `SongRefusedError`: If there are no songs, or more than this Space takes at once.
+        """
+        if not songs:
+            raise SongRefusedError("There are no songs yet. Drop two or more files.")
+        if len(songs) > self.settings.max_songs:
+            raise SongRefusedError(
+                f"{len(songs)} songs are too many at once for this page; it takes {self.settings.max_songs}. "
+                "Rank them in parts, or use `apex-music rank` on your own machine."
+            )
+        pipeline = self.get_pipeline(model)
+        reports = []
+        for number, song in enumerate(songs, start=1):
+            try:
+                reports.append(self.score(song, model))
+            except SongRefusedError as error:
+                identity = {"id": pipeline.model_id, "revision": pipeline.model_revision}
+                reports.append({"song": Path(song).name, "error": str(error), "model": identity})
+            if on_song is not None:
+                on_song(number)
+        return reports
+
+    def count_segments(self, song: str | None, model: str | None = None) -> int | None:
+        """Return the number of segments that a file's header promises, or `None` if it does not tell."""
+        import soundfile
+
+        if not song:
+            return None
+        try:
+            seconds = soundfile.info(song).duration
+        except (RuntimeError, OSError):  # not a format of libsndfile's, which is no reason to refuse it
+            return None
+        if not math.isfinite(seconds) or seconds > self.settings.max_seconds:
+            return None
+        return max(1, math.ceil(seconds / self.get_pipeline(model).feature_extractor.segment_seconds))
+
+
+def _name_models(sources: Sequence[str]) -> dict[str, str]:
+    """Name models for the page: a Hub id as it is, a folder by its last part unless two share that."""
+    names = [Path(source).name if Path(source).is_dir() else source for source in sources]
+    return {name if names.count(name) == 1 else source: source for name, source in zip(names, sources, strict=True)}
+
+
+def _explain(error: Exception, path: Path) -> str:
+    """Return a pipeline's message in terms of what a visitor knows: the file's name, not its path or its bytes."""
+    message = str(error).replace(str(path), path.name)
+    logger.info("refused: %s", message)
+    if "decode" in message:
+        return (
+            f"{path.name}: this cannot be read as a song. Is the file complete, and is it audio? "
+            f"This page reads {ACCEPTED_FORMATS}."
+        )
+    return message if message.startswith(path.name) else f"{path.name}: {message}"

@@ -1,0 +1,104 @@
+"""Scoring for visitors: same numbers as the pipeline, plain refusals, progress, no paths."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from modeling_apex import load_pipeline
+from spaces_demo.samples import load_samples
+from spaces_demo.scoring import Scorer, SongRefusedError
+from spaces_demo.settings import SpaceSettings
+
+from waveforms import make_waveform
+
+
+def test_scores_are_those_of_the_pipeline(scorer: Scorer, report: dict[str, Any], songs_folder: Path) -> None:
+    expected = load_pipeline(scorer.settings.models[0])(str(songs_folder / "first.wav"), return_timeline=True)
+    assert report["scores"] == expected["scores"]
+    assert report["segments"] == expected["segments"]
+
+
+def test_reports_name_files_and_models_without_their_folders(report: dict[str, Any], songs_folder: Path) -> None:
+    assert report["song"] == "first.wav"
+    assert report["model"] == {"id": "random-model", "revision": None}
+    assert str(songs_folder) not in str(report)
+
+
+def test_progress_counts_segments_up_to_what_the_header_promised(scorer: Scorer, songs_folder: Path) -> None:
+    song, seen = str(songs_folder / "first.wav"), []
+    scorer.score(song, on_segment=seen.append)
+    assert seen == [1, 2, 3]
+    assert scorer.count_segments(song) == 3
+    assert scorer.count_segments(None) is None
+    assert scorer.count_segments(str(songs_folder / "broken.mp3")) is None
+
+
+def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "six.wav", make_waveform(1.0, 8_000, num_channels=6).T, 8_000)
+    soundfile.write(tmp_path / "slow.wav", make_waveform(1.0, 2_000), 2_000)
+    soundfile.write(tmp_path / "large.wav", make_waveform(10.0, 44_100, num_channels=2).T, 44_100)
+    soundfile.write(tmp_path / "endless.flac", make_waveform(31.0, 8_000), 8_000)
+    (tmp_path / "empty.wav").touch()
+    wanted = {
+        tmp_path / "six.wav": "six.wav: the file has 6 channels; mono and stereo are accepted. Mix it down first.",
+        tmp_path / "slow.wav": "slow.wav: the sampling rate is 2000 Hz; 4000 to 384000 Hz are accepted. Save it again",
+        tmp_path / "large.wav": "large.wav: the file is larger than 1 MB, the limit of this page. Save it as MP3",
+        tmp_path / "endless.flac": "endless.flac: the song is longer than 30 seconds, the limit of this page. Cut it",
+        tmp_path / "empty.wav": "empty.wav: the file is empty (0 bytes).",
+        tmp_path
+        / "gone.wav": "gone.wav: the upload is gone; uploads are deleted after 30 minutes. Drop the song again.",
+    }
+    for path, message in wanted.items():
+        with pytest.raises(SongRefusedError, match="^" + re.escape(message)) as caught:
+            scorer.score(str(path))
+        assert str(tmp_path) not in str(caught.value)
+        assert "AudioLimits" not in str(caught.value)
+    with pytest.raises(SongRefusedError, match=r"^broken\.mp3: this cannot be read as a song\. .*reads MP3, WAV"):
+        scorer.score(str(songs_folder / "broken.mp3"))
+    with pytest.raises(SongRefusedError, match="There is no song yet"):
+        scorer.score(None)
+
+
+def test_one_bad_song_of_many_is_reported_and_the_others_scored(scorer: Scorer, songs_folder: Path) -> None:
+    seen: list[int] = []
+    names = ("first.wav", "broken.mp3", "second.wav")
+    reports = scorer.score_many([str(songs_folder / name) for name in names], on_song=seen.append)
+    assert [report["song"] for report in reports] == list(names)
+    assert ["error" in report for report in reports] == [False, True, False]
+    assert reports[1]["model"]["id"] == "random-model"
+    assert seen == [1, 2, 3]
+
+
+def test_too_few_and_too_many_songs_are_refused(scorer: Scorer) -> None:
+    with pytest.raises(SongRefusedError, match="no songs yet"):
+        scorer.score_many([])
+    with pytest.raises(SongRefusedError, match="7 songs are too many at once for this page; it takes 6"):
+        scorer.score_many(["song.wav"] * 7)
+
+
+def test_models_are_named_by_their_folder_unless_that_is_ambiguous(scorer: Scorer, tmp_path: Path) -> None:
+    assert scorer.model_names == ["random-model", "voting-model"]
+    for parent in ("a", "b"):
+        (tmp_path / parent / "best").mkdir(parents=True)
+    sources = (str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"), "amaai-lab/apex")
+    assert Scorer(SpaceSettings(models=sources)).model_names == list(sources)
+    assert Scorer(SpaceSettings()).model_names == ["apex-tiny"]
+
+
+def test_unknown_models_are_refused(scorer: Scorer) -> None:
+    with pytest.raises(ValueError, match=r"no model 'other'\. Choose one of: random-model, voting-model"):
+        scorer.get_pipeline("other")
+
+
+def test_a_model_is_loaded_once(scorer: Scorer) -> None:
+    assert scorer.get_pipeline() is scorer.get_pipeline("random-model")
+
+
+def test_without_a_setting_the_embedded_model_ranks_its_samples_as_they_were_made() -> None:
+    scorer, samples = Scorer(SpaceSettings()), load_samples()
+    best, worst = (scorer.score(str(sample.path)) for sample in (samples[0], samples[-1]))
+    assert best["model"]["id"] == "apex-tiny"
+    assert all(best["scores"][name] > worst["scores"][name] for name in best["scores"])

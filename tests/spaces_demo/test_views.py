@@ -1,0 +1,260 @@
+"""What is seen: every number is there, text cannot become markup, and nothing is claimed that was not computed."""
+
+import base64
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeling_apex import PreferenceHead
+from spaces_demo import about_view, compare_view, rank_view, score_view
+from spaces_demo.model_files import find_preference_head, load_results
+from spaces_demo.samples import load_samples
+from spaces_demo.scoring import Scorer
+from spaces_demo.settings import SpaceSettings
+from spaces_demo.wording import SCORE_WORDS, format_chance, format_count, format_length, format_model, format_title
+
+HOSTILE = "<img src=x onerror=alert(1)>.wav"
+
+
+@pytest.fixture
+def reports(scorer: Scorer, songs_folder: Path) -> list[dict[str, Any]]:
+    return [scorer.score(str(songs_folder / f"{name}.wav")) for name in ("first", "second", "third")]
+
+
+def read_downloads(html: str) -> dict[str, str]:
+    """Return the content of each download link by file name."""
+    links = re.findall(r'download="([^"]+)" href="data:[^;]+;charset=utf-8;base64,([^"]+)"', html)
+    return {name: base64.b64decode(data).decode() for name, data in links}
+
+
+def test_scores_show_all_seven_with_their_meaning(report: dict[str, Any]) -> None:
+    html = score_view.build_scores(report)
+    for name, score in report["scores"].items():
+        assert f'data-score="{name}"' in html
+        assert SCORE_WORDS[name][1] in html
+        shown = f"score {score:.1f} of 100" if name in report["percentiles"] else f"<strong>{score:.2f}</strong>"
+        assert shown in html
+    for percentile in report["percentiles"].values():
+        assert f"<strong>{percentile:.0f}</strong>" in html
+
+
+def test_timeline_has_a_column_for_each_segment_and_marks_the_extremes(report: dict[str, Any]) -> None:
+    html = score_view.build_timeline(report)
+    assert re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', html) == [
+        ("0.000", "2.000"),
+        ("2.000", "4.000"),
+        ("4.000", "5.000"),
+    ]
+    assert html.count("<tr>") == 1 + len(report["scores"])
+    for name in report["scores"]:
+        scores = [segment["scores"][name] for segment in report["segments"]]
+        row = html.split(f'<th scope="row">{format_title(name)}</th>')[1].split("</tr>")[0]
+        cells = row.split("<td")[1:]
+        assert "strongest" in cells[scores.index(max(scores))]
+        assert "weakest" in cells[scores.index(min(scores))]
+
+
+def test_a_mostly_silent_last_segment_is_pointed_out(report: dict[str, Any]) -> None:
+    assert "holds only" not in score_view.build_timeline(report)
+    last = {**report["segments"][-1], "end_seconds": 4.5}
+    html = score_view.build_timeline({**report, "segments": [*report["segments"][:-1], last]})
+    assert "holds only 0.5 seconds of sound" in html
+
+
+def test_one_segment_has_no_timeline(report: dict[str, Any]) -> None:
+    assert "no timeline" in score_view.build_timeline({**report, "segments": report["segments"][:1]})
+
+
+def test_names_and_warnings_cannot_become_markup(reports: list[dict[str, Any]]) -> None:
+    hostile = [{**report, "song": HOSTILE, "warnings": ["<script>"]} for report in reports]
+    pages = [
+        "".join(score_view.render_report(hostile[0])),
+        compare_view.render_comparison(compare_view.build_comparison(hostile[0], hostile[1])),
+        rank_view.render_ranking(rank_view.build_ranking([*hostile, {**hostile[0], "error": HOSTILE}])),
+    ]
+    for page in pages:
+        assert "<img" not in page
+        assert "<script" not in page
+        assert "&lt;img" in page
+
+
+def test_downloads_hold_the_report(report: dict[str, Any]) -> None:
+    downloads = read_downloads("".join(score_view.render_report(report)))
+    assert json.loads(downloads["first-scores.json"]) == report
+    row = next(csv.DictReader(io.StringIO(downloads["first-scores.csv"])))
+    assert float(row["coherence"]) == report["scores"]["coherence"]
+
+
+def test_without_a_head_no_probability_is_invented(reports: list[dict[str, Any]]) -> None:
+    comparison = compare_view.build_comparison(reports[0], reports[1])
+    assert comparison["probability_a"] is None
+    shares = [abs(row["share"]) for row in comparison["scores"]]
+    assert shares == sorted(shares, reverse=True)
+    html = compare_view.render_comparison(comparison)
+    assert "without a preference head" in html
+    assert "%</span>" not in html
+
+
+def test_a_head_gives_the_probability_and_what_decides(reports: list[dict[str, Any]]) -> None:
+    head = PreferenceHead({"coherence": 2.0, "score_likes": 0.01})
+    there = compare_view.build_comparison(reports[0], reports[1], head)
+    back = compare_view.build_comparison(reports[1], reports[0], head)
+    assert there["probability_a"] == pytest.approx(1 - back["probability_a"])
+    weights = {row["score"]: row["weight_in_logits"] for row in there["scores"]}
+    difference = reports[0]["scores"]["coherence"] - reports[1]["scores"]["coherence"]
+    assert weights["coherence"] == pytest.approx(2.0 * difference)
+    assert weights["musicality"] == 0
+    logit = sum(weights.values())
+    assert there["probability_a"] == pytest.approx(1 / (1 + 2.718281828459045**-logit))
+    assert f"A {format_chance(there['probability_a'])}" in compare_view.render_comparison(there)
+
+
+@pytest.mark.parametrize(
+    ("probability", "sentence"),
+    [
+        (0.5, "Too close to call."),
+        (0.46, "Too close to call."),
+        (0.6, "Song A is more likely to win."),
+        (0.1, "Song B is clearly more likely to win."),
+    ],
+)
+def test_the_verdict_fits_the_probability(reports: list[dict[str, Any]], probability: float, sentence: str) -> None:
+    comparison = compare_view.build_comparison(reports[0], reports[1], PreferenceHead({"coherence": 1.0}))
+    assert sentence in compare_view.render_comparison({**comparison, "probability_a": probability})
+
+
+def test_equal_songs_push_nowhere(reports: list[dict[str, Any]]) -> None:
+    html = compare_view.render_comparison(
+        compare_view.build_comparison(reports[0], reports[0], PreferenceHead({"coherence": 1.0}))
+    )
+    assert html.count('aria-label="even"') == 7
+    assert "Too close to call" in html
+
+
+def test_ranking_is_best_first_and_keeps_the_refused(reports: list[dict[str, Any]]) -> None:
+    refused = {"song": "broken.mp3", "error": "broken.mp3: no", "model": reports[0]["model"]}
+    ranking = rank_view.build_ranking([*reports, refused], "coherence")
+    scores = [row["report"]["scores"]["coherence"] for row in ranking["ranking"]]
+    assert scores == sorted(scores, reverse=True)
+    html = rank_view.render_ranking(ranking)
+    assert "Not scored: broken.mp3: no" in html
+    assert "by coherence" in html
+    assert "Plays and Likes: percentiles. The others: 1 to 5." in html
+    rows = list(csv.DictReader(io.StringIO(read_downloads(html)["ranking.csv"])))
+    assert [row["place"] for row in rows] == ["1", "2", "3", ""]
+    assert [row["song"] for row in rows] == [row["report"]["song"] for row in ranking["ranking"]] + ["broken.mp3"]
+
+
+def test_a_ranking_of_nothing_but_refused_songs_says_so(reports: list[dict[str, Any]]) -> None:
+    refused = {"song": "broken.mp3", "error": "broken.mp3: no", "model": reports[0]["model"]}
+    html = rank_view.render_ranking(rank_view.build_ranking([refused]))
+    assert "Not scored" in html
+    assert "<table" not in html
+
+
+def test_unknown_orders_are_refused(reports: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="cannot rank by 'beauty'"):
+        rank_view.build_ranking(reports, "beauty")
+
+
+def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer, tmp_path: Path) -> None:
+    pipeline = scorer.get_pipeline("random-model")
+    facts = about_view.collect_facts(pipeline, None, load_results(pipeline))
+    assert facts["missing"] == ["results.json", "arena/results.json", "preference_head.json"]
+    html = about_view.build_about(facts, SpaceSettings())
+    assert html.count("Not there for this model") == 3
+    assert "&lt;none&gt;" in html
+    assert json.loads(json.dumps(facts)) == facts
+
+    coherence = {
+        "num_songs": 440,
+        "spearman": {"value": 0.876, "low": 0.8, "high": 0.91},
+        "mae": 0.25,
+        "baselines": {"median": {"mae": 0.75}},
+    }
+    results = {
+        "training": {"num_songs": 1234},
+        "evaluations": {"unseen": {"scores": {"coherence": coherence, "clarity": {"num_songs": 430}}}, "odd": "text"},
+        "splits": {"test": {"all": {"clarity": {"spearman": {"value": None}, "mae": 0.125}}, "suno": {}}, "odd": 3},
+        "label_sources": ["pseudo-labels <of> a model"],
+    }
+    arena = {"conclusion": "Aesthetics do not help <here>."}
+    facts = about_view.collect_facts(
+        pipeline,
+        PreferenceHead({"clarity": 1.0}, training={"num_battles": 400}),
+        {"results.json": results, "arena/results.json": arena},
+    )
+    html = about_view.build_about(facts, SpaceSettings(max_seconds=90))
+    wanted = (
+        "1,234",
+        "0.88",
+        "0.80 to 0.91",
+        "0.75",
+        "430 to 440 songs a score",
+        "training never heard",
+        "test split",
+    )
+    for text in (*wanted, "0.12", "pseudo-labels &lt;of&gt; a model", "not help &lt;here&gt;", "400"):
+        assert text in html, text
+    assert "1 minute 30 seconds" in html
+    assert "Not there" not in html
+
+
+def test_banner_only_for_a_model_with_a_notice(scorer: Scorer) -> None:
+    pipeline = scorer.get_pipeline()
+    facts = about_view.collect_facts(pipeline, None, {})
+    assert "Demonstration model, trained on nothing." in about_view.build_banner(facts)
+    assert about_view.build_banner({**facts, "notice": None}) == ""
+
+
+def test_files_beside_a_model(scorer: Scorer, folder_with_head: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert find_preference_head(scorer.get_pipeline("random-model")) is None
+    pipeline = scorer.get_pipeline("voting-model")
+    head = find_preference_head(pipeline)
+    assert head is not None
+    assert set(head.weights) == set(pipeline.model.config.head_names)
+    results = (folder_with_head / "results.json").read_text()
+    (folder_with_head / "results.json").write_text("[1]")
+    (folder_with_head / "arena").mkdir()
+    (folder_with_head / "arena" / "results.json").write_text("{")
+    saved = (folder_with_head / "preference_head.json").read_text()
+    try:
+        assert load_results(pipeline) == {"results.json": None, "arena/results.json": None}
+        assert "holds no JSON object" in caplog.text
+        PreferenceHead({"beauty": 1.0}).save_pretrained(folder_with_head)
+        assert find_preference_head(pipeline) is None
+        assert "the model has no scores ['beauty']" in caplog.text
+        (folder_with_head / "preference_head.json").write_text("{}")
+        assert find_preference_head(pipeline) is None
+        assert "is not a preference head" in caplog.text
+    finally:
+        (folder_with_head / "preference_head.json").write_text(saved)
+        (folder_with_head / "results.json").write_text(results)
+        (folder_with_head / "arena" / "results.json").unlink()
+
+
+def test_words() -> None:
+    assert format_title("score_streams") == "Plays"
+    assert format_title("new_head") == "New head"
+    assert [format_length(seconds) for seconds in (1, 45, 60, 90, 0.5, 600)] == [
+        "1 second",
+        "45 seconds",
+        "1 minute",
+        "1 minute 30 seconds",
+        "0.5 seconds",
+        "10 minutes",
+    ]
+    assert [format_count(number, "song") for number in (1, 1200)] == ["1 song", "1,200 songs"]
+    assert [format_chance(value) for value in (1.0, 0.625, 0.0)] == ["over 99 %", "62 %", "under 1 %"]
+    assert format_model({"id": "a/b", "revision": "0123456789"}) == "a/b at 01234567"
+
+
+def test_samples_are_there_and_titled() -> None:
+    samples = load_samples()
+    assert samples[0].title == "Good pop"
+    assert all(sample.path.is_file() and sample.prompt for sample in samples)
