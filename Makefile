@@ -7,7 +7,7 @@ TINY := modeling_apex/pretrained/apex-tiny
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench readme tiny tiny-arena presets card quality style clean
+.PHONY: help setup score test test-slow bench readme tiny tiny-arena presets demo card quality style clean
 
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ tiny-arena: setup ## Judge the embedded model on synthetic battles; fits its pre
 	$(BIN)/python -m datasets_scripts.build music-arena --source runs/battles-raw --output runs/battles
 	$(BIN)/apex-music arena runs/battles --model $(TINY) --truth runs/battles-raw/truth.jsonl --drop-rare-systems \
 	  --output $(TINY)/arena --save-head-to $(TINY)
+
+demo: setup ## Serve the Space on this machine
+	$(BIN)/python -m spaces_demo.app
 
 presets: setup ## Compare the training presets on synthetic songs embedded by apex-tiny
 	$(BIN)/python -m datasets_scripts.build synthetic --layout training --num-songs 1600 --seconds 20 --seed 5 --output runs/presets-world
