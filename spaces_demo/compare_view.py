@@ -12,6 +12,8 @@ from modeling_apex import format_csv
 from spaces_demo.markup import build_downloads, build_notice, build_warnings, escape
 from spaces_demo.wording import format_chance, format_number, format_time, format_title
 
+PEOPLE = "The probability that people, hearing both, would prefer each song."
+SIMULATED = "The probability that a simulated listener would prefer each song: no person's vote went into this model."
 NO_HEAD = (
     "This model comes without a preference head, the part that learned from people's votes, so there is no "
     "probability to give. Below, the two songs are compared score by score."
@@ -37,8 +39,9 @@ def build_comparison(report_a: dict[str, Any], report_b: dict[str, Any], head: A
 
     Returns:
         `dict`: `song_a` and `song_b` (the reports); `probability_a`, the probability that A is preferred, or `None`
-        without a head; `note`; and `scores`: for each score its `difference` (A minus B), its `share` of the range
-        and its `weight_in_logits` (what it adds to the decision; `None` without a head), the most decisive first.
+        without a head; `note`, what that means; and `scores`: for each score its `difference` (A minus B), its `share`
+        of the range and its `weight_in_logits` (what it adds to the decision; `None` without a head), the most
+        decisive first.
     """
     differences = []
     for name, score in report_a["scores"].items():
@@ -59,7 +62,7 @@ def build_comparison(report_a: dict[str, Any], report_b: dict[str, Any], head: A
         "song_a": report_a,
         "song_b": report_b,
         "probability_a": None if head is None else head.compute_probability(report_a, report_b),
-        "note": NO_HEAD if head is None else None,
+        "note": NO_HEAD if head is None else SIMULATED if head.training.get("votes") == "simulated" else PEOPLE,
         "scores": differences,
     }
 
@@ -71,7 +74,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     if comparison["probability_a"] is None:
         parts.append(build_notice(comparison["note"], "note"))
     else:
-        parts.append(_render_verdict(comparison["probability_a"]))
+        parts.append(_render_verdict(comparison["probability_a"], comparison["note"]))
     parts += [build_warnings(reports), _render_differences(comparison), "</section>"]
     parts.append(build_downloads("comparison", dict(comparison), format_csv(reports)))
     return "".join(parts)
@@ -86,7 +89,7 @@ def _render_songs(reports: list[Mapping[str, Any]]) -> str:
     return f'<header class="apex-sides">{"".join(cards)}</header>'
 
 
-def _render_verdict(probability_a: float) -> str:
+def _render_verdict(probability_a: float, note: str) -> str:
     percent_a = 100 * probability_a
     chances = format_chance(probability_a), format_chance(1 - probability_a)
     winner, percent = ("A", percent_a) if percent_a >= 50 else ("B", 100 - percent_a)
@@ -101,7 +104,7 @@ def _render_verdict(probability_a: float) -> str:
         f'<div class="apex-split" role="img" aria-label="{chances[0]} for song A, {chances[1]} for song B">'
         f'<span style="width:{percent_a:.1f}%"></span></div>'
         f'<p class="apex-split-ends"><span>A {chances[0]}</span><span>B {chances[1]}</span></p>'
-        '<p class="apex-meaning">The probability that people, hearing both, would prefer each song.</p></div>'
+        f'<p class="apex-meaning">{note}</p></div>'
     )
 
 

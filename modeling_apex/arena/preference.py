@@ -251,6 +251,8 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
         temperature=float(temperature),
         training={
             "num_battles": len(decisive),
+            # Known truth exists in a simulation only; whoever shows a probability must be able to say so.
+            "votes": "simulated" if decisive.get_group_indices("truth") else "people",
             "seed": seed,
             "num_folds": _NUM_FOLDS,
             "expected_calibration_error": compute_calibration_error(probabilities, outcomes),

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from modeling_apex.arena import PreferenceHead, score_preference
 from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
+from modeling_apex.arena.battle_table import join_truth
 from modeling_apex.arena.preference import fit_logistic, fit_preference_head
 
 HEAD = PreferenceHead({"musicality": 2.0, "score_likes": 0.1}, position_bias=-0.3)
@@ -50,6 +51,15 @@ def test_fit_agrees_with_scikit_learn() -> None:
     values, outcomes = generator.normal(size=(100, 3)), generator.integers(0, 2, 100)
     expected = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10).fit(values, outcomes).coef_[0]
     np.testing.assert_allclose(fit_logistic(values, outcomes, np.ones(3)), expected, atol=1e-5)
+
+
+def test_head_says_whether_its_votes_were_simulated(tmp_path: Path) -> None:
+    table = build_table(60)
+    assert fit_preference_head(table).training["votes"] == "people"
+    truth = tmp_path / "truth.jsonl"
+    rows = [{"battle_uuid": str(name), "appeal_a": 1.0, "appeal_b": 0.5} for name in table.battle_ids]
+    truth.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert fit_preference_head(join_truth(table, truth)).training["votes"] == "simulated"
 
 
 def test_fitted_head_prefers_what_people_prefer_and_is_calibrated() -> None:
