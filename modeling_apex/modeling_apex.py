@@ -10,8 +10,11 @@ and segments pass in small groups, so it does not grow with the length of a song
 """
 
 import itertools
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -184,7 +187,8 @@ class ApexPreTrainedModel(PreTrainedModel):
                 source, return_unused_kwargs=True, **{**kwargs, **hub_options}
             )
             kwargs.update(hub_options)
-        name, commit = str(pretrained_model_name_or_path), getattr(config, "_commit_hash", None)
+        name = str(pretrained_model_name_or_path)
+        commit = _find_commit(name, kwargs)
         if getattr(config, "mert_model_name", None) and "state_dict" not in kwargs:
             config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
             pretrained_model_name_or_path = None
@@ -414,6 +418,19 @@ def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> 
     is_present = ~torch.isnan(labels)
     errors = torch.where(is_present, scores - labels.nan_to_num(), 0.0).square()
     return (errors.sum(0) / is_present.sum(0).clamp(min=1)).sum()
+
+
+def _find_commit(name: str, options: dict[str, Any]) -> str | None:
+    """Return the commit of a Hub model whose config was just loaded, read off the cache; None for a folder."""
+    if os.path.isdir(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        name, "config.json", cache_dir=options.get("cache_dir"), revision=options.get("revision")
+    )
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", Path(found).as_posix()) if isinstance(found, str) else None
+    return match[1] if match else None
 
 
 def _read_published_layout(source: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

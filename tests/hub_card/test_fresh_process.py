@@ -36,7 +36,7 @@ def run(words: list[str], environment: dict[str, str], folder: Path) -> subproce
 
 
 def test_published_from_the_command_line_and_loaded_by_a_stranger(
-    hub: LoopbackHub, tiny_release: Path, song_file, tmp_path: Path
+    hub: LoopbackHub, api, tiny_release: Path, song_file, tmp_path: Path
 ) -> None:
     words = ["--model", str(tiny_release), "--no-arena-because", "no battles were at hand.", "--repo", REPO]
     environment = {**build_environment(hub, tmp_path / "owner", with_token=True), "PYTHONPATH": str(REPOSITORY)}
@@ -56,13 +56,16 @@ from transformers import AutoModel, pipeline
 model = AutoModel.from_pretrained({REPO!r}, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 scorer = pipeline("apex-popularity", model={REPO!r}, trust_remote_code=True)
-print(json.dumps(scorer({str(song)!r})["scores"]))
+print(json.dumps(scorer({str(song)!r})))
 """
     stranger = build_environment(hub, tmp_path / "stranger", with_token=False)
     done = run(["-c", program], stranger, tmp_path)
     assert done.returncode == 0, done.stderr
     expected = load_pipeline(tiny_release)(str(song))["scores"]
-    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, rel=1e-5)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["scores"] == pytest.approx(expected, rel=1e-5)
+    commit = api.model_info(REPO).sha
+    assert report["model"] == {"id": REPO, "revision": commit}, "a report says which commit of the model it is of"
 
 
 def test_private_model_is_loaded_by_its_owner_only(hub: LoopbackHub, api, tiny_release: Path, tmp_path: Path) -> None:
@@ -72,11 +75,13 @@ def test_private_model_is_loaded_by_its_owner_only(hub: LoopbackHub, api, tiny_r
 import modeling_apex
 from transformers import AutoModel, pipeline
 assert type(AutoModel.from_pretrained({REPO!r})) is modeling_apex.ApexModel
-pipeline("apex-popularity", model={REPO!r})
+scorer = pipeline("apex-popularity", model={REPO!r})
+print(scorer.model_revision)
 """
     for with_token in (True, False):
         home = tmp_path / f"home-{with_token}"
         environment = build_environment(hub, home, with_token=with_token) | {"PYTHONPATH": str(REPOSITORY)}
         done = run(["-c", program], environment, tmp_path)
         assert (done.returncode == 0) is with_token, done.stderr
+        assert not with_token or done.stdout.split()[-1] == api.model_info(REPO).sha
     assert "tester/apex" in done.stderr
