@@ -120,7 +120,7 @@ def format_ranking(ranking: Sequence[RankedSong]) -> str:
         key = f"{song.mean_place:.1f}" if song.chance_against_best is None else f"{song.chance_against_best:.0%}"
         rows.append([f"{position}. {song.report['song']}", key, *cells])
     legend = "in brackets: the place of the song by that score alone; " + (
-        "sorted by predicted preference: the chance that people prefer the song to the first one"
+        "sorted by predicted preference: the chance that the song is preferred to the first one"
         if is_preference
         else "sorted by the mean place"
     )
