@@ -13,7 +13,6 @@ from modeling_apex.heads_apex import DEFAULT_HEADS
 
 AESTHETIC_HEADS = tuple(head for head in DEFAULT_HEADS if head["group"] == "aesthetics")
 AESTHETIC_NAMES = tuple(str(head["name"]) for head in AESTHETIC_HEADS)
-POPULARITY_NAMES = tuple(str(head["name"]) for head in DEFAULT_HEADS if head["group"] == "popularity")
 LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
 
 # What a reader of the dataset card sees; the order is the order of the columns.

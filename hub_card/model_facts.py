@@ -104,11 +104,6 @@ class ModelFacts:
     results_files: tuple[str, ...] = field(default=(RESULTS_NAME,))
 
     @property
-    def is_demonstration(self) -> bool:
-        """Whether this is the small model that comes with the package."""
-        return self.provenance.get("name") == TINY_NAME
-
-    @property
     def license_id(self) -> str:
         """The Hub's identifier of the licence that the components leave."""
         return compute_combined_license(self.components)

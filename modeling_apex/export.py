@@ -16,21 +16,10 @@ from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.heads_apex import SCORE_MEANINGS
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.output_folder import check_new_folder
-from modeling_apex.registration import TASK
+from modeling_apex.registration import FLAT_MODULES, TASK
 from modeling_apex.report_apex import format_score
 
-INFERENCE_FILES = (
-    "audio_apex.py",
-    "configuration_apex.py",
-    "decoding_apex.py",
-    "feature_extraction_apex.py",
-    "heads_apex.py",
-    "modeling_apex.py",
-    "pipeline_apex.py",
-    "published_apex.py",
-    "report_apex.py",
-    "resampling_apex.py",
-)
+INFERENCE_FILES = tuple(f"{name.rpartition('.')[2]}.py" for name in FLAT_MODULES)
 AUTO_MAP = {
     "AutoConfig": "configuration_apex.ApexConfig",
     "AutoFeatureExtractor": "feature_extraction_apex.ApexFeatureExtractor",

@@ -27,7 +27,6 @@ from .resampling_apex import RESAMPLERS  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
-TASK = "apex-popularity"
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
 SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)

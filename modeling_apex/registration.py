@@ -56,9 +56,9 @@ REGISTRATIONS = {
     "transformers.models.auto.modeling_auto": register_auto_classes,
     "transformers.pipelines": register_pipeline,
 }
-# Importing one of our own modules can import a registry half-way through. Registering then would find our module
-# without its classes, so these are watched too, and whichever import ends last registers.
-OWN_MODULES = tuple(
+# The inference modules, which export ships as well. Importing one of them can import a registry half-way through, and
+# registering then would find our module without its classes, so these are watched too: whichever ends last registers.
+FLAT_MODULES = tuple(
     f"modeling_apex.{name}_apex"
     for name in (
         "audio",
@@ -83,7 +83,7 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in REGISTRATIONS and fullname not in OWN_MODULES:
+        if fullname not in REGISTRATIONS and fullname not in FLAT_MODULES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
@@ -111,7 +111,7 @@ class _NotifyingLoader(importlib.abc.Loader):
 
 def register_what_is_loaded() -> None:
     """Run the registration of each loaded registry, unless one of our modules is in the middle of its import."""
-    if any(name in sys.modules and name not in _loaded for name in OWN_MODULES):
+    if any(name in sys.modules and name not in _loaded for name in FLAT_MODULES):
         return
     for registry, registration in REGISTRATIONS.items():
         if registry in _loaded and registry not in _registered:

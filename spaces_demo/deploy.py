@@ -75,7 +75,8 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, ap
     """
     check_space_id(space)
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+
+    from modeling_apex.hub_files import get_hub_errors
 
     api = api or HfApi()
     files = collect_files()
@@ -97,7 +98,7 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, ap
             ],
             commit_message=f"Deploy apex-music {modeling_apex.__version__}",
         )
-    except (HfHubHTTPError, OSError) as error:
+    except get_hub_errors() as error:
         raise RuntimeError(
             f"the Hub did not take the Space {space}: {error} Run `hf auth login` with a token that may write to it."
         ) from error

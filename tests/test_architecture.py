@@ -139,6 +139,6 @@ def test_modules_open_with_what_they_are() -> None:
 
 
 def test_registration_watches_every_flat_file() -> None:
-    from modeling_apex.registration import OWN_MODULES
+    from modeling_apex.registration import FLAT_MODULES
 
-    assert set(OWN_MODULES) == {f"modeling_apex.{path.stem}" for path in FLAT}
+    assert set(FLAT_MODULES) == {f"modeling_apex.{path.stem}" for path in FLAT}

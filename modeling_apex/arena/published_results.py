@@ -6,8 +6,6 @@ The published rules let the lower score win; `DIRECT_RULES` holds what the publi
 """
 
 SOURCE = "arXiv 2605.03395"
-NUM_BATTLES = 1259
-NUM_WON_BY_B = 674
 
 # Classifier and feature set to AUC on all, instrumental and vocal battles and F1 on all; `None` where not reported.
 CLASSIFIERS: dict[tuple[str, str], dict[str, float | None]] = {

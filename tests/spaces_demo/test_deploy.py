@@ -91,6 +91,15 @@ def test_a_refusal_of_the_hub_says_what_to_do() -> None:
     assert issubclass(HfHubHTTPError, OSError)
 
 
+def test_a_broken_line_is_explained_too() -> None:
+    class Breaking(RecordingApi):
+        def create_repo(self, *arguments: Any, **options: Any) -> None:
+            raise HfHubHTTPError.__bases__[0]("the line broke")  # the HTTP library's own error, no OSError
+
+    with pytest.raises(RuntimeError, match="did not take the Space you/page: the line broke"):
+        deploy.deploy("you/page", api=Breaking())
+
+
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"README\.md is missing. Deploy from a clone"):
         deploy.collect_files(tmp_path)
