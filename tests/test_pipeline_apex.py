@@ -232,6 +232,25 @@ def test_limits_are_settings(scorer: ApexPopularityPipeline, song_file: SongFile
         scorer(str(song_file(seconds=0.3)), limits=AudioLimits(max_seconds=0.2))
 
 
+@pytest.mark.parametrize(
+    ("array", "sampling_rate", "message"),
+    [
+        (np.ones(5000, np.float32), 0, "must be a positive whole number of hertz, got 0"),
+        (np.ones(5000, np.float32), None, "an array has no sampling rate of its own"),
+        (np.ones(1, np.float32), 24_000, r"1 samples? .*at least \d+"),
+        (np.ones(0, np.float32), 24_000, "holds no samples"),
+        (np.full(5000, np.nan, np.float32), 24_000, "(?i)nan"),
+        (np.ones(5000, np.int16), 24_000, "samples are int16, but must be floats"),
+        (np.ones((6, 5000), np.float32), 24_000, "has 6 channels, but 1 to 2 are accepted"),
+    ],
+)
+def test_arrays_that_are_no_song_are_refused(
+    scorer: ApexPopularityPipeline, array: np.ndarray, sampling_rate: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        scorer(array, sampling_rate=sampling_rate)
+
+
 def test_options_survive_from_construction(tiny_folder: Path, song_file: SongFile) -> None:
     scorer = pipeline("apex-popularity", model=str(tiny_folder), return_timeline=True, batch_size=2)
     assert len(scorer(str(song_file()))["segments"]) == 4
