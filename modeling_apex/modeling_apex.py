@@ -12,7 +12,7 @@ and segments pass in small groups, so it does not grow with the length of a song
 import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,8 @@ class ApexModel(ApexPreTrainedModel):
     # How many segments the encoder sees at once. One 30 s segment already fills a CPU's caches; an accelerator wants
     # more. Set it on the model; it changes memory and speed, never scores.
     segments_per_pass: int | None = None
+    # What encodes segments `(n, T)` to pooled layers `(n, L, D)` instead of `encoder`, where no gradient is asked for.
+    encoder_engine: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __init__(self, config: ApexConfig):
         super().__init__(config)
@@ -272,9 +274,9 @@ class ApexModel(ApexPreTrainedModel):
         is_frozen = self.config.freeze_encoder
         group = self.segments_per_pass or (1 if input_values.device.type == "cpu" else 8)
         embeddings = []
-        for segments in input_values.to(self.encoder.dtype).split(group):  # (n, T)
+        for segments in input_values.split(group):  # (n, T)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
-                pooled = pool_hidden_states(self.encoder, segments, self.config.layer_indices)  # (n, L, D)
+                pooled = self._encode(segments)  # (n, L, D)
             if not torch.isfinite(pooled).all():
                 raise FloatingPointError(
                     "the encoder yields NaN or infinity. Check that the input is finite and normalised; in half "
@@ -282,6 +284,12 @@ class ApexModel(ApexPreTrainedModel):
                 )
             embeddings.append(self.aggregator(pooled.to(self.aggregator.weight.dtype)).squeeze(1))  # (n, D)
         return torch.cat(embeddings)
+
+    def _encode(self, segments: torch.Tensor) -> torch.Tensor:
+        """Pool the chosen layers of segments `(n, T)`, by the engine where one is set and no gradient is wanted."""
+        if self.encoder_engine is not None and not torch.is_grad_enabled():
+            return self.encoder_engine(segments)
+        return pool_hidden_states(self.encoder, segments.to(self.encoder.dtype), self.config.layer_indices)
 
     def compute_scores(self, embeddings: torch.Tensor) -> torch.Tensor:
         """
