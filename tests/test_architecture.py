@@ -18,7 +18,17 @@ FLAT_IMPORTS = {
     "resampling_apex": {"decoding_apex"},
     "audio_apex": {"decoding_apex", "resampling_apex"},
     "feature_extraction_apex": {"audio_apex", "decoding_apex", "resampling_apex"},
-    "modeling_apex": {"configuration_apex", "heads_apex", "published_apex"},
+    "modeling_apex": {
+        "configuration_apex",
+        "heads_apex",
+        "mapped_weights_apex",
+        "packed_encoder_apex",
+        "packed_linear_apex",
+        "published_apex",
+    },
+    "mapped_weights_apex": set(),
+    "packed_encoder_apex": {"mapped_weights_apex", "packed_linear_apex"},
+    "packed_linear_apex": set(),
     "pipeline_apex": {
         "audio_apex",
         "decoding_apex",

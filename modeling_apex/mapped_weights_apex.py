@@ -1,0 +1,53 @@
+"""
+Give back the memory of weights that lie in a mapped file and have been copied elsewhere.
+
+A checkpoint in safetensors is mapped, not read: a page of it takes memory from its first use on. Once an encoder's
+weights are packed, the mapped originals are not used again unless somebody saves or trains the model, and then the
+kernel reads them from the file anew.
+"""
+
+import bisect
+import ctypes
+import mmap
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+MADV_PAGEOUT = 21  # <linux/mman.h>, since Linux 5.4; unlike MADV_DONTNEED it keeps what was written to a page
+
+
+def page_out(tensors: Iterable[torch.Tensor]) -> int:
+    """
+    Ask the kernel to drop the pages of tensors that lie in a mapped file; their values do not change.
+
+    Args:
+        tensors (`Iterable[torch.Tensor]`):
+            Tensors on the CPU. Those that do not lie in a mapped file are left alone.
+
+    Returns:
+        `int`: Bytes asked for; 0 on systems other than Linux.
+    """
+    if sys.platform != "linux":
+        return 0
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        advise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):  # no /proc, or a C library without the call
+        return 0
+    fields = [line.split(maxsplit=5) for line in lines]
+    ranges = [[int(bound, 16) for bound in field[0].split("-")] for field in fields if len(field) == 6]
+    is_file = [field[5].startswith("/") for field in fields if len(field) == 6]
+    starts = [start for start, _ in ranges]
+    total = 0
+    for tensor in tensors:
+        start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        index = bisect.bisect_right(starts, start) - 1
+        if index < 0 or not is_file[index] or start + size > ranges[index][1]:
+            continue
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: the others are a neighbour's too
+        length = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0 and advise(ctypes.c_void_p(first), ctypes.c_size_t(length), MADV_PAGEOUT) == 0:
+            total += length
+    return total

@@ -1,0 +1,412 @@
+"""
+Room 5 on a CPU: a HuBERT encoder, arranged for caches instead of for clarity, equal to the plain one within rounding.
+
+What differs from transformers' `HubertModel`, which stays the reference (`pool_hidden_states` in `modeling_apex`):
+
+- the convolutions are matrix products over frames that lie channels last, in tiles that stay in cache; the group norm
+  of the first is folded into its weight, because the moments of a linear map follow from those of the samples;
+- the positional convolution, 128 frames wide, is a product in the frequency domain;
+- query, key and value come from one product, and attention works a few queries of one head at a time, so that their
+  logits stay in cache;
+- weights are packed once (`packed_linear_apex`);
+- the chosen layers are averaged as they pass;
+- of the zeros that pad the last segment, one frame is computed and counted as many times as it occurs. All frames that
+  see nothing but the padding are the same vector, and away from the edges they stay the same through every layer, so
+  this changes nothing but the time: `log M` on its logit and `M` in the mean make one token stand for M.
+
+Shape legend: T samples, F frames, C channels of the front end, D hidden size, I intermediate size, L chosen layers.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .mapped_weights_apex import page_out
+from .packed_linear_apex import build_linear
+
+# Output frames of the front end computed at a time, queries of attention, and rows of the feed-forward layer: the
+# largest whose intermediate results stay in the cache of one core.
+FRAMES_PER_TILE = 64
+QUERIES_PER_BLOCK = 192
+SHORT_SEQUENCE = 640
+ROWS_PER_BLOCK = 512
+FFT_LENGTH = 256
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+def can_arrange(config: Any) -> bool:
+    """
+    Tell whether a HuBERT config describes an encoder that [`PackedEncoder`] computes.
+
+    Args:
+        config (`HubertConfig`):
+            The encoder's config.
+
+    Returns:
+        `bool`: False for variants that MERT does not use; they take the plain path.
+    """
+    return (
+        config.hidden_act == "gelu"
+        and config.feat_extract_activation == "gelu"
+        and config.feat_extract_norm in ("group", "layer")
+        and not getattr(config, "conv_pos_batch_norm", False)
+        and getattr(config, "adapter_attn_dim", None) is None
+        and config.num_conv_pos_embeddings <= FFT_LENGTH // 2
+    )
+
+
+class PackedEncoder:
+    """
+    Encode segments to the time means of chosen layers.
+
+    Args:
+        weights (`Mapping[str, torch.FloatTensor]`):
+            The encoder's state dict, with HuBERT's names.
+        config (`HubertConfig`):
+            Its config, one that [`can_arrange`] accepts.
+        precision (`str`, defaults to `"float32"`):
+            `"float32"` is exact; `"bfloat16"` computes matrix products in bfloat16, and norms, residuals and means in
+            float32.
+        is_packed (`bool`, defaults to `True`):
+            Whether packed operators may be used.
+
+    Raises:
+        `ValueError`: If the precision is unknown.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        config: Any,
+        *,
+        precision: str = "float32",
+        is_packed: bool = True,
+    ):
+        if precision not in PRECISIONS:
+            raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.dtype = PRECISIONS[precision]
+        self.is_pre_norm = config.do_stable_layer_norm
+        self.front_end = _FrontEnd(weights, config, self.dtype, is_packed)
+        self.position = _PositionalConvolution(weights, config)
+        self.norm = _LayerNorm(weights, "encoder.layer_norm", config.layer_norm_eps)
+        self.layers = []
+        for index in range(config.num_hidden_layers):
+            name = f"encoder.layers.{index}"
+            self.layers.append(_TransformerLayer(weights, name, config, self.dtype, is_packed))
+            # A linear layer of many inputs is kept in another form from here on: no need to hold it twice.
+            page_out(weight for key, weight in weights.items() if key.startswith(f"{name}.") and weight.ndim > 1)
+
+    def __call__(self, input_values: torch.Tensor, layer_indices: Iterable[int]) -> torch.Tensor:
+        """
+        Encode segments.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
+                Normalised segments.
+            layer_indices (`Iterable[int]`):
+                Entries of the hidden states; 0 is the input of the first layer, negative ones count from the end.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_segments, num_chosen_layers, hidden_size)`: time means, in float32.
+        """
+        wanted = [index % (len(self.layers) + 1) for index in layer_indices]
+        return torch.stack([self._encode(segment.float(), wanted) for segment in input_values])  # (N, L, D)
+
+    def _encode(self, samples: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+        features, num_repeats, repeated = self.front_end(samples, self.position.width)  # (F, D)
+        hidden = features + self.position(features)
+        if not self.is_pre_norm:
+            hidden = self.norm(hidden)
+        bias = weights = None
+        if num_repeats > 1:
+            bias = hidden.new_zeros(len(hidden))
+            bias[repeated] = math.log(num_repeats)
+            weights = hidden.new_ones(len(hidden))
+            weights[repeated] = num_repeats
+            weights /= weights.sum()
+
+        def average(states: torch.Tensor) -> torch.Tensor:
+            return states.mean(0) if weights is None else weights @ states
+
+        means = {0: average(hidden)} if 0 in wanted else {}
+        for index, layer in enumerate(self.layers, start=1):
+            hidden = layer(hidden, bias)
+            if index == len(self.layers) and self.is_pre_norm:
+                hidden = self.norm(hidden)
+            if index in wanted:
+                means[index] = average(hidden)  # (D,)
+        return torch.stack([means[index] for index in wanted])  # (L, D)
+
+
+class PackedEncoderCache:
+    """
+    Keep the packed form of one encoder's weights, and pack anew when they change.
+
+    A copied or unpickled model starts with an empty cache: packed weights can be neither copied nor pickled.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state: tuple[Any, ...] | None = None
+        self._packed: PackedEncoder | None = None
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return type(self), ()
+
+    def get(self, encoder: Any) -> PackedEncoder | None:
+        """
+        Return the packed form of an encoder's present weights.
+
+        Args:
+            encoder (`HubertModel`):
+                The encoder.
+
+        Returns:
+            [`PackedEncoder`] or `None`: `None` where the plain path is due: in training mode, while compiling, on
+            another device or in a dtype other than float32 and bfloat16, for an encoder that was altered (hooks,
+            adapters, another attention implementation than the default), or of a variant that MERT does not use.
+        """
+        if encoder.training or torch.compiler.is_compiling() or not self._is_plain(encoder):
+            return None
+        state = tuple(
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in encoder.parameters()
+        )
+        with self._lock:
+            if state != self._state:
+                weights = {name: weight.detach() for name, weight in encoder.state_dict().items()}
+                self._packed = PackedEncoder(weights, encoder.config, precision=DTYPES[encoder.dtype])
+                self._state = state
+            return self._packed
+
+    @staticmethod
+    def _is_plain(encoder: Any) -> bool:
+        return (
+            encoder.dtype in DTYPES
+            and encoder.device.type == "cpu"
+            and encoder.config._attn_implementation in (None, "sdpa")
+            and can_arrange(encoder.config)
+            and not any(
+                module._forward_hooks or module._forward_pre_hooks or type(module).__module__.startswith("peft")
+                for module in encoder.modules()
+            )
+        )
+
+
+class _LayerNorm:
+    def __init__(self, weights: Mapping[str, torch.Tensor], name: str, epsilon: float):
+        self.weight = weights[f"{name}.weight"].float()
+        self.bias = weights[f"{name}.bias"].float()
+        self.epsilon = epsilon
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class _FrontEnd:
+    """From samples `(T,)` to projected features `(F, D)`, in tiles of output frames."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype, is_packed: bool):
+        self.dtype = dtype
+        self.is_packed = is_packed
+        self.kernels, self.strides = list(config.conv_kernel), list(config.conv_stride)
+        self.has_group_norm = config.feat_extract_norm == "group"
+        prefixes = [f"feature_extractor.conv_layers.{index}" for index in range(len(self.kernels))]
+        matrices = [weights[f"{name}.conv.weight"].float().transpose(1, 2).flatten(1) for name in prefixes]  # (C, k*C)
+        biases = [weights[f"{name}.conv.bias"].float() if config.conv_bias else None for name in prefixes]
+        self.first_matrix, self.first_bias = matrices[0], biases[0]
+        self.convolutions = [
+            build_linear(matrix.to(dtype), bias, is_packed=is_packed)
+            for matrix, bias in zip(matrices[1:], biases[1:], strict=True)
+        ]
+        if self.has_group_norm:
+            self.first_norm = _LayerNorm(weights, f"{prefixes[0]}.layer_norm", 1e-5)
+        else:
+            self.norms = [_LayerNorm(weights, f"{name}.layer_norm", 1e-5) for name in prefixes]
+        self.projection_norm = (
+            _LayerNorm(weights, "feature_projection.layer_norm", config.layer_norm_eps)
+            if config.feat_proj_layer_norm
+            else None
+        )
+        name = "feature_projection.projection"
+        self.projection = build_linear(
+            weights[f"{name}.weight"].to(dtype), weights[f"{name}.bias"].float(), is_packed=is_packed
+        )
+
+    def __call__(self, samples: torch.Tensor, context: int) -> tuple[torch.Tensor, int, int]:
+        """Return features, how many frames one of them stands for, and which one that is."""
+        if self.has_group_norm:
+            # The norm removes a constant offset anyway; without it, little is lost to rounding in the folded form.
+            samples = samples - samples.mean(dtype=torch.float64).float()
+        hop = math.prod(self.strides)
+        num_frames = len(samples)
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            num_frames = (num_frames - kernel) // stride + 1
+        # From this frame on, nothing but the constant end of the segment is seen.
+        num_distinct = min(-(-_count_before_constant_end(samples) // hop), num_frames)
+        num_computed = num_frames
+        if num_frames - num_distinct > context:
+            num_computed = num_distinct + 1
+        first = self._build_first(samples)
+        tiles = [
+            self._project(self._compute_tile(samples, first, start, min(start + FRAMES_PER_TILE, num_computed)))
+            for start in range(0, num_computed, FRAMES_PER_TILE)
+        ]
+        features = torch.cat(tiles)  # (F, D)
+        if num_computed == num_frames:
+            return features, 1, 0
+        # The positional convolution sees `context` frames: with that many copies of the constant frame, the one in the
+        # middle is what every frame away from both edges is.
+        features = torch.cat([features, features[-1:].expand(context - 1, -1)])
+        return features, num_frames - len(features) + 1, num_distinct + context // 2
+
+    def _build_first(self, samples: torch.Tensor) -> Callable[..., torch.Tensor]:
+        """Fold the group norm over the whole segment into the first convolution."""
+        if not self.has_group_norm:
+            return build_linear(self.first_matrix, self.first_bias, is_packed=self.is_packed)
+        kernel, stride = self.kernels[0], self.strides[0]
+        patches = samples.unfold(0, kernel, stride)
+        # Variances come from differences of large sums, so the moments are taken in float64.
+        blocks = [block.double() for block in patches.split(1 << 16)]
+        mean = sum(block.sum(0) for block in blocks) / len(patches)
+        covariance = sum((block - mean).T @ (block - mean) for block in blocks) / len(patches)
+        matrix = self.first_matrix.double()
+        variance = ((matrix @ covariance) * matrix).sum(1)  # (C,)
+        scale = self.first_norm.weight.double() / (variance + self.first_norm.epsilon).sqrt()
+        # A bias of the convolution would be removed by the norm, so it does not appear.
+        bias = self.first_norm.bias.double() - scale * (matrix @ mean)
+        return build_linear((matrix * scale[:, None]).float(), bias.float(), is_packed=self.is_packed)
+
+    def _compute_tile(
+        self, samples: torch.Tensor, first: Callable[..., torch.Tensor], start: int, stop: int
+    ) -> torch.Tensor:
+        counts = [stop - start]  # frames of each convolution, last one first
+        for kernel, stride in zip(self.kernels[:0:-1], self.strides[:0:-1], strict=True):
+            counts.append((counts[-1] - 1) * stride + kernel)
+            start *= stride
+        counts.reverse()
+        kernel, stride = self.kernels[0], self.strides[0]
+        patches = samples[start * stride :].as_strided((counts[0], kernel), (stride, 1))
+        frames = self._activate(first, patches, 0)  # (F, C)
+        for index, convolution in enumerate(self.convolutions, start=1):
+            kernel, stride, width = self.kernels[index], self.strides[index], frames.shape[1]
+            patches = frames.as_strided((counts[index], kernel * width), (stride * width, 1))
+            frames = self._activate(convolution, patches, index)
+        return frames
+
+    def _activate(self, convolution: Callable[..., torch.Tensor], patches: torch.Tensor, index: int) -> torch.Tensor:
+        if self.has_group_norm:
+            return convolution(patches, gelu=True).to(self.dtype)
+        return F.gelu(self.norms[index](convolution(patches).float())).to(self.dtype)
+
+    def _project(self, frames: torch.Tensor) -> torch.Tensor:
+        if self.projection_norm is not None:
+            frames = self.projection_norm(frames.float())
+        return self.projection(frames.to(self.dtype)).float()
+
+
+def _count_before_constant_end(samples: torch.Tensor) -> int:
+    """Count the samples before the run of equal samples that a segment ends with."""
+    differs = (samples != samples[-1]).flip(0)
+    return len(samples) - int(differs.byte().argmax()) if bool(differs.any()) else 0
+
+
+class _PositionalConvolution:
+    """The grouped convolution over time, by overlap-save in the frequency domain, and its GELU."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], config: Any):
+        name = "encoder.pos_conv_embed.conv"
+        magnitude = weights[f"{name}.parametrizations.weight.original0"].double()
+        direction = weights[f"{name}.parametrizations.weight.original1"].double()
+        weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)  # (D, D / G, k)
+        self.width = weight.shape[-1]
+        self.num_groups = config.num_conv_pos_embedding_groups
+        self.bias = weights[f"{name}.bias"].float()
+        spectrum = torch.fft.rfft(weight.flip(-1), n=FFT_LENGTH)  # convolution is correlation with the mirror image
+        size = weight.shape[1]
+        # (frequencies * groups, inputs, outputs)
+        self.spectrum = (
+            spectrum.view(self.num_groups, size, size, -1).permute(3, 0, 2, 1).flatten(0, 1).to(torch.complex64)
+        ).contiguous()
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the embedding of positions, of the shape of `hidden` `(F, D)`."""
+        num_frames, size = hidden.shape
+        step = FFT_LENGTH - self.width + 1
+        num_blocks = -(-num_frames // step)
+        # An even width makes one frame too many; HuBERT drops the last.
+        padded = F.pad(hidden, (0, 0, self.width // 2, num_blocks * step + self.width - 1 - num_frames))
+        blocks = padded.T.unfold(1, FFT_LENGTH, step)[:, :num_blocks]  # (D, blocks, n)
+        spectra = torch.fft.rfft(blocks)  # (D, blocks, frequencies)
+        spectra = spectra.view(self.num_groups, -1, num_blocks, spectra.shape[-1])
+        spectra = spectra.permute(3, 0, 2, 1).flatten(0, 1).contiguous()  # (frequencies * groups, blocks, inputs)
+        product = torch.bmm(spectra, self.spectrum).view(-1, self.num_groups, num_blocks, self.spectrum.shape[-1])
+        blocks = torch.fft.irfft(product.permute(2, 1, 3, 0).flatten(1, 2), n=FFT_LENGTH)  # (blocks, D, n)
+        convolved = blocks[:, :, self.width - 1 :].transpose(1, 2).reshape(-1, size)[:num_frames]
+        return F.gelu(convolved + self.bias)
+
+
+class _TransformerLayer:
+    """Attention and feed-forward layer, with the norm after (MERT-v1-95M) or before (330M) each."""
+
+    def __init__(
+        self, weights: Mapping[str, torch.Tensor], name: str, config: Any, dtype: torch.dtype, is_packed: bool
+    ):
+        def build(*parts: str, scale: float = 1.0) -> Callable[..., torch.Tensor]:
+            matrices = [weights[f"{name}.{part}.weight"].float() for part in parts]
+            biases = [weights[f"{name}.{part}.bias"].float() for part in parts]
+            matrices[0], biases[0] = matrices[0] * scale, biases[0] * scale
+            return build_linear(torch.cat(matrices).to(dtype), torch.cat(biases), is_packed=is_packed)
+
+        self.dtype = dtype
+        self.is_packed = is_packed
+        self.is_pre_norm = config.do_stable_layer_norm
+        self.num_heads = config.num_attention_heads
+        head_size = config.hidden_size // self.num_heads
+        self.query_key_value = build("attention.q_proj", "attention.k_proj", "attention.v_proj", scale=head_size**-0.5)
+        self.output = build("attention.out_proj")
+        self.widen = build("feed_forward.intermediate_dense")
+        self.narrow = build("feed_forward.output_dense")
+        self.first_norm = _LayerNorm(weights, f"{name}.layer_norm", config.layer_norm_eps)
+        self.second_norm = _LayerNorm(weights, f"{name}.final_layer_norm", config.layer_norm_eps)
+
+    def __call__(self, hidden: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Map `hidden` `(F, D)`; `bias` `(F,)` is added to the logits of each key."""
+        context = self._attend(self.first_norm(hidden) if self.is_pre_norm else hidden, bias)
+        hidden = self._add(self.output, context, hidden)
+        if not self.is_pre_norm:
+            hidden = self.first_norm(hidden)
+        blocks = [self._feed_forward(block) for block in hidden.split(ROWS_PER_BLOCK)]
+        return torch.cat(blocks)
+
+    def _add(self, linear: Callable[..., torch.Tensor], inputs: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        if self.dtype == torch.float32:
+            return linear(inputs, residual=residual)
+        return linear(inputs).float().add_(residual)
+
+    def _feed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        inputs = self.second_norm(hidden) if self.is_pre_norm else hidden
+        hidden = self._add(self.narrow, self.widen(inputs.to(self.dtype), gelu=True), hidden)
+        return hidden if self.is_pre_norm else self.second_norm(hidden)
+
+    def _attend(self, hidden: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        num_frames, size = hidden.shape
+        query_key_value = self.query_key_value(hidden.to(self.dtype)).view(num_frames, 3, self.num_heads, -1)
+        query, key, value = query_key_value.unbind(1)  # (F, heads, D / heads)
+        if num_frames <= SHORT_SEQUENCE:  # the logits of all queries fit in cache
+            query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
+            mask = None if bias is None else bias.to(self.dtype)[None, None, None]
+            return F.scaled_dot_product_attention(query, key, value, mask, scale=1.0)[0].transpose(0, 1).flatten(1)
+        context = query.new_empty(num_frames, self.num_heads, size // self.num_heads)
+        for head in range(self.num_heads):
+            compare = build_linear(key[:, head].contiguous(), bias, is_packed=self.is_packed)
+            gather = build_linear(value[:, head].T.contiguous(), is_packed=self.is_packed)
+            for start in range(0, num_frames, QUERIES_PER_BLOCK):
+                logits = compare(query[start : start + QUERIES_PER_BLOCK, head])  # (queries, F)
+                context[start : start + QUERIES_PER_BLOCK, head] = gather(torch.softmax(logits, -1, out=logits))
+        return context.flatten(1)
