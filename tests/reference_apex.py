@@ -29,7 +29,7 @@ def resample(waveform: torch.Tensor, original: int, target: int) -> torch.Tensor
     times = times * math.pi
     kernels = torch.where(times == 0, 1.0, torch.sin(times) / times) * window * base / original
     padded = F.pad(waveform[None, None], (width, width + original))
-    frames = F.conv1d(padded, kernels[:, None], stride=original)
+    frames = F.conv1d(padded, kernels[:, None].to(padded.dtype), stride=original)
     return frames[0].T.reshape(-1)[: math.ceil(target * len(waveform) / original)]
 
 

@@ -1,0 +1,242 @@
+"""
+Measure what scoring a song costs at the shape of MERT-v1-95M, beside the published way, in one run.
+
+    python tests/benchmarks/bench_scoring.py [--seconds 180] [--long-seconds 3600] [--repeats 3]
+
+Weights are random, in the published layout: time, memory and the error of the embedding do not depend on training, and
+differences of scores are therefore measured on apex-tiny (`bench_engines.py`). Both paths run in turns in one process;
+memory is the peak of a process of its own. The floor is what the song's matrix products alone take at the fastest rate
+that this CPU showed for one of the encoder's own (2,249 x 768 by 768 x 3,072). Result: results/scoring.json.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the published layouts and waveforms are made
+
+import numpy as np
+import soundfile
+import torch
+
+from modeling_apex import load_pipeline
+from modeling_apex.audio_apex import stream_segments
+from modeling_apex.convert_apex_checkpoint import convert_checkpoint, save_conversion
+from modeling_apex.feature_extraction_apex import normalize_segments
+from modeling_apex.modeling_apex import pool_hidden_states
+from modeling_apex.packed_encoder_apex import PackedEncoder
+from modeling_apex.packed_linear_apex import build_linear
+
+import published_layout as layout
+from published_path import PublishedPath
+
+RESULT = Path(__file__).parent / "results" / "scoring.json"
+RATE = 44_100
+SEGMENT = 720_000  # samples of 30 s at 24,000 Hz
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180, help="length of the song (default: 180)")
+    parser.add_argument("--long-seconds", type=float, default=3600, help="length of the long file (default: 3600)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each path (default: 3)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--measure-memory", nargs=3, metavar=("PATH", "MODEL", "SONG"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.measure_memory:
+        measure_memory(*arguments.measure_memory)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), arguments)
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    layout.write_mert_folder(folder / "mert", layout.MERT_95M)
+    layout.write_best_model(folder / "best_model.pt", 768)
+    model = folder / "model"
+    save_conversion(convert_checkpoint(folder / "mert", folder / "best_model.pt"), model)
+    song, long_song = folder / "song.wav", folder / "long.wav"
+    write_song(song, arguments.seconds)
+    write_song(long_song, arguments.long_seconds)
+    memory = {
+        "published": run_memory("published", model, song),
+        "ours": run_memory("ours", model, song),
+        # Its memory peaks with the first segment, when the whole file lies decoded and resampled; the rest is hours.
+        "published_long_first_segment_only": run_memory("published-first", model, long_song),
+        "ours_long": run_memory("ours", model, long_song),
+    }
+    published, ours = PublishedPath(model), load_pipeline(model, device="cpu")
+    wide = load_pipeline(model, device="cpu")
+    wide.model.encoder_engine = build_bfloat16_engine(wide.model)
+    paths = {
+        "published": lambda: published(song)["embedding"],
+        "ours": lambda: torch.tensor(ours(str(song), return_embedding=True)["embedding"]),
+        "ours_bfloat16": lambda: torch.tensor(wide(str(song), return_embedding=True)["embedding"]),
+    }
+    times, embeddings = take_turns(paths, arguments.repeats)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    floors = measure_floors(ours.model.config.encoder_config, arguments.seconds / 30)
+    return {
+        "command": "python tests/benchmarks/bench_scoring.py",
+        "machine": describe_machine(),
+        "song_seconds": arguments.seconds,
+        "seconds": {name: {"median": medians[name], "all": values} for name, values in times.items()},
+        "published_over_ours": medians["published"] / medians["ours"],
+        "published_over_ours_bfloat16": medians["published"] / medians["ours_bfloat16"],
+        "floor_seconds": floors,
+        "ours_over_floor": medians["ours"] / floors["float32"],
+        "published_over_floor": medians["published"] / floors["float32"],
+        "ours_bfloat16_over_floor": medians["ours_bfloat16"] / floors["bfloat16"],
+        "embedding_error": {
+            name: float((embeddings[name] - embeddings["published"]).norm() / embeddings["published"].norm())
+            for name in ("ours", "ours_bfloat16")
+        },
+        "last_segment": measure_last_segment(ours.model),
+        "rooms": measure_rooms(ours, song),
+        "long_seconds": arguments.long_seconds,
+        "peak_memory_mb": memory,
+    }
+
+
+def write_song(path: Path, seconds: float) -> None:
+    """Write noise with a beat, block by block, as a stereo file of 16 bit at 44,100 Hz."""
+    generator = np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", RATE, 2, subtype="PCM_16") as file:
+        for start in range(0, round(seconds * RATE), RATE):
+            block = generator.normal(0, 0.1, (min(RATE, round(seconds * RATE) - start), 2))
+            file.write(block * np.exp(-3 * np.arange(len(block)) / RATE)[:, None])
+
+
+def build_bfloat16_engine(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    encoder = PackedEncoder(model.encoder.state_dict(), model.config.encoder_config, precision="bfloat16")
+    return lambda segments: encoder(segments, model.config.layer_indices)
+
+
+def take_turns(
+    paths: dict[str, Callable[[], torch.Tensor]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+    """Run every path once to warm up and then in turns; return the wall seconds of each and its last result."""
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    results = {}
+    for turn in range(repeats + 1):
+        for name, path in paths.items():
+            start = time.perf_counter()
+            results[name] = path()
+            if turn or repeats == 0:
+                times[name].append(time.perf_counter() - start)
+    return times, results
+
+
+def count_operations(config: Any) -> float:
+    """Count the floating-point operations of the matrix products of one 30 s segment, two for each product."""
+    total, frames, width = 0.0, SEGMENT, 1
+    for size, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
+        frames = (frames - kernel) // stride + 1
+        total += 2 * frames * size * kernel * width
+        width = size
+    hidden = config.hidden_size
+    linear = 4 * hidden * hidden + 2 * hidden * config.intermediate_size
+    layers = config.num_hidden_layers * (2 * frames * linear + 4 * frames * frames * hidden)
+    return total + 2 * frames * width * hidden + layers
+
+
+def measure_floors(config: Any, num_segments: float) -> dict[str, float]:
+    """Return the seconds that the song's matrix products take at the best rate that one of them reaches."""
+    floors = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        inputs = torch.randn(2_249, config.hidden_size).to(dtype)
+        linear = build_linear(torch.randn(config.intermediate_size, config.hidden_size).to(dtype))
+        seconds = min(time_call(lambda linear=linear, inputs=inputs: linear(inputs)) for _ in range(20))
+        rate = 2 * inputs.numel() * config.intermediate_size / seconds
+        floors[name] = count_operations(config) * num_segments / rate
+    return floors
+
+
+def measure_last_segment(model: Any) -> dict[str, float]:
+    """Compare a last segment of 5 s with a full one, and with the plain path that computes its padding."""
+    generator = torch.Generator().manual_seed(0)
+    full = torch.from_numpy(normalize_segments(torch.randn(1, SEGMENT, generator=generator).numpy()))
+    short = torch.randn(1, SEGMENT, generator=generator)
+    short[:, 120_000:] = 0
+    short = torch.from_numpy(normalize_segments(short.numpy()))
+    seconds = {}
+    with torch.no_grad():
+        for name, segment in (("full", full), ("short", short)):
+            seconds[name] = min(time_call(lambda segment=segment: model._encode(segment)) for _ in range(3))
+        plain = pool_hidden_states(model.encoder, short, model.config.layer_indices)
+        error = (model._encode(short) - plain).norm() / plain.norm()
+    return {"short_over_full": seconds["short"] / seconds["full"], "error": float(error)}
+
+
+def measure_rooms(scorer: Any, song: Path) -> dict[str, float]:
+    """Return the seconds that one song spends in each room."""
+    rooms = {}
+    start = time.perf_counter()
+    segments = [segment.samples for segment in stream_segments(song)]
+    rooms["1 to 3: decode, resample, split"] = time.perf_counter() - start
+    start = time.perf_counter()
+    values = [torch.from_numpy(normalize_segments(samples[None])) for samples in segments]
+    rooms["4: normalise"] = time.perf_counter() - start
+    model = scorer.model
+    with torch.no_grad():
+        start = time.perf_counter()
+        embeddings = torch.cat([model.compute_segment_embeddings(value) for value in values])
+        rooms["5 and 6: encoder and layer mix"] = time.perf_counter() - start
+        start = time.perf_counter()
+        model(segment_embeddings=embeddings[None])
+        rooms["7 to 9: song embedding and heads"] = time.perf_counter() - start
+    return rooms
+
+
+def measure_memory(path: str, model: str, song: str) -> None:
+    """Score one song and print the peak memory of this process in MB: all of it, and what no file backs."""
+    if path == "ours":
+        load_pipeline(model, device="cpu")(song)
+    else:
+        PublishedPath(Path(model))(song, max_segments=1 if path == "published-first" else None)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
+
+
+def run_memory(path: str, model: Path, song: Path) -> float:
+    command = [sys.executable, __file__, "--measure-memory", path, str(model), str(song)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def time_call(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def describe_machine() -> dict[str, Any]:
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "num_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()
