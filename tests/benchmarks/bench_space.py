@@ -3,8 +3,8 @@ Measure what the Space adds to the time that a song takes: upload, queue, render
 
     python tests/benchmarks/bench_space.py [--requests 10]
 
-A Space is started on this machine and asked through its public endpoint, in turns with the same song scored in the same
-process. Result: results/space.json.
+A Space is started on this machine and asked through its public endpoint, in turns with the same song scored in the
+same process. Result: results/space.json.
 """
 
 import argparse

@@ -72,6 +72,62 @@ def describe_heads(result: dict[str, Any]) -> str:
     )
 
 
+def describe_scoring(result: dict[str, Any]) -> str:
+    """Say what a song costs beside the published way and beside what its matrix products alone would cost."""
+    memory, last = result["peak_memory_mb"], result["last_segment"]
+    error, minutes = result["embedding_error"], result["long_seconds"] / 60
+    rows = [
+        ["published way", "1.0", f"{result['published_over_floor']:.2f}", "reference", f"{memory['published']:,.0f}"],
+        [
+            "ours, float32 (default)",
+            f"{result['published_over_ours']:.2f}",
+            f"{result['ours_over_floor']:.2f}",
+            f"{error['ours']:.1e}",
+            f"{memory['ours']:,.0f}",
+        ],
+        [
+            "ours, bfloat16 products",
+            f"{result['published_over_ours_bfloat16']:.2f}",
+            f"{result['ours_bfloat16_over_floor']:.2f} (of bfloat16)",
+            f"{error['ours_bfloat16']:.1e}",
+            "",
+        ],
+    ]
+    header = ["path", "times faster", "time / floor", "error of the embedding", "peak memory, MB"]
+    total = sum(result["rooms"].values())
+    rooms = "; ".join(f"{name} {seconds / total:.1%}" for name, seconds in result["rooms"].items())
+    return (
+        format_markdown_table(header, rows)
+        + f"\n\nA song of {result['song_seconds']:.0f} s at the shape of MERT-v1-95M with random weights, "
+        f"{result['machine']['cpu']} ({result['machine']['capability']}), {result['machine']['num_threads']} threads; "
+        "the floor is what its matrix products take at the best rate that this CPU reaches. On this CPU the published "
+        f"way takes {result['published_over_floor']:.2f} floors, so nothing that computes every product in float32 can "
+        "be faster than it by more than that.\n\n"
+        f"A last segment of 5 s costs {last['short_over_full']:.2f} of a full one (error {last['error']:.1e}). "
+        f"A file of {minutes:.0f} minutes peaks at {memory['ours_long']:,.0f} MB; the published way needs "
+        f"{memory['published_long_first_segment_only']:,.0f} MB before its second segment. "
+        f"Share of the time: {rooms}. Made by `{result['command']}`."
+    )
+
+
+def describe_corpus(result: dict[str, Any]) -> str:
+    """Say how many songs an hour one core scores."""
+    return (
+        f"`apex-music score FOLDER` with {result['model']} scores {result['songs_per_core_hour']:,.0f} songs of "
+        f"{result['song_seconds']:.0f} s an hour and core, {result['times_real_time']:.0f} times real time "
+        f"({result['num_songs']} songs, start-up included; `{result['command']}`)."
+    )
+
+
+def describe_space(result: dict[str, Any]) -> str:
+    """Say what the Space adds to a song's time."""
+    return (
+        f"The Space answers in {result['seconds']['space']['median']:.2f} s where the pipeline takes "
+        f"{result['seconds']['direct']['median']:.2f} s (median of {len(result['seconds']['space']['all'])}, a sample "
+        f"song, upload included; `{result['command']}`)."
+    )
+
+
 def describe_presets(result: dict[str, Any]) -> str:
     """Say what each difference between training conditions is worth."""
 
@@ -97,6 +153,9 @@ SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "apex-tiny": (TINY_RESULTS, describe_tiny),
     "heads": (RESULTS / "heads.json", describe_heads),
     "presets": (RESULTS / "presets.json", describe_presets),
+    "scoring": (RESULTS / "scoring.json", describe_scoring),
+    "corpus": (RESULTS / "corpus.json", describe_corpus),
+    "space": (RESULTS / "space.json", describe_space),
 }
 
 
