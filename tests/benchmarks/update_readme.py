@@ -74,7 +74,7 @@ def describe_heads(result: dict[str, Any]) -> str:
 
 def describe_scoring(result: dict[str, Any]) -> str:
     """Say what a song costs beside the published way and beside what its matrix products alone would cost."""
-    memory, last = result["peak_memory_mb"], result["last_segment"]
+    memory, last, machine = result["peak_memory_mb"], result["last_segment"], result["machine"]
     error, minutes = result["embedding_error"], result["long_seconds"] / 60
     rows = [
         ["published way", "1.0", f"{result['published_over_floor']:.2f}", "reference", f"{memory['published']:,.0f}"],
@@ -99,7 +99,7 @@ def describe_scoring(result: dict[str, Any]) -> str:
     return (
         format_markdown_table(header, rows)
         + f"\n\nA song of {result['song_seconds']:.0f} s at the shape of MERT-v1-95M with random weights, "
-        f"{result['machine']['cpu']} ({result['machine']['capability']}), {result['machine']['num_threads']} threads; "
+        f"{machine['cpu']} ({machine['capability']}), {machine['num_threads']} threads; "
         "the floor is what its matrix products take at the best rate that this CPU reaches. On this CPU the published "
         f"way takes {result['published_over_floor']:.2f} floors, so nothing that computes every product in float32 can "
         "be faster than it by more than that.\n\n"
