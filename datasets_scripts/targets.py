@@ -1,19 +1,36 @@
 """
 Popularity targets: raw play and like counts come in, percentiles and scores between 0 and 100 leave.
 
-Pure functions over numpy arrays. A count only means something beside the other counts of its platform, so ranks are
-taken per platform. Ties share the average of their ranks, and a percentile is the mid-rank `100 * (rank - 0.5) / n`:
-songs with equal counts get equal targets, no song sits at exactly 0 or 100, and the percentiles of a platform average
-exactly 50 however many songs tie. The paper (arXiv 2605.03395) says neither how ties rank nor whether its percentiles
-are per platform.
+Pure functions over numpy arrays, and the same percentiles for columns that are too long for memory. A count only means
+something beside the other counts of its platform, so ranks are taken per platform. Ties share the average of their
+ranks, and a percentile is the mid-rank `100 * (rank - 0.5) / n`: songs with equal counts get equal targets, no song
+sits at exactly 0 or 100, and the percentiles of a platform average exactly 50 however many songs tie. The paper (arXiv
+2605.03395) says neither how ties rank nor whether its percentiles are per platform.
 """
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datasets_scripts.disk_columns import (
+    Column,
+    DiskColumn,
+    build_records,
+    iterate_chunks,
+    iterate_groups,
+    read_near,
+    save_column,
+    save_group_bounds,
+    sort_records,
+)
 from modeling_apex.heads_apex import POPULARITY_EXPONENT
+
+# Songs as they are sorted for their ranks, and as they are brought back into their order.
+COUNTED_SONG = np.dtype([("platform", "<i8"), ("count", "<i8"), ("position", "<i8")])
+RANKED_SONG = np.dtype([("position", "<i8"), ("percentile", "<f8")])
 
 
 def compute_percentile_ranks(counts: ArrayLike, platforms: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -48,6 +65,42 @@ def compute_percentile_ranks(counts: ArrayLike, platforms: ArrayLike | None = No
         of_platform = names == name
         percentiles[of_platform] = _compute_mid_rank_percentiles(values[of_platform])
     return percentiles
+
+
+def compute_percentile_column(counts: Column, platforms: Column, folder: Path | None = None) -> DiskColumn:
+    """
+    Compute what [`compute_percentile_ranks`] does, for more counts than memory should hold.
+
+    Args:
+        counts ([`Column`] of length `num_songs`):
+            Play or like counts, not negative.
+        platforms ([`Column`] of length `num_songs`):
+            The platform of each song, as numbers.
+        folder (`Path`, *optional*):
+            Where files lie. Defaults to the system's folder for temporary files.
+
+    Returns:
+        [`DiskColumn`] of length `num_songs`: percentiles strictly between 0 and 100, float64.
+    """
+    songs = (
+        build_records(COUNTED_SONG, platform=names, count=values, position=start + np.arange(len(values)))
+        for start, (names, values) in iterate_chunks(platforms, counts)
+    )
+    by_count = sort_records(songs, COUNTED_SONG, ["platform", "count", "position"], folder)
+    platform_bounds = save_group_bounds(by_count, ["platform"], folder)[:]
+    tie_bounds = save_group_bounds(by_count, ["platform", "count"], folder)
+
+    def iterate_ranked() -> Iterator[NDArray]:
+        for chunk, ties, _ in iterate_groups(by_count, ["platform", "count"]):
+            first, end = read_near(tie_bounds, ties), read_near(tie_bounds, ties + 1)
+            platform = np.searchsorted(platform_bounds, first, side="right") - 1
+            percentiles = _compute_mid_ranks(
+                first - platform_bounds[platform], end - first, np.diff(platform_bounds)[platform]
+            )
+            yield build_records(RANKED_SONG, position=chunk["position"], percentile=percentiles)
+
+    in_order = sort_records(iterate_ranked(), RANKED_SONG, ["position"], folder).field("percentile")
+    return save_column((chunk for _, chunk in iterate_chunks(in_order)), np.float64, folder)
 
 
 def compute_popularity_scores(percentiles: ArrayLike, *, exponent: float = POPULARITY_EXPONENT) -> NDArray[np.float64]:
@@ -109,7 +162,11 @@ def compute_popularity_targets(counts: ArrayLike, platforms: ArrayLike | None = 
 def _compute_mid_rank_percentiles(values: NDArray) -> NDArray[np.float64]:
     _, inverse, multiplicities = np.unique(values, return_inverse=True, return_counts=True)
     num_below = np.cumsum(multiplicities) - multiplicities
-    return (100.0 * (num_below + 0.5 * multiplicities) / max(values.size, 1))[inverse]
+    return _compute_mid_ranks(num_below, multiplicities, np.asarray(max(values.size, 1)))[inverse]
+
+
+def _compute_mid_ranks(num_below: NDArray, num_equal: NDArray, num_songs: NDArray) -> NDArray[np.float64]:
+    return 100.0 * (num_below + 0.5 * num_equal) / num_songs
 
 
 def _validate_hundred(name: str, values: ArrayLike) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from datasets_scripts.audio_files import AudioFacts
 from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
+from datasets_scripts.disk_columns import Column
 
 ROWS_PER_BATCH = 500
 
@@ -82,26 +83,36 @@ class WorkingTable:
     def __init__(self, path: Path):
         self.path = path
 
-    def iterate_rows(self, indices: NDArray[np.int64], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def iterate_rows(
+        self, indices: Column, columns: Sequence[str] | None = None, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[pa.Table]:
         """
         Read rows, in tables of at most `ROWS_PER_BATCH`.
 
         Args:
-            indices (`np.ndarray`):
-                Row numbers in ascending order.
+            indices ([`Column`]):
+                Row numbers in ascending order, each at most once.
             columns (`Sequence[str]`, *optional*):
                 The columns to keep.
+            start (`int`, defaults to 0):
+                Where in `indices` to begin.
+            stop (`int`, *optional*):
+                Where in `indices` to stop. Defaults to their end.
 
         Returns:
             `Iterator[pa.Table]`: the rows, in order.
         """
         # Not memory-mapped: pages of a map count as memory of the process.
         with pa.OSFile(str(self.path), "rb") as file, pa.ipc.open_file(file) as reader:
-            batch_numbers = indices // ROWS_PER_BATCH
-            for number in np.unique(batch_numbers):
-                table = pa.Table.from_batches([reader.get_batch(int(number))])
+            stop = len(indices) if stop is None else stop
+            while start < stop:
+                rows = indices[start : min(start + ROWS_PER_BATCH, stop)]
+                number = int(rows[0]) // ROWS_PER_BATCH
+                rows = rows[: np.searchsorted(rows, (number + 1) * ROWS_PER_BATCH)]
+                start += len(rows)
+                table = pa.Table.from_batches([reader.get_batch(number)])
                 table = table.select(list(columns)) if columns is not None else table
-                yield table.take(pa.array(indices[batch_numbers == number] - number * ROWS_PER_BATCH))
+                yield table.take(pa.array(rows - number * ROWS_PER_BATCH))
 
     def get_value(self, index: int, column: str) -> Any:
         """Return one cell, for messages."""

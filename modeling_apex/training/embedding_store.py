@@ -1,5 +1,5 @@
 """
-Stored embeddings as memory-mapped columns, which is how training reads them.
+Stored embeddings as columns on disk, which is how training reads them.
 
 What comes in is a folder of Parquet shards (see `embed`); what leaves, per split, are fixed-width arrays on disk: all
 segments `(N, D)`, where each song's segments start, the song embeddings `(B, D)`, and a small table of ids, labels,
@@ -14,18 +14,52 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from modeling_apex.training.embed import iterate_shards
 from modeling_apex.training.embedding_manifest import load_manifest, refuse_other_identity
 
+SONGS_PER_BLOCK = 1024  # songs whose segments are averaged at once, in float64; bounds memory, changes nothing
 STORE_FORMAT = 1  # part of the name of a store, so that a change of layout builds a new one
 SEGMENT_COLUMNS = ("segment_index", "num_real_samples", "embedding")
+
+
+class StoredRows:
+    """
+    The rows of a `.npy` file, mapped only while some of them are read.
+
+    A map that stays open keeps every page that was ever read: after an epoch it would count as memory as much as the
+    whole file. Opening one anew costs some microseconds.
+
+    Args:
+        path (`Path`):
+            The file; it holds a matrix of float32.
+    """
+
+    def __init__(self, path: Path):
+        array = np.load(path, mmap_mode="r")
+        self.shape: tuple[int, int] = array.shape
+        self._path = path
+        self._offset = getattr(array, "offset", 0)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        if not len(self):  # an empty file cannot be mapped
+            return np.zeros(self.shape, np.float32)[rows]
+        return np.array(np.memmap(self._path, np.float32, "r", self._offset, self.shape)[rows])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
+        return np.asarray(self[:], dtype)
+
+
+Rows = StoredRows | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -36,20 +70,20 @@ class EmbeddingSplit:
     Args:
         name (`str`):
             Name of the split.
-        segments (`np.ndarray` of shape `(num_segments, hidden_size)`):
-            Embeddings of all segments, song after song; memory-mapped float32.
+        segments ([`StoredRows`] of shape `(num_segments, hidden_size)`):
+            Embeddings of all segments, song after song.
         offsets (`np.ndarray` of shape `(num_songs + 1,)`):
             Song `i` owns the segments `offsets[i]` to `offsets[i + 1]`.
-        song_embeddings (`np.ndarray` of shape `(num_songs, hidden_size)`):
-            Mean of each song's segments; memory-mapped float32.
+        song_embeddings ([`StoredRows`] of shape `(num_songs, hidden_size)`):
+            Mean of each song's segments.
         songs (`pa.Table`):
             One row a song: `id` and what travelled with it.
     """
 
     name: str
-    segments: NDArray[np.float32]
+    segments: Rows
     offsets: NDArray[np.int64]
-    song_embeddings: NDArray[np.float32]
+    song_embeddings: Rows
     songs: pa.Table
 
     @property
@@ -159,12 +193,11 @@ def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike
 
 
 def _open_split(columns: Path, split: str) -> EmbeddingSplit:
-    def load(kind: str) -> Any:
-        path = columns / f"{split}.{kind}.npy"
-        return np.load(path, mmap_mode="r")
-
+    segments, song_embeddings = (
+        StoredRows(columns / f"{split}.{kind}.npy") for kind in ("segments", "song_embeddings")
+    )
     songs = pq.read_table(columns / f"{split}.songs.parquet")
-    return EmbeddingSplit(split, load("segments"), np.asarray(load("offsets")), load("song_embeddings"), songs)
+    return EmbeddingSplit(split, segments, np.load(columns / f"{split}.offsets.npy"), song_embeddings, songs)
 
 
 def _build_columns(folder: Path, manifest: dict[str, Any], columns: Path) -> None:
@@ -190,27 +223,32 @@ def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split
     for shard in shards:
         refuse_other_identity(str(shard), read_shard_facts(shard)["identity"], identity)
     num_segments = sum(pq.read_metadata(shard).num_rows for shard in shards)
-    segments = _create_array(part / f"{split}.segments.npy", (num_segments, width))
+    path = part / f"{split}.segments.npy"
     starts: list[NDArray[np.int64]] = []
     tables: list[pa.Table] = []
     position = 0
-    for table in _iterate_tables(shards):
-        values = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, width)
-        segments[position : position + len(values)] = values
-        first = np.flatnonzero(table["segment_index"].to_numpy() == 0)
-        starts.append(first + position)
-        tables.append(table.drop_columns(list(SEGMENT_COLUMNS)).take(pa.array(first)).replace_schema_metadata(None))
-        position += len(values)
+    with open(path, "wb") as file:
+        _write_header(file, (num_segments, width))
+        for table in _iterate_tables(shards):
+            values = table["embedding"].combine_chunks().flatten().to_numpy()
+            file.write(np.ascontiguousarray(values, np.float32).data)
+            first = np.flatnonzero(table["segment_index"].to_numpy() == 0)
+            starts.append(first + position)
+            songs = table.drop_columns(list(SEGMENT_COLUMNS)).take(pa.array(first))
+            tables.append(songs.replace_schema_metadata(None))
+            position += table.num_rows
     offsets = np.concatenate([*starts, [num_segments]]).astype(np.int64)
     np.save(part / f"{split}.offsets.npy", offsets)
     songs = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.string())})
     pq.write_table(songs, part / f"{split}.songs.parquet")
-    means = _create_array(part / f"{split}.song_embeddings.npy", (len(offsets) - 1, width))
-    for start in range(0, len(means), 4096):  # a few thousand songs at a time, in float64
-        stop = min(start + 4096, len(means))
-        rows = np.asarray(segments[offsets[start] : offsets[stop]], np.float64)
-        sums = np.add.reduceat(rows, offsets[start:stop] - offsets[start], axis=0)
-        means[start:stop] = sums / np.diff(offsets[start : stop + 1])[:, None]
+    segments, num_songs = StoredRows(path), len(offsets) - 1
+    with open(part / f"{split}.song_embeddings.npy", "wb") as file:
+        _write_header(file, (num_songs, width))
+        for start in range(0, num_songs, SONGS_PER_BLOCK):
+            stop = min(start + SONGS_PER_BLOCK, num_songs)
+            rows = segments[offsets[start] : offsets[stop]].astype(np.float64)
+            sums = np.add.reduceat(rows, offsets[start:stop] - offsets[start], axis=0)
+            file.write((sums / np.diff(offsets[start : stop + 1])[:, None]).astype(np.float32).data)
 
 
 def _iterate_tables(shards: list[Path]) -> Iterator[pa.Table]:
@@ -218,9 +256,7 @@ def _iterate_tables(shards: list[Path]) -> Iterator[pa.Table]:
         yield pq.read_table(shard)
 
 
-def _create_array(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    if shape[0] == 0:  # an empty file cannot be mapped
-        np.save(path, np.zeros(shape, np.float32))
-        return np.zeros(shape, np.float32)
-    array: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    return array
+def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
+    """Begin a `.npy` file of float32 whose rows are then written one after the other."""
+    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)

@@ -123,7 +123,9 @@ class GroupedBlock(nn.Module):
         if self.training and self.dropout > 0:
             assert share is not None
             assert generator is not None
-            hidden = hidden * self._draw_mask(hidden, share, generator)
+            hidden = hidden.mul_(
+                self._draw_mask(hidden, share, generator)
+            )  # in place: GELU needs only its input again
         return hidden
 
     def _normalize(self, hidden: torch.Tensor, share: BatchShare | None) -> torch.Tensor:
@@ -146,9 +148,15 @@ class GroupedBlock(nn.Module):
         return centered * torch.rsqrt(batch_variance + BATCH_NORM_EPSILON) * scale + shift
 
     def _draw_mask(self, hidden: torch.Tensor, share: BatchShare, generator: torch.Generator) -> torch.Tensor:
-        keep = 1 - self.dropout
-        mask = hidden.new_empty(share.num_rows, hidden.shape[1]).bernoulli_(keep, generator=generator)
-        return mask[share.start : share.start + len(hidden)].div_(keep)
+        # One random word decides for four values, 16 bits each: several times faster than a number for each, and a
+        # probability is still met to 1 / 65536.
+        num_values = share.num_rows * hidden.shape[1]
+        words = torch.empty(-(-num_values // 4), dtype=torch.int64, device=generator.device)
+        words.random_(-(2**63), None, generator=generator)
+        parts = words.view(torch.int16)[:num_values].view(share.num_rows, -1)[share.start : share.start + len(hidden)]
+        num_dropped = round(self.dropout * 2**16)
+        is_kept = (parts >= num_dropped - 2**15).to(hidden.device, hidden.dtype)
+        return is_kept.mul_(2**16 / (2**16 - num_dropped))
 
 
 class GroupedHeads(nn.Module):
@@ -209,7 +217,8 @@ class GroupedHeads(nn.Module):
         if self.training:
             if share is None:
                 raise ValueError("in training mode, pass `share`: it carries the seed of the dropout masks.")
-            generator = torch.Generator(embeddings.device).manual_seed(share.seed)
+            # Not every kind of device draws 64-bit words.
+            generator = torch.Generator("cuda" if embeddings.is_cuda else "cpu").manual_seed(share.seed)
         hidden = embeddings  # (B, D)
         for block in self.shared:
             hidden = block(hidden, share, generator)  # (B, C)

@@ -2,7 +2,7 @@
 Training of trunk and heads on stored embeddings.
 
 What comes in is an [`EmbeddingStore`] and an [`ApexModel`] whose encoder made it; what the loop sees is a task whose
-batches are gathered rows of memory-mapped columns, shared out over the processes.
+batches are gathered rows of columns on disk, shared out over the processes.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import nn
 
 from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_apex.training.embedding_store import EmbeddingSplit, EmbeddingStore, Rows
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
 
@@ -65,7 +65,7 @@ class HeadsTask:
         self.loss = build_loss(arguments, self.config, labels)
         self.module: Any = HeadsModule(GroupedHeads.from_model(model), self.loss)
         if arguments.mode == "song":
-            self._rows: NDArray[np.float32] = training.song_embeddings
+            self._rows: Rows = training.song_embeddings
             self._row_songs = np.arange(training.num_songs)
         else:
             self._rows = training.segments
@@ -84,15 +84,25 @@ class HeadsTask:
         self._batches = plan_batches(len(self._rows), self._arguments.batch_size, self._arguments.seed, epoch)
         return len(self._batches)
 
+    def load_batch(self, batch: int) -> tuple[torch.Tensor, torch.Tensor, BatchShare]:
+        """
+        Read a batch from disk.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor, BatchShare]`: this process's embeddings `(n', D)`, the labels of the
+            whole batch `(n, H)`, and which of its rows these are.
+        """
+        rows = self._batches[batch]
+        start, stop = share_rows(len(rows), self._accelerator)
+        share = BatchShare(compute_step_seed(self._arguments.seed, self._epoch, batch), len(rows), start)
+        return torch.from_numpy(self._rows[rows[start:stop]]), self._labels[self._row_songs[rows]], share
+
     def compute_error_sums(self, module: nn.Module, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self._accelerator.device
-        rows = self._batches[batch]
-        labels = self._labels[self._row_songs[rows]]  # (n, H), of the whole batch
+        embeddings, labels, share = self.load_batch(batch)
         counts = (~torch.isnan(labels)).sum(0).to(device)
-        start, stop = share_rows(len(rows), self._accelerator)
-        embeddings = torch.from_numpy(self._rows[rows[start:stop]]).to(device)  # (n', D)
-        share = BatchShare(compute_step_seed(self._arguments.seed, self._epoch, batch), len(rows), start)
-        return module(embeddings, labels[start:stop].to(device), share), counts
+        own_labels = labels[share.start : share.start + len(embeddings)].to(device)
+        return module(embeddings.to(device), own_labels, share), counts
 
     def describe_batch(self, batch: int) -> str:
         rows = self._batches[batch]
@@ -231,10 +241,10 @@ def predict_songs(heads: GroupedHeads, split: EmbeddingSplit, mode: str, acceler
     """
     start, stop = share_rows(split.num_songs, accelerator)
     if mode == "song":
-        scores = _score_rows(heads, split.song_embeddings[start:stop], accelerator.device)
+        scores = _score_rows(heads, split.song_embeddings, start, stop, accelerator.device)
     else:
         offsets = split.offsets[start : stop + 1]
-        rows = _score_rows(heads, split.segments[offsets[0] : offsets[-1]], accelerator.device)
+        rows = _score_rows(heads, split.segments, int(offsets[0]), int(offsets[-1]), accelerator.device)
         sums = np.add.reduceat(rows.astype(np.float64), offsets[:-1] - offsets[0], axis=0) if stop > start else rows
         scores = (sums / np.diff(offsets)[:, None]).astype(np.float32)
     return gather_rows(scores, accelerator)
@@ -249,11 +259,11 @@ def gather_rows(rows: NDArray[np.float32], accelerator: Any) -> NDArray[np.float
     return np.concatenate(gather_object([rows]))
 
 
-def _score_rows(heads: GroupedHeads, rows: NDArray[np.float32], device: Any) -> NDArray[np.float32]:
+def _score_rows(heads: GroupedHeads, rows: Rows, start: int, stop: int, device: Any) -> NDArray[np.float32]:
     scores = [np.zeros((0, len(heads.head_names)), np.float32)]
     with torch.inference_mode():
-        for start in range(0, len(rows), PREDICTION_BATCH):
-            values = torch.from_numpy(np.array(rows[start : start + PREDICTION_BATCH])).to(device)
+        for first in range(start, stop, PREDICTION_BATCH):
+            values = torch.from_numpy(rows[first : min(first + PREDICTION_BATCH, stop)]).to(device)
             scores.append(heads(values).float().cpu().numpy())
     return np.concatenate(scores)
 

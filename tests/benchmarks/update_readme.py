@@ -128,6 +128,17 @@ def describe_space(result: dict[str, Any]) -> str:
     )
 
 
+def describe_build_memory(results: list[dict[str, Any]]) -> str:
+    """Say what building training songs needs of memory, by the length of the table."""
+    names = ("megabytes_peak", "megabytes_peak_without_mapped_files", "megabytes_after_import")
+    rows = [[f"{result['num_rows']:,}", *(str(result[name]) for name in names)] for result in results]
+    return (
+        format_markdown_table(["rows", "peak memory, MB", "of it allocated", "after the imports"], rows)
+        + "\n\nTables of made-up songs without audio, about a kilobyte of text a row; "
+        "`tests/benchmarks/measure_build_memory.py`."
+    )
+
+
 def describe_presets(result: dict[str, Any]) -> str:
     """Say what each difference between training conditions is worth."""
 
@@ -148,10 +159,11 @@ def describe_presets(result: dict[str, Any]) -> str:
     )
 
 
-SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "apex-tiny": (TINY_RESULTS, describe_tiny),
     "heads": (RESULTS / "heads.json", describe_heads),
+    "build-memory": (RESULTS / "build_memory.json", describe_build_memory),
     "presets": (RESULTS / "presets.json", describe_presets),
     "scoring": (RESULTS / "scoring.json", describe_scoring),
     "corpus": (RESULTS / "corpus.json", describe_corpus),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datasets_scripts import disk_columns
 from datasets_scripts.splits import (
     LEFT_OUT,
     NO_KEY,
@@ -38,7 +39,8 @@ def divide_by_hash(creators, seed):
 
 def divide_by_quota(creators, seed):
     percentiles = np.linspace(0, 100, len(creators))
-    return compute_quota_codes(creators, np.zeros(len(creators)), percentiles, seed=seed, ratios=(50, 30, 20))
+    codes = compute_quota_codes(creators, np.zeros(len(creators)), percentiles, seed=seed, ratios=(50, 30, 20))
+    return np.asarray(codes)
 
 
 @pytest.mark.parametrize("divide", [divide_by_hash, divide_by_quota])
@@ -46,7 +48,7 @@ def divide_by_quota(creators, seed):
 @settings(max_examples=100, deadline=None)
 def test_no_group_lies_in_two_splits_for_any_seed(divide, table, seed):
     creators, linked = build_keys(table)
-    codes = build_splits(divide(creators, seed), linked).split_codes
+    codes = np.asarray(build_splits(divide(creators, seed), linked).split_codes)
     for column in range(3):
         for value in {row[column] for row in table} - {0}:
             members = {int(code) for row, code in zip(table, codes, strict=True) if row[column] == value}
@@ -56,7 +58,7 @@ def test_no_group_lies_in_two_splits_for_any_seed(divide, table, seed):
 
 def build_and_split(table, seed):
     creators, linked = build_keys(table)
-    return build_splits(divide_by_hash(creators, seed), linked).split_codes
+    return np.asarray(build_splits(divide_by_hash(creators, seed), linked).split_codes)
 
 
 @given(songs, st.tuples(st.integers(1, 12), st.integers(0, 8), st.integers(0, 8)), seeds, st.data())
@@ -80,7 +82,7 @@ def test_training_songs_are_never_left_out():
     one_prompt_for_all = {"prompt": np.ones(2000, dtype=np.uint64)}
     alone = compute_split_codes(keys, seed=1)
     assignment = build_splits(alone, one_prompt_for_all)
-    assert np.array_equal(assignment.split_codes == 0, alone == 0)
+    assert np.array_equal(np.asarray(assignment.split_codes) == 0, alone == 0)
     assert assignment.num_left_out == {"prompt": int(np.sum(alone > 0))}
 
 
@@ -117,7 +119,34 @@ def test_quotas_divide_every_platform_and_popularity_band_evenly():
 def test_quotas_leave_a_split_without_a_share_empty():
     keys = np.arange(1, 51, dtype=np.uint64)
     codes = compute_quota_codes(keys, np.zeros(50), np.zeros(50), ratios=(80, 20, 0))
-    assert np.bincount(codes).tolist() == [40, 10]
+    assert np.bincount(np.asarray(codes)).tolist() == [40, 10]
+
+
+@given(songs, seeds, st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_splits_do_not_depend_on_how_many_songs_are_in_memory_at_once(table, seed, num_rows):
+    creators, linked = build_keys(table)
+    platforms = np.array([row[1] % 3 for row in table])
+    percentiles = np.random.default_rng(seed).uniform(0, 100, len(table))
+
+    def split():
+        codes = compute_quota_codes(creators, platforms, percentiles, seed=seed, ratios=(50, 30, 20))
+        assignment = build_splits(codes, linked)
+        balance = compute_split_balance(assignment.split_codes, platforms, percentiles)
+        return codes[:].tolist(), assignment.split_codes[:].tolist(), assignment.num_left_out, balance
+
+    at_once = split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk_columns, "ROWS_PER_CHUNK", num_rows)
+        patch.setattr(disk_columns, "MAX_MERGED_RUNS", 2)
+        assert split() == at_once
+
+
+def test_leakage_is_found_across_chunks(monkeypatch):
+    monkeypatch.setattr(disk_columns, "ROWS_PER_CHUNK", 2)
+    keys = {"prompt": np.array([9, 5, 5, 5], dtype=np.uint64)}
+    with pytest.raises(SplitLeakageError, match=r"2 \(train\) and 3 \(test\) share one prompt"):
+        check_split_leakage(np.array([0, 0, 0, 2], dtype=np.int8), keys)
 
 
 def test_another_seed_gives_another_division_and_the_same_seed_the_same():

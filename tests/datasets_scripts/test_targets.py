@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from datasets_scripts import disk_columns
 from datasets_scripts.targets import (
+    compute_percentile_column,
     compute_percentile_ranks,
     compute_popularity_scores,
     compute_popularity_targets,
@@ -84,3 +86,13 @@ def test_no_songs_have_no_percentiles():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=60), st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_percentiles_of_a_column_are_those_of_an_array(songs, num_rows):
+    platforms, counts = np.array(songs).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk_columns, "ROWS_PER_CHUNK", num_rows)
+        percentiles = compute_percentile_column(counts, platforms)[:]
+    assert percentiles.tolist() == compute_percentile_ranks(counts, platforms).tolist()

@@ -317,7 +317,7 @@ def test_two_processes_train_as_one(tmp_path: Path, embeddings: Path, tiny_folde
             from modeling_apex.training.train import close_processes, train_heads
 
             arguments = build_arguments(
-                "improved", num_epochs=12, batch_size=16, learning_rate=0.01, report_to="none", patience=3
+                "improved", num_epochs=12, batch_size=16, learning_rate=0.01, report_to="none", patience=1
             )
             train_heads(sys.argv[1], sys.argv[2], arguments, model=sys.argv[3])
             close_processes()
