@@ -13,7 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from .decoding_apex import AudioError, AudioLimits, AudioStream, check_rate, open_audio
+from .audio_limits_apex import AudioError, AudioLimits, check_rate
+from .decoding_apex import AudioStream, open_audio
 from .resampling_apex import RESAMPLERS, StreamingResampler, resample
 
 __all__ = [

@@ -8,23 +8,23 @@ first song needs them, and torch not at all: workers that look at audio and run 
 """
 
 import functools
-import importlib
 import io
-import math
 import os
 import re
 import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+
+from .audio_limits_apex import AudioError, AudioLimits, check_rate, import_optional
+from .download_apex import create_temporary_file, download
 
 BLOCK_NUM_SAMPLES = 65_536
 """Decoded samples per channel that are held at once: 1.5 s at 44.1 kHz."""
@@ -54,75 +54,6 @@ CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"ADIF|\xff[\xf0\xf1\xf8\xf9]"), "aac", "AAC"),
     (re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"), "mp3", "MP3"),
 )
-
-
-class AudioError(ValueError):
-    """A song that cannot be scored. The message names the song, what is wrong with it and what to do."""
-
-
-@dataclass(frozen=True)
-class AudioLimits:
-    """
-    Bound what one song may cost before it is refused.
-
-    Args:
-        max_seconds (`float`, defaults to six hours):
-            Longest song, in seconds.
-        max_bytes (`int`, defaults to 2 GiB):
-            Largest file, download or buffer, in bytes.
-        max_channels (`int`, defaults to 2):
-            Most channels. Up to this many are mixed to mono by their mean.
-        max_sampling_rate (`int`, defaults to 384000):
-            Highest native sampling rate, in hertz.
-        min_sampling_rate (`int`, defaults to 4000):
-            Lowest native sampling rate, in hertz.
-
-    Raises:
-        `ValueError`: If a limit is not positive.
-    """
-
-    max_seconds: float = 6 * 3600
-    max_bytes: int = 2 * 1024**3
-    max_channels: int = 2
-    max_sampling_rate: int = 384_000
-    min_sampling_rate: int = 4_000
-
-    def __post_init__(self) -> None:
-        for limit in fields(self):
-            value = getattr(self, limit.name)
-            if not value > 0:
-                raise ValueError(f"`AudioLimits.{limit.name}` must be positive, got {value!r}.")
-
-    def refuse_size(self, name: str, num_bytes: int) -> None:
-        """Raise `AudioError` if a song has more bytes than allowed."""
-        if num_bytes > self.max_bytes:
-            raise AudioError(
-                f"{name}: {num_bytes} bytes or more, but the limit is {self.max_bytes}. "
-                f"Raise it with AudioLimits(max_bytes=...)."
-            )
-
-    def refuse_duration(self, name: str, num_samples: int, sampling_rate: int) -> None:
-        """Raise `AudioError` if a song lasts longer than allowed."""
-        if num_samples > self.max_seconds * sampling_rate:
-            raise AudioError(
-                f"{name}: lasts {num_samples / sampling_rate:.1f} s or more, but the limit is {self.max_seconds} s. "
-                f"Cut the song, or raise the limit with AudioLimits(max_seconds=...)."
-            )
-
-    def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:
-        """Raise `AudioError` if a song's sampling rate or number of channels is out of bounds."""
-        if not self.min_sampling_rate <= sampling_rate <= self.max_sampling_rate:
-            raise AudioError(
-                f"{name}: the sampling rate is {sampling_rate} Hz, but must lie between {self.min_sampling_rate} and "
-                f"{self.max_sampling_rate} Hz. Check the value, or change the bounds with "
-                f"AudioLimits(min_sampling_rate=..., max_sampling_rate=...)."
-            )
-        if not 1 <= num_channels <= self.max_channels:
-            raise AudioError(
-                f"{name}: has {num_channels} channels, but 1 to {self.max_channels} are accepted. Mix it down first "
-                f"(`ffmpeg -i in.wav -ac 2 out.wav`, or `array.mean(axis=0)` for an array of shape (channels, "
-                f"samples)), or let the plain mean over channels do it with AudioLimits(max_channels=...)."
-            )
 
 
 @dataclass
@@ -295,7 +226,7 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
         limits.refuse_size("<file object>", source.getbuffer().nbytes)
         return "<file object>", resources.enter_context(io.BytesIO(source.getvalue()))
     if isinstance(source, str) and "://" in source:
-        return _download(source, limits, resources)
+        return download(source, limits, resources)
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(os.fspath(source)), limits, resources)
     if hasattr(source, "read"):
@@ -305,30 +236,44 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
 
 def _open_path(path: Path, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     name = str(path)
-    path = path.expanduser()
     try:
-        mode = path.stat().st_mode
+        path = path.expanduser()
+        _refuse_irregular(name, path.stat().st_mode)
+        handle = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (closed by `resources`)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"No such audio file: {name}") from error
+    except (AudioError, IsADirectoryError, PermissionError):
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        # A loop of links, a name that is too long, a null character in it, a home that is not there, a broken disk.
+        raise AudioError(f"{name}: cannot be opened ({error}). Check the name and what it leads to.") from error
+    resources.enter_context(handle)
+    # Once more on what was opened: between the two looks, the name may have changed its meaning.
+    status = os.fstat(handle.fileno())
+    _refuse_irregular(name, status.st_mode)
+    limits.refuse_size(name, status.st_size)
+    return name, handle
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that took its place would otherwise make this wait for a writer, perhaps forever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _refuse_irregular(name: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(
             f"{name} is a folder, not a song. Pass the files in it, or use `apex-music score {name}`."
         )
     if not stat.S_ISREG(mode):
         raise AudioError(f"{name}: not a regular file. Pass it as an open file: open({name!r}, 'rb').")
-    limits.refuse_size(name, path.stat().st_size)
-    return name, resources.enter_context(path.open("rb", buffering=0))
-
-
-def _create_temporary_file(resources: ExitStack) -> BinaryIO:
-    return resources.enter_context(tempfile.TemporaryFile(buffering=0, prefix="apex-song-"))
 
 
 def _copy_file_object(source: Any, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     """Copy a file object to disk, so that a read error stays an error: decoders take a failed callback for the end."""
     name = getattr(source, "name", None)
     name = name if isinstance(name, str) else "<file object>"
-    handle, num_bytes = _create_temporary_file(resources), 0
+    handle, num_bytes = create_temporary_file(resources), 0
     if hasattr(source, "seekable") and source.seekable():
         source.seek(0)
     while piece := source.read(1 << 20):
@@ -337,42 +282,6 @@ def _copy_file_object(source: Any, limits: AudioLimits, resources: ExitStack) ->
         num_bytes += len(piece)
         limits.refuse_size(name, num_bytes)
         handle.write(piece)
-    handle.seek(0)
-    return name, handle
-
-
-def _download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
-    """Stream a URL into a temporary file."""
-    # A password in a URL must not reach reports and logs.
-    name = re.sub(r"^(\w+://)[^/@?#]*@", r"\1", url)
-    if not url.lower().startswith(("http://", "https://")):
-        raise AudioError(
-            f"{name}: only http and https URLs are read. Download the song first, or pass it as an open binary file."
-        )
-    httpx = import_optional("httpx", "httpx")
-    handle, num_bytes = _create_temporary_file(resources), 0
-    timeout = httpx.Timeout(30.0, connect=10.0)
-    try:
-        with (
-            httpx.Client(follow_redirects=True, max_redirects=5, timeout=timeout) as client,
-            client.stream("GET", url) as response,
-        ):
-            if not response.is_success:
-                raise AudioError(
-                    f"{name}: the server answered {response.status_code} {response.reason_phrase}. Check the URL."
-                )
-            content_length = response.headers.get("content-length", "")
-            if content_length.isdigit():
-                limits.refuse_size(name, int(content_length))
-            for piece in response.iter_bytes(1 << 16):
-                num_bytes += len(piece)
-                limits.refuse_size(name, num_bytes)
-                handle.write(piece)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise AudioError(
-            f"{name}: the download failed ({type(error).__name__}: {error}). Check the URL and the connection, or "
-            "download the song and pass its path."
-        ) from error
     handle.seek(0)
     return name, handle
 
@@ -611,24 +520,6 @@ def _read_av_seconds(container: Any) -> float | None:
     if container.format.name.startswith(("matroska", "asf")) and not container.streams.video and container.duration:
         return container.duration / 1e6
     return None
-
-
-def import_optional(module: str, package: str, *, reason: str = "To read songs") -> ModuleType:
-    """Import what decoding needs, or say how to install it."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        # OSError: the Python package is there and the shared library behind it is not.
-        raise ImportError(f'{reason}, {module} is needed: pip install "{package}" ({error})') from error
-
-
-def check_rate(rate: Any, label: str) -> int:
-    """Return a sampling rate as a positive integer."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
-        raise TypeError(f"{label} must be a number of hertz, got {type(rate).__name__}.")
-    if not math.isfinite(rate) or rate <= 0 or rate != int(rate):
-        raise AudioError(f"{label} must be a positive whole number of hertz, got {rate}.")
-    return int(rate)
 
 
 def _check_same_rate(name: str, sampling_rate: Any, own_rate: Any) -> None:

@@ -15,7 +15,9 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from .audio_apex import load_audio, split_segments
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .decoding_apex import AudioError
+from .audio_limits_apex import AudioError
+from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
+from .download_apex import download  # noqa: F401
 from .resampling_apex import RESAMPLERS  # noqa: F401
 
 NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind

@@ -17,10 +17,12 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .audio_apex import stream_segments
-from .decoding_apex import AudioLimits
-from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments
+from .audio_limits_apex import AudioLimits
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
+from .download_apex import download  # noqa: F401
+from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments
 from .heads_apex import DEFAULT_HEADS  # noqa: F401
 from .report_apex import build_error_report, build_report
 from .resampling_apex import RESAMPLERS  # noqa: F401

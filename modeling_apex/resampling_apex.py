@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .decoding_apex import BLOCK_NUM_SAMPLES, check_rate, import_optional
+from .audio_limits_apex import check_rate, import_optional
+from .decoding_apex import BLOCK_NUM_SAMPLES
 
 RESAMPLERS = ("sinc", "soxr")
 

@@ -1,14 +1,11 @@
 """Rooms 1 to 3: what is read and how exactly, what is refused and with which words, and how much memory it takes."""
 
-import functools
-import http.server
 import importlib
 import io
 import math
-import threading
 import tracemalloc
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_apex import audio_apex, decoding_apex, resampling_apex
+from modeling_apex import audio_apex, audio_limits_apex, decoding_apex, resampling_apex
 from modeling_apex.audio_apex import (
     AudioError,
     AudioLimits,
@@ -351,7 +348,7 @@ class TestMissingPackages:
                     raise ImportError(f"No module named {name!r}")
                 return real(name)
 
-            monkeypatch.setattr(decoding_apex.importlib, "import_module", import_module)
+            monkeypatch.setattr(audio_limits_apex.importlib, "import_module", import_module)
 
         return hide
 
@@ -613,83 +610,6 @@ class TestLimits:
     def test_limits_are_positive(self) -> None:
         with pytest.raises(ValueError, match=r"`AudioLimits.max_seconds` must be positive, got 0"):
             AudioLimits(max_seconds=0)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    song = encode(build_song(1), 8000, format="FLAC")
-
-    def do_GET(self) -> None:
-        kind = self.path.strip("/").split("?")[0]
-        if kind == "loop":
-            self.send_response(302)
-            self.send_header("Location", self.path)
-        elif kind == "moved":
-            self.send_response(301)
-            self.send_header("Location", "/song.flac")
-        elif kind == "song.flac":
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(self.song)))
-        elif kind in ("endless", "broken"):
-            self.send_response(200)
-            if kind == "broken":
-                self.send_header("Content-Length", str(2 * len(self.song)))
-        else:
-            self.send_response(404)
-        self.end_headers()
-        if kind in ("song.flac", "broken"):
-            self.wfile.write(self.song)
-        elif kind == "endless":
-            for _ in range(40):
-                self.wfile.write(bytes(1 << 16))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    http_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http_server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=functools.partial(http_server.serve_forever, poll_interval=0.01))
-    thread.start()
-    yield f"http://127.0.0.1:{http_server.server_port}"
-    http_server.shutdown()
-    thread.join()
-    http_server.server_close()
-
-
-class TestUrls:
-    @pytest.mark.parametrize("page", ["song.flac", "moved", "song.flac?token=1"])
-    def test_a_song(self, server: str, page: str) -> None:
-        read, stream = read_native(f"{server}/{page}")
-        assert stream.name == f"{server}/{page}"
-        np.testing.assert_array_equal(read, read_native(Handler.song)[0])
-
-    def test_missing(self, server: str) -> None:
-        with pytest.raises(AudioError, match=r"http://127.0.0.1:\d+/absent: the server answered 404 Not Found"):
-            open_audio(f"{server}/absent")
-
-    def test_redirect_loop(self, server: str) -> None:
-        with pytest.raises(AudioError, match=r"/loop: the download failed \(TooManyRedirects"):
-            open_audio(f"{server}/loop")
-
-    def test_connection_that_breaks(self, server: str) -> None:
-        with pytest.raises(AudioError, match=r"/broken: the download failed \(RemoteProtocolError"):
-            open_audio(f"{server}/broken")
-
-    def test_no_server(self) -> None:
-        with pytest.raises(AudioError, match=r"http://127.0.0.1:1/a.mp3: the download failed \(ConnectError"):
-            open_audio("http://127.0.0.1:1/a.mp3")
-
-    @pytest.mark.parametrize("page", ["endless", "song.flac"])
-    def test_too_large(self, server: str, page: str) -> None:
-        with pytest.raises(AudioError, match=r": \d+ bytes or more, but the limit is 2000"):
-            open_audio(f"{server}/{page}", limits=AudioLimits(max_bytes=2000))
-
-    def test_passwords_stay_out_of_names(self, server: str) -> None:
-        url = server.replace("http://", "http://me:secret@") + "/song.flac"
-        with open_audio(url) as stream:
-            assert stream.name == f"{server}/song.flac"
 
 
 class TestSegments:
