@@ -55,6 +55,31 @@ CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"), "mp3", "MP3"),
 )
 
+# What people pass by mistake or on purpose, told by its first bytes. No library is asked to open it: archives unpack
+# to more than they seem, and playlists point at other files and hosts.
+_TEXT_START = rb"(?:\xef\xbb\xbf)?\s*"
+_ARCHIVE_ADVICE = "Unpack it and pass the songs in it."
+_PLAYLIST_ADVICE = "Playlists are not followed; pass the songs that it names."
+REFUSED_FORMATS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)"), "a ZIP archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"\x1f\x8b"), "a gzip archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"BZh[1-9]"), "a bzip2 archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"\xfd7zXZ\x00"), "an xz archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "a Zstandard archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", _ARCHIVE_ADVICE),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _ARCHIVE_ADVICE),
+    (re.compile(_TEXT_START + rb"#EXT(M3U|INF|-X-)", re.IGNORECASE), "an M3U playlist", _PLAYLIST_ADVICE),
+    (re.compile(_TEXT_START + rb"\[playlist\]", re.IGNORECASE), "a PLS playlist", _PLAYLIST_ADVICE),
+    (re.compile(_TEXT_START + rb"ffconcat version", re.IGNORECASE), "an ffconcat playlist", _PLAYLIST_ADVICE),
+    (
+        re.compile(_TEXT_START + rb"(<\?xml.{0,400}?)?<(mpd|asx|smil|playlist)[\s>]", re.IGNORECASE | re.DOTALL),
+        "an XML playlist",
+        _PLAYLIST_ADVICE,
+    ),
+    (re.compile(_TEXT_START + rb"v=0\r?\no="), "a session description (SDP)", _PLAYLIST_ADVICE),
+)
+
 
 @dataclass
 class AudioStream:
@@ -294,6 +319,9 @@ def _open_encoded(
     handle.seek(0)
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes).")
+    for pattern, label, advice in REFUSED_FORMATS:
+        if pattern.match(head):
+            raise AudioError(f"{name}: is {label}, not a song. {advice}")
     decoded = _decode_with_soundfile(handle, resources)
     if decoded is None:
         handle.seek(0)

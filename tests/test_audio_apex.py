@@ -3,6 +3,7 @@
 import importlib
 import io
 import math
+import shutil
 import tracemalloc
 import types
 from collections.abc import Callable
@@ -328,13 +329,37 @@ class TestDecoding:
         with pytest.raises(AudioError, match=r"song\.\w+: is not audio that libsndfile or FFmpeg can decode"):
             open_audio(path)
 
-    @pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1\n{}\n", "ffconcat version 1.0\nfile '{}'\n"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "#EXTM3U\n#EXTINF:1\n{}\n",
+            "\ufeff\n#extinf:1\n{}\n",
+            "[playlist]\nFile1={}\n",
+            "ffconcat version 1.0\nfile '{}'\n",
+            '<?xml version="1.0"?>\n<!-- a list -->\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">{}</MPD>',
+            '<asx version="3.0"><ref href="{}"/></asx>',
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\n{}",
+        ],
+    )
     def test_playlists_are_not_followed(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "secret.wav").write_bytes(encode(build_song(1), 8000, format="WAV"))
         path = tmp_path / "list.mp3"
         path.write_text(text.format("secret.wav"))
-        with pytest.raises(AudioError, match="is not audio that"):
+        with pytest.raises(
+            AudioError, match=r"list\.mp3: is an? .*, not a song\. Playlists are not followed; pass the"
+        ):
             open_audio(path)
+
+    @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+    def test_archives_are_not_unpacked(self, tmp_path: Path, ending: str) -> None:
+        (tmp_path / "songs").mkdir()
+        (tmp_path / "songs" / "song.wav").write_bytes(encode(build_song(1), 8000, format="WAV"))
+        kind = {"tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar"}.get(ending, ending)
+        archive = shutil.make_archive(str(tmp_path / "album"), kind, tmp_path / "songs")
+        with pytest.raises(
+            AudioError, match=r"album\.\S+: is an? \w+ archive, not a song\. Unpack it and pass the songs"
+        ):
+            open_audio(archive)
 
 
 class TestMissingPackages:
