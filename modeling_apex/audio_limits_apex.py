@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+GRACE_SAMPLES = 2**24
+"""Samples that are decoded before an unlikely compression counts: 6 minutes at 44.1 kHz."""
+
 
 class AudioError(ValueError):
     """A song that cannot be scored. The message names the song, what is wrong with it and what to do."""
@@ -35,6 +38,9 @@ class AudioLimits:
             Highest native sampling rate, in hertz.
         min_sampling_rate (`int`, defaults to 4000):
             Lowest native sampling rate, in hertz.
+        max_samples_per_byte (`float`, defaults to 128):
+            Most samples (per channel) that a byte of an encoded song may unpack to, once more than `GRACE_SAMPLES`
+            were decoded. Speech at 6 kbit/s comes to 64; hours of silence packed into a few kilobytes, to thousands.
         max_download_seconds (`float`, defaults to ten minutes):
             Longest download, in seconds, from the first request to the last byte.
         allow_private_addresses (`bool`, defaults to `False`):
@@ -50,6 +56,7 @@ class AudioLimits:
     max_channels: int = 2
     max_sampling_rate: int = 384_000
     min_sampling_rate: int = 4_000
+    max_samples_per_byte: float = 128
     max_download_seconds: float = 600
     allow_private_addresses: bool = False
 
@@ -78,6 +85,15 @@ class AudioLimits:
             raise AudioError(
                 f"{name}: lasts {num_samples / sampling_rate:.1f} s or more, but the limit is {self.max_seconds} s. "
                 f"Cut the song, or raise the limit with AudioLimits(max_seconds=...)."
+            )
+
+    def refuse_expansion(self, name: str, num_samples: int, num_bytes: int) -> None:
+        """Raise `AudioError` if a long song unpacks to far more than its bytes can say."""
+        if num_samples > GRACE_SAMPLES and num_samples > self.max_samples_per_byte * num_bytes:
+            raise AudioError(
+                f"{name}: its {num_bytes} bytes unpack to {num_samples} samples or more, but the limit is "
+                f"{self.max_samples_per_byte:g} samples a byte: nearly all of it is silence, or it was made to keep "
+                "this program busy. Cut the silence, or raise the limit with AudioLimits(max_samples_per_byte=...)."
             )
 
     def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:

@@ -9,6 +9,7 @@ first song needs them, and torch not at all: workers that look at audio and run 
 
 import functools
 import io
+import math
 import os
 import re
 import stat
@@ -28,6 +29,13 @@ from .download_apex import create_temporary_file, download
 
 BLOCK_NUM_SAMPLES = 65_536
 """Decoded samples per channel that are held at once: 1.5 s at 44.1 kHz."""
+
+MAX_AMPLITUDE = 1e12
+"""Far beyond any scale that samples are stored in; larger ones overflow in the sums of filters."""
+
+# How far headers are followed by hand: a file of nothing but empty tags or chunks would otherwise take minutes.
+MAX_TAGS = 32
+MAX_RIFF_CHUNKS = 4096
 
 ACCEPTED_SOURCES = (
     "a path, an http(s) URL, bytes, a binary file object, a 1-D or 2-D float array or tensor with `sampling_rate`, "
@@ -130,6 +138,7 @@ class _Decoded:
     num_channels: int
     blocks: Iterator[np.ndarray]
     declared_seconds: float | None = None
+    num_bytes: int | None = None  # of the encoded song
 
 
 def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLimits | None = None) -> AudioStream:
@@ -315,18 +324,24 @@ def _open_encoded(
     name: str, handle: BinaryIO, sampling_rate: int | None, limits: AudioLimits, resources: ExitStack
 ) -> AudioStream:
     """Decode with libsndfile, and what it cannot read with FFmpeg."""
-    head = handle.read(512)
-    handle.seek(0)
+    try:
+        num_bytes = handle.seek(0, os.SEEK_END)
+        handle.seek(0)
+        head = handle.read(512)
+        handle.seek(0)
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error}). Check the disk, or copy the file first.") from error
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes).")
     for pattern, label, advice in REFUSED_FORMATS:
         if pattern.match(head):
             raise AudioError(f"{name}: is {label}, not a song. {advice}")
-    decoded = _decode_with_soundfile(handle, resources)
+    decoded = _decode_with_soundfile(handle, limits, resources)
     if decoded is None:
         handle.seek(0)
         decoded = _decode_with_av(name, handle, head, resources)
     _check_same_rate(name, sampling_rate, decoded.sampling_rate)
+    decoded.num_bytes = num_bytes
     return _build_stream(name, decoded, limits, resources)
 
 
@@ -363,8 +378,15 @@ def _check_blocks(stream: AudioStream, decoded: _Decoded, limits: AudioLimits) -
                     f"{stream.name}: samples are NaN or infinite near {num_samples / stream.sampling_rate:.1f} s. "
                     "Render the song again, or clean it with np.nan_to_num if that is what you mean."
                 )
+            if np.abs(mono).max() > MAX_AMPLITUDE:
+                raise AudioError(
+                    f"{stream.name}: samples reach {np.abs(mono).max():.3g} near "
+                    f"{num_samples / stream.sampling_rate:.1f} s, but belong between -1 and 1. Render the song again."
+                )
             num_samples += len(mono)
             limits.refuse_duration(stream.name, num_samples, stream.sampling_rate)
+            if decoded.num_bytes is not None:
+                limits.refuse_expansion(stream.name, num_samples, decoded.num_bytes)
             is_silent = is_silent and not mono.any()
             yield mono
         if not num_samples:
@@ -380,7 +402,7 @@ def _check_blocks(stream: AudioStream, decoded: _Decoded, limits: AudioLimits) -
             stream.warnings.append("the song is silent")
 
 
-def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded | None:
+def _decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: ExitStack) -> _Decoded | None:
     """Open a handle with libsndfile; None if it is not for libsndfile to read."""
     soundfile = import_optional("soundfile", "soundfile")
     is_in_memory = isinstance(handle, io.BytesIO)
@@ -393,7 +415,7 @@ def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded |
     # libsndfile says "unknown" by the largest 64-bit number.
     declared = file.frames if 0 <= file.frames < 2**62 else None
     if file.format == "MP3" and declared is not None:
-        num_samples, has_length = _count_mp3_samples(handle)
+        num_samples, has_length = _count_mp3_samples(handle, limits.max_seconds)
         if num_samples - declared > max(0.5 * file.samplerate, 0.01 * declared):
             # libsndfile stops at the length that it estimated, and that is too early.
             return None
@@ -432,7 +454,9 @@ def _measure_riff_shortfall(handle: BinaryIO) -> float:
     """Divide the bytes of sound that a WAV header declares by those that are there; 1 for a complete file."""
     position = handle.tell()
     num_bytes, offset, shortfall = handle.seek(0, os.SEEK_END), 12, 1.0
-    while offset + 8 <= num_bytes:
+    for _ in range(MAX_RIFF_CHUNKS):
+        if offset + 8 > num_bytes:
+            break
         handle.seek(offset)
         kind, size = struct.unpack("<4sI", handle.read(8))
         offset += 8
@@ -453,11 +477,17 @@ _MP3_KILOBITS = {
 _MP3_SAMPLING_RATES = {3: (44100, 48000, 32000, 0), 2: (22050, 24000, 16000, 0), 0: (11025, 12000, 8000, 0)}
 
 
-def _count_mp3_samples(handle: BinaryIO) -> tuple[int, bool]:
-    """Count samples by walking the frame headers up to the first damage; also tell whether a header states them."""
+def _count_mp3_samples(handle: BinaryIO, max_seconds: float = math.inf) -> tuple[int, bool]:
+    """
+    Count samples by walking the frame headers, up to the first damage or the longest song that is accepted; also tell
+    whether a header states them.
+    """
     position, offset = handle.tell(), 0
     handle.seek(0)
-    while (tag := handle.read(10))[:3] == b"ID3" and len(tag) == 10:
+    for _ in range(MAX_TAGS):
+        tag = handle.read(10)
+        if tag[:3] != b"ID3" or len(tag) < 10:
+            break
         size = tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]
         offset = handle.seek(offset + 10 + size + (10 if tag[5] & 0x10 else 0))
     handle.seek(offset)
@@ -475,6 +505,8 @@ def _count_mp3_samples(handle: BinaryIO) -> tuple[int, bool]:
             break
         frame_num_samples = 1152 if version == 3 else 576
         num_samples += frame_num_samples
+        if num_samples > max_seconds * rate:
+            break
         offset += frame_num_samples // 8 * 1000 * kilobits // rate + (third >> 1 & 1)
         handle.seek(offset)
         header = handle.read(4)
@@ -493,14 +525,18 @@ def _decode_with_av(name: str, handle: BinaryIO, head: bytes, resources: ExitSta
     _, demuxer, label = known
     av = import_optional("av", "apex-music[audio]", reason=f"{name}: to decode this {label} file")
     try:
-        container = resources.enter_context(av.open(handle, format=demuxer))
-        if not container.streams.audio:
-            raise AudioError(f"{name}: this {label} file has no sound in it.")
+        # Tags may hold anything; and what a container refers to outside itself, no protocol may fetch.
+        options = {"protocol_whitelist": "none"}
+        container = av.open(handle, format=demuxer, metadata_errors="replace", container_options=options)
+        resources.enter_context(container)
         frames = _decode_frames(av, container)
         # The header of an HE-AAC stream states half its rate and channels; the first frame tells what they are.
-        first = next(frames, None)
-    except av.FFmpegError as error:
+        first = next(frames, None) if container.streams.audio else None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        # OSError: a seek to where its header points, before the beginning or beyond what a file can be.
         raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+    if not container.streams.audio:
+        raise AudioError(f"{name}: this {label} file has no sound in it.")
     if first is None:
         raise AudioError(f"{name}: holds no samples.")
     return _Decoded(
@@ -525,8 +561,8 @@ def _join_frames(av: ModuleType, first: Any, frames: Iterator[Any]) -> Iterator[
     while failure is None:
         try:
             frame = next(frames, None)
-        except (av.FFmpegError, ValueError) as error:
-            # ValueError: the converter refuses a change of rate or layout in mid-song.
+        except (av.FFmpegError, OSError, ValueError) as error:
+            # ValueError: the converter refuses a change of rate or layout in mid-song. OSError: as in opening.
             failure, frame = error, None
         if frame is not None:
             pieces.append(frame.to_ndarray().T)
