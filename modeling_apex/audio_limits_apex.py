@@ -125,7 +125,8 @@ def check_rate(rate: Any, label: str) -> int:
     """Return a sampling rate as a positive integer."""
     if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
         raise TypeError(f"{label} must be a number of hertz, got {type(rate).__name__}.")
-    # The first comparison also spares `isfinite` an integer that no float can hold.
-    if not 0 < rate < 2**63 or not math.isfinite(rate) or rate != int(rate):
-        raise AudioError(f"{label} must be a positive whole number of hertz, got {rate:.6g}.")
+    # The first comparison spares what follows an integer that no float can hold.
+    if rate > 2**63 or not math.isfinite(rate) or rate <= 0 or rate != int(rate):
+        shown = "more than 2**63" if rate > 2**63 else rate
+        raise AudioError(f"{label} must be a positive whole number of hertz, got {shown}.")
     return int(rate)

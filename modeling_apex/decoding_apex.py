@@ -555,6 +555,10 @@ def _decode_frames(av: ModuleType, container: Any) -> Iterator[Any]:
     yield from converter.resample(None)
 
 
+def _describe_frame(frame: Any) -> tuple[int, int]:
+    return frame.sample_rate, len(frame.layout.channels)
+
+
 def _join_frames(av: ModuleType, first: Any, frames: Iterator[Any]) -> Iterator[np.ndarray]:
     """Join short frames into blocks of shape `(num_samples, num_channels)`."""
     pieces, num_samples, failure = [first.to_ndarray().T], first.samples, None
@@ -562,8 +566,10 @@ def _join_frames(av: ModuleType, first: Any, frames: Iterator[Any]) -> Iterator[
         try:
             frame = next(frames, None)
         except (av.FFmpegError, OSError, ValueError) as error:
-            # ValueError: the converter refuses a change of rate or layout in mid-song. OSError: as in opening.
+            # ValueError: the converter refuses what changes in mid-song, though not always. OSError: as in opening.
             failure, frame = error, None
+        if frame is not None and _describe_frame(frame) != _describe_frame(first):
+            failure, frame = ValueError("the sampling rate or the channels change in mid-song"), None
         if frame is not None:
             pieces.append(frame.to_ndarray().T)
             num_samples += frame.samples

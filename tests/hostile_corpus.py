@@ -170,7 +170,13 @@ def _splice(ending: str, clip: bytes) -> Iterator[HostileCase]:
 
 
 def build_wav(
-    samples: bytes, *, channels: int = 1, rate: int = 44_100, bits: int = 16, code: int = 1, data_size: int | None = None
+    samples: bytes,
+    *,
+    channels: int = 1,
+    rate: int = 44_100,
+    bits: int = 16,
+    code: int = 1,
+    data_size: int | None = None,
 ) -> bytes:
     """Write a WAV file whose header states what it is told, true or not."""
     align = channels * ((bits + 7) // 8)
@@ -262,7 +268,11 @@ def _encode_silence(container: str, subtype: str, rate: int, minutes: int) -> by
 
 def _build_odd_audio() -> Iterator[HostileCase]:
     generator = np.random.default_rng(1)
-    for container, subtype, ending in (("FLAC", "PCM_24", "flac"), ("FLAC", "PCM_S8", "flac"), ("WAV", "DOUBLE", "wav")):
+    for container, subtype, ending in (
+        ("FLAC", "PCM_24", "flac"),
+        ("FLAC", "PCM_S8", "flac"),
+        ("WAV", "DOUBLE", "wav"),
+    ):
         for channels in (1, 2, 3, 8):
             for rate in (4_000, 11_025, 48_000, 96_000, 192_000):
                 buffer = io.BytesIO()

@@ -3,6 +3,7 @@
 import importlib
 import io
 import math
+import os
 import shutil
 import tracemalloc
 import types
@@ -308,6 +309,41 @@ class TestDecoding:
             "decoding failed after 0.4 s (Frame does not match AudioResampler setup.); scored what decodes"
         ]
 
+    def test_tags_that_are_not_text(self) -> None:
+        data = encode_with_av("mp4", "aac")
+        damaged = data.replace(b"isom", b"i\xff\xf0m")
+        assert damaged != data
+        np.testing.assert_array_equal(read_native(damaged)[0], read_native(data)[0])
+
+    def test_a_header_that_points_outside_the_file(self) -> None:
+        data = bytearray(encode_with_av("asf", "wmav2"))
+        data[48:52] = b"\xff\xff\xff\xff"
+        with pytest.raises(AudioError, match=r"<bytes>: this WMA/ASF file cannot be decoded \(.*Is it complete\?"):
+            open_audio(bytes(data))
+
+    def test_channels_that_change_in_mid_song(self) -> None:
+        frame = types.SimpleNamespace
+        mono, stereo = frame(channels=[0]), frame(channels=[0, 1])
+
+        def build(rate: int, layout: Any) -> Any:
+            samples = np.zeros((len(layout.channels), 100), np.float32)
+            return frame(sample_rate=rate, layout=layout, samples=100, to_ndarray=lambda: samples)
+
+        for other in (build(8000, stereo), build(16000, mono)):
+            blocks = decoding_apex._join_frames(av, build(8000, mono), iter([build(8000, mono), other]))
+            assert len(next(blocks)) == 200
+            with pytest.raises(AudioError, match="the sampling rate or the channels change in mid-song"):
+                next(blocks)
+
+    def test_headers_of_nothing_end(self) -> None:
+        tags = b"ID3\x03\0\0\0\0\0\0" * 100
+        handle = io.BytesIO(tags + b"\xff\xfb\x90\x00" + bytes(413))
+        assert decoding_apex._count_mp3_samples(handle) == (0, False)
+        chunks = b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * (decoding_apex.MAX_RIFF_CHUNKS + 1)
+        assert decoding_apex._measure_riff_shortfall(io.BytesIO(chunks + b"data\0\0\x01\0" + bytes(9))) == 1
+        frames = io.BytesIO((b"\xff\xf3\x14\xc4" + bytes(20)) * 1000)
+        assert decoding_apex._count_mp3_samples(frames, max_seconds=1)[0] <= 24_000 + 576
+
     def test_nothing_decodes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = bytearray(encode(build_song(3, 44100), 44100, format="FLAC"))
         start = len(data) // 50
@@ -511,6 +547,35 @@ class TestRefusals:
         ):
             open_audio("s3://songs/a.mp3")
 
+    @pytest.mark.parametrize("name", ["loop.wav", "null\0.wav", "x" * 300 + ".wav", "~nobody-has-this-name/x.wav"])
+    def test_names_that_cannot_be_opened(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "loop.wav").symlink_to("loop.wav")
+        with pytest.raises(AudioError, match=r"\.wav: cannot be opened \(.*\)\. Check the name and what it leads to"):
+            open_audio(name if name.startswith("~") else tmp_path / name)
+
+    def test_a_pipe_is_refused_without_waiting_for_a_writer(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.wav")
+        with pytest.raises(AudioError, match=r"pipe\.wav: not a regular file"):
+            open_audio(tmp_path / "pipe.wav")
+
+    def test_what_takes_the_place_of_a_file_is_looked_at_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "song.wav"
+        path.touch()
+        regular = path.stat()
+        path.unlink()
+        os.mkfifo(path)
+        monkeypatch.setattr(Path, "stat", lambda self, **options: regular)
+        with pytest.raises(AudioError, match=r"song\.wav: not a regular file"):
+            open_audio(path)
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        with pytest.raises(
+            AudioError, match=r"/proc/self/mem: cannot be read \(.*\)\. Check the disk, or copy the file"
+        ):
+            open_audio("/proc/self/mem")
+
     @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=repr)
     def test_kinds(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"Cannot read audio from \w+. Pass a path, an http"):
@@ -546,7 +611,7 @@ class TestRefusals:
             with pytest.raises(AudioError, match="<array>: holds no samples"):
                 open_audio(empty, sampling_rate=8000)
 
-    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf])
+    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf, 10**400])
     def test_rates_that_are_none(self, rate: float) -> None:
         with pytest.raises(
             AudioError, match=r"<array>: `sampling_rate` must be a positive whole number of hertz, got"
@@ -581,6 +646,14 @@ class TestRefusals:
         ):
             with pytest.raises(AudioError, match=r"samples are NaN or infinite near 8\.2 s"):
                 load_audio(source)
+
+    def test_samples_that_overflow_in_the_filter(self) -> None:
+        song = np.full(9000, 0.1, np.float32)
+        song[8500] = -3e38
+        for source in (song, encode(song, 8000, format="WAV", subtype="FLOAT")):
+            stream = open_audio(source, sampling_rate=8000)
+            with pytest.raises(AudioError, match=r"samples reach 3e\+38 near 0\.0 s, but belong between -1 and 1"):
+                list(stream.blocks)
 
     def test_silence_is_allowed_and_said(self) -> None:
         for source in (np.zeros(8000), np.zeros((2, 8000))):
@@ -631,6 +704,26 @@ class TestLimits:
         for source in (song, song.T):
             read, _ = read_native(source, sampling_rate=8000, limits=limits)
             np.testing.assert_allclose(read, song.mean(axis=1), atol=1e-6)
+
+    @pytest.mark.parametrize("is_stated", [True, False])
+    def test_hours_packed_into_kilobytes(self, monkeypatch: pytest.MonkeyPatch, is_stated: bool) -> None:
+        monkeypatch.setattr(audio_limits_apex, "GRACE_SAMPLES", 100_000)
+        song = bytearray(encode(np.zeros(400_000), 8000, format="FLAC"))
+        if not is_stated:
+            song[21:26] = bytes([song[21] & 0xF0, 0, 0, 0, 0])
+        with pytest.raises(
+            AudioError, match=r"its \d+ bytes unpack to \d+ samples or more, but the limit is 9 samples a"
+        ):
+            list(open_audio(bytes(song), limits=AudioLimits(max_samples_per_byte=9)).blocks)
+        assert len(load_audio(bytes(song), target_rate=8000)) == 400_000
+        array = {"array": np.zeros(400_000), "sampling_rate": 8000}
+        assert len(load_audio(array, target_rate=8000, limits=AudioLimits(max_samples_per_byte=0.01))) == 400_000
+
+    def test_limits_have_kinds(self) -> None:
+        with pytest.raises(TypeError, match=r"`AudioLimits.max_bytes` must be a number, got '2 GB'"):
+            AudioLimits(max_bytes="2 GB")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"`AudioLimits.allow_private_addresses` must be true or false, got 1"):
+            AudioLimits(allow_private_addresses=1)  # type: ignore[arg-type]
 
     def test_limits_are_positive(self) -> None:
         with pytest.raises(ValueError, match=r"`AudioLimits.max_seconds` must be positive, got 0"):

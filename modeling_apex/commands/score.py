@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modeling_apex.audio_limits_apex import AudioLimits
-from modeling_apex.report_apex import format_duration, format_report, format_score, format_table
+from modeling_apex.report_apex import escape_controls, format_duration, format_report, format_score, format_table
 from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.song_files import find_songs
 
@@ -180,7 +180,7 @@ def score_songs(
             progress.update()
             if "error" in report:
                 with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {report['error']}", file=sys.stderr)
+                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
             yield report
 
 
@@ -196,7 +196,11 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
             percentile = report.get("percentiles", {}).get(name)
             cells.append(cell if percentile is None else f"{cell} (p{percentile:.0f})")
         rows.append([str(report["song"]), format_duration(report["duration_seconds"]), *cells])
-    notes = [f"warning: {report['song']}: {warning}" for report in reports for warning in report["warnings"]]
+    notes = [
+        escape_controls(f"warning: {report['song']}: {warning}")
+        for report in reports
+        for warning in report["warnings"]
+    ]
     legend = "popularity runs from 0 to 100, (pN) is its percentile; aesthetics run from 1 to 5"
     return "\n".join([format_table(header, rows), legend, *notes])
 
