@@ -611,7 +611,7 @@ class TestRefusals:
             with pytest.raises(AudioError, match="<array>: holds no samples"):
                 open_audio(empty, sampling_rate=8000)
 
-    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf, 10**400])
+    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf, pytest.param(10**400, id="huge")])
     def test_rates_that_are_none(self, rate: float) -> None:
         with pytest.raises(
             AudioError, match=r"<array>: `sampling_rate` must be a positive whole number of hertz, got"
@@ -712,10 +712,11 @@ class TestLimits:
         if not is_stated:
             song[21:26] = bytes([song[21] & 0xF0, 0, 0, 0, 0])
         with pytest.raises(
-            AudioError, match=r"its \d+ bytes unpack to \d+ samples or more, but the limit is 9 samples a"
+            AudioError, match=r"its \d+ bytes unpack to \d+ samples or more, but the limit is 128 samples a byte"
         ):
-            list(open_audio(bytes(song), limits=AudioLimits(max_samples_per_byte=9)).blocks)
-        assert len(load_audio(bytes(song), target_rate=8000)) == 400_000
+            list(open_audio(bytes(song)).blocks)
+        patient = AudioLimits(max_samples_per_byte=1000)
+        assert len(load_audio(bytes(song), target_rate=8000, limits=patient)) == 400_000
         array = {"array": np.zeros(400_000), "sampling_rate": 8000}
         assert len(load_audio(array, target_rate=8000, limits=AudioLimits(max_samples_per_byte=0.01))) == 400_000
 

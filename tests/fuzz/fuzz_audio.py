@@ -9,6 +9,7 @@ the promised shapes, and is the same whether the song was read as a stream or as
 import sys
 
 import atheris
+import numpy as np
 
 from modeling_apex.registration import RegisterAfterImport
 
@@ -20,8 +21,6 @@ with atheris.instrument_imports(include=["modeling_apex"]):
     from modeling_apex.audio_limits_apex import AudioError, AudioLimits
     from modeling_apex.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
     from modeling_apex.resampling_apex import RESAMPLERS
-
-import numpy as np
 
 RATES = (24_000, 16_000, 44_100)
 SEGMENT_SECONDS = 0.25
@@ -41,8 +40,7 @@ def test_one_input(data: bytes) -> None:
         ) as stream:
             segments = list(stream)
         whole = load_audio(source, target_rate=rate, limits=LIMITS, **options)
-    except AudioError as error:
-        assert str(error)
+    except AudioError:
         return
     check_segments(segments, whole)
     extractor = ApexFeatureExtractor(rate, SEGMENT_SECONDS, minimum_num_samples=1)
