@@ -20,6 +20,7 @@ from .audio_apex import stream_segments
 from .audio_limits_apex import AudioLimits
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES  # noqa: F401
 from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
 from .download_apex import download  # noqa: F401
 from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments

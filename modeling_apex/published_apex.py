@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
+from .checkpoint_limits_apex import check_weight_files
+
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
 # `torch.manual_seed(42)`, so these five numbers are part of the published computation (arXiv 2605.03395, public code).
 PUBLISHED_AGGREGATOR_WEIGHT = (0.3822692632675171, 0.4150039553642273, -0.11713624000549316, 0.45930564403533936)
@@ -245,6 +247,7 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
+        check_weight_files([path])
         return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

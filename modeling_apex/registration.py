@@ -63,6 +63,7 @@ FLAT_MODULES = tuple(
     for name in (
         "audio",
         "audio_limits",
+        "checkpoint_limits",
         "configuration",
         "decoding",
         "download",
