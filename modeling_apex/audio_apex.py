@@ -6,7 +6,7 @@ rate. Everything streams: blocks are decoded and resampled one after the other, 
 than two segments, however long the song.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -155,7 +155,7 @@ class SegmentStream:
         self._segments.close()
         self._stream.close()
 
-    def _cut(self, blocks: Iterator[np.ndarray]) -> Any:
+    def _cut(self, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
         length = self._segment_num_samples
         ahead: Segment | None = None
         samples, num_filled, start = np.zeros(length, np.float32), 0, 0

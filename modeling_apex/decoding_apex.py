@@ -183,7 +183,7 @@ def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLi
         raise
 
 
-def _open_dict(source: dict, sampling_rate: int | None, limits: AudioLimits) -> AudioStream:
+def _open_dict(source: dict[str, Any], sampling_rate: int | None, limits: AudioLimits) -> AudioStream:
     """Open what `datasets` and `transformers` put around a song."""
     path = source.get("path")
     for key in ("array", "raw"):
@@ -588,7 +588,7 @@ def _read_av_seconds(container: Any) -> float | None:
     if container.format.name.startswith("mov") and stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if container.format.name.startswith(("matroska", "asf")) and not container.streams.video and container.duration:
-        return container.duration / 1e6
+        return float(container.duration / 1e6)
     return None
 
 

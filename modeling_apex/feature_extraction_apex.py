@@ -39,7 +39,8 @@ def normalize_segments(segments: np.ndarray) -> np.ndarray:
     """
     mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
     variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
-    return ((segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)).astype(np.float32)
+    normalized: np.ndarray = (segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)
+    return normalized.astype(np.float32)
 
 
 class ApexFeatureExtractor(FeatureExtractionMixin):

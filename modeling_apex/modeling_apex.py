@@ -112,7 +112,8 @@ class LinearBlock(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.block(inputs)
+        outputs: torch.Tensor = self.block(inputs)
+        return outputs
 
 
 class ScoreBranch(nn.Module):

@@ -244,7 +244,7 @@ class ApexPopularityPipeline(ChunkPipeline):
         )
 
 
-class _SongStream(IterableDataset):
+class _SongStream(IterableDataset[Any]):
     """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
 
     def __init__(self, songs: Iterator[Any]):

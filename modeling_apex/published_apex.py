@@ -62,7 +62,7 @@ class PublishedWeights:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-def read_encoder(source: str | os.PathLike, **hub_options: Any) -> PublishedWeights:
+def read_encoder(source: str | os.PathLike[str], **hub_options: Any) -> PublishedWeights:
     """
     Read a MERT or HuBERT checkpoint.
 
@@ -111,7 +111,7 @@ def read_encoder(source: str | os.PathLike, **hub_options: Any) -> PublishedWeig
     )
 
 
-def read_heads(source: str | os.PathLike, **hub_options: Any) -> PublishedWeights:
+def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedWeights:
     """
     Read published APEX heads: the authors' pickle, or a folder or Hub id in the published layout.
 
@@ -260,13 +260,13 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def compute_file_hash(path: str | os.PathLike) -> str:
+def compute_file_hash(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_file(source: str | os.PathLike, names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
+def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         for name in names:

@@ -38,7 +38,7 @@ def compute_percentile(score: float, exponent: float) -> float:
         raise ValueError(f"a popularity score runs from 0 to 100, got {score}.")
     if not exponent > 0:
         raise ValueError(f"`exponent` must be positive, got {exponent}.")
-    return 100.0 * (score / 100.0) ** (1.0 / exponent)
+    return 100.0 * float((score / 100.0) ** (1.0 / exponent))
 
 
 def compute_training_percentile(score: float, quantiles: Sequence[float]) -> float:

@@ -39,7 +39,8 @@ class _SincKernel:
         if self.dense is not None:
             length = self.num_in + 2 * self.margin
             windows = np.lib.stride_tricks.sliding_window_view(padded, length)
-            return (windows[: num_periods * self.num_in : self.num_in] @ self.dense).reshape(-1)
+            filtered: np.ndarray = windows[: num_periods * self.num_in : self.num_in] @ self.dense
+            return filtered.reshape(-1)
         outputs = np.empty((num_periods, self.num_out), np.float32)
         for period in range(num_periods):
             taken = padded[period * self.num_in :][self.band_indices]
@@ -162,6 +163,7 @@ class StreamingResampler:
         """
         if self._is_finished:
             raise ValueError("This resampler is finished. Build a new one for the next song.")
+        rest: np.ndarray
         if self._soxr is not None:
             rest = self._soxr.resample_chunk(np.zeros(0, np.float32), last=True)
         elif self._kernel is None:
@@ -181,8 +183,8 @@ class StreamingResampler:
 
     def _filter(self, block: np.ndarray) -> np.ndarray:
         """Return the output of all periods whose input, margins included, has arrived."""
-        assert self._kernel is not None
         kernel = self._kernel
+        assert kernel is not None  # `push` and `finish` return before they come here
         self._append(block)
         num_periods = (self._num_pending - 2 * kernel.margin) // kernel.num_in
         if num_periods < 1:
@@ -222,7 +224,7 @@ def resample(waveform: np.ndarray, original_rate: int, target_rate: int, *, meth
         raise ValueError(f"`waveform` must be one-dimensional mono audio, got the shape {waveform.shape}.")
     resampler = StreamingResampler(original_rate, target_rate, method=method)
     if method == "soxr" and resampler.original_rate != resampler.target_rate:
-        return import_optional("soxr", "soxr").resample(
-            waveform, resampler.original_rate, resampler.target_rate, quality="HQ"
-        )
+        soxr = import_optional("soxr", "soxr")
+        resampled: np.ndarray = soxr.resample(waveform, resampler.original_rate, resampler.target_rate, quality="HQ")
+        return resampled
     return np.concatenate([resampler.push(waveform), resampler.finish()])

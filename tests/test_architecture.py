@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,9 @@ def test_registration_watches_every_flat_file() -> None:
     from modeling_apex.registration import FLAT_MODULES
 
     assert set(FLAT_MODULES) == {f"modeling_apex.{path.stem}" for path in FLAT}
+
+
+def test_every_flat_file_is_typed_strictly() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    strict = next(override for override in settings if override.get("disallow_any_generics"))
+    assert set(strict["module"]) == {f"modeling_apex.{path.stem}" for path in FLAT}
