@@ -197,7 +197,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         if getattr(config, "mert_model_name", None) and "state_dict" not in kwargs:
             config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
             pretrained_model_name_or_path = None
-        if pretrained_model_name_or_path is not None:
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             _check_weights(pretrained_model_name_or_path, count_numbers(config) if strict else None, kwargs)
             kwargs["use_safetensors"] = True
         if strict:  # let transformers report misshapen weights, so that the error below can name them
@@ -457,9 +457,10 @@ def _check_weights(source: Any, num_expected: int | None, options: dict[str, Any
         return
     index = find(f"model.safetensors.index{variant}.json")
     if index is None:
+        where = "" if os.path.isdir(source) else ", or the Hub cannot be reached and the cache has none"
         raise FileNotFoundError(
-            f"{source}: holds no model{variant}.safetensors. Pickles (pytorch_model.bin and the like) can run code "
-            "and are not loaded; `apex-music convert` makes safetensors of published ones."
+            f"{source}: holds no model{variant}.safetensors{where}. Pickles (pytorch_model.bin and the like) can run "
+            "code and are not loaded; `apex-music convert` makes safetensors of published ones."
         )
     names = check_shard_names(index, json.loads(index.read_text(encoding="utf-8")).get("weight_map"))
     shards = [find(name) for name in names]

@@ -16,6 +16,8 @@ from .audio_limits_apex import check_rate, import_optional
 from .decoding_apex import BLOCK_NUM_SAMPLES
 
 RESAMPLERS = ("sinc", "soxr")
+ORDINARY_PERIOD = 1000
+"""Longest period, in samples, of rates whose filter is kept: 44,100 and 48,000 Hz need 147 and 2."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,13 @@ class _SincKernel:
         return outputs.reshape(-1)
 
 
-@functools.lru_cache(maxsize=16)
+def _get_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
+    """Return the filter for two rates, from memory if they are ordinary ones."""
+    period = max(original_rate, target_rate) // math.gcd(original_rate, target_rate)
+    # The filter for 383,999 Hz takes 56 MB; a few songs at such rates would fill the memory for good.
+    return (_recall_sinc_kernel if period <= ORDINARY_PERIOD else _build_sinc_kernel)(original_rate, target_rate)
+
+
 def _build_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
     """
     Build the windowed-sinc filter that torchaudio uses by default.
@@ -82,6 +90,9 @@ def _build_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
             )
         original, target = repeats * original, repeats * target
     return _SincKernel(original, target, margin, dense, bands, indices)
+
+
+_recall_sinc_kernel = functools.lru_cache(maxsize=16)(_build_sinc_kernel)
 
 
 class StreamingResampler:
@@ -123,7 +134,7 @@ class StreamingResampler:
             soxr = import_optional("soxr", "soxr", reason='To resample with method "soxr"')
             self._soxr = soxr.ResampleStream(self.original_rate, self.target_rate, 1, dtype="float32", quality="HQ")
         else:
-            self._kernel = _build_sinc_kernel(self.original_rate, self.target_rate)
+            self._kernel = _get_sinc_kernel(self.original_rate, self.target_rate)
             self._append(np.zeros(self._kernel.margin, np.float32))
 
     def push(self, block: np.ndarray) -> np.ndarray:

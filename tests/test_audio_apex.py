@@ -152,13 +152,21 @@ class TestResampling:
         np.testing.assert_allclose(resampled[:48000][middle], expected[middle], atol=2e-3)
 
     def test_awkward_rates_stay_small(self) -> None:
-        resampling_apex._build_sinc_kernel.cache_clear()
         song = build_song(1, 10_000)
         tracemalloc.start()
         resample(song, 44101, 24000)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 100e6
+
+    def test_filters_of_awkward_rates_are_not_kept(self) -> None:
+        resampling_apex._recall_sinc_kernel.cache_clear()
+        for rate in (44101, 44099, 8001):
+            assert len(resample(build_song(0.01, rate), rate, 24000)) == math.ceil(round(0.01 * rate) * 24000 / rate)
+        assert resampling_apex._recall_sinc_kernel.cache_info().currsize == 0
+        for rate in (8000, 11025, 22050, 32000, 44100, 48000, 88200, 96000, 176400, 192000, 384000):
+            assert len(resample(build_song(0.01, rate), rate, 24000))
+            assert resampling_apex._get_sinc_kernel(rate, 24000) is resampling_apex._get_sinc_kernel(rate, 24000)
 
     def test_nothing_in_nothing_out(self) -> None:
         assert resample(np.zeros(0), 44100, 24000).shape == (0,)
