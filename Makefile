@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FILES ?= spaces_demo/samples
+FUZZ_SECONDS ?= 300
 TINY := modeling_apex/pretrained/apex-tiny
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench readme tiny tiny-arena presets demo card quality style clean
+.PHONY: help setup score test test-slow bench hostile fuzz readme tiny tiny-arena presets demo card quality style clean
 
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,13 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/bench_heads.py --songs 211000 --output tests/benchmarks/results/heads.json
 	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 3000000 > tests/benchmarks/results/build_memory.json
 	$(BIN)/python tests/benchmarks/update_readme.py
+
+hostile: setup ## Run the corpus of bad audio files (some minutes) and write its counts
+	$(BIN)/python tests/benchmarks/hostile_audio.py --output tests/benchmarks/results/hostile_audio.json
+
+fuzz: setup ## Fuzz the way from bytes to features for FUZZ_SECONDS (300)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python tests/fuzz/run_fuzz.py --seconds $(FUZZ_SECONDS) --output tests/benchmarks/results/fuzz.json
 
 readme: setup ## Write the tables of README.md from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py

@@ -105,7 +105,7 @@ def build_environment() -> Any:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # Markdown, not HTML
+        autoescape=False,  # noqa: S701 (Markdown for the Hub, which sanitises what it renders, not HTML)
     )
     environment.filters |= {
         "number": format_number,

@@ -6,14 +6,15 @@ rate. Everything streams: blocks are decoded and resampled one after the other, 
 than two segments, however long the song.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from .decoding_apex import AudioError, AudioLimits, AudioStream, check_rate, open_audio
+from .audio_limits_apex import AudioError, AudioLimits, check_rate
+from .decoding_apex import AudioStream, open_audio
 from .resampling_apex import RESAMPLERS, StreamingResampler, resample
 
 __all__ = [
@@ -154,7 +155,7 @@ class SegmentStream:
         self._segments.close()
         self._stream.close()
 
-    def _cut(self, blocks: Iterator[np.ndarray]) -> Any:
+    def _cut(self, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
         length = self._segment_num_samples
         ahead: Segment | None = None
         samples, num_filled, start = np.zeros(length, np.float32), 0, 0

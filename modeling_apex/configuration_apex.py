@@ -13,9 +13,18 @@ from typing import Any, ClassVar
 
 from transformers import HubertConfig, PreTrainedConfig
 
+from .checkpoint_limits_apex import (
+    MAX_HEADS,
+    MAX_NUM_NUMBERS,
+    MAX_WIDTH,
+    MAX_WIDTHS,
+    check_encoder_fields,
+    check_model_size,
+)
 from .heads_apex import DEFAULT_HEADS, HEAD_GROUPS, POPULARITY_EXPONENT
 
 PREDICTION_LEVELS = ("song", "segment")
+CODE_POINTERS = ("auto_map", "custom_pipelines")  # what names code to run beside, or instead of, our own
 NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 
 # MERT-v1-95M is HuBERT base at 24 kHz. Layer drop and time masking are training devices of the encoder's own
@@ -95,6 +104,8 @@ class ApexConfig(PreTrainedConfig):
 
     model_type = "apex"
     sub_configs: ClassVar = {"encoder_config": HubertConfig}
+    max_num_numbers: ClassVar[int] = MAX_NUM_NUMBERS
+    """Most numbers of a model. A config that asks for more is refused before anything is allocated."""
 
     def __init__(
         self,
@@ -124,8 +135,7 @@ class ApexConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules"):
             # This is the installed package, not code from a checkpoint's folder: its own classes serve, so the
             # pointers to code in that folder must neither ask the user for trust nor be saved again.
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
+            kwargs = {name: value for name, value in kwargs.items() if name not in CODE_POINTERS}
         _refuse_near_misses(kwargs)
 
         self.encoder_config = _build_encoder_config(encoder_config)
@@ -133,8 +143,8 @@ class ApexConfig(PreTrainedConfig):
         self.layer_indices = _validate_ints("layer_indices", layer_indices, minimum=None)
         self.sampling_rate = _validate_int("sampling_rate", sampling_rate, minimum=1)
         self.segment_seconds = _validate_float("segment_seconds", segment_seconds, minimum=0.0, exclusive=True)
-        self.shared_dims = _validate_ints("shared_dims", shared_dims, minimum=1)
-        self.branch_dims = _validate_ints("branch_dims", branch_dims, minimum=1)
+        self.shared_dims = _validate_ints("shared_dims", shared_dims, minimum=1, maximum=MAX_WIDTH)
+        self.branch_dims = _validate_ints("branch_dims", branch_dims, minimum=1, maximum=MAX_WIDTH)
         self.dropout_shared = _validate_float("dropout_shared", dropout_shared, minimum=0.0, maximum=1.0)
         self.dropout_branch = _validate_float("dropout_branch", dropout_branch, minimum=0.0, maximum=1.0)
         self.prediction_level = _validate_choice("prediction_level", prediction_level, PREDICTION_LEVELS)
@@ -181,8 +191,11 @@ class ApexConfig(PreTrainedConfig):
         Check that the other fields fit the encoder.
 
         Raises:
-            `ValueError`: If a layer is not there, the heads have another width, or a segment is shorter than a frame.
+            `TypeError`: If a size of the encoder is not a whole number.
+            `ValueError`: If a layer is not there, the heads have another width, a segment is shorter than a frame, or
+                a size is beyond what a model can have.
         """
+        check_encoder_fields(self.encoder_config)
         num_layers = self.encoder_config.num_hidden_layers
         for index in self.layer_indices:
             if not -num_layers - 1 <= index <= num_layers:
@@ -200,13 +213,14 @@ class ApexConfig(PreTrainedConfig):
                 f"`segment_seconds` {self.segment_seconds} is {self.segment_num_samples} samples, fewer than the "
                 f"{self.minimum_num_samples} that one frame of the encoder needs."
             )
+        check_model_size(self, self.max_num_numbers)
 
 
 def _build_encoder_config(encoder_config: HubertConfig | Mapping[str, Any] | None) -> HubertConfig:
     if encoder_config is None:
         return HubertConfig(**MERT_95M_ENCODER)
     if isinstance(encoder_config, Mapping):
-        fields = dict(encoder_config)
+        fields = {name: value for name, value in encoder_config.items() if name not in CODE_POINTERS}
         model_type = fields.pop("model_type", "hubert")
         if model_type != "hubert":
             raise ValueError(
@@ -227,6 +241,8 @@ def _validate_heads(heads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
     if not heads:
         raise ValueError("`heads` is empty; a model needs at least one score.")
+    if len(heads) > MAX_HEADS:
+        raise ValueError(f"`heads` has {len(heads)} entries, but at most {MAX_HEADS} are accepted.")
     validated = []
     for position, head in enumerate(heads):
         if not isinstance(head, Mapping) or set(head) != {"name", "minimum", "maximum", "group"}:
@@ -262,20 +278,24 @@ def _validate_percentile_tables(tables: Any, head_names: Sequence[str]) -> dict[
     return validated
 
 
-def _validate_int(name: str, value: Any, minimum: int | None) -> int:
+def _validate_int(name: str, value: Any, minimum: int | None, maximum: int = 2**53) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be an integer, got {value!r}.")
     if minimum is not None and value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+    if abs(value) > maximum:
+        raise ValueError(f"`{name}` must be at most {maximum}, got a larger number.")
     return value
 
 
-def _validate_ints(name: str, values: Any, minimum: int | None) -> list[int]:
+def _validate_ints(name: str, values: Any, minimum: int | None, maximum: int = 2**53) -> list[int]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"`{name}` must be a list of integers, got {values!r}.")
     if not values:
         raise ValueError(f"`{name}` is empty; it needs at least one entry.")
-    return [_validate_int(name, value, minimum) for value in values]
+    if len(values) > MAX_WIDTHS:
+        raise ValueError(f"`{name}` has {len(values)} entries, but at most {MAX_WIDTHS} are accepted.")
+    return [_validate_int(name, value, minimum, maximum) for value in values]
 
 
 def _validate_float(
@@ -283,8 +303,8 @@ def _validate_float(
 ) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"`{name}` must be finite, got {value}.")
+    if abs(value) > 1e300 or not math.isfinite(value):  # the first also spares the second an integer beyond floats
+        raise ValueError(f"`{name}` must be finite and of a sane size, got {value!r:.40}.")
     if minimum is not None and (value <= minimum if exclusive else value < minimum):
         raise ValueError(f"`{name}` must be {'above' if exclusive else 'at least'} {minimum}, got {value}.")
     if maximum is not None and value >= maximum:

@@ -8,7 +8,6 @@ first song needs them, and torch not at all: workers that look at audio and run 
 """
 
 import functools
-import importlib
 import io
 import math
 import os
@@ -16,18 +15,27 @@ import re
 import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from .audio_limits_apex import AudioError, AudioLimits, check_rate, import_optional
+from .download_apex import create_temporary_file, download
+
 BLOCK_NUM_SAMPLES = 65_536
 """Decoded samples per channel that are held at once: 1.5 s at 44.1 kHz."""
+
+MAX_AMPLITUDE = 1e12
+"""Far beyond any scale that samples are stored in; larger ones overflow in the sums of filters."""
+
+# How far headers are followed by hand: a file of nothing but empty tags or chunks would otherwise take minutes.
+MAX_TAGS = 32
+MAX_RIFF_CHUNKS = 4096
 
 ACCEPTED_SOURCES = (
     "a path, an http(s) URL, bytes, a binary file object, a 1-D or 2-D float array or tensor with `sampling_rate`, "
@@ -55,74 +63,30 @@ CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]"), "mp3", "MP3"),
 )
 
-
-class AudioError(ValueError):
-    """A song that cannot be scored. The message names the song, what is wrong with it and what to do."""
-
-
-@dataclass(frozen=True)
-class AudioLimits:
-    """
-    Bound what one song may cost before it is refused.
-
-    Args:
-        max_seconds (`float`, defaults to six hours):
-            Longest song, in seconds.
-        max_bytes (`int`, defaults to 2 GiB):
-            Largest file, download or buffer, in bytes.
-        max_channels (`int`, defaults to 2):
-            Most channels. Up to this many are mixed to mono by their mean.
-        max_sampling_rate (`int`, defaults to 384000):
-            Highest native sampling rate, in hertz.
-        min_sampling_rate (`int`, defaults to 4000):
-            Lowest native sampling rate, in hertz.
-
-    Raises:
-        `ValueError`: If a limit is not positive.
-    """
-
-    max_seconds: float = 6 * 3600
-    max_bytes: int = 2 * 1024**3
-    max_channels: int = 2
-    max_sampling_rate: int = 384_000
-    min_sampling_rate: int = 4_000
-
-    def __post_init__(self) -> None:
-        for limit in fields(self):
-            value = getattr(self, limit.name)
-            if not value > 0:
-                raise ValueError(f"`AudioLimits.{limit.name}` must be positive, got {value!r}.")
-
-    def refuse_size(self, name: str, num_bytes: int) -> None:
-        """Raise `AudioError` if a song has more bytes than allowed."""
-        if num_bytes > self.max_bytes:
-            raise AudioError(
-                f"{name}: {num_bytes} bytes or more, but the limit is {self.max_bytes}. "
-                f"Raise it with AudioLimits(max_bytes=...)."
-            )
-
-    def refuse_duration(self, name: str, num_samples: int, sampling_rate: int) -> None:
-        """Raise `AudioError` if a song lasts longer than allowed."""
-        if num_samples > self.max_seconds * sampling_rate:
-            raise AudioError(
-                f"{name}: lasts {num_samples / sampling_rate:.1f} s or more, but the limit is {self.max_seconds} s. "
-                f"Cut the song, or raise the limit with AudioLimits(max_seconds=...)."
-            )
-
-    def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:
-        """Raise `AudioError` if a song's sampling rate or number of channels is out of bounds."""
-        if not self.min_sampling_rate <= sampling_rate <= self.max_sampling_rate:
-            raise AudioError(
-                f"{name}: the sampling rate is {sampling_rate} Hz, but must lie between {self.min_sampling_rate} and "
-                f"{self.max_sampling_rate} Hz. Check the value, or change the bounds with "
-                f"AudioLimits(min_sampling_rate=..., max_sampling_rate=...)."
-            )
-        if not 1 <= num_channels <= self.max_channels:
-            raise AudioError(
-                f"{name}: has {num_channels} channels, but 1 to {self.max_channels} are accepted. Mix it down first "
-                f"(`ffmpeg -i in.wav -ac 2 out.wav`, or `array.mean(axis=0)` for an array of shape (channels, "
-                f"samples)), or let the plain mean over channels do it with AudioLimits(max_channels=...)."
-            )
+# What people pass by mistake or on purpose, told by its first bytes. No library is asked to open it: archives unpack
+# to more than they seem, and playlists point at other files and hosts.
+_TEXT_START = rb"(?:\xef\xbb\xbf)?\s*"
+_ARCHIVE_ADVICE = "Unpack it and pass the songs in it."
+_PLAYLIST_ADVICE = "Playlists are not followed; pass the songs that it names."
+REFUSED_FORMATS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)"), "a ZIP archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"\x1f\x8b"), "a gzip archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"BZh[1-9]"), "a bzip2 archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"\xfd7zXZ\x00"), "an xz archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "a Zstandard archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", _ARCHIVE_ADVICE),
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", _ARCHIVE_ADVICE),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _ARCHIVE_ADVICE),
+    (re.compile(_TEXT_START + rb"#EXT(M3U|INF|-X-)", re.IGNORECASE), "an M3U playlist", _PLAYLIST_ADVICE),
+    (re.compile(_TEXT_START + rb"\[playlist\]", re.IGNORECASE), "a PLS playlist", _PLAYLIST_ADVICE),
+    (re.compile(_TEXT_START + rb"ffconcat version", re.IGNORECASE), "an ffconcat playlist", _PLAYLIST_ADVICE),
+    (
+        re.compile(_TEXT_START + rb"(<\?xml.{0,400}?)?<(mpd|asx|smil|playlist)[\s>]", re.IGNORECASE | re.DOTALL),
+        "an XML playlist",
+        _PLAYLIST_ADVICE,
+    ),
+    (re.compile(_TEXT_START + rb"v=0\r?\no="), "a session description (SDP)", _PLAYLIST_ADVICE),
+)
 
 
 @dataclass
@@ -174,6 +138,7 @@ class _Decoded:
     num_channels: int
     blocks: Iterator[np.ndarray]
     declared_seconds: float | None = None
+    num_bytes: int | None = None  # of the encoded song
 
 
 def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLimits | None = None) -> AudioStream:
@@ -218,7 +183,7 @@ def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLi
         raise
 
 
-def _open_dict(source: dict, sampling_rate: int | None, limits: AudioLimits) -> AudioStream:
+def _open_dict(source: dict[str, Any], sampling_rate: int | None, limits: AudioLimits) -> AudioStream:
     """Open what `datasets` and `transformers` put around a song."""
     path = source.get("path")
     for key in ("array", "raw"):
@@ -295,7 +260,7 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
         limits.refuse_size("<file object>", source.getbuffer().nbytes)
         return "<file object>", resources.enter_context(io.BytesIO(source.getvalue()))
     if isinstance(source, str) and "://" in source:
-        return _download(source, limits, resources)
+        return download(source, limits, resources)
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(os.fspath(source)), limits, resources)
     if hasattr(source, "read"):
@@ -305,30 +270,44 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
 
 def _open_path(path: Path, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     name = str(path)
-    path = path.expanduser()
     try:
-        mode = path.stat().st_mode
+        path = path.expanduser()
+        _refuse_irregular(name, path.stat().st_mode)
+        handle = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (closed by `resources`)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"No such audio file: {name}") from error
+    except (AudioError, IsADirectoryError, PermissionError):
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        # A loop of links, a name that is too long, a null character in it, a home that is not there, a broken disk.
+        raise AudioError(f"{name}: cannot be opened ({error}). Check the name and what it leads to.") from error
+    resources.enter_context(handle)
+    # Once more on what was opened: between the two looks, the name may have changed its meaning.
+    status = os.fstat(handle.fileno())
+    _refuse_irregular(name, status.st_mode)
+    limits.refuse_size(name, status.st_size)
+    return name, handle
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that took its place would otherwise make this wait for a writer, perhaps forever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _refuse_irregular(name: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(
             f"{name} is a folder, not a song. Pass the files in it, or use `apex-music score {name}`."
         )
     if not stat.S_ISREG(mode):
         raise AudioError(f"{name}: not a regular file. Pass it as an open file: open({name!r}, 'rb').")
-    limits.refuse_size(name, path.stat().st_size)
-    return name, resources.enter_context(path.open("rb", buffering=0))
-
-
-def _create_temporary_file(resources: ExitStack) -> BinaryIO:
-    return resources.enter_context(tempfile.TemporaryFile(buffering=0, prefix="apex-song-"))
 
 
 def _copy_file_object(source: Any, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     """Copy a file object to disk, so that a read error stays an error: decoders take a failed callback for the end."""
     name = getattr(source, "name", None)
     name = name if isinstance(name, str) else "<file object>"
-    handle, num_bytes = _create_temporary_file(resources), 0
+    handle, num_bytes = create_temporary_file(resources), 0
     if hasattr(source, "seekable") and source.seekable():
         source.seek(0)
     while piece := source.read(1 << 20):
@@ -341,55 +320,28 @@ def _copy_file_object(source: Any, limits: AudioLimits, resources: ExitStack) ->
     return name, handle
 
 
-def _download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
-    """Stream a URL into a temporary file."""
-    # A password in a URL must not reach reports and logs.
-    name = re.sub(r"^(\w+://)[^/@?#]*@", r"\1", url)
-    if not url.lower().startswith(("http://", "https://")):
-        raise AudioError(
-            f"{name}: only http and https URLs are read. Download the song first, or pass it as an open binary file."
-        )
-    httpx = import_optional("httpx", "httpx")
-    handle, num_bytes = _create_temporary_file(resources), 0
-    timeout = httpx.Timeout(30.0, connect=10.0)
-    try:
-        with (
-            httpx.Client(follow_redirects=True, max_redirects=5, timeout=timeout) as client,
-            client.stream("GET", url) as response,
-        ):
-            if not response.is_success:
-                raise AudioError(
-                    f"{name}: the server answered {response.status_code} {response.reason_phrase}. Check the URL."
-                )
-            content_length = response.headers.get("content-length", "")
-            if content_length.isdigit():
-                limits.refuse_size(name, int(content_length))
-            for piece in response.iter_bytes(1 << 16):
-                num_bytes += len(piece)
-                limits.refuse_size(name, num_bytes)
-                handle.write(piece)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise AudioError(
-            f"{name}: the download failed ({type(error).__name__}: {error}). Check the URL and the connection, or "
-            "download the song and pass its path."
-        ) from error
-    handle.seek(0)
-    return name, handle
-
-
 def _open_encoded(
     name: str, handle: BinaryIO, sampling_rate: int | None, limits: AudioLimits, resources: ExitStack
 ) -> AudioStream:
     """Decode with libsndfile, and what it cannot read with FFmpeg."""
-    head = handle.read(512)
-    handle.seek(0)
+    try:
+        num_bytes = handle.seek(0, os.SEEK_END)
+        handle.seek(0)
+        head = handle.read(512)
+        handle.seek(0)
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error}). Check the disk, or copy the file first.") from error
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes).")
-    decoded = _decode_with_soundfile(handle, resources)
+    for pattern, label, advice in REFUSED_FORMATS:
+        if pattern.match(head):
+            raise AudioError(f"{name}: is {label}, not a song. {advice}")
+    decoded = _decode_with_soundfile(handle, limits, resources)
     if decoded is None:
         handle.seek(0)
         decoded = _decode_with_av(name, handle, head, resources)
     _check_same_rate(name, sampling_rate, decoded.sampling_rate)
+    decoded.num_bytes = num_bytes
     return _build_stream(name, decoded, limits, resources)
 
 
@@ -426,8 +378,15 @@ def _check_blocks(stream: AudioStream, decoded: _Decoded, limits: AudioLimits) -
                     f"{stream.name}: samples are NaN or infinite near {num_samples / stream.sampling_rate:.1f} s. "
                     "Render the song again, or clean it with np.nan_to_num if that is what you mean."
                 )
+            if np.abs(mono).max() > MAX_AMPLITUDE:
+                raise AudioError(
+                    f"{stream.name}: samples reach {np.abs(mono).max():.3g} near "
+                    f"{num_samples / stream.sampling_rate:.1f} s, but belong between -1 and 1. Render the song again."
+                )
             num_samples += len(mono)
             limits.refuse_duration(stream.name, num_samples, stream.sampling_rate)
+            if decoded.num_bytes is not None:
+                limits.refuse_expansion(stream.name, num_samples, decoded.num_bytes)
             is_silent = is_silent and not mono.any()
             yield mono
         if not num_samples:
@@ -443,7 +402,7 @@ def _check_blocks(stream: AudioStream, decoded: _Decoded, limits: AudioLimits) -
             stream.warnings.append("the song is silent")
 
 
-def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded | None:
+def _decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: ExitStack) -> _Decoded | None:
     """Open a handle with libsndfile; None if it is not for libsndfile to read."""
     soundfile = import_optional("soundfile", "soundfile")
     is_in_memory = isinstance(handle, io.BytesIO)
@@ -456,7 +415,7 @@ def _decode_with_soundfile(handle: BinaryIO, resources: ExitStack) -> _Decoded |
     # libsndfile says "unknown" by the largest 64-bit number.
     declared = file.frames if 0 <= file.frames < 2**62 else None
     if file.format == "MP3" and declared is not None:
-        num_samples, has_length = _count_mp3_samples(handle)
+        num_samples, has_length = _count_mp3_samples(handle, limits.max_seconds)
         if num_samples - declared > max(0.5 * file.samplerate, 0.01 * declared):
             # libsndfile stops at the length that it estimated, and that is too early.
             return None
@@ -495,7 +454,9 @@ def _measure_riff_shortfall(handle: BinaryIO) -> float:
     """Divide the bytes of sound that a WAV header declares by those that are there; 1 for a complete file."""
     position = handle.tell()
     num_bytes, offset, shortfall = handle.seek(0, os.SEEK_END), 12, 1.0
-    while offset + 8 <= num_bytes:
+    for _ in range(MAX_RIFF_CHUNKS):
+        if offset + 8 > num_bytes:
+            break
         handle.seek(offset)
         kind, size = struct.unpack("<4sI", handle.read(8))
         offset += 8
@@ -516,11 +477,17 @@ _MP3_KILOBITS = {
 _MP3_SAMPLING_RATES = {3: (44100, 48000, 32000, 0), 2: (22050, 24000, 16000, 0), 0: (11025, 12000, 8000, 0)}
 
 
-def _count_mp3_samples(handle: BinaryIO) -> tuple[int, bool]:
-    """Count samples by walking the frame headers up to the first damage; also tell whether a header states them."""
+def _count_mp3_samples(handle: BinaryIO, max_seconds: float = math.inf) -> tuple[int, bool]:
+    """
+    Count samples by walking the frame headers, up to the first damage or the longest song that is accepted; also tell
+    whether a header states them.
+    """
     position, offset = handle.tell(), 0
     handle.seek(0)
-    while (tag := handle.read(10))[:3] == b"ID3" and len(tag) == 10:
+    for _ in range(MAX_TAGS):
+        tag = handle.read(10)
+        if tag[:3] != b"ID3" or len(tag) < 10:
+            break
         size = tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]
         offset = handle.seek(offset + 10 + size + (10 if tag[5] & 0x10 else 0))
     handle.seek(offset)
@@ -538,6 +505,8 @@ def _count_mp3_samples(handle: BinaryIO) -> tuple[int, bool]:
             break
         frame_num_samples = 1152 if version == 3 else 576
         num_samples += frame_num_samples
+        if num_samples > max_seconds * rate:
+            break
         offset += frame_num_samples // 8 * 1000 * kilobits // rate + (third >> 1 & 1)
         handle.seek(offset)
         header = handle.read(4)
@@ -556,14 +525,18 @@ def _decode_with_av(name: str, handle: BinaryIO, head: bytes, resources: ExitSta
     _, demuxer, label = known
     av = import_optional("av", "apex-music[audio]", reason=f"{name}: to decode this {label} file")
     try:
-        container = resources.enter_context(av.open(handle, format=demuxer))
-        if not container.streams.audio:
-            raise AudioError(f"{name}: this {label} file has no sound in it.")
+        # Tags may hold anything; and what a container refers to outside itself, no protocol may fetch.
+        options = {"protocol_whitelist": "none"}
+        container = av.open(handle, format=demuxer, metadata_errors="replace", container_options=options)
+        resources.enter_context(container)
         frames = _decode_frames(av, container)
         # The header of an HE-AAC stream states half its rate and channels; the first frame tells what they are.
-        first = next(frames, None)
-    except av.FFmpegError as error:
+        first = next(frames, None) if container.streams.audio else None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        # OSError: a seek to where its header points, before the beginning or beyond what a file can be.
         raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+    if not container.streams.audio:
+        raise AudioError(f"{name}: this {label} file has no sound in it.")
     if first is None:
         raise AudioError(f"{name}: holds no samples.")
     return _Decoded(
@@ -582,15 +555,21 @@ def _decode_frames(av: ModuleType, container: Any) -> Iterator[Any]:
     yield from converter.resample(None)
 
 
+def _describe_frame(frame: Any) -> tuple[int, int]:
+    return frame.sample_rate, len(frame.layout.channels)
+
+
 def _join_frames(av: ModuleType, first: Any, frames: Iterator[Any]) -> Iterator[np.ndarray]:
     """Join short frames into blocks of shape `(num_samples, num_channels)`."""
     pieces, num_samples, failure = [first.to_ndarray().T], first.samples, None
     while failure is None:
         try:
             frame = next(frames, None)
-        except (av.FFmpegError, ValueError) as error:
-            # ValueError: the converter refuses a change of rate or layout in mid-song.
+        except (av.FFmpegError, OSError, ValueError) as error:
+            # ValueError: the converter refuses what changes in mid-song, though not always. OSError: as in opening.
             failure, frame = error, None
+        if frame is not None and _describe_frame(frame) != _describe_frame(first):
+            failure, frame = ValueError("the sampling rate or the channels change in mid-song"), None
         if frame is not None:
             pieces.append(frame.to_ndarray().T)
             num_samples += frame.samples
@@ -609,26 +588,8 @@ def _read_av_seconds(container: Any) -> float | None:
     if container.format.name.startswith("mov") and stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if container.format.name.startswith(("matroska", "asf")) and not container.streams.video and container.duration:
-        return container.duration / 1e6
+        return float(container.duration / 1e6)
     return None
-
-
-def import_optional(module: str, package: str, *, reason: str = "To read songs") -> ModuleType:
-    """Import what decoding needs, or say how to install it."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        # OSError: the Python package is there and the shared library behind it is not.
-        raise ImportError(f'{reason}, {module} is needed: pip install "{package}" ({error})') from error
-
-
-def check_rate(rate: Any, label: str) -> int:
-    """Return a sampling rate as a positive integer."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
-        raise TypeError(f"{label} must be a number of hertz, got {type(rate).__name__}.")
-    if not math.isfinite(rate) or rate <= 0 or rate != int(rate):
-        raise AudioError(f"{label} must be a positive whole number of hertz, got {rate}.")
-    return int(rate)
 
 
 def _check_same_rate(name: str, sampling_rate: Any, own_rate: Any) -> None:

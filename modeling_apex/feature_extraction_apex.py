@@ -15,7 +15,10 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from .audio_apex import load_audio, split_segments
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .decoding_apex import AudioError
+from .audio_limits_apex import AudioError
+from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES
+from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
+from .download_apex import download  # noqa: F401
 from .resampling_apex import RESAMPLERS  # noqa: F401
 
 NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind
@@ -36,7 +39,8 @@ def normalize_segments(segments: np.ndarray) -> np.ndarray:
     """
     mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
     variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
-    return ((segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)).astype(np.float32)
+    normalized: np.ndarray = (segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)
+    return normalized.astype(np.float32)
 
 
 class ApexFeatureExtractor(FeatureExtractionMixin):
@@ -50,6 +54,9 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
             Length of a segment, in seconds.
         minimum_num_samples (`int`, defaults to 400):
             Shortest song, in samples: what one frame of the encoder sees.
+
+    Raises:
+        `ValueError`: If one of them is not a positive number, or a segment would be too long to hold.
     """
 
     model_input_names = ["input_values", "segment_mask"]  # noqa: RUF012
@@ -61,7 +68,22 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
         minimum_num_samples: int = 400,
         **kwargs: Any,
     ):
+        if not __name__.startswith("transformers_modules"):
+            # As in the config: the installed class serves, and points to no code in a checkpoint's folder.
+            kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
         super().__init__(**kwargs)
+        for name, value in (("sampling_rate", sampling_rate), ("minimum_num_samples", minimum_num_samples)):
+            if type(value) is not int or not 0 < value < 2**53:
+                unit = " of hertz" if name == "sampling_rate" else ""
+                raise ValueError(f"`{name}` must be a positive whole number{unit}, got {value!r:.40}.")
+        if type(segment_seconds) not in (int, float) or not 0 < segment_seconds < 2**53:
+            raise ValueError(f"`segment_seconds` must be a positive number of seconds, got {segment_seconds!r:.40}.")
+        if segment_seconds * sampling_rate > MAX_SEGMENT_SAMPLES:
+            raise ValueError(
+                f"`segment_seconds` {segment_seconds} at `sampling_rate` {sampling_rate} is "
+                f"{segment_seconds * sampling_rate:,.0f} samples, above the limit of {MAX_SEGMENT_SAMPLES:,}."
+            )
         self.sampling_rate = sampling_rate
         self.segment_seconds = segment_seconds
         self.minimum_num_samples = minimum_num_samples

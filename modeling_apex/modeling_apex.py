@@ -11,6 +11,7 @@ wanted, the same weights run through `packed_encoder_apex`, which is equal withi
 """
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -21,8 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import HubertConfig, HubertModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
+from .checkpoint_limits_apex import check_shard_names, check_weight_files, count_numbers
 from .configuration_apex import ApexConfig
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
@@ -114,7 +116,8 @@ class LinearBlock(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.block(inputs)
+        outputs: torch.Tensor = self.block(inputs)
+        return outputs
 
 
 class ScoreBranch(nn.Module):
@@ -182,7 +185,9 @@ class ApexPreTrainedModel(PreTrainedModel):
 
         Raises:
             `RuntimeError`: If the checkpoint does not match the model.
-            `FileNotFoundError`: If the published layout's encoder cannot be reached.
+            `ValueError`: If a weight file is damaged, or holds far more or less than its config describes.
+            `FileNotFoundError`: If there are no safetensors weights, or the published layout's encoder cannot be
+                reached.
         """
         if config is None or isinstance(config, (str, bytes)):
             hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
@@ -196,6 +201,9 @@ class ApexPreTrainedModel(PreTrainedModel):
         if getattr(config, "mert_model_name", None) and "state_dict" not in kwargs:
             config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
             pretrained_model_name_or_path = None
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            _check_weights(pretrained_model_name_or_path, count_numbers(config) if strict else None, kwargs)
+            kwargs["use_safetensors"] = True
         if strict:  # let transformers report misshapen weights, so that the error below can name them
             kwargs["ignore_mismatched_sizes"] = True
         model, info = super().from_pretrained(
@@ -448,6 +456,35 @@ def _find_commit(name: str, options: dict[str, Any]) -> str | None:
     )
     match = re.search(r"/snapshots/([0-9a-f]{40})/", Path(found).as_posix()) if isinstance(found, str) else None
     return match[1] if match else None
+
+
+def _check_weights(source: Any, num_expected: int | None, options: dict[str, Any]) -> None:
+    """Look at the weight files of a checkpoint, by their headers, before transformers builds a model for them."""
+    hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+    hub_options["_raise_exceptions_for_missing_entries"] = False
+    variant = f".{options['variant']}" if options.get("variant") else ""
+
+    def find(name: str) -> Path | None:
+        found = cached_file(source, name, **hub_options)
+        return None if found is None else Path(found)
+
+    weights = find(f"model{variant}.safetensors")
+    if weights is not None:
+        check_weight_files([weights], num_expected)
+        return
+    index = find(f"model.safetensors.index{variant}.json")
+    if index is None:
+        where = "" if os.path.isdir(source) else ", or the Hub cannot be reached and the cache has none"
+        raise FileNotFoundError(
+            f"{source}: holds no model{variant}.safetensors{where}. Pickles (pytorch_model.bin and the like) can run "
+            "code and are not loaded; `apex-music convert` makes safetensors of published ones."
+        )
+    names = check_shard_names(index, json.loads(index.read_text(encoding="utf-8")).get("weight_map"))
+    shards = [find(name) for name in names]
+    missing = [name for name, shard in zip(names, shards, strict=True) if shard is None]
+    if missing:
+        raise FileNotFoundError(f"{source}: {', '.join(missing[:5])} is missing; {index.name} names it.")
+    check_weight_files([shard for shard in shards if shard is not None], num_expected)
 
 
 def _read_published_layout(source: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

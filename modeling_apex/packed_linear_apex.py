@@ -69,8 +69,10 @@ class PackedLinear(PlainLinear):
     def __call__(
         self, inputs: torch.Tensor, *, gelu: bool = False, residual: torch.Tensor | None = None
     ) -> torch.Tensor:
+        outputs: torch.Tensor
         if residual is not None and not gelu:
-            return torch.ops.mkldnn._linear_pointwise.binary(inputs, residual, self.weight, self.bias, "add")
+            outputs = torch.ops.mkldnn._linear_pointwise.binary(inputs, residual, self.weight, self.bias, "add")
+            return outputs
         activation: tuple[str, list[Any], str] = ("gelu", [], "none") if gelu else ("none", [], "")
         outputs = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, *activation)
         return outputs if residual is None else outputs.add_(residual)

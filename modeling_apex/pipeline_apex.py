@@ -17,10 +17,13 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .audio_apex import stream_segments
-from .decoding_apex import AudioLimits
-from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments
+from .audio_limits_apex import AudioLimits
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES  # noqa: F401
+from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
+from .download_apex import download  # noqa: F401
+from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments
 from .heads_apex import DEFAULT_HEADS  # noqa: F401
 from .report_apex import build_error_report, build_report
 from .resampling_apex import RESAMPLERS  # noqa: F401
@@ -241,7 +244,7 @@ class ApexPopularityPipeline(ChunkPipeline):
         )
 
 
-class _SongStream(IterableDataset):
+class _SongStream(IterableDataset[Any]):
     """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
 
     def __init__(self, songs: Iterator[Any]):

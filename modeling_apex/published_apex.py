@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
+from .checkpoint_limits_apex import check_weight_files
+
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
 # `torch.manual_seed(42)`, so these five numbers are part of the published computation (arXiv 2605.03395, public code).
 PUBLISHED_AGGREGATOR_WEIGHT = (0.3822692632675171, 0.4150039553642273, -0.11713624000549316, 0.45930564403533936)
@@ -60,7 +62,7 @@ class PublishedWeights:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-def read_encoder(source: str | os.PathLike, **hub_options: Any) -> PublishedWeights:
+def read_encoder(source: str | os.PathLike[str], **hub_options: Any) -> PublishedWeights:
     """
     Read a MERT or HuBERT checkpoint.
 
@@ -109,7 +111,7 @@ def read_encoder(source: str | os.PathLike, **hub_options: Any) -> PublishedWeig
     )
 
 
-def read_heads(source: str | os.PathLike, **hub_options: Any) -> PublishedWeights:
+def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedWeights:
     """
     Read published APEX heads: the authors' pickle, or a folder or Hub id in the published layout.
 
@@ -245,6 +247,7 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
+        check_weight_files([path])
         return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -257,13 +260,13 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def compute_file_hash(path: str | os.PathLike) -> str:
+def compute_file_hash(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_file(source: str | os.PathLike, names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
+def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         for name in names:

@@ -62,8 +62,11 @@ FLAT_MODULES = tuple(
     f"modeling_apex.{name}_apex"
     for name in (
         "audio",
+        "audio_limits",
+        "checkpoint_limits",
         "configuration",
         "decoding",
+        "download",
         "feature_extraction",
         "heads",
         "mapped_weights",

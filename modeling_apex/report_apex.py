@@ -38,7 +38,7 @@ def compute_percentile(score: float, exponent: float) -> float:
         raise ValueError(f"a popularity score runs from 0 to 100, got {score}.")
     if not exponent > 0:
         raise ValueError(f"`exponent` must be positive, got {exponent}.")
-    return 100.0 * (score / 100.0) ** (1.0 / exponent)
+    return 100.0 * float((score / 100.0) ** (1.0 / exponent))
 
 
 def compute_training_percentile(score: float, quantiles: Sequence[float]) -> float:
@@ -221,7 +221,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left_colu
     Returns:
         `str`: lines, a rule under the header.
     """
-    lines = [list(header), *(list(row) for row in rows)]
+    lines = [[escape_controls(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     texts = [
         "  ".join(
@@ -233,12 +233,30 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left_colu
     return "\n".join([texts[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *texts[1:]])
 
 
+def escape_controls(text: Any) -> str:
+    """
+    Make a text safe to print: a file may be named by a stranger, and a terminal obeys control characters.
+
+    Args:
+        text:
+            Anything; usually the name of a song, or a message with one in it.
+
+    Returns:
+        `str`: one line, in which line breaks, terminal codes, invisible and direction-changing characters and bytes
+        that are no text stand as escapes such as `\\x1b`.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """Return one report as text for a terminal: scores, ranges, percentiles, meaning, timeline."""
     if "error" in report:
-        return f"{report['song']}\n  not scored: {report['error']}"
+        return f"{escape_controls(report['song'])}\n  not scored: {escape_controls(report['error'])}"
     segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
-    lines = [f"{report['song']}  ({format_duration(report['duration_seconds'])}, {segments})"]
+    lines = [f"{escape_controls(report['song'])}  ({format_duration(report['duration_seconds'])}, {segments})"]
     training_percentiles = report.get("training_percentiles", {})
     rows = []
     for name, score in report["scores"].items():

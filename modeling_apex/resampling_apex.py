@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .decoding_apex import BLOCK_NUM_SAMPLES, check_rate, import_optional
+from .audio_limits_apex import check_rate, import_optional
+from .decoding_apex import BLOCK_NUM_SAMPLES
 
 RESAMPLERS = ("sinc", "soxr")
+ORDINARY_PERIOD = 1000
+"""Longest period, in samples, of rates whose filter is kept: 44,100 and 48,000 Hz need 147 and 2."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class _SincKernel:
         if self.dense is not None:
             length = self.num_in + 2 * self.margin
             windows = np.lib.stride_tricks.sliding_window_view(padded, length)
-            return (windows[: num_periods * self.num_in : self.num_in] @ self.dense).reshape(-1)
+            filtered: np.ndarray = windows[: num_periods * self.num_in : self.num_in] @ self.dense
+            return filtered.reshape(-1)
         outputs = np.empty((num_periods, self.num_out), np.float32)
         for period in range(num_periods):
             taken = padded[period * self.num_in :][self.band_indices]
@@ -46,7 +50,13 @@ class _SincKernel:
         return outputs.reshape(-1)
 
 
-@functools.lru_cache(maxsize=16)
+def _get_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
+    """Return the filter for two rates, from memory if they are ordinary ones."""
+    period = max(original_rate, target_rate) // math.gcd(original_rate, target_rate)
+    # The filter for 383,999 Hz takes 56 MB; a few songs at such rates would fill the memory for good.
+    return (_recall_sinc_kernel if period <= ORDINARY_PERIOD else _build_sinc_kernel)(original_rate, target_rate)
+
+
 def _build_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
     """
     Build the windowed-sinc filter that torchaudio uses by default.
@@ -80,6 +90,9 @@ def _build_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
             )
         original, target = repeats * original, repeats * target
     return _SincKernel(original, target, margin, dense, bands, indices)
+
+
+_recall_sinc_kernel = functools.lru_cache(maxsize=16)(_build_sinc_kernel)
 
 
 class StreamingResampler:
@@ -121,7 +134,7 @@ class StreamingResampler:
             soxr = import_optional("soxr", "soxr", reason='To resample with method "soxr"')
             self._soxr = soxr.ResampleStream(self.original_rate, self.target_rate, 1, dtype="float32", quality="HQ")
         else:
-            self._kernel = _build_sinc_kernel(self.original_rate, self.target_rate)
+            self._kernel = _get_sinc_kernel(self.original_rate, self.target_rate)
             self._append(np.zeros(self._kernel.margin, np.float32))
 
     def push(self, block: np.ndarray) -> np.ndarray:
@@ -161,6 +174,7 @@ class StreamingResampler:
         """
         if self._is_finished:
             raise ValueError("This resampler is finished. Build a new one for the next song.")
+        rest: np.ndarray
         if self._soxr is not None:
             rest = self._soxr.resample_chunk(np.zeros(0, np.float32), last=True)
         elif self._kernel is None:
@@ -180,8 +194,8 @@ class StreamingResampler:
 
     def _filter(self, block: np.ndarray) -> np.ndarray:
         """Return the output of all periods whose input, margins included, has arrived."""
-        assert self._kernel is not None
         kernel = self._kernel
+        assert kernel is not None  # `push` and `finish` return before they come here
         self._append(block)
         num_periods = (self._num_pending - 2 * kernel.margin) // kernel.num_in
         if num_periods < 1:
@@ -221,7 +235,7 @@ def resample(waveform: np.ndarray, original_rate: int, target_rate: int, *, meth
         raise ValueError(f"`waveform` must be one-dimensional mono audio, got the shape {waveform.shape}.")
     resampler = StreamingResampler(original_rate, target_rate, method=method)
     if method == "soxr" and resampler.original_rate != resampler.target_rate:
-        return import_optional("soxr", "soxr").resample(
-            waveform, resampler.original_rate, resampler.target_rate, quality="HQ"
-        )
+        soxr = import_optional("soxr", "soxr")
+        resampled: np.ndarray = soxr.resample(waveform, resampler.original_rate, resampler.target_rate, quality="HQ")
+        return resampled
     return np.concatenate([resampler.push(waveform), resampler.finish()])

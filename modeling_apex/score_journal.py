@@ -16,6 +16,9 @@ from typing import Any, Self
 from modeling_apex.report_apex import flatten_reports, format_csv, format_json
 
 OUTPUT_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+# A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
+# the name is read back as it was.
+TEXT_ERRORS = "backslashreplace"
 
 
 class ScoreJournal:
@@ -65,7 +68,7 @@ class ScoreJournal:
                     report = json.loads(line)
                     self.reports[report["song"]] = report
             os.truncate(self.path, sum(len(line) + 1 for line in whole))
-        file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `close`)
         if file.tell() == 0:
             file.write(json.dumps({"settings": self.settings}) + "\n")
             file.flush()
@@ -82,15 +85,16 @@ class ScoreJournal:
         reports = [self.reports[song] for song in order]
         part = self.output.with_name(self.output.name + ".writing")
         if self.output.suffix == ".jsonl":
-            part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in reports), encoding="utf-8")
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in reports)
+            part.write_text(lines, encoding="utf-8", errors=TEXT_ERRORS)
         elif self.output.suffix == ".json":
-            part.write_text(format_json(reports), encoding="utf-8")
+            part.write_text(format_json(reports), encoding="utf-8", errors=TEXT_ERRORS)
         elif self.output.suffix == ".csv":
-            part.write_text(format_csv(reports), encoding="utf-8")
+            part.write_text(format_csv(reports), encoding="utf-8", errors=TEXT_ERRORS)
         else:
             pyarrow, parquet = _import_pyarrow()
             columns, rows = flatten_reports(reports)
-            table = pyarrow.table({column: [row[column] for row in rows] for column in columns})
+            table = pyarrow.table({column: [_escape_surrogates(row[column]) for row in rows] for column in columns})
             parquet.write_table(table, part)
         self.close()
         os.replace(part, self.output)
@@ -107,6 +111,10 @@ class ScoreJournal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _escape_surrogates(value: Any) -> Any:
+    return value.encode("utf-8", TEXT_ERRORS).decode("utf-8") if isinstance(value, str) else value
 
 
 def _import_pyarrow() -> tuple[Any, Any]:

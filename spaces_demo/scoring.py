@@ -47,6 +47,12 @@ class SpaceLimits(AudioLimits):
                 "Cut it, or run the model on your own machine."
             )
 
+    def refuse_expansion(self, name: str, num_samples: int, num_bytes: int) -> None:
+        try:
+            super().refuse_expansion(name, num_samples, num_bytes)
+        except AudioError as error:
+            raise AudioError("nearly all of this file is silence. Cut the silence and try again.") from error
+
     def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:
         if not 1 <= num_channels <= self.max_channels:
             raise AudioError(f"the file has {num_channels} channels; mono and stereo are accepted. Mix it down first.")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,25 @@ FLAT = sorted((REPOSITORY / "modeling_apex").glob("*_apex.py"))
 # What each file that is shipped to the Hub may import of the others; everything else is forbidden.
 FLAT_IMPORTS = {
     "heads_apex": set(),
-    "decoding_apex": set(),
-    "published_apex": set(),
-    "configuration_apex": {"heads_apex"},
+    "audio_limits_apex": set(),
+    "download_apex": {"audio_limits_apex"},
+    "decoding_apex": {"audio_limits_apex", "download_apex"},
+    "checkpoint_limits_apex": set(),
+    "published_apex": {"checkpoint_limits_apex"},
+    "configuration_apex": {"checkpoint_limits_apex", "heads_apex"},
     "report_apex": {"heads_apex"},
-    "resampling_apex": {"decoding_apex"},
-    "audio_apex": {"decoding_apex", "resampling_apex"},
-    "feature_extraction_apex": {"audio_apex", "decoding_apex", "resampling_apex"},
+    "resampling_apex": {"audio_limits_apex", "decoding_apex"},
+    "audio_apex": {"audio_limits_apex", "decoding_apex", "resampling_apex"},
+    "feature_extraction_apex": {
+        "audio_apex",
+        "audio_limits_apex",
+        "checkpoint_limits_apex",
+        "decoding_apex",
+        "download_apex",
+        "resampling_apex",
+    },
     "modeling_apex": {
+        "checkpoint_limits_apex",
         "configuration_apex",
         "heads_apex",
         "mapped_weights_apex",
@@ -31,7 +43,10 @@ FLAT_IMPORTS = {
     "packed_linear_apex": set(),
     "pipeline_apex": {
         "audio_apex",
+        "audio_limits_apex",
+        "checkpoint_limits_apex",
         "decoding_apex",
+        "download_apex",
         "feature_extraction_apex",
         "heads_apex",
         "report_apex",
@@ -152,3 +167,9 @@ def test_registration_watches_every_flat_file() -> None:
     from modeling_apex.registration import FLAT_MODULES
 
     assert set(FLAT_MODULES) == {f"modeling_apex.{path.stem}" for path in FLAT}
+
+
+def test_every_flat_file_is_typed_strictly() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    strict = next(override for override in settings if override.get("disallow_any_generics"))
+    assert set(strict["module"]) == {f"modeling_apex.{path.stem}" for path in FLAT}

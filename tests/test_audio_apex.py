@@ -1,14 +1,13 @@
 """Rooms 1 to 3: what is read and how exactly, what is refused and with which words, and how much memory it takes."""
 
-import functools
-import http.server
 import importlib
 import io
 import math
-import threading
+import os
+import shutil
 import tracemalloc
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_apex import audio_apex, decoding_apex, resampling_apex
+from modeling_apex import audio_apex, audio_limits_apex, decoding_apex, resampling_apex
 from modeling_apex.audio_apex import (
     AudioError,
     AudioLimits,
@@ -153,13 +152,21 @@ class TestResampling:
         np.testing.assert_allclose(resampled[:48000][middle], expected[middle], atol=2e-3)
 
     def test_awkward_rates_stay_small(self) -> None:
-        resampling_apex._build_sinc_kernel.cache_clear()
         song = build_song(1, 10_000)
         tracemalloc.start()
         resample(song, 44101, 24000)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 100e6
+
+    def test_filters_of_awkward_rates_are_not_kept(self) -> None:
+        resampling_apex._recall_sinc_kernel.cache_clear()
+        for rate in (44101, 44099, 8001):
+            assert len(resample(build_song(0.01, rate), rate, 24000)) == math.ceil(round(0.01 * rate) * 24000 / rate)
+        assert resampling_apex._recall_sinc_kernel.cache_info().currsize == 0
+        for rate in (8000, 11025, 22050, 32000, 44100, 48000, 88200, 96000, 176400, 192000, 384000):
+            assert len(resample(build_song(0.01, rate), rate, 24000))
+            assert resampling_apex._get_sinc_kernel(rate, 24000) is resampling_apex._get_sinc_kernel(rate, 24000)
 
     def test_nothing_in_nothing_out(self) -> None:
         assert resample(np.zeros(0), 44100, 24000).shape == (0,)
@@ -310,6 +317,41 @@ class TestDecoding:
             "decoding failed after 0.4 s (Frame does not match AudioResampler setup.); scored what decodes"
         ]
 
+    def test_tags_that_are_not_text(self) -> None:
+        data = encode_with_av("mp4", "aac")
+        damaged = data.replace(b"isom", b"i\xff\xf0m")
+        assert damaged != data
+        np.testing.assert_array_equal(read_native(damaged)[0], read_native(data)[0])
+
+    def test_a_header_that_points_outside_the_file(self) -> None:
+        data = bytearray(encode_with_av("asf", "wmav2"))
+        data[48:52] = b"\xff\xff\xff\xff"
+        with pytest.raises(AudioError, match=r"<bytes>: this WMA/ASF file cannot be decoded \(.*Is it complete\?"):
+            open_audio(bytes(data))
+
+    def test_channels_that_change_in_mid_song(self) -> None:
+        frame = types.SimpleNamespace
+        mono, stereo = frame(channels=[0]), frame(channels=[0, 1])
+
+        def build(rate: int, layout: Any) -> Any:
+            samples = np.zeros((len(layout.channels), 100), np.float32)
+            return frame(sample_rate=rate, layout=layout, samples=100, to_ndarray=lambda: samples)
+
+        for other in (build(8000, stereo), build(16000, mono)):
+            blocks = decoding_apex._join_frames(av, build(8000, mono), iter([build(8000, mono), other]))
+            assert len(next(blocks)) == 200
+            with pytest.raises(AudioError, match="the sampling rate or the channels change in mid-song"):
+                next(blocks)
+
+    def test_headers_of_nothing_end(self) -> None:
+        tags = b"ID3\x03\0\0\0\0\0\0" * 100
+        handle = io.BytesIO(tags + b"\xff\xfb\x90\x00" + bytes(413))
+        assert decoding_apex._count_mp3_samples(handle) == (0, False)
+        chunks = b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * (decoding_apex.MAX_RIFF_CHUNKS + 1)
+        assert decoding_apex._measure_riff_shortfall(io.BytesIO(chunks + b"data\0\0\x01\0" + bytes(9))) == 1
+        frames = io.BytesIO((b"\xff\xf3\x14\xc4" + bytes(20)) * 1000)
+        assert decoding_apex._count_mp3_samples(frames, max_seconds=1)[0] <= 24_000 + 576
+
     def test_nothing_decodes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = bytearray(encode(build_song(3, 44100), 44100, format="FLAC"))
         start = len(data) // 50
@@ -331,13 +373,37 @@ class TestDecoding:
         with pytest.raises(AudioError, match=r"song\.\w+: is not audio that libsndfile or FFmpeg can decode"):
             open_audio(path)
 
-    @pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1\n{}\n", "ffconcat version 1.0\nfile '{}'\n"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "#EXTM3U\n#EXTINF:1\n{}\n",
+            "\ufeff\n#extinf:1\n{}\n",
+            "[playlist]\nFile1={}\n",
+            "ffconcat version 1.0\nfile '{}'\n",
+            '<?xml version="1.0"?>\n<!-- a list -->\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">{}</MPD>',
+            '<asx version="3.0"><ref href="{}"/></asx>',
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\n{}",
+        ],
+    )
     def test_playlists_are_not_followed(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "secret.wav").write_bytes(encode(build_song(1), 8000, format="WAV"))
         path = tmp_path / "list.mp3"
         path.write_text(text.format("secret.wav"))
-        with pytest.raises(AudioError, match="is not audio that"):
+        with pytest.raises(
+            AudioError, match=r"list\.mp3: is an? .*, not a song\. Playlists are not followed; pass the"
+        ):
             open_audio(path)
+
+    @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+    def test_archives_are_not_unpacked(self, tmp_path: Path, ending: str) -> None:
+        (tmp_path / "songs").mkdir()
+        (tmp_path / "songs" / "song.wav").write_bytes(encode(build_song(1), 8000, format="WAV"))
+        kind = {"tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar"}.get(ending, ending)
+        archive = shutil.make_archive(str(tmp_path / "album"), kind, tmp_path / "songs")
+        with pytest.raises(
+            AudioError, match=r"album\.\S+: is an? \w+ archive, not a song\. Unpack it and pass the songs"
+        ):
+            open_audio(archive)
 
 
 class TestMissingPackages:
@@ -351,7 +417,7 @@ class TestMissingPackages:
                     raise ImportError(f"No module named {name!r}")
                 return real(name)
 
-            monkeypatch.setattr(decoding_apex.importlib, "import_module", import_module)
+            monkeypatch.setattr(audio_limits_apex.importlib, "import_module", import_module)
 
         return hide
 
@@ -489,6 +555,35 @@ class TestRefusals:
         ):
             open_audio("s3://songs/a.mp3")
 
+    @pytest.mark.parametrize("name", ["loop.wav", "null\0.wav", "x" * 300 + ".wav", "~nobody-has-this-name/x.wav"])
+    def test_names_that_cannot_be_opened(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "loop.wav").symlink_to("loop.wav")
+        with pytest.raises(AudioError, match=r"\.wav: cannot be opened \(.*\)\. Check the name and what it leads to"):
+            open_audio(name if name.startswith("~") else tmp_path / name)
+
+    def test_a_pipe_is_refused_without_waiting_for_a_writer(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.wav")
+        with pytest.raises(AudioError, match=r"pipe\.wav: not a regular file"):
+            open_audio(tmp_path / "pipe.wav")
+
+    def test_what_takes_the_place_of_a_file_is_looked_at_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "song.wav"
+        path.touch()
+        regular = path.stat()
+        path.unlink()
+        os.mkfifo(path)
+        monkeypatch.setattr(Path, "stat", lambda self, **options: regular)
+        with pytest.raises(AudioError, match=r"song\.wav: not a regular file"):
+            open_audio(path)
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        with pytest.raises(
+            AudioError, match=r"/proc/self/mem: cannot be read \(.*\)\. Check the disk, or copy the file"
+        ):
+            open_audio("/proc/self/mem")
+
     @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=repr)
     def test_kinds(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"Cannot read audio from \w+. Pass a path, an http"):
@@ -524,7 +619,7 @@ class TestRefusals:
             with pytest.raises(AudioError, match="<array>: holds no samples"):
                 open_audio(empty, sampling_rate=8000)
 
-    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf])
+    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf, pytest.param(10**400, id="huge")])
     def test_rates_that_are_none(self, rate: float) -> None:
         with pytest.raises(
             AudioError, match=r"<array>: `sampling_rate` must be a positive whole number of hertz, got"
@@ -559,6 +654,14 @@ class TestRefusals:
         ):
             with pytest.raises(AudioError, match=r"samples are NaN or infinite near 8\.2 s"):
                 load_audio(source)
+
+    def test_samples_that_overflow_in_the_filter(self) -> None:
+        song = np.full(9000, 0.1, np.float32)
+        song[8500] = -3e38
+        for source in (song, encode(song, 8000, format="WAV", subtype="FLOAT")):
+            stream = open_audio(source, sampling_rate=8000)
+            with pytest.raises(AudioError, match=r"samples reach 3e\+38 near 0\.0 s, but belong between -1 and 1"):
+                list(stream.blocks)
 
     def test_silence_is_allowed_and_said(self) -> None:
         for source in (np.zeros(8000), np.zeros((2, 8000))):
@@ -610,86 +713,30 @@ class TestLimits:
             read, _ = read_native(source, sampling_rate=8000, limits=limits)
             np.testing.assert_allclose(read, song.mean(axis=1), atol=1e-6)
 
+    @pytest.mark.parametrize("is_stated", [True, False])
+    def test_hours_packed_into_kilobytes(self, monkeypatch: pytest.MonkeyPatch, is_stated: bool) -> None:
+        monkeypatch.setattr(audio_limits_apex, "GRACE_SAMPLES", 100_000)
+        song = bytearray(encode(np.zeros(400_000), 8000, format="FLAC"))
+        if not is_stated:
+            song[21:26] = bytes([song[21] & 0xF0, 0, 0, 0, 0])
+        with pytest.raises(
+            AudioError, match=r"its \d+ bytes unpack to \d+ samples or more, but the limit is 128 samples a byte"
+        ):
+            list(open_audio(bytes(song)).blocks)
+        patient = AudioLimits(max_samples_per_byte=1000)
+        assert len(load_audio(bytes(song), target_rate=8000, limits=patient)) == 400_000
+        array = {"array": np.zeros(400_000), "sampling_rate": 8000}
+        assert len(load_audio(array, target_rate=8000, limits=AudioLimits(max_samples_per_byte=0.01))) == 400_000
+
+    def test_limits_have_kinds(self) -> None:
+        with pytest.raises(TypeError, match=r"`AudioLimits.max_bytes` must be a number, got '2 GB'"):
+            AudioLimits(max_bytes="2 GB")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"`AudioLimits.allow_private_addresses` must be true or false, got 1"):
+            AudioLimits(allow_private_addresses=1)  # type: ignore[arg-type]
+
     def test_limits_are_positive(self) -> None:
         with pytest.raises(ValueError, match=r"`AudioLimits.max_seconds` must be positive, got 0"):
             AudioLimits(max_seconds=0)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    song = encode(build_song(1), 8000, format="FLAC")
-
-    def do_GET(self) -> None:
-        kind = self.path.strip("/").split("?")[0]
-        if kind == "loop":
-            self.send_response(302)
-            self.send_header("Location", self.path)
-        elif kind == "moved":
-            self.send_response(301)
-            self.send_header("Location", "/song.flac")
-        elif kind == "song.flac":
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(self.song)))
-        elif kind in ("endless", "broken"):
-            self.send_response(200)
-            if kind == "broken":
-                self.send_header("Content-Length", str(2 * len(self.song)))
-        else:
-            self.send_response(404)
-        self.end_headers()
-        if kind in ("song.flac", "broken"):
-            self.wfile.write(self.song)
-        elif kind == "endless":
-            for _ in range(40):
-                self.wfile.write(bytes(1 << 16))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    http_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http_server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=functools.partial(http_server.serve_forever, poll_interval=0.01))
-    thread.start()
-    yield f"http://127.0.0.1:{http_server.server_port}"
-    http_server.shutdown()
-    thread.join()
-    http_server.server_close()
-
-
-class TestUrls:
-    @pytest.mark.parametrize("page", ["song.flac", "moved", "song.flac?token=1"])
-    def test_a_song(self, server: str, page: str) -> None:
-        read, stream = read_native(f"{server}/{page}")
-        assert stream.name == f"{server}/{page}"
-        np.testing.assert_array_equal(read, read_native(Handler.song)[0])
-
-    def test_missing(self, server: str) -> None:
-        with pytest.raises(AudioError, match=r"http://127.0.0.1:\d+/absent: the server answered 404 Not Found"):
-            open_audio(f"{server}/absent")
-
-    def test_redirect_loop(self, server: str) -> None:
-        with pytest.raises(AudioError, match=r"/loop: the download failed \(TooManyRedirects"):
-            open_audio(f"{server}/loop")
-
-    def test_connection_that_breaks(self, server: str) -> None:
-        with pytest.raises(AudioError, match=r"/broken: the download failed \(RemoteProtocolError"):
-            open_audio(f"{server}/broken")
-
-    def test_no_server(self) -> None:
-        with pytest.raises(AudioError, match=r"http://127.0.0.1:1/a.mp3: the download failed \(ConnectError"):
-            open_audio("http://127.0.0.1:1/a.mp3")
-
-    @pytest.mark.parametrize("page", ["endless", "song.flac"])
-    def test_too_large(self, server: str, page: str) -> None:
-        with pytest.raises(AudioError, match=r": \d+ bytes or more, but the limit is 2000"):
-            open_audio(f"{server}/{page}", limits=AudioLimits(max_bytes=2000))
-
-    def test_passwords_stay_out_of_names(self, server: str) -> None:
-        url = server.replace("http://", "http://me:secret@") + "/song.flac"
-        with open_audio(url) as stream:
-            assert stream.name == f"{server}/song.flac"
 
 
 class TestSegments:

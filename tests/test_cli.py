@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,42 @@ def test_one_broken_song_is_reported_and_the_others_are_scored(
         assert "4 songs scored, 2 failed" in streams.err
     else:
         assert sum(".wav" in line or ".flac" in line for line in streams.out.splitlines()) == 4
+
+
+def test_limits_are_options(tiny_folder: Path, song_file: SongFile, capsys: pytest.CaptureFixture) -> None:
+    song = str(song_file(seconds=0.5, num_channels=2))
+    for words, message in (
+        (["--max-seconds", "0.4"], "lasts 0.5 s or more, but the limit is 0.4 s"),
+        (["--max-megabytes", "0.001"], "bytes or more, but the limit is 1049"),
+        (["--max-channels", "1"], "has 2 channels, but 1 to 1 are accepted"),
+        (["--max-sampling-rate", "16000"], "must lie between 4000 and 16000 Hz"),
+    ):
+        assert main(["score", song, "--model", str(tiny_folder), *words]) == 1
+        assert message in capsys.readouterr().err
+    for flags, message in (([], "which is not a public address"), (["--allow-private-addresses"], "ConnectError")):
+        assert main(["rank", song, "http://127.0.0.1:1/song.wav", "--model", str(tiny_folder), *flags]) == 1
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["score", song, "--max-seconds", "-1"])
+    assert "must be a positive number, got -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_names_that_are_no_text(
+    tiny_folder: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture, suffix: str
+) -> None:
+    odd = os.path.join(os.fsdecode(os.fsencode(album) + b"/\xff\x1b[31m.wav"))
+    shutil.copyfile(find_songs([str(album)])[0], odd)
+    (album / "broken\n.mp3").write_text("this is not audio")
+    output = tmp_path / f"scores{suffix}"
+    assert main(["score", str(album), "--model", str(tiny_folder), "--output", str(output)]) == 1
+    streams = capsys.readouterr()
+    assert r"broken\n.mp3: is not audio" in streams.err
+    assert "5 songs scored, 1 failed" in streams.err
+    if suffix == ".jsonl":
+        assert odd in [json.loads(line)["song"] for line in output.read_text().splitlines()]
+    assert main(["score", str(album), "--model", str(tiny_folder)]) == 1
+    assert r"\udcff\x1b[31m.wav" in capsys.readouterr().out
 
 
 def test_doors_agree(tiny_folder: Path, album: Path, tmp_path: Path) -> None:

@@ -137,5 +137,5 @@ def test_own_fields_are_all_that_is_stored(tmp_path: Path) -> None:
 
 
 def test_hubert_config_object_is_taken_as_it_is() -> None:
-    encoder = HubertConfig(hidden_size=24, num_hidden_layers=8, num_attention_heads=2)
+    encoder = HubertConfig(hidden_size=32, num_hidden_layers=8, num_attention_heads=2)
     assert ApexConfig(encoder_config=encoder).encoder_config is encoder

@@ -209,8 +209,11 @@ def test_misshapen_weight_is_an_error(tiny_folder: Path) -> None:
 
 def test_folder_without_weights_is_an_error(tiny_folder: Path) -> None:
     (tiny_folder / "model.safetensors").unlink()
-    with pytest.raises(OSError, match=r"no file named model\.safetensors|does not appear to have"):
+    with pytest.raises(OSError, match=r"holds no model\.safetensors\. Pickles .* are not loaded"):
         ApexModel.from_pretrained(tiny_folder)
+    config = ApexConfig.from_pretrained(tiny_folder)
+    with pytest.raises(OSError, match=r"nobody/nowhere: holds no model\.safetensors, or the Hub cannot be reached"):
+        ApexModel.from_pretrained("nobody/nowhere", config=config)
 
 
 def test_config_of_other_heads_does_not_load(tiny_folder: Path) -> None:

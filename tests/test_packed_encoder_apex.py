@@ -214,7 +214,7 @@ def test_a_used_model_can_be_copied(tiny_model: ApexModel) -> None:
 def test_a_cache_travels_empty() -> None:
     encoder, cache = build_encoder(), PackedEncoderCache()
     cache.get(encoder)
-    assert vars(pickle.loads(pickle.dumps(cache)))["_packed"] is None
+    assert vars(pickle.loads(pickle.dumps(cache)))["_packed"] is None  # noqa: S301 (our own)
 
 
 def test_threads_share_one_packed_encoder(tiny_model: ApexModel) -> None:

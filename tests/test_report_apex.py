@@ -11,6 +11,7 @@ from modeling_apex.report_apex import (
     build_error_report,
     build_report,
     compute_percentile,
+    escape_controls,
     flatten_reports,
     format_csv,
     format_duration,
@@ -123,3 +124,12 @@ def test_refusals() -> None:
             num_segments=1,
             model_id="m",
         )
+
+
+def test_names_cannot_command_a_terminal() -> None:
+    name = "a\x1b[31m\nb\u202ec\udcff \N{MUSICAL NOTE}é.wav"
+    shown = r"a\x1b[31m\nb\u202ec\udcff" + " \N{MUSICAL NOTE}é.wav"
+    assert escape_controls(name) == shown
+    text = format_report(build_error_report(name, f"{name}: is empty", model_id="m", model_revision=None))
+    assert text == f"{shown}\n  not scored: {shown}: is empty"
+    assert format_table(["song"], [[name]]).splitlines()[2] == shown

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from modeling_apex.report_apex import format_duration, format_report, format_score, format_table
+from modeling_apex.audio_limits_apex import AudioLimits
+from modeling_apex.report_apex import escape_controls, format_duration, format_report, format_score, format_table
 from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.song_files import find_songs
 
 DTYPES = ("float32", "bfloat16", "float16")
 RESAMPLERS = ("sinc", "soxr")
+MEGABYTE = 1024**2
 
 
 def add_parser(subparsers: Any) -> None:
@@ -54,6 +56,57 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RESAMPLERS,
         default="sinc",
         help="sinc: the filter that the weights were trained behind (default); soxr: faster, scores differ slightly",
+    )
+    add_limit_arguments(parser)
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is refused; `build_limits` reads it."""
+    defaults = AudioLimits()
+    limits = parser.add_argument_group("what is refused")
+    limits.add_argument(
+        "--max-seconds",
+        type=_positive_number,
+        default=defaults.max_seconds,
+        metavar="S",
+        help=f"longest song ({defaults.max_seconds:g})",
+    )
+    limits.add_argument(
+        "--max-megabytes",
+        type=_positive_number,
+        default=defaults.max_bytes / MEGABYTE,
+        metavar="N",
+        help=f"largest file or download, in units of 1024 x 1024 bytes ({defaults.max_bytes / MEGABYTE:g})",
+    )
+    limits.add_argument(
+        "--max-channels",
+        type=_positive_int,
+        default=defaults.max_channels,
+        metavar="N",
+        help=f"most channels; more than one are mixed by their mean ({defaults.max_channels})",
+    )
+    limits.add_argument(
+        "--max-sampling-rate",
+        type=_positive_int,
+        default=defaults.max_sampling_rate,
+        metavar="HZ",
+        help=f"highest sampling rate, in hertz ({defaults.max_sampling_rate})",
+    )
+    limits.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="let URLs lead to this machine and its own network; off, because a URL may come from a stranger",
+    )
+
+
+def build_limits(arguments: argparse.Namespace) -> AudioLimits:
+    """Return the limits that the command line states."""
+    return AudioLimits(
+        max_seconds=arguments.max_seconds,
+        max_bytes=round(arguments.max_megabytes * MEGABYTE),
+        max_channels=arguments.max_channels,
+        max_sampling_rate=arguments.max_sampling_rate,
+        allow_private_addresses=arguments.allow_private_addresses,
     )
 
 
@@ -118,7 +171,8 @@ def score_songs(
     if not songs:
         return
     scorer = scorer or load_scorer(arguments)
-    reports = scorer((song for song in songs), on_error="report", resampler=arguments.resampler, **options)
+    options |= {"resampler": arguments.resampler, "limits": build_limits(arguments)}
+    reports = scorer((song for song in songs), on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
         for song, report in zip(songs, reports, strict=True):
@@ -126,7 +180,7 @@ def score_songs(
             progress.update()
             if "error" in report:
                 with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {report['error']}", file=sys.stderr)
+                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
             yield report
 
 
@@ -142,7 +196,11 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
             percentile = report.get("percentiles", {}).get(name)
             cells.append(cell if percentile is None else f"{cell} (p{percentile:.0f})")
         rows.append([str(report["song"]), format_duration(report["duration_seconds"]), *cells])
-    notes = [f"warning: {report['song']}: {warning}" for report in reports for warning in report["warnings"]]
+    notes = [
+        escape_controls(f"warning: {report['song']}: {warning}")
+        for report in reports
+        for warning in report["warnings"]
+    ]
     legend = "popularity runs from 0 to 100, (pN) is its percentile; aesthetics run from 1 to 5"
     return "\n".join([format_table(header, rows), legend, *notes])
 
@@ -151,4 +209,11 @@ def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _positive_number(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
     return value

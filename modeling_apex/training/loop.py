@@ -7,11 +7,13 @@ the state of a run is its weights, the optimizer and a few numbers, and a resume
 Every decision (stop, best, diverged) is taken from numbers that all processes share.
 """
 
+import json
 import logging
 import math
+import pickle
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +34,7 @@ from modeling_apex.training.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 BEST_WEIGHTS = "best.safetensors"
+PROGRESS_NAME = "progress.json"
 
 
 class TrainingDivergedError(FloatingPointError):
@@ -88,13 +91,24 @@ class Progress:
     def num_epochs_done(self) -> int:
         return len(self.history)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "best_epoch": self.best_epoch, "best_value": self.best_value}
+    def save(self, folder: Path) -> None:
+        """Write `progress.json`; not a pickle, which Accelerate would make of it, and open as code."""
+        (folder / PROGRESS_NAME).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history = state["history"]
-        self.best_epoch = state["best_epoch"]
-        self.best_value = state["best_value"]
+    def load(self, folder: Path) -> None:
+        """
+        Take what `save` wrote.
+
+        Raises:
+            `FileNotFoundError`: If the checkpoint has no `progress.json`.
+        """
+        path = folder / PROGRESS_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file, so this checkpoint cannot be resumed. Start a new run.")
+        state = json.loads(path.read_text(encoding="utf-8"))
+        self.history, self.best_epoch, self.best_value = (
+            state[name] for name in ("history", "best_epoch", "best_value")
+        )
 
 
 def fit(
@@ -133,10 +147,9 @@ def fit(
     optimizer = build_optimizer(task, arguments, accelerator)
     peak_rates = [group["lr"] for group in optimizer.param_groups]
     module, optimizer = accelerator.prepare(task.module, optimizer)
-    accelerator.register_for_checkpointing(progress)
     checkpoints = run.list_checkpoints()
     if resume and checkpoints:
-        accelerator.load_state(str(checkpoints[-1]))
+        _load_checkpoint(checkpoints[-1], accelerator, progress)
     is_bar_hidden = not (show_progress and accelerator.is_main_process)
     with tqdm(
         total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=is_bar_hidden
@@ -160,6 +173,19 @@ def build_optimizer(task: TrainingTask, arguments: ApexTrainingArguments, accele
     is_fused = accelerator.device.type in ("cpu", "cuda")
     groups = task.build_parameter_groups(arguments)
     return torch.optim.AdamW(groups, weight_decay=arguments.weight_decay, fused=is_fused)
+
+
+def _load_checkpoint(checkpoint: Path, accelerator: Any, progress: Progress) -> None:
+    """Go back to a checkpoint. A run may come from elsewhere, so nothing in its pickles may run."""
+    progress.load(checkpoint)
+    try:
+        # Accelerate opens what it wrote itself with the same restriction; stated here, it holds in every release.
+        accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint}: holds a pickle with more than numbers in it, which could run code, and is not opened. "
+            f"Resume only from checkpoints that training wrote. ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def has_finished(progress: Progress, arguments: ApexTrainingArguments) -> bool:
@@ -264,6 +290,7 @@ def _record(
     accelerator.save_state(str(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        progress.save(part)
         _keep_best(task, run, part, is_best)
         part.rename(target)
         run.drop_old_checkpoints()

@@ -159,10 +159,41 @@ def describe_presets(result: dict[str, Any]) -> str:
     )
 
 
+def describe_hostile_audio(result: dict[str, Any]) -> str:
+    """Say what became of the corpus of bad audio files."""
+    rows = []
+    for kind, outcomes in result["by_kind"].items():
+        read = outcomes.get("decoded", 0) + outcomes.get("scored", 0)
+        refused = sum(count for outcome, count in outcomes.items() if outcome.startswith("refused"))
+        faults = sum(outcomes.values()) - read - refused
+        rows.append([kind, str(sum(outcomes.values())), str(read), str(refused), str(faults)])
+    faults = result["faults"]
+    return (
+        format_markdown_table(["what is wrong with the file", "cases", "read", "refused by name", "faults"], rows)
+        + f"\n\n{result['num_cases']:,} cases: {faults['crash']} crashes, {faults['hang']} hangs (more than "
+        f"{result['limits']['processor_seconds']:g} s of processor time), {faults['not finite']} scores that are not "
+        f"finite, {faults['unexplained error'] + faults['unnamed error']} errors of an unplanned kind. Most memory: "
+        f"{result['largest_megabytes']} MB, {result['worker_megabytes_before_first_case']} MB of it before the first "
+        f"song; longest case: {result['longest_processor_seconds']:.1f} s. {result['what'][0].upper()}"
+        f"{result['what'][1:]}. Made by `{result['command']}`."
+    )
+
+
+def describe_fuzzing(result: dict[str, Any]) -> str:
+    """Say what the fuzzer did."""
+    return (
+        f"The fuzzer (atheris, {result['seconds']} s): {result['executions']:,} inputs over "
+        f"{result['coverage_points']} coverage points of this package's code, {result['crashes']} crashes, "
+        f"{result['hangs']} hangs, {result['out_of_memory']} out of memory. Made by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "apex-tiny": (TINY_RESULTS, describe_tiny),
     "heads": (RESULTS / "heads.json", describe_heads),
+    "hostile-audio": (RESULTS / "hostile_audio.json", describe_hostile_audio),
+    "fuzzing": (RESULTS / "fuzz.json", describe_fuzzing),
     "build-memory": (RESULTS / "build_memory.json", describe_build_memory),
     "presets": (RESULTS / "presets.json", describe_presets),
     "scoring": (RESULTS / "scoring.json", describe_scoring),

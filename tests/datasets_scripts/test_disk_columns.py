@@ -52,7 +52,7 @@ def test_slices_are_those_of_an_array(tmp_path):
 
 def test_a_file_goes_with_its_column(tmp_path):
     column = save_column([np.zeros(3)], np.float64, tmp_path)
-    copy = pickle.loads(pickle.dumps(column))
+    copy = pickle.loads(pickle.dumps(column))  # noqa: S301 (our own)
     assert copy[:].tolist() == [0, 0, 0]
     del copy
     gc.collect()

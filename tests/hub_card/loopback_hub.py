@@ -25,7 +25,7 @@ REPOSITORY = r"/api/(model|dataset|space)s/([^/]+/[^/]+)"
 
 
 def compute_git_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Repository:
 
     def add_commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
         seed = repr((len(self.commits), message, sorted((path, compute_git_id(data)) for path, data in files.items())))
-        commit = hashlib.sha1(seed.encode()).hexdigest()
+        commit = hashlib.sha1(seed.encode(), usedforsecurity=False).hexdigest()
         self.commits[commit] = files
         self.branches[branch] = commit
         self.messages.append(message)

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
-from modeling_apex import load_pipeline
+from modeling_apex import audio_limits_apex, load_pipeline
 from spaces_demo.samples import load_samples
 from spaces_demo.scoring import Scorer, SongRefusedError
 from spaces_demo.settings import SpaceSettings
@@ -60,6 +61,21 @@ def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_pat
         scorer.score(str(songs_folder / "broken.mp3"))
     with pytest.raises(SongRefusedError, match="There is no song yet"):
         scorer.score(None)
+
+
+def test_a_url_is_never_fetched(scorer: Scorer) -> None:
+    assert not scorer.limits.allow_private_addresses
+    with pytest.raises(SongRefusedError, match=r"song\.wav: the upload is gone"):
+        scorer.score("http://127.0.0.1:1/song.wav")
+
+
+def test_silence_packed_small_is_refused_in_plain_words(
+    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio_limits_apex, "GRACE_SAMPLES", 1000)
+    soundfile.write(tmp_path / "silence.flac", np.zeros(200_000), 8_000)
+    with pytest.raises(SongRefusedError, match=r"silence\.flac: nearly all of this file is silence\. Cut the silence"):
+        scorer.score(str(tmp_path / "silence.flac"))
 
 
 def test_one_bad_song_of_many_is_reported_and_the_others_scored(scorer: Scorer, songs_folder: Path) -> None:
