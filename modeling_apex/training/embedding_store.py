@@ -31,10 +31,10 @@ SEGMENT_COLUMNS = ("segment_index", "num_real_samples", "embedding")
 
 class StoredRows:
     """
-    The rows of a `.npy` file, mapped only while some of them are read.
+    The rows of a `.npy` file, read when they are asked for.
 
-    A map that stays open keeps every page that was ever read: after an epoch it would count as memory as much as the
-    whole file. Opening one anew costs some microseconds.
+    Not memory-mapped: pages of a map count as memory of the process, after an epoch as much as the whole file, and for
+    scattered rows the system maps far more than is read. Reading row by row is no slower.
 
     Args:
         path (`Path`):
@@ -51,9 +51,18 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        if not len(self):  # an empty file cannot be mapped
-            return np.zeros(self.shape, np.float32)[rows]
-        return np.array(np.memmap(self._path, np.float32, "r", self._offset, self.shape)[rows])
+        width = self.shape[1]
+        row_bytes = width * np.dtype(np.float32).itemsize
+        with open(self._path, "rb", buffering=0) as file:
+            if isinstance(rows, slice):
+                start, stop, _ = rows.indices(len(self))
+                file.seek(self._offset + start * row_bytes)
+                return np.fromfile(file, np.float32, max(stop - start, 0) * width).reshape(-1, width)
+            values = np.empty((len(rows), width), np.float32)
+            for value, row in zip(values, rows.tolist(), strict=True):
+                file.seek(self._offset + row * row_bytes)
+                file.readinto(value.data)
+        return values
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
         return np.asarray(self[:], dtype)

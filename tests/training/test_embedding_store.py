@@ -23,6 +23,7 @@ def test_rows_are_those_of_the_file(tmp_path: Path, matrix: np.ndarray) -> None:
     assert np.array_equal(rows[10:20], matrix[10:20])
     assert np.array_equal(rows[np.array([3, 3, 49])], matrix[[3, 3, 49]])
     assert np.array_equal(np.asarray(rows), matrix)
+    assert rows[np.zeros(0, np.int64)].shape == (0, 7)
     assert rows[:5].flags.writeable
 
 
@@ -38,3 +39,10 @@ def test_reading_leaves_nothing_mapped(tmp_path: Path, matrix: np.ndarray) -> No
     read = [rows[start : start + 10] for start in range(0, 50, 10)]
     assert len(read) == 5
     assert str(tmp_path / "rows.npy") not in Path("/proc/self/maps").read_text()
+
+
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, matrix: np.ndarray) -> None:
+    path = tmp_path / "rows.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="mmap length is greater"):
+        StoredRows(path)
