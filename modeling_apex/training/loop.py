@@ -137,6 +137,9 @@ def fit(
     checkpoints = run.list_checkpoints()
     if resume and checkpoints:
         accelerator.load_state(str(checkpoints[-1]))
+        if accelerator.is_main_process:  # what a kill right after the checkpoint kept from being done
+            run.drop_old_checkpoints()
+            run.save_history(progress.history)
     is_bar_hidden = not (show_progress and accelerator.is_main_process)
     with tqdm(
         total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=is_bar_hidden

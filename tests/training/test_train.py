@@ -18,6 +18,7 @@ from song_folders import write_embeddings
 
 import modeling_apex.training.loop as loop
 from modeling_apex import ApexModel
+from modeling_apex.output_lock import OutputInUseError, OutputLock
 from modeling_apex.training.embedding_store import open_embedding_store
 from modeling_apex.training.heads_task import HeadsTask, plan_batches, refuse_few_rows
 from modeling_apex.training.loop import TrainingDivergedError, has_finished
@@ -164,6 +165,32 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     first, second = (load_file(result.best / "model.safetensors") for result in (whole, parts))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_kill_after_the_last_checkpoint_loses_no_epoch(
+    train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = RunFolder.save_history
+
+    def stop_at_the_last(run: RunFolder, history: list) -> None:
+        if len(history) == 3:
+            raise KeyboardInterrupt
+        save(run, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_history", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert len(read_metrics(tmp_path / "run")) == 2
+    train(resume=True)
+    assert [entry["epoch"] for entry in read_metrics(tmp_path / "run")] == [0, 1, 2]
+
+
+def test_two_runs_do_not_share_a_folder(train: Callable, tmp_path: Path) -> None:
+    with OutputLock(tmp_path / "run"), pytest.raises(OutputInUseError, match="is writing this output"):
+        train()
+    train()
+    assert not list((tmp_path / "run").glob(".lock"))
 
 
 def test_a_finished_run_resumes_to_itself(train: Callable) -> None:
