@@ -42,22 +42,12 @@ from transformers.pipelines import pipeline  # noqa: F401, E402
 import datasets_scripts.build  # noqa: E402
 import modeling_apex.cli  # noqa: E402
 import modeling_apex.training.train  # noqa: E402
-from modeling_apex import ApexConfig, ApexModel  # noqa: E402
+from modeling_apex import ApexModel  # noqa: E402
 from modeling_apex.training.embedding_manifest import build_identity  # noqa: E402
 
+from small_model import build_small_model  # noqa: E402
+
 COMMANDS = ("score", "embed", "train", "build")
-SMALL_ENCODER = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": [8, 8],
-    "conv_kernel": [10, 4],
-    "conv_stride": [5, 4],
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-    "apply_spec_augment": False,
-}
 LEFTOVERS = (".lock", ".writing", ".partial", ".part", ".old", ".build")
 
 
@@ -162,17 +152,6 @@ def measure_job(
     return {"seconds_in_peace": round(seconds, 2), **counts}
 
 
-def save_small_model(folder: Path) -> ApexModel:
-    """Save a random model of a few thousand weights."""
-    torch.manual_seed(0)
-    config = ApexConfig(
-        encoder_config=SMALL_ENCODER, layer_indices=[0, 1, 2, -1], segment_seconds=0.1, shared_dims=[12, 8]
-    )
-    model = ApexModel(config).eval()
-    model.save_pretrained(folder)
-    return model
-
-
 def build_score_job(folder: Path, model: Path) -> Job:
     """Score 150 short files to JSONL."""
     songs = folder / "songs"
@@ -269,7 +248,7 @@ def main(words: Sequence[str] | None = None) -> int:
     results = {}
     with tempfile.TemporaryDirectory(prefix="apex-kills-") as place:
         model = Path(place) / "model"
-        save_small_model(model)
+        build_small_model().save_pretrained(model)
         for name in options.commands:
             folder = Path(place) / name
             folder.mkdir()

@@ -1,0 +1,27 @@
+"""A random model of a few thousand weights, for benchmarks that need the whole path and no meaning."""
+
+import torch
+
+from modeling_apex import ApexConfig, ApexModel
+
+SMALL_ENCODER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 8],
+    "conv_kernel": [10, 4],
+    "conv_stride": [5, 4],
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "apply_spec_augment": False,
+}
+
+
+def build_small_model() -> ApexModel:
+    """Build the model: segments of 0.1 s, seven heads, the same weights each time."""
+    torch.manual_seed(0)
+    config = ApexConfig(
+        encoder_config=dict(SMALL_ENCODER), layer_indices=[0, 1, 2, -1], segment_seconds=0.1, shared_dims=[12, 8]
+    )
+    return ApexModel(config).eval()
