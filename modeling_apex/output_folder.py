@@ -1,4 +1,4 @@
-"""The folder that a command writes: new or empty, so that nothing is overwritten and nothing old is mixed in."""
+"""What a command writes: a folder that is new or empty, so that nothing old is mixed in; a file that is whole."""
 
 import os
 import shutil
@@ -29,6 +29,17 @@ def check_new_folder(output: str | os.PathLike) -> Path:
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME, PART_NAME}):
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
     return folder
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or the new one, whole."""
+    part = path.with_name(f"{path.name}{PART_NAME}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

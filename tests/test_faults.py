@@ -3,12 +3,11 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ import pytest
 from modeling_apex.cli import COMMANDS, main
 from modeling_apex.output_lock import OutputLock
 from modeling_apex.score_journal import ScoreJournal
+
+from full_disks import fill_disk
 
 SongFile = Callable[..., Path]
 REPOSITORY = Path(__file__).parent.parent
@@ -37,19 +38,6 @@ WORDS = {
 def album(song_file: SongFile) -> Path:
     songs = [song_file(f"album/{row}.wav", 0.12 + 0.1 * (row % 3), seed=row) for row in range(6)]
     return songs[0].parent
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount")
-    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
-    if not made or made.returncode:
-        pytest.skip("needs the right to mount a small file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("command", ["score", "embed", "train", "build"])
@@ -99,18 +87,12 @@ def test_other_commands_end_with_130_too(
     assert "interrupted; " in capsys.readouterr().err
 
 
-def fill(place: Path, leave_bytes: int) -> Path:
-    ballast = place / "ballast"
-    ballast.write_bytes(bytes(max(shutil.disk_usage(place).free - leave_bytes, 0)))
-    return ballast
-
-
 def test_score_on_a_full_disk_is_taken_up_when_there_is_space(
     tiny_folder: Path, album: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["score", str(album), "--model", str(tiny_folder), "--segments", "--embeddings", "--output"]
     assert main([*words, str(tmp_path / "whole.jsonl")]) == 0
-    ballast = fill(small_disk, 4096 * 3)
+    ballast = fill_disk(small_disk, 4096 * 3)
     output = small_disk / "scores.jsonl"
     assert main([*words, str(output)]) == 2
     said = capsys.readouterr().err
@@ -122,12 +104,12 @@ def test_score_on_a_full_disk_is_taken_up_when_there_is_space(
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_embed_and_train_on_a_full_disk_are_taken_up_when_there_is_space(
+def test_embed_on_a_full_disk_is_taken_up_when_there_is_space(
     tiny_folder: Path, album: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["embed", str(album), "--model", str(tiny_folder), "--songs-per-shard", "1", "--output"]
     assert main([*words, str(tmp_path / "whole")]) == 0
-    ballast = fill(small_disk, 4096 * 7)
+    ballast = fill_disk(small_disk, 4096 * 7)
     output = small_disk / "embeddings"
     assert main([*words, str(output)]) == 2
     assert "the disk is full. Free some space" in capsys.readouterr().err
@@ -142,7 +124,7 @@ def test_embed_and_train_on_a_full_disk_are_taken_up_when_there_is_space(
 def test_a_model_on_a_full_disk_is_no_half_model(
     tiny_folder: Path, small_disk: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    ballast = fill(small_disk, 4096 * 10)
+    ballast = fill_disk(small_disk, 4096 * 10)
     words = ["export", "--model", str(tiny_folder), "--output", str(small_disk / "hub")]
     assert main(words) == 2
     assert "the disk is full" in capsys.readouterr().err

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from modeling_apex import __version__
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.output_folder import replace_text
 from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.embedding_manifest import (
     MANIFEST_NAME,
@@ -380,9 +381,7 @@ def _summarize(folder: Path, blocks: list[_Block]) -> EmbeddingSummary:
 
 def _close_folder(folder: Path, manifest: dict[str, Any], summary: EmbeddingSummary) -> None:
     lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in summary.failures]
-    part = folder / f"{FAILURES_NAME}.writing"
-    part.write_text("".join(lines), encoding="utf-8")
-    os.replace(part, folder / FAILURES_NAME)
+    replace_text(folder / FAILURES_NAME, "".join(lines))
     totals = {"num_songs": summary.num_songs, "num_segments": summary.num_segments}
     save_json(folder / MANIFEST_NAME, {**manifest, **totals, "num_failures": len(lines), "is_complete": True})
 

@@ -21,6 +21,8 @@ from datasets_scripts.build import build_parser, main, parse_columns
 from datasets_scripts.hub_upload import push_folder_to_hub, push_world_to_hub
 from modeling_apex.output_lock import OutputLock
 
+from full_disks import fill_disk
+
 REPOSITORY = Path(__file__).parents[2]
 
 # Run by a Python that has imported nothing of the build; prints one line a dataset.
@@ -218,6 +220,26 @@ def test_an_overwrite_that_is_cut_short_is_taken_up(suno_tree, tmp_path, monkeyp
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert main(arguments) == 0
     assert read_folder(tmp_path / "out") == first
+
+
+def test_a_build_on_a_full_disk_is_taken_up_when_there_is_space(
+    training_folder, suno_tree, small_disk, tmp_path, capsys
+):
+    arguments = training_arguments(suno_tree, small_disk / "out")
+    ballast = fill_disk(small_disk, 200_000)
+    assert main(arguments) == 1
+    assert "the disk is full. Free some space, then give the same command again" in capsys.readouterr().err
+    ballast.unlink()
+    assert main(arguments) == 0
+    assert read_folder(small_disk / "out") == read_folder(training_folder)
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a folder that nobody may write")
+def test_an_output_that_cannot_be_written_is_said_so(suno_tree, capsys):
+    assert main(training_arguments(suno_tree, "/sys/kernel/apex")) == 1
+    said = capsys.readouterr().err
+    assert "error: /sys/kernel/apex: cannot be written" in said
+    assert "Name an output that you may write" in said
 
 
 def test_two_builds_do_not_share_a_folder(suno_tree, tmp_path, capsys):
