@@ -18,10 +18,13 @@ SMALL_ENCODER = {
 }
 
 
-def build_small_model() -> ApexModel:
-    """Build the model: segments of 0.1 s, seven heads, the same weights each time."""
+def build_small_model(segment_seconds: float = 0.1) -> ApexModel:
+    """Build the model: short segments, seven heads, the same weights each time."""
     torch.manual_seed(0)
     config = ApexConfig(
-        encoder_config=dict(SMALL_ENCODER), layer_indices=[0, 1, 2, -1], segment_seconds=0.1, shared_dims=[12, 8]
+        encoder_config=dict(SMALL_ENCODER),
+        layer_indices=[0, 1, 2, -1],
+        segment_seconds=segment_seconds,
+        shared_dims=[12, 8],
     )
     return ApexModel(config).eval()

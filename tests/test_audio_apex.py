@@ -489,7 +489,7 @@ class TestRefusals:
         ):
             open_audio("s3://songs/a.mp3")
 
-    @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=repr)
+    @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=lambda source: type(source).__name__)
     def test_kinds(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"Cannot read audio from \w+. Pass a path, an http"):
             open_audio(source)
