@@ -70,8 +70,9 @@ def _is_nearly_full(place: Path) -> bool:
 
 
 def _is_within(path: str | None, place: Path) -> bool:
-    """Tell whether a path is the output, lies in it, or is a folder that it would lie in."""
+    """Tell whether a path is the output, lies in it, is a folder above it, or a file beside it that bears its name."""
     if path is None:
         return False
     found, wanted = Path(path).absolute(), place.absolute()
-    return found.is_relative_to(wanted) or wanted.is_relative_to(found) or found.parent == wanted.parent
+    is_beside = found.parent == wanted.parent and wanted.name in found.name
+    return found.is_relative_to(wanted) or wanted.is_relative_to(found) or is_beside

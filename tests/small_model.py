@@ -18,11 +18,11 @@ SMALL_ENCODER = {
 }
 
 
-def build_small_model(segment_seconds: float = 0.1) -> ApexModel:
+def build_small_model(segment_seconds: float = 0.1, conv_stride: tuple[int, int] = (5, 4)) -> ApexModel:
     """Build the model: short segments, seven heads, the same weights each time."""
     torch.manual_seed(0)
     config = ApexConfig(
-        encoder_config=dict(SMALL_ENCODER),
+        encoder_config={**SMALL_ENCODER, "conv_stride": list(conv_stride)},
         layer_indices=[0, 1, 2, -1],
         segment_seconds=segment_seconds,
         shared_dims=[12, 8],

@@ -42,7 +42,10 @@ def test_other_limits_and_permissions(tmp_path: Path) -> None:
     for number in (errno.EROFS, errno.EACCES):
         message = describe_failure(system_error(number, tmp_path / "run" / ".lock"), tmp_path / "run")
         assert message.startswith(f"{tmp_path / 'run' / '.lock'}: cannot be written ({os.strerror(number)}). Name an")
+    claim = system_error(errno.EACCES, tmp_path / ".scores.csv.lock")
+    assert "cannot be written" in describe_failure(claim, tmp_path / "scores.csv")
     # An input that cannot be read is not the output's fault.
-    unreadable = system_error(errno.EACCES, Path("/elsewhere/song.wav"))
-    assert describe_failure(unreadable, tmp_path / "run") == str(unreadable)
+    for path in (Path("/elsewhere/song.wav"), tmp_path / "song.wav"):
+        unreadable = system_error(errno.EACCES, path)
+        assert describe_failure(unreadable, tmp_path / "run") == str(unreadable)
     assert describe_failure(system_error(errno.EACCES), tmp_path) == str(system_error(errno.EACCES))
