@@ -6,19 +6,23 @@ FILES ?= spaces_demo/samples
 FUZZ_SECONDS ?= 300
 TINY := modeling_apex/pretrained/apex-tiny
 STAMP := $(VENV)/.setup-done
+# The versions that CI runs on; `make setup LOCK=` takes the newest that pyproject.toml allows instead.
+LOCK ?= requirements-ci.lock
+PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench hostile fuzz readme tiny tiny-arena presets demo card quality style clean
+.PHONY: help setup score test test-slow bench hostile fuzz faults mutation readme tiny tiny-arena presets demo card quality style \
+  lock licenses wheel sbom clean
 
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP) ## Create the virtual environment and install the package with all extras
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[dev]"
 	@touch $@
 
 score: setup ## Score the sample songs, or your own: make score FILES="a.mp3 b.wav"
@@ -37,14 +41,24 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/bench_space.py
 	$(BIN)/python tests/benchmarks/bench_heads.py --songs 211000 --output tests/benchmarks/results/heads.json
 	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 3000000 > tests/benchmarks/results/build_memory.json
+	$(BIN)/python tests/benchmarks/measure_import.py --output tests/benchmarks/results/import.json
+	$(BIN)/python tests/benchmarks/measure_leaks.py --songs 10000 --output tests/benchmarks/results/leaks.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 hostile: setup ## Run the corpus of bad audio files (some minutes) and write its counts
 	$(BIN)/python tests/benchmarks/hostile_audio.py --output tests/benchmarks/results/hostile_audio.json
 
 fuzz: setup ## Fuzz the way from bytes to features for FUZZ_SECONDS (300)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[fuzz]"
 	$(BIN)/python tests/fuzz/run_fuzz.py --seconds $(FUZZ_SECONDS) --output tests/benchmarks/results/fuzz.json
+
+faults: setup ## Kill score, embed, train and build fifty times each and compare what is left
+	$(BIN)/python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
+
+mutation: setup ## Mutate audio, losses, metrics and targets, and count which mutants the tests notice
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[mutation]"
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
+	$(BIN)/python tests/benchmarks/report_mutation.py --output tests/benchmarks/results/mutation.json
 
 readme: setup ## Write the tables of README.md from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py
@@ -81,6 +95,27 @@ style: setup ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lock: setup ## Pin the newest versions that pyproject.toml allows, for CI; torch stays in constraints.txt
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[release]"
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --extra mutation --python-version 3.11 \
+	  --constraints constraints.txt --no-emit-package torch --no-annotate --custom-compile-command "make lock" \
+	  $(LOCK_OPTIONS) --output-file requirements-ci.lock
+
+licenses: setup ## Report the licence of every dependency; fails on one that is not allowed
+	$(BIN)/python tests/benchmarks/report_licenses.py --output tests/benchmarks/results/licenses.json
+
+wheel: setup ## Build the wheel and the source archive into dist
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[release]"
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+sbom: wheel ## List what an installation of the wheel with all extras consists of, as CycloneDX, in build/sbom.json
+	$(PYTHON) -m venv --clear build/installation
+	build/installation/bin/python -m pip install --quiet -c constraints.txt torch
+	build/installation/bin/python -m pip install --quiet $(PINS) \
+	  "apex-music[all] @ file://$$(ls -t $(CURDIR)/dist/*.whl | head -n 1)"
+	$(BIN)/cyclonedx-py environment build/installation/bin/python --pyproject pyproject.toml --output-reproducible \
+	  --output-file build/sbom.json
+
 clean: ## Remove the virtual environment, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist mutants *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

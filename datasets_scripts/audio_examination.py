@@ -6,9 +6,7 @@ goes to a journal at once: a build that is killed looks at no file twice, unless
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +17,7 @@ from tqdm.auto import tqdm
 from datasets_scripts.audio_files import AudioFacts, examine_audio_file
 from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
 from datasets_scripts.splits import compute_exact_key
+from datasets_scripts.worker_pool import open_worker_pool
 from datasets_scripts.working_files import AudioJournal, WorkingTable
 
 # How many files are handed to the processes at a time; bounds what waits in memory.
@@ -136,7 +135,7 @@ def _examine_all(table: WorkingTable, rows: NDArray[np.int64], num_workers: int)
             yield row, examine_audio_file(path)
         return
     # Spawned, not forked: forking a process with running threads can hang.
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    with open_worker_pool(num_workers, start_method="spawn", work="examined audio files") as pool:
         for start in range(0, len(rows), FILES_PER_ROUND):
             pairs = list(_iterate_paths(table, rows[start : start + FILES_PER_ROUND]))
             yield from zip(

@@ -25,6 +25,9 @@ from datasets_scripts.song_record import GROUP_KEYS, CorpusOptions
 from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, DEFAULT_COLUMNS, NO_AUDIO, SongSource, TrainingSongs
+from datasets_scripts.worker_pool import WorkerDiedError
+from modeling_apex.failure_messages import describe_failure
+from modeling_apex.output_lock import OutputLock
 
 MEBIBYTE = 1024**2
 
@@ -102,27 +105,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Defaults to those of the process.
 
     Returns:
-        `int`: 0 when the dataset is there, 1 when it cannot be built; the reason is on the error stream.
+        `int`: 0 when the dataset is there, 1 when it cannot be built, 130 when it was interrupted; the reason is on
+        the error stream.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    output: Path | None = None
     try:
-        if arguments[:1] == ["synthetic"]:
-            return _run_synthetic(arguments[1:])
-        args = build_parser().parse_args(arguments)
-        return _run_builder(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        is_synthetic = arguments[:1] == ["synthetic"]
+        args = _parse_synthetic(arguments[1:]) if is_synthetic else build_parser().parse_args(arguments)
+        output = getattr(args, "output", None)
+        return _run_synthetic(args) if is_synthetic else _run_builder(args)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, WorkerDiedError) as error:
+        print(f"error: {describe_failure(error, output)}", file=sys.stderr)
         return 1
 
 
-def _run_synthetic(arguments: Sequence[str]) -> int:
-    from datasets_scripts.synthetic.command import add_arguments, run
+def _parse_synthetic(arguments: Sequence[str]) -> argparse.Namespace:
+    from datasets_scripts.synthetic.command import add_arguments
 
     parser = argparse.ArgumentParser(prog="python -m datasets_scripts.build synthetic")
     add_arguments(parser)
     _add_hub_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def _run_synthetic(args: argparse.Namespace) -> int:
+    from datasets_scripts.synthetic.command import run
+
     status = run(args)
     if args.push_to_hub:
         print(f"Published as {push_world_to_hub(args.output, args.push_to_hub, is_private=not args.public)}")
@@ -132,13 +145,14 @@ def _run_synthetic(arguments: Sequence[str]) -> int:
 def _run_builder(args: argparse.Namespace) -> int:
     output = args.output.expanduser()
     builder = args.create_builder(args)
-    working_folder = open_output_folder(output, options=builder.describe_options(), overwrite=args.overwrite)
-    if working_folder is None:
-        print(f"{output} is finished already: nothing to do (--overwrite builds it again).")
-    else:
-        prepared = builder.prepare(working_folder)
-        manifest = write_parquet_folder(prepared, output, max_shard_bytes=round(args.max_shard_size * MEBIBYTE))
-        _print_summary(manifest, output)
+    with OutputLock(output):
+        working_folder = open_output_folder(output, options=builder.describe_options(), overwrite=args.overwrite)
+        if working_folder is None:
+            print(f"{output} is finished already: nothing to do (--overwrite builds it again).")
+        else:
+            prepared = builder.prepare(working_folder)
+            manifest = write_parquet_folder(prepared, output, max_shard_bytes=round(args.max_shard_size * MEBIBYTE))
+            _print_summary(manifest, output)
     if args.push_to_hub:
         print(f"Published as {push_folder_to_hub(output, args.push_to_hub, is_private=not args.public)}")
     return 0

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from datasets_scripts.audio_files import hash_file
 from datasets_scripts.disk_columns import Column, iterate_chunks
+from modeling_apex.output_lock import LOCK_NAME
 
 WORKING_FOLDER = ".build"
 MANIFEST_NAME = "manifest.json"
@@ -133,10 +134,12 @@ def open_output_folder(output: str | Path, *, options: Mapping[str, Any], overwr
             _refuse_other_build(output, finished.get("options", {}), options)
             shutil.rmtree(working_folder, ignore_errors=True)
             return None
+        # First, so that the folder is known as ours if the removal is cut short.
+        working_folder.mkdir(exist_ok=True)
         for name in (MANIFEST_NAME, CARD_NAME):
             (output / name).unlink(missing_ok=True)
         shutil.rmtree(output / "data", ignore_errors=True)
-    elif output.is_dir() and not working_folder.is_dir() and any(output.iterdir()):
+    elif output.is_dir() and not working_folder.is_dir() and {path.name for path in output.iterdir()} - {LOCK_NAME}:
         raise OutputFolderError(f"{output} is not empty and holds no build of ours. Choose a new or empty folder.")
     working_folder.mkdir(parents=True, exist_ok=True)
     return working_folder

@@ -111,10 +111,13 @@ def copy_plots(arena: Path, output: Path) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 2 for what another command line or file can mend."""
+    """Run the command; return its exit status: 0, 2 for what other words or files can mend, 130 if interrupted."""
     arguments = build_parser().parse_args(words)
     try:
         path = write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo)
+    except KeyboardInterrupt:
+        print("\ninterrupted; give the same command again", file=sys.stderr)
+        return 130
     except USER_ERRORS as error:
         print(f"build_card: {error}", file=sys.stderr)
         return 2

@@ -293,10 +293,16 @@ def list_private_paths() -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, 1 if the Hub did not take it, 2 if folder or words are wrong."""
+    """
+    Run the command; return its exit status: 0, 1 if the Hub did not take it, 2 if folder or words are wrong, 130 if it
+    was interrupted.
+    """
     arguments = build_parser().parse_args(words)
     try:
         publish(arguments)
+    except KeyboardInterrupt:
+        print("\ninterrupted; a commit is all or nothing: give the command again", file=sys.stderr)
+        return 130
     except USER_ERRORS as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1 if isinstance(error, PublishError) else 2

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from safetensors import SafetensorError
+
 from modeling_apex import __version__
+from modeling_apex.failure_messages import describe_failure
 
 COMMANDS = ("score", "rank", "embed", "train", "evaluate", "conditions", "arena", "convert", "export", "verify")
 # What a user can mend by another command line: shown as one line, without a traceback.
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, SafetensorError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,11 +46,12 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         `int`: exit status.
     """
-    arguments = build_parser().parse_args(words)
+    arguments = argparse.Namespace(when_interrupted="nothing was done")
     try:
+        arguments = build_parser().parse_args(words)
         return arguments.run(arguments)
     except KeyboardInterrupt:
-        print("\ninterrupted; with --output, the same command goes on where this one stopped", file=sys.stderr)
+        print(f"\ninterrupted; {arguments.when_interrupted}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `apex-music score ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +59,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         if arguments.traceback:
             raise
-        print(f"apex-music {arguments.command}: {error}", file=sys.stderr)
+        message = describe_failure(error, getattr(arguments, "output", None))
+        print(f"apex-music {arguments.command}: {message}", file=sys.stderr)
         return 2
 
 

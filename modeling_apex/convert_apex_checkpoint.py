@@ -18,7 +18,7 @@ from modeling_apex.configuration_apex import PREDICTION_LEVELS, ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.heads_apex import DEFAULT_HEADS
 from modeling_apex.modeling_apex import ApexModel
-from modeling_apex.output_folder import check_new_folder
+from modeling_apex.output_folder import write_new_folder
 from modeling_apex.published_apex import PublishedWeights, infer_head_config, read_encoder, read_heads
 from modeling_apex.report_apex import format_table
 
@@ -129,11 +129,12 @@ def save_conversion(conversion: Conversion, output: str | os.PathLike) -> Path:
 
     Raises:
         `FileExistsError`: If the folder holds anything.
+        [`OutputInUseError`]: If another run is writing it.
     """
-    folder = check_new_folder(output)
-    conversion.model.save_pretrained(folder)
-    ApexFeatureExtractor.from_config(conversion.model.config).save_pretrained(folder)
-    return folder
+    with write_new_folder(output) as part:
+        conversion.model.save_pretrained(part)
+        ApexFeatureExtractor.from_config(conversion.model.config).save_pretrained(part)
+    return part.parent
 
 
 def _public_source(source: str | os.PathLike) -> str:

@@ -15,7 +15,7 @@ from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.heads_apex import SCORE_MEANINGS
 from modeling_apex.modeling_apex import ApexModel
-from modeling_apex.output_folder import check_new_folder
+from modeling_apex.output_folder import check_new_folder, write_new_folder
 from modeling_apex.registration import FLAT_MODULES, TASK
 from modeling_apex.report_apex import format_score
 
@@ -47,20 +47,22 @@ def export_model(model: str | os.PathLike | ApexModel, output: str | os.PathLike
 
     Raises:
         `FileExistsError`: If the folder holds anything.
+        [`OutputInUseError`]: If another run is writing it.
     """
     folder = check_new_folder(output)
     is_loaded = not isinstance(model, (str, os.PathLike))
     loaded: Any = model if is_loaded else ApexModel.from_pretrained(os.fspath(model), **loading_options)
-    loaded.save_pretrained(folder)
-    ApexFeatureExtractor.from_config(loaded.config).save_pretrained(folder)
-    _update_json(folder / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
-    _update_json(
-        folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
-    )
-    source = Path(__file__).parent
-    for name in INFERENCE_FILES:
-        shutil.copyfile(source / name, folder / name)
-    (folder / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
+    with write_new_folder(folder) as part:
+        loaded.save_pretrained(part)
+        ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
+        _update_json(part / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
+        _update_json(
+            part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
+        )
+        source = Path(__file__).parent
+        for name in INFERENCE_FILES:
+            shutil.copyfile(source / name, part / name)
+        (part / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
     return folder
 
 

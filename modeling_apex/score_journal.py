@@ -3,7 +3,7 @@ Keep the reports of a long run safe: a journal that grows row by row, and a fina
 
 While songs are scored, each report is one line of `OUTPUT.partial`. An interrupted run, also one that was killed, is
 taken up by the same command: what the journal holds is not scored again. At the end the journal becomes the output, in
-the format of its suffix, by one rename.
+the format of its suffix, by one rename. Two runs never share a journal: the second is refused.
 """
 
 import json
@@ -13,12 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from modeling_apex.output_lock import OutputLock
 from modeling_apex.report_apex import flatten_reports, format_csv, format_json
 
 OUTPUT_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 # A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
 # the name is read back as it was.
 TEXT_ERRORS = "backslashreplace"
+# The last line of a journal that is about to become the output.
+FINISHED = {"is_finished": True}
 
 
 class ScoreJournal:
@@ -36,6 +39,7 @@ class ScoreJournal:
     Raises:
         `ValueError`: If the suffix is unknown, or the journal belongs to other settings.
         `FileExistsError`: If the output exists.
+        [`OutputInUseError`]: If another run is writing it.
         `ImportError`: If the format needs a package that is not installed.
     """
 
@@ -45,18 +49,32 @@ class ScoreJournal:
             raise ValueError(f"{output}: unknown format; the suffix must be one of {', '.join(OUTPUT_FORMATS)}.")
         if self.output.suffix == ".parquet":
             _import_pyarrow()
-        if self.output.exists() and not overwrite:
-            raise FileExistsError(f"{output}: exists. Name another output, or pass --overwrite to replace it.")
         self.path = self.output.with_name(self.output.name + ".partial")
         self.settings = json.loads(json.dumps(dict(settings)))
         self.reports: dict[str, dict[str, Any]] = {}
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._open()
+        self._lock = OutputLock(self.output, is_file=True)
+        self._lock.__enter__()
+        try:
+            self._file = self._open(overwrite)
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
 
-    def _open(self) -> Any:
+    def _open(self, overwrite: bool) -> Any:
+        whole = self._read_lines()
+        # A journal that says it is the output: the run was killed between its last two steps.
+        is_finished = (
+            bool(whole)
+            and json.loads(whole[-1]) == FINISHED
+            and self.output.exists()
+            and not self._get_unnamed_output().exists()
+        )
+        if overwrite and is_finished:
+            self.path.unlink()
+            whole = []
+        if self.output.exists() and not (overwrite or is_finished):
+            raise FileExistsError(f"{self.output}: exists. Name another output, or pass --overwrite to replace it.")
         if self.path.exists():
-            lines = self.path.read_bytes().split(b"\n")
-            whole = lines[:-1]  # a kill can leave half a line behind the last line break
             if whole:
                 settings = json.loads(whole[0])["settings"]
                 if settings != self.settings:
@@ -66,13 +84,21 @@ class ScoreJournal:
                     )
                 for line in whole[1:]:
                     report = json.loads(line)
-                    self.reports[report["song"]] = report
+                    if report != FINISHED:
+                        self.reports[report["song"]] = report
             os.truncate(self.path, sum(len(line) + 1 for line in whole))
         file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `close`)
         if file.tell() == 0:
             file.write(json.dumps({"settings": self.settings}) + "\n")
             file.flush()
         return file
+
+    def _read_lines(self) -> list[bytes]:
+        """Return the whole lines of the journal; a kill can leave half a line behind the last line break."""
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+
+    def _get_unnamed_output(self) -> Path:
+        return self.output.with_name(self.output.name + ".writing")
 
     def add(self, report: Mapping[str, Any]) -> None:
         """Append the report of one song; it survives whatever happens to this process afterwards."""
@@ -83,7 +109,7 @@ class ScoreJournal:
     def finish(self, order: list[str]) -> None:
         """Write the output, with the songs in the given order, and remove the journal."""
         reports = [self.reports[song] for song in order]
-        part = self.output.with_name(self.output.name + ".writing")
+        part = self._get_unnamed_output()
         if self.output.suffix == ".jsonl":
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in reports)
             part.write_text(lines, encoding="utf-8", errors=TEXT_ERRORS)
@@ -96,13 +122,17 @@ class ScoreJournal:
             columns, rows = flatten_reports(reports)
             table = pyarrow.table({column: [_escape_surrogates(row[column]) for row in rows] for column in columns})
             parquet.write_table(table, part)
-        self.close()
+        self._file.write(json.dumps(FINISHED) + "\n")
+        self._file.close()
         os.replace(part, self.output)
         self.path.unlink()
 
     def close(self) -> None:
-        """Close the journal; what it holds stays for the next run."""
-        self._file.close()
+        """Close the journal and give the output back; what the journal holds stays for the next run."""
+        try:
+            self._file.close()
+        finally:
+            self._lock.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self

@@ -131,6 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"APEX_MODEL would be set to {options.model}")
             return 0
         print(deploy(options.space, is_private=options.private, model=options.model))
+    except KeyboardInterrupt:
+        print("\ninterrupted; a commit is all or nothing: give the command again", file=sys.stderr)
+        return 130
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

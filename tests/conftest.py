@@ -1,6 +1,8 @@
 """Shared fixtures. The environment is closed to the network before anything imports the Hub's client."""
 
 import os
+import shutil
+import subprocess
 import tempfile
 
 _HOME = tempfile.mkdtemp(prefix="apex-tests-")
@@ -15,7 +17,7 @@ os.environ.update(
     MPLBACKEND="Agg",
 )
 
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from copy import deepcopy  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -119,3 +121,16 @@ def song_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
+    if not made or made.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield place
+    subprocess.run(["umount", place], check=True)

@@ -584,7 +584,7 @@ class TestRefusals:
         ):
             open_audio("/proc/self/mem")
 
-    @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=repr)
+    @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=lambda source: type(source).__name__)
     def test_kinds(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"Cannot read audio from \w+. Pass a path, an http"):
             open_audio(source)
@@ -816,3 +816,37 @@ class TestSegments:
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[2] - peaks[1] < 1e6
+
+    def test_segments_are_float32_whatever_comes_in(self) -> None:
+        song = build_song(1, 24000).astype(np.float64)
+        segments, _ = split_segments(song[:50], 20)
+        assert segments.dtype == np.float32
+        with stream_segments(song, sampling_rate=24000, segment_seconds=0.3) as stream:
+            assert {segment.samples.dtype for segment in stream} == {np.dtype(np.float32)}
+
+    def test_defaults(self) -> None:
+        assert [part.num_real_samples for part in stream_segments(build_song(31), sampling_rate=8000)] == [
+            720_000,
+            24_000,
+        ]
+        (single,) = stream_segments(np.ones(1, np.float32), sampling_rate=24000)
+        assert (single.num_real_samples, single.is_last) == (1, True)
+
+    def test_a_segment_may_be_one_sample(self) -> None:
+        song = np.arange(3, dtype=np.float32) / 4
+        parts = list(stream_segments(song, sampling_rate=24000, segment_seconds=1 / 24000))
+        assert [part.samples.tolist() for part in parts] == [[0.0], [0.25], [0.5]]
+
+    def test_limits_reach_the_decoder(self) -> None:
+        limits = AudioLimits(max_channels=1)
+        song = build_song(1, num_channels=2)
+        for read in (stream_segments, load_audio):
+            with pytest.raises(AudioError, match="2 channels"):
+                read(song, sampling_rate=8000, limits=limits)
+
+    def test_too_short_says_what_is_needed(self) -> None:
+        segments = stream_segments(build_song(1, 12), sampling_rate=24000, minimum_num_samples=24)
+        with pytest.raises(
+            AudioError, match=r"0\.0005 s \(12 samples at 24000 Hz\), but at least 0\.0010 s \(24 samp"
+        ):
+            list(segments)

@@ -12,6 +12,7 @@ from datasets_scripts.synthetic.samples import save_samples
 from datasets_scripts.synthetic.song_layouts import save_songeval_layout, save_training_layout
 from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS, SYSTEMS
 from datasets_scripts.synthetic.world import FACTOR_DRAWS, WorldOptions
+from modeling_apex.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         `ValueError`: If an option cannot be used, or the folder holds a world made with other options.
+        [`OutputInUseError`]: If another run is writing the folder.
     """
     names = [s.name for name in args.systems for s in SYSTEM_GROUPS.get(name, ())] or args.systems
     options = WorldOptions(
@@ -94,15 +96,16 @@ def run(args: argparse.Namespace) -> int:
         systems=tuple(names),
         is_messy=args.messy,
     )
-    for layout in LAYOUTS if args.layout == "all" else (args.layout,):
-        folder = args.output / layout if args.layout == "all" else args.output
-        if layout in ("training", "factors"):
-            save_training_layout(folder, options, args.num_processes, layout)
-        elif layout == "songeval":
-            save_songeval_layout(folder, options, args.num_processes)
-        elif layout == "music-arena":
-            save_music_arena_layout(folder, options, args.num_processes)
-        else:
-            save_samples(folder, args.num_processes)
-        logger.info("Wrote %s.", folder)
+    with OutputLock(args.output):
+        for layout in LAYOUTS if args.layout == "all" else (args.layout,):
+            folder = args.output / layout if args.layout == "all" else args.output
+            if layout in ("training", "factors"):
+                save_training_layout(folder, options, args.num_processes, layout)
+            elif layout == "songeval":
+                save_songeval_layout(folder, options, args.num_processes)
+            elif layout == "music-arena":
+                save_music_arena_layout(folder, options, args.num_processes)
+            else:
+                save_samples(folder, args.num_processes)
+            logger.info("Wrote %s.", folder)
     return 0

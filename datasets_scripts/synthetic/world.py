@@ -9,7 +9,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from datasets_scripts.synthetic.prompts import Prompt
 from datasets_scripts.synthetic.random_streams import build_generator
 from datasets_scripts.synthetic.song import render_song
 from datasets_scripts.synthetic.systems import get_system
+from datasets_scripts.worker_pool import open_worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def render_files(jobs: Sequence[SongJob], num_processes: int | None = None, desc
                 _render_file(job)
                 progress.update()
         else:
-            with ProcessPoolExecutor(num_processes) as pool:
+            with open_worker_pool(num_processes, work="rendered songs") as pool:
                 for _ in pool.map(_render_file, missing, chunksize=4):
                     progress.update()
     return len(missing)

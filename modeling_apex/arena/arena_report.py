@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.arena import published_results
+from modeling_apex.output_folder import replace_text
 
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
             ("F1 all", "all", "f1"), ("accuracy all", "all", "accuracy"))  # fmt: skip
@@ -40,7 +41,7 @@ def save_results(results: dict[str, Any], directory: str | Path) -> list[Path]:
         "report.md": build_report(results),
     }
     for name, content in contents.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        replace_text(folder / name, content)
     return [folder / name for name in contents]
 
 

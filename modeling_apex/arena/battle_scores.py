@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable, build_score_columns, load_battle_table
+from modeling_apex.output_folder import replace_text
 
 KEPT_COLUMNS = ("preference", "system_a", "system_b", "is_instrumental", "prompt", "user_pseudonym", "date")
 SILENCE_DECIBELS = -120.0
@@ -150,9 +151,5 @@ def _read_journal(path: Path, model_id: str) -> dict[str, dict[str, Any]]:
 def _save_table(path: Path, rows: list[dict[str, Any]], score_names: list[str]) -> None:
     """Write all battles in the dataset's order, every score column in every row."""
     columns = {f"{name}_{side}": None for name in score_names for side in "ab"}
-    part = path.with_name(path.name + ".writing")
-    part.write_text(
-        "".join(json.dumps({**columns, **row}, ensure_ascii=False, default=str) + "\n" for row in rows),
-        encoding="utf-8",
-    )
-    os.replace(part, path)
+    lines = [json.dumps({**columns, **row}, ensure_ascii=False, default=str) + "\n" for row in rows]
+    replace_text(path, "".join(lines))

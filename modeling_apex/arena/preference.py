@@ -20,6 +20,7 @@ import numpy as np
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.pair_metrics import compute_auc, compute_calibration_bins, compute_calibration_error
 from modeling_apex.arena.protocols import build_random_folds
+from modeling_apex.output_folder import replace_text
 
 PREFERENCE_HEAD_FILE = "preference_head.json"
 FORMAT_VERSION = 1
@@ -97,9 +98,7 @@ class PreferenceHead:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / PREFERENCE_HEAD_FILE
-        path.write_text(
-            json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8"
-        )
+        replace_text(path, json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n")
         return path
 
     @classmethod

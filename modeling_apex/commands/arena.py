@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--save-head-to", metavar="DIR", help="save the preference head beside this model too, for `apex-music rank`"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_report import save_results
     from modeling_apex.arena.battle_table import join_truth
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
+    from modeling_apex.output_lock import OutputLock
 
     chosen = {
         name: tuple(getattr(arguments, name)) for name in ("classifiers", "protocols") if getattr(arguments, name)
@@ -77,15 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
         num_jobs=arguments.num_jobs,
         **chosen,
     )
-    table = _load_battles(arguments)
-    if arguments.truth:
-        table = join_truth(table, arguments.truth)
-    results, head = run_arena(table, options)
-    saved = save_results(results, arguments.output)
-    if not arguments.no_plots:
-        saved += save_plots(results, arguments.output)
-    if head is not None:
-        saved += [head.save_pretrained(folder) for folder in (arguments.output, arguments.save_head_to) if folder]
+    with OutputLock(arguments.output):
+        table = _load_battles(arguments)
+        if arguments.truth:
+            table = join_truth(table, arguments.truth)
+        results, head = run_arena(table, options)
+        saved = save_results(results, arguments.output)
+        if not arguments.no_plots:
+            saved += save_plots(results, arguments.output)
+        if head is not None:
+            saved += [head.save_pretrained(folder) for folder in (arguments.output, arguments.save_head_to) if folder]
     missing = results["missing_scores"]["num_battles"]
     if missing:
         print(f"{missing} battles lack a score and were left out; results.json lists them", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +25,35 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--only", nargs="+", metavar="C", help="conditions such as song-full-uncertainty-2")
     parser.add_argument("--split", default="test", metavar="S", help="what to evaluate on (default: test)")
     add_training_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from modeling_apex.commands.embed import is_main_process
+    from modeling_apex.output_lock import OutputLock
     from modeling_apex.training.conditions import format_conditions, run_conditions
     from modeling_apex.training.embedding_manifest import save_json
-    from modeling_apex.training.train import close_processes
+    from modeling_apex.training.train import build_accelerator, close_processes
 
     logging.disable_progress_bar()  # of loading weights
-    results = run_conditions(
-        arguments.embeddings,
-        arguments.output,
-        collect_arguments(arguments),
-        model=arguments.model,
-        only=arguments.only,
-        split=arguments.split,
-        show_progress=sys.stderr.isatty(),
-    )
-    if is_main_process():
-        print(format_conditions(results, split=arguments.split))
-        save_json(Path(arguments.output) / "results.json", results)
+    settings = collect_arguments(arguments)
+    build_accelerator(settings, arguments.output)  # starts the processes, so that one of them can hold the output
+    with ExitStack() as stack:
+        if is_main_process():
+            stack.enter_context(OutputLock(arguments.output))
+        results = run_conditions(
+            arguments.embeddings,
+            arguments.output,
+            settings,
+            model=arguments.model,
+            only=arguments.only,
+            split=arguments.split,
+            show_progress=sys.stderr.isatty(),
+        )
+        if is_main_process():
+            print(format_conditions(results, split=arguments.split))
+            save_json(Path(arguments.output) / "results.json", results)
     close_processes()
     return 0

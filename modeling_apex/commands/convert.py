@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--encoder", required=True, metavar="MERT", help="folder or Hub id of MERT (95M or 330M)")
     parser.add_argument("--heads", required=True, metavar="APEX", help="best_model.pt, folder, or Hub id of the heads")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the checkpoint")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         "--songs-per-shard", type=int, default=256, metavar="N", help="what a killed process loses at most (256)"
     )
     parser.add_argument("--retry-failures", action="store_true", help="try songs again that failed before")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """`apex-music evaluate`: a model's results on a labelled dataset, as results.json and as a table."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,24 @@ def add_parser(subparsers: Any) -> None:
         "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
     )
     parser.add_argument("--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
+    from modeling_apex.output_lock import OutputLock
     from modeling_apex.training.embedding_manifest import save_json
     from modeling_apex.training.evaluate import evaluate_model, format_results
 
     logging.disable_progress_bar()  # of loading weights
-    results = evaluate_model(arguments.model, arguments.embeddings, splits=arguments.split, num_draws=arguments.draws)
-    print(format_results(results))
-    if arguments.output:
-        path = Path(arguments.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_json(path, results)
+    with ExitStack() as stack:
+        if arguments.output:
+            stack.enter_context(OutputLock(arguments.output, is_file=True))
+        results = evaluate_model(
+            arguments.model, arguments.embeddings, splits=arguments.split, num_draws=arguments.draws
+        )
+        print(format_results(results))
+        if arguments.output:
+            save_json(Path(arguments.output), results)
     return 0

@@ -14,7 +14,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--model", required=True, metavar="M", help="folder or Hub id of the model")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the export")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:

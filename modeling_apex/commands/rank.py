@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
         "every score, the default elsewhere), popularity, aesthetics, or one score",
     )
     parser.add_argument("--top", type=int, metavar="N", help="show only the best N")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:

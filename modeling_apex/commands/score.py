@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="with --output, the same command goes on where this one stopped")
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:

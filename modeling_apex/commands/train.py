@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--output", required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
     add_training_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="with --resume the same command goes on after the last epoch")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

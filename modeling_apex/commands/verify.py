@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
         help="checkpoint that it must equal in the parts that this holds; may be repeated (default: the published "
         "ones that this machine has)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from modeling_apex import __version__
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.output_folder import replace_text
+from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.embedding_manifest import (
     MANIFEST_NAME,
     build_identity,
@@ -136,6 +139,7 @@ def embed_songs(
     Raises:
         `ValueError`: If the folder holds embeddings of another model, precision or source, or an option is wrong.
         `FileNotFoundError`: If the source or the model leads nowhere.
+        [`OutputInUseError`]: If another run is writing the folder.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
@@ -159,28 +163,33 @@ def embed_songs(
         "is_complete": False,
     }
     folder = Path(output)
-    if state.is_main_process:
-        _open_folder(folder, manifest)
-    state.wait_for_everyone()
+    with ExitStack() as stack:
+        if state.is_main_process:  # for all processes of this run
+            stack.enter_context(OutputLock(folder))
+            _open_folder(folder, manifest)
+        state.wait_for_everyone()
 
-    blocks = _plan_blocks(songs, songs_per_shard)
-    remaining = [block for block in blocks if not _is_done(folder / block.shard_name, manifest, retry_failures)]
-    # No process may write a shard before all have seen which are missing, or their shares would not add up.
-    state.wait_for_everyone()
-    encoder.encoder.to(DTYPES[dtype])
-    encoder.to(state.device).eval()
-    embedder = _Embedder(encoder, resampler, batch_size or (1 if state.device.type == "cpu" else 32), num_decoders)
-    share = remaining[state.process_index :: state.num_processes]
-    num_songs = sum(block.stop - block.start for block in share)
-    with tqdm(total=num_songs, unit="song", disable=not (show_progress and state.is_main_process)) as progress:
-        for block in share:
-            rows = embedder.embed(songs, block, progress)
-            _save_shard(folder / block.shard_name, rows, songs.columns, manifest["identity"], block)
-    state.wait_for_everyone()
-    summary = _summarize(folder, blocks)
-    if state.is_main_process:
-        _close_folder(folder, manifest, summary)
-    state.wait_for_everyone()
+        blocks = _plan_blocks(songs, songs_per_shard)
+        remaining = [block for block in blocks if not _is_done(folder / block.shard_name, manifest, retry_failures)]
+        if remaining and state.is_main_process:
+            # A finished folder that is worked on again is unfinished until its manifest counts the new shards.
+            save_json(folder / MANIFEST_NAME, manifest)
+        # No process may write a shard before all have seen which are missing, or their shares would not add up.
+        state.wait_for_everyone()
+        encoder.encoder.to(DTYPES[dtype])
+        encoder.to(state.device).eval()
+        embedder = _Embedder(encoder, resampler, batch_size or (1 if state.device.type == "cpu" else 32), num_decoders)
+        share = remaining[state.process_index :: state.num_processes]
+        num_songs = sum(block.stop - block.start for block in share)
+        with tqdm(total=num_songs, unit="song", disable=not (show_progress and state.is_main_process)) as progress:
+            for block in share:
+                rows = embedder.embed(songs, block, progress)
+                _save_shard(folder / block.shard_name, rows, songs.columns, manifest["identity"], block)
+        state.wait_for_everyone()
+        summary = _summarize(folder, blocks)
+        if state.is_main_process:
+            _close_folder(folder, manifest, summary)
+        state.wait_for_everyone()
     return summary
 
 
@@ -345,12 +354,17 @@ def _save_shard(
     }
     table = pa.table(arrays).replace_schema_metadata({SHARD_METADATA: json.dumps(facts)})
     part = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    with open(part, "wb") as file:
-        # Floats do not repeat: a dictionary of them would only cost time.
-        pq.write_table(table, file, compression="lz4", use_dictionary=[name for name in arrays if name != "embedding"])
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    # Floats do not repeat: a dictionary of them would only cost time.
+    dictionary = [name for name in arrays if name != "embedding"]
+    try:
+        with open(part, "wb") as file:
+            pq.write_table(table, file, compression="lz4", use_dictionary=dictionary)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)  # a full disk is not helped by half a shard
+        raise
 
 
 def _summarize(folder: Path, blocks: list[_Block]) -> EmbeddingSummary:
@@ -367,9 +381,7 @@ def _summarize(folder: Path, blocks: list[_Block]) -> EmbeddingSummary:
 
 def _close_folder(folder: Path, manifest: dict[str, Any], summary: EmbeddingSummary) -> None:
     lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in summary.failures]
-    part = folder / f"{FAILURES_NAME}.writing"
-    part.write_text("".join(lines), encoding="utf-8")
-    os.replace(part, folder / FAILURES_NAME)
+    replace_text(folder / FAILURES_NAME, "".join(lines))
     totals = {"num_songs": summary.num_songs, "num_segments": summary.num_segments}
     save_json(folder / MANIFEST_NAME, {**manifest, **totals, "num_failures": len(lines), "is_complete": True})
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from modeling_apex.output_folder import replace_text
+
 MANIFEST_NAME = "manifest.json"
 EMBEDDING_PARTS = ("encoder.", "aggregator.")  # the weights that embeddings depend on; the heads come after
 
@@ -104,6 +106,4 @@ def load_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
 def save_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is either the old one or the new one, whole."""
-    part = path.with_name(path.name + ".writing")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

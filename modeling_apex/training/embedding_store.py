@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
+from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.embed import iterate_shards
 from modeling_apex.training.embedding_manifest import load_manifest, refuse_other_identity
 
@@ -196,7 +197,9 @@ def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike
     manifest_sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     columns = Path(cache_dir or folder / "columns") / manifest_sha256[:16]
     if not columns.is_dir():
-        _build_columns(folder, manifest, columns)
+        with OutputLock(columns, is_file=True, waits=True):  # another training run may be building the same ones
+            if not columns.is_dir():
+                _build_columns(folder, manifest, columns)
     splits = {split: _open_split(columns, split) for split in manifest["source"]["splits"]}
     return EmbeddingStore(folder, manifest, manifest_sha256, splits)
 
@@ -211,16 +214,13 @@ def _open_split(columns: Path, split: str) -> EmbeddingSplit:
 
 def _build_columns(folder: Path, manifest: dict[str, Any], columns: Path) -> None:
     """Write the columns of every split under another name, then give the folder its name: it is whole or absent."""
-    part = columns.with_name(f"{columns.name}.{os.getpid()}.writing")
+    part = columns.with_name(f"{columns.name}.writing")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir(parents=True)
     try:
         for split in manifest["source"]["splits"]:
             _build_split(list(iterate_shards(folder, split)), manifest["identity"], part, split)
-        try:
-            part.rename(columns)
-        except OSError:
-            if not columns.is_dir():  # otherwise another process was faster, with the same content
-                raise
+        part.rename(columns)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

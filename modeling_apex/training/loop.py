@@ -150,6 +150,9 @@ def fit(
     checkpoints = run.list_checkpoints()
     if resume and checkpoints:
         _load_checkpoint(checkpoints[-1], accelerator, progress)
+        if accelerator.is_main_process:  # what a kill right after the checkpoint kept from being done
+            run.drop_old_checkpoints()
+            run.save_history(progress.history)
     is_bar_hidden = not (show_progress and accelerator.is_main_process)
     with tqdm(
         total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=is_bar_hidden

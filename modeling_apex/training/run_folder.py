@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex import __version__
+from modeling_apex.output_folder import replace_text
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.embedding_manifest import save_json
 
@@ -96,9 +97,8 @@ class RunFolder:
 
     def save_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write `metrics.jsonl` as a whole, so that after a resume it holds each epoch once."""
-        part = self.path / "metrics.jsonl.writing"
-        part.write_text("".join(json.dumps(drop_undefined(epoch)) + "\n" for epoch in history), encoding="utf-8")
-        os.replace(part, self.path / "metrics.jsonl")
+        lines = [json.dumps(drop_undefined(epoch)) + "\n" for epoch in history]
+        replace_text(self.path / "metrics.jsonl", "".join(lines))
 
     def save_plots(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw loss and Spearman over epochs, if matplotlib is installed."""

@@ -146,4 +146,14 @@ class BackgroundDecoder:
                 continue
 
     def _take(self, source: Any) -> Any:
-        return source.get()
+        while True:
+            are_alive = any(thread.is_alive() for thread in self._threads)
+            try:
+                # What a thread put before it ended is there at once; only from living ones is there more to come.
+                return source.get(timeout=POLL_SECONDS if are_alive else 0)
+            except queue.Empty:
+                if not are_alive:
+                    raise RuntimeError(
+                        "the threads that decode songs ended before the last song did. This is no fault of a song; "
+                        "give the same command again, and report it if it comes back."
+                    ) from None

@@ -31,6 +31,7 @@ from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS
 from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
 from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.output_lock import OutputLock
 from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.training.filterbank import equalize_bands, initialize_front_end
 from modeling_apex.training.tiny_evaluation import (
@@ -437,12 +438,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the status is 1 if the model misses a target, which its README then says."""
+    """Run the command; the status is 1 if the model misses a target, as its README then says, 130 if interrupted."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(options.num_threads)
     recipe = TinyRecipe(num_training_songs=options.num_training_songs, num_epochs=options.num_epochs)
-    results = make_model(recipe, options.songs, options.output, options.num_processes)
+    try:
+        with OutputLock(options.songs):
+            results = make_model(recipe, options.songs, options.output, options.num_processes)
+    except KeyboardInterrupt:
+        logger.warning("interrupted; the same command uses the songs again that were rendered")
+        return 130
     missed = find_missed_targets(results)
     for sentence in missed:
         logger.warning("Missed: %s", sentence)

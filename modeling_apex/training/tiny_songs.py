@@ -11,7 +11,6 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from datasets_scripts.synthetic.song import render_song
 from datasets_scripts.synthetic.song_layouts import NUM_RATERS, plan_songs
 from datasets_scripts.synthetic.world import WorldOptions
 from datasets_scripts.targets import compute_popularity_targets
+from datasets_scripts.worker_pool import open_worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def render_song_set(song_set: SongSet, folder: Path, num_processes: int | None =
     with ExitStack() as stack:
         rendered: Iterator[np.ndarray] = map(_render, specs)
         if num_processes > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(num_processes))
+            pool = stack.enter_context(open_worker_pool(num_processes, work="rendered songs"))
             rendered = pool.map(_render, specs, chunksize=4)
         for row, waveform in enumerate(tqdm(rendered, total=len(specs), desc=song_set.name, unit="song")):
             waveforms[row] = waveform

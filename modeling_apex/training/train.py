@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from modeling_apex.configuration_apex import NUM_QUANTILES, ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
 from modeling_apex.training.embedding_manifest import build_identity, refuse_other_identity
 from modeling_apex.training.embedding_store import open_embedding_store
@@ -99,6 +100,7 @@ def train_heads(
     Raises:
         `ValueError`: If embeddings, model and arguments do not fit together.
         `FileExistsError`: If the run folder already holds a run.
+        [`OutputInUseError`]: If another run is writing the run folder.
         [`TrainingDivergedError`]: If the loss becomes NaN; the best epoch so far is saved first.
     """
     arguments = arguments or build_arguments()
@@ -217,22 +219,24 @@ def run_training(
     """Run a task in its folder, from the first file to the saved model; see [`train_heads`]."""
     run = RunFolder(output)
     problem: list[Exception] = []
-    if accelerator.is_main_process:
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(OutputLock(run.path))  # for all processes of this run
+                run.open(arguments, data, resume=resume)
+            except (OSError, ValueError) as error:
+                problem.append(error)
+        _raise_in_all_processes(problem)
+        accelerator.init_trackers("tracking")
         try:
-            run.open(arguments, data, resume=resume)
-        except (OSError, ValueError) as error:
-            problem.append(error)
-    _raise_in_all_processes(problem)
-    accelerator.init_trackers("tracking")
-    try:
-        progress = fit(task, arguments, run, accelerator, resume=resume, show_progress=show_progress)
-    except TrainingDivergedError:
-        if run.list_checkpoints():
-            _save_best(task, model, arguments, accelerator, run)
-        raise
-    _save_best(task, model, arguments, accelerator, run, progress)
-    for tracker in accelerator.trackers:
-        tracker.finish()
+            progress = fit(task, arguments, run, accelerator, resume=resume, show_progress=show_progress)
+        except TrainingDivergedError:
+            if run.list_checkpoints():
+                _save_best(task, model, arguments, accelerator, run)
+            raise
+        _save_best(task, model, arguments, accelerator, run, progress)
+        for tracker in accelerator.trackers:
+            tracker.finish()
     accelerator.free_memory()
     return TrainingResult(run.best, progress.best_epoch, progress.num_epochs_done, progress.history)
 
@@ -271,8 +275,12 @@ def _save_best(
         shutil.rmtree(part, ignore_errors=True)
         model.save_pretrained(part)
         ApexFeatureExtractor.from_config(model.config).save_pretrained(part)
-        shutil.rmtree(run.best, ignore_errors=True)
+        old = run.path / "best.old"
+        if run.best.exists():  # moved away whole: a kill must not leave half a model under this name
+            shutil.rmtree(old, ignore_errors=True)
+            run.best.rename(old)
         part.rename(run.best)
+        shutil.rmtree(old, ignore_errors=True)
         if progress is not None:
             run.save_plots(progress.history)
     accelerator.wait_for_everyone()

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.embedding_manifest import save_json
 from modeling_apex.training.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_apex.training.song_decoding import BackgroundDecoder
@@ -59,17 +60,28 @@ def open_waveform_store(
     sha256 = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"
     if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.writing")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        with OutputLock(folder, is_file=True, waits=True):  # another training run may be decoding the same songs
+            if not folder.is_dir():
+                _decode_source(source, folder, manifest, extractor, num_decoders)
+    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    splits = {split: _open_split(folder, split, extractor.segment_num_samples) for split in source.splits}
+    return EmbeddingStore(folder, content, sha256, splits)
+
+
+def _decode_source(
+    source: SongSource, folder: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
+) -> None:
+    part = folder.with_name(f"{folder.name}.writing")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    try:
         failures: list[dict[str, str]] = []
         for split in source.splits:
             failures += _write_split(source, split, part, extractor, num_decoders)
         save_json(part / "manifest.json", {**manifest, "failures": failures})
         part.rename(folder)
-    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    splits = {split: _open_split(folder, split, extractor.segment_num_samples) for split in source.splits}
-    return EmbeddingStore(folder, content, sha256, splits)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_split(

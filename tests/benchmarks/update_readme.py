@@ -201,6 +201,33 @@ def describe_fuzzing(result: dict[str, Any]) -> str:
     )
 
 
+def describe_kills(result: dict[str, Any]) -> str:
+    """Say what was left of commands that were killed at random moments."""
+    rows = [
+        [f"`{name}`"]
+        + [str(found[fact]) for fact in ("kills", "interrupts", "rows_lost", "rows_twice", "other_hash", "leftovers")]
+        for name, found in result["commands"].items()
+    ]
+    header = ["command", "kills", "Ctrl-C", "rows lost", "rows twice", "outputs with other bytes", "files left behind"]
+    return (
+        format_markdown_table(header, rows)
+        + f"\n\nEach was killed at random moments and started again until it ended, and compared with a run in peace. "
+        f"Made by `{result['command']}`."
+    )
+
+
+def describe_leaks(result: dict[str, Any]) -> str:
+    """Say how the memory of a process grew while it scored many songs."""
+    marks = result["resident_megabytes_after"]
+    rows = [list(map("{:,}".format, map(int, marks))), [f"{value:,.0f} MB" for value in marks.values()]]
+    header = ["songs", *rows[0]]
+    return (
+        format_markdown_table(header, [["resident memory", *rows[1]]])
+        + f"\n\n{result['songs']:,} songs of half a second to a second, {result['broken_songs']} of them broken, "
+        f"through {result['model']}. Made by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "apex-tiny": (TINY_RESULTS, describe_tiny),
@@ -212,6 +239,8 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "scoring": (RESULTS / "scoring.json", describe_scoring),
     "corpus": (RESULTS / "corpus.json", describe_corpus),
     "space": (RESULTS / "space.json", describe_space),
+    "kills": (RESULTS / "kills.json", describe_kills),
+    "leaks": (RESULTS / "leaks.json", describe_leaks),
 }
 
 

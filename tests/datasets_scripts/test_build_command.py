@@ -19,6 +19,9 @@ from source_trees import make_suno_row, save_json_lines
 import datasets_scripts
 from datasets_scripts.build import build_parser, main, parse_columns
 from datasets_scripts.hub_upload import push_folder_to_hub, push_world_to_hub
+from modeling_apex.output_lock import OutputLock
+
+from full_disks import fill_disk
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -144,7 +147,7 @@ def test_a_killed_build_ends_with_the_same_bytes(
     assert read_folder(output) == read_folder(training_folder)
 
 
-def test_a_resumed_build_looks_at_no_file_twice(suno_tree, tmp_path, monkeypatch):
+def test_a_resumed_build_looks_at_no_file_twice(suno_tree, tmp_path, monkeypatch, capsys):
     from datasets_scripts import audio_examination
 
     looked_at = []
@@ -158,8 +161,8 @@ def test_a_resumed_build_looks_at_no_file_twice(suno_tree, tmp_path, monkeypatch
 
     monkeypatch.setattr(audio_examination, "examine_audio_file", stop_after_ten)
     arguments = training_arguments(suno_tree, tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+    assert main(arguments) == 130
+    assert "interrupted; the same command goes on where this one stopped" in capsys.readouterr().err
     assert main(arguments) == 0
     assert len(looked_at) == 24 + 1
     assert len(set(looked_at)) == 24
@@ -182,8 +185,7 @@ def test_a_changed_source_forgets_the_shards_of_an_unfinished_build(suno_tree, t
     arguments = training_arguments(suno_tree, tmp_path / "out")
     arguments[2] = str(table)
     monkeypatch.setattr(parquet_folder, "_write_shard", stop_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+    assert main(arguments) == 130
     monkeypatch.setattr(parquet_folder, "_write_shard", write_shard)
     save_json_lines(table, [row | {"title": "Renamed"} for row in rows])
     assert main(arguments) == 0
@@ -204,6 +206,53 @@ def test_a_finished_build_is_kept_or_built_again_as_asked(suno_tree, tmp_path, c
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["options"]["seed"] == 7
     assert main([*arguments, "--overwrite"]) == 0
     assert read_folder(tmp_path / "out") == first
+
+
+def test_an_overwrite_that_is_cut_short_is_taken_up(suno_tree, tmp_path, monkeypatch, capsys):
+    from datasets_scripts import parquet_folder
+
+    arguments = training_arguments(suno_tree, tmp_path / "out")
+    assert main(arguments) == 0
+    first = read_folder(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet_folder.shutil, "rmtree", lambda *args, **options: (_ for _ in ()).throw(OSError("cut")))
+        assert main([*arguments, "--overwrite"]) == 1
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert main(arguments) == 0
+    assert read_folder(tmp_path / "out") == first
+
+
+def test_a_build_on_a_full_disk_is_taken_up_when_there_is_space(
+    training_folder, suno_tree, small_disk, tmp_path, capsys
+):
+    arguments = training_arguments(suno_tree, small_disk / "out")
+    ballast = fill_disk(small_disk, 200_000)
+    assert main(arguments) == 1
+    assert "the disk is full. Free some space, then give the same command again" in capsys.readouterr().err
+    ballast.unlink()
+    assert main(arguments) == 0
+    assert read_folder(small_disk / "out") == read_folder(training_folder)
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a folder that nobody may write")
+def test_an_output_that_cannot_be_written_is_said_so(suno_tree, capsys):
+    assert main(training_arguments(suno_tree, "/sys/kernel/apex")) == 1
+    said = capsys.readouterr().err
+    assert "error: /sys/kernel/apex: cannot be written" in said
+    assert "Name an output that you may write" in said
+
+
+def test_two_builds_do_not_share_a_folder(suno_tree, tmp_path, capsys):
+    arguments = training_arguments(suno_tree, tmp_path / "out")
+    with OutputLock(tmp_path / "out"):
+        assert main(arguments) == 1
+        assert f"process {os.getpid()} on" in capsys.readouterr().err
+        synthetic = ["synthetic", "--layout", "samples", "--output", str(tmp_path / "out")]
+        assert main(synthetic) == 1
+        assert "is writing this output" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()  # of a run that was killed at once
+    assert main(arguments) == 0
 
 
 def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):

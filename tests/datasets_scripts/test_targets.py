@@ -37,6 +37,14 @@ def test_scores_of_the_published_transform():
 def test_targets_compose_rank_and_transform():
     targets = compute_popularity_targets([5, 7], ["a", "a"])
     assert targets == pytest.approx(compute_popularity_scores([25.0, 75.0]))
+    targets = compute_popularity_targets([5, 7, 9, 900], ["a", "a", "b", "b"])
+    assert targets == pytest.approx(compute_popularity_scores([25.0, 75.0, 25.0, 75.0]))
+
+
+def test_scores_are_computed_in_float64():
+    third = np.array([100 / 3], np.float32)
+    assert compute_popularity_scores(third).dtype == np.float64
+    assert invert_popularity_scores(third).dtype == np.float64
 
 
 @given(counts)
@@ -74,7 +82,7 @@ def test_no_songs_have_no_percentiles():
     ("call", "message"),
     [
         (lambda: compute_percentile_ranks([[1, 2]]), r"one-dimensional, got shape \(1, 2\)"),
-        (lambda: compute_percentile_ranks([1, -1]), "finite and not negative"),
+        (lambda: compute_percentile_ranks([1, -1]), "^`counts` must be finite and not negative: .* ranking them.$"),
         (lambda: compute_percentile_ranks([1.0, float("nan")]), "finite and not negative"),
         (lambda: compute_percentile_ranks([1, 2], ["a"]), r"shape \(1,\) but `counts` has \(2,\)"),
         (lambda: compute_popularity_scores([100.5]), "`percentiles` must lie between 0 and 100"),

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,69 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(tmp_path: Path, t
     assert (summary.num_songs, [failure["id"] for failure in summary.failures]) == (45, ["train-song-5"])
     assert read_rows(parts) == read_rows(whole)
     assert not list(parts.glob("*.writing"))
+
+
+def test_a_finished_folder_is_unfinished_while_failures_are_tried_again(
+    tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(make_wav(0, 0.15))
+    (folder / "b.wav").write_bytes(b"half a download")
+    embed_songs(folder, tmp_path / "out", tiny_model)
+    (folder / "b.wav").write_bytes(make_wav(1, 0.15))
+
+    def stop(*values: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_module, "_close_folder", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed_songs(folder, tmp_path / "out", tiny_model, retry_failures=True)
+    with pytest.raises(ValueError, match="this embedding is unfinished"):
+        open_embedding_store(tmp_path / "out")
+    embed_songs(folder, tmp_path / "out", tiny_model)
+    assert open_embedding_store(tmp_path / "out").manifest["num_songs"] == 2
+
+
+def test_a_shard_that_cannot_be_written_leaves_no_half(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        embed_songs(dataset, tmp_path / "out", tiny_model)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+def test_what_a_killed_run_left_of_its_columns_is_removed(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_songs(dataset, tmp_path / "out", tiny_model)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *values: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(shutil, "rmtree", lambda *values, **options: None)  # as killed: nothing is tidied up
+        with pytest.raises(KeyboardInterrupt):
+            open_embedding_store(tmp_path / "out")
+    (leftover,) = (tmp_path / "out" / "columns").iterdir()
+    (leftover / "stray").touch()
+    store = open_embedding_store(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "columns").iterdir()] == [store.manifest_sha256[:16]]
+    assert not (tmp_path / "out" / "columns" / store.manifest_sha256[:16] / "stray").exists()
+
+
+def test_decoding_threads_that_vanish_are_an_error_and_no_hang(
+    tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackgroundDecoder, "_work", lambda decoder: None)
+    extractor = ApexFeatureExtractor.from_config(tiny_model.config)
+    with (
+        pytest.raises(RuntimeError, match="the threads that decode songs ended before the last song did"),
+        BackgroundDecoder([Song("a", None, {})], extractor, num_threads=2) as decoder,
+    ):
+        list(decoder)
 
 
 def test_two_processes_share_the_shards(

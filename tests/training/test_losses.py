@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,22 @@ def test_a_head_without_labels_takes_no_part() -> None:
     loss = MultiTaskLoss("uncertainty", GROUPS)
     loss(torch.tensor([8.0, 0.0]), torch.tensor([True, False])).backward()
     assert loss.log_sigmas.grad.tolist() == [pytest.approx(1 - 8.0), 0.0]
+
+
+def test_a_head_without_labels_adds_nothing() -> None:
+    present = torch.tensor([True, False])
+    assert float(MultiTaskLoss("equal", GROUPS)(torch.tensor([8.0, 2.0]), present)) == 8.0
+    assert float(MultiTaskLoss("weighted", GROUPS)(torch.tensor([8.0, 2.0]), present)) == 40.0
+
+
+def test_only_sigmas_are_stored() -> None:
+    assert list(MultiTaskLoss("uncertainty", GROUPS).state_dict()) == ["log_sigmas"]
+    assert list(MultiTaskLoss("weighted", GROUPS).state_dict()) == []
+
+
+def test_variances_do_not_change_the_precision() -> None:
+    loss = MultiTaskLoss("equal", GROUPS, label_variances=np.array([2.0, 4.0]))
+    assert loss(torch.tensor([8.0, 2.0]), ALL).dtype == torch.float32
 
 
 def test_unknown_kind() -> None:

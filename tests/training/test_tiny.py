@@ -229,9 +229,18 @@ def test_two_processes_render_the_same_songs(tmp_path):
 def test_command_reports_what_is_missed(tmp_path, monkeypatch, caplog, toy_runs):
     monkeypatch.setattr(tiny, "make_model", lambda *arguments: toy_runs[2])
     with caplog.at_level(logging.INFO):
-        status = tiny.main(["--output", str(tmp_path), "--num-epochs", "1"])
+        status = tiny.main(["--output", str(tmp_path), "--num-epochs", "1", "--songs", str(tmp_path / "songs")])
     assert status == 1
     assert "Missed: `" in caplog.text
+
+
+def test_an_interrupted_command_says_what_is_kept(tmp_path, monkeypatch, caplog):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny, "make_model", interrupt)
+    assert tiny.main(["--output", str(tmp_path), "--songs", str(tmp_path / "songs")]) == 130
+    assert "uses the songs again that were rendered" in caplog.text
 
 
 def test_embedded_model_is_small_and_says_what_it_is():

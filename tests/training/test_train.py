@@ -18,11 +18,15 @@ from song_folders import write_embeddings
 
 import modeling_apex.training.loop as loop
 from modeling_apex import ApexModel
+from modeling_apex.cli import main
+from modeling_apex.output_lock import OutputInUseError, OutputLock
 from modeling_apex.training.embedding_store import open_embedding_store
 from modeling_apex.training.heads_task import HeadsTask, plan_batches, refuse_few_rows
 from modeling_apex.training.loop import TrainingDivergedError, has_finished
 from modeling_apex.training.run_folder import RunFolder
 from modeling_apex.training.train import build_accelerator, build_trained_model, train_heads
+
+from full_disks import fill_disk
 
 SIZES = {"train": 60, "validation": 20, "test": 10}
 
@@ -164,6 +168,48 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     first, second = (load_file(result.best / "model.safetensors") for result in (whole, parts))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_kill_after_the_last_checkpoint_loses_no_epoch(
+    train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = RunFolder.save_history
+
+    def stop_at_the_last(run: RunFolder, history: list) -> None:
+        if len(history) == 3:
+            raise KeyboardInterrupt
+        save(run, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_history", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert len(read_metrics(tmp_path / "run")) == 2
+    train(resume=True)
+    assert [entry["epoch"] for entry in read_metrics(tmp_path / "run")] == [0, 1, 2]
+
+
+def test_a_run_on_a_full_disk_is_taken_up_when_there_is_space(
+    train: Callable, small_disk: Path, embeddings: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    whole = train("whole", preset="improved")
+    words = ["train", str(embeddings), "--model", str(tiny_folder), "--preset", "improved", "--num-epochs", "3"]
+    words += ["--batch-size", "16", "--learning-rate", "0.01", "--report-to", "none"]
+    run = small_disk / "run"
+    ballast = fill_disk(small_disk, 60_000)
+    assert main([*words, "--output", str(run)]) == 2
+    assert "the disk is full. Free some space, then give the same command again" in capsys.readouterr().err
+    ballast.unlink()
+    assert main([*words, "--output", str(run), "--resume"]) == 0
+    assert read_metrics(run) == read_metrics(whole.best.parent)
+    assert (run / "best/model.safetensors").read_bytes() == (whole.best / "model.safetensors").read_bytes()
+
+
+def test_two_runs_do_not_share_a_folder(train: Callable, tmp_path: Path) -> None:
+    with OutputLock(tmp_path / "run"), pytest.raises(OutputInUseError, match="is writing this output"):
+        train()
+    train()
+    assert not list((tmp_path / "run").glob(".lock"))
 
 
 def test_a_finished_run_resumes_to_itself(train: Callable) -> None:

@@ -1,0 +1,78 @@
+"""
+What a command says when the machine, not its input, made it fail: a full disk, a place that cannot be written.
+
+Libraries report these in many ways, some of them without the path or the reason, so the border of each command looks
+at the error and at the disk before it speaks.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+# Writers that lose the reason (torch, safetensors, numpy) stop when less than this is left.
+NEARLY_FULL_BYTES = 2**20
+
+
+def describe_failure(error: BaseException, output: str | os.PathLike | None = None) -> str:
+    """
+    Describe an error for the person who gave the command.
+
+    Args:
+        error (`BaseException`):
+            What stopped the command.
+        output (`str` or `os.PathLike`, *optional*):
+            What the command was writing.
+
+    Returns:
+        `str`: the error's own message, or, where the disk or its permissions are to blame, what to do about that.
+    """
+    place = None if output is None else Path(output).expanduser()
+    number, path = _find_number(error)
+    if number in FULL or (place is not None and _is_nearly_full(place) and _is_about_writing(error)):
+        where = path or place or "the output"
+        return (
+            f"{where}: the disk is full. Free some space, then give the same command again: what was finished is kept."
+        )
+    if number == errno.EFBIG:
+        return f"{path or place or 'the output'}: larger than a file may be here (ulimit -f, or the file system)."
+    if number in FORBIDDEN and place is not None and _is_within(path, place):
+        return f"{path}: cannot be written ({os.strerror(number or 0)}). Name an output that you may write."
+    return str(error)
+
+
+def _find_number(error: BaseException) -> tuple[int | None, str | None]:
+    """Return number and path of the first system error in a chain of errors."""
+    for link in _iterate_chain(error):
+        if isinstance(link, OSError) and link.errno is not None:
+            return link.errno, None if link.filename is None else os.fsdecode(link.filename)
+        if "No space left on device" in str(link):
+            return errno.ENOSPC, None
+    return None, None
+
+
+def _iterate_chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_about_writing(error: BaseException) -> bool:
+    return any(word in str(error) for word in ("writ", "serializ", "unexpected pos", "System error"))
+
+
+def _is_nearly_full(place: Path) -> bool:
+    existing = next((folder for folder in (place, *place.absolute().parents) if folder.exists()), None)
+    return existing is not None and shutil.disk_usage(existing).free < NEARLY_FULL_BYTES
+
+
+def _is_within(path: str | None, place: Path) -> bool:
+    """Tell whether a path is the output, lies in it, is a folder above it, or a file beside it that bears its name."""
+    if path is None:
+        return False
+    found, wanted = Path(path).absolute(), place.absolute()
+    is_beside = found.parent == wanted.parent and wanted.name in found.name
+    return found.is_relative_to(wanted) or wanted.is_relative_to(found) or is_beside

@@ -1,0 +1,269 @@
+"""
+Kill `score`, `embed`, `train` and `build` without warning at random moments, and compare what is left at the end.
+
+    python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
+
+Each command first runs in peace. Then the same command is started again and again on one output, killed by SIGKILL
+after a random share of the time that it took in peace, and started again, until it ends by itself; what it wrote is
+compared with the peaceful run: rows lost, rows there twice, hash of the files. Then the next output, until there were
+enough kills. Ctrl-C is tried in the same way. Processes are forked from one that has imported everything: a kill hits
+work, not imports.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+for folder in ("../..", "..", "../training", "../datasets_scripts"):
+    sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="Agg")
+
+import accelerate  # noqa: F401, E402
+import datasets  # noqa: F401, E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from song_folders import make_wav, write_dataset, write_embeddings  # noqa: E402
+from source_trees import encode_song, make_song, make_suno_row, save_json_lines  # noqa: E402
+from transformers.pipelines import pipeline  # noqa: F401, E402
+
+import datasets_scripts.build  # noqa: E402
+import modeling_apex.cli  # noqa: E402
+import modeling_apex.training.train  # noqa: E402
+from modeling_apex import ApexModel  # noqa: E402
+from modeling_apex.training.embedding_manifest import build_identity  # noqa: E402
+
+from small_model import build_small_model  # noqa: E402
+
+COMMANDS = ("score", "embed", "train", "build")
+LEFTOVERS = (".lock", ".writing", ".partial", ".part", ".old", ".build")
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One command on one output.
+
+    Args:
+        run (`Callable[[Path], int]`):
+            Runs the command on an output, or goes on with it; returns the exit status.
+        list_rows (`Callable[[Path], list[str]]`):
+            Names the rows of a finished output.
+        list_files (`Callable[[Path], list[Path]]`):
+            The files whose bytes must be those of a run in peace.
+    """
+
+    run: Callable[[Path], int]
+    list_rows: Callable[[Path], list[str]]
+    list_files: Callable[[Path], list[Path]]
+
+    def compute_hash(self, output: Path) -> str:
+        """Hash names and bytes of the files that count."""
+        digest = hashlib.sha256()
+        for path in sorted(self.list_files(output)):
+            digest.update(f"{path.relative_to(output.parent).parts[1:]}{path.stat().st_size}".encode())
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+def run_in_fork(run: Callable[[], int], log: Path, seconds: float | None = None, number: int = signal.SIGKILL) -> int:
+    """Run in a process of its own, sent a signal after so many seconds; return its exit code."""
+    process = os.fork()
+    if process == 0:
+        status = 99
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            status = run()
+        except BaseException:
+            logging.exception("the command failed")
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(process, number)
+            deadline = None
+        time.sleep(0.002)
+
+
+def measure_job(
+    job: Job, folder: Path, num_kills: int, num_interrupts: int, moments: random.Random
+) -> dict[str, object]:
+    """Kill a job, and interrupt it as Ctrl-C does, until there was enough of both; see the module."""
+    log = folder / "log"
+    peaceful = folder / "peaceful" / "out"
+    peaceful.parent.mkdir(parents=True)
+    run_in_fork(lambda: job.run(folder / "warm" / "out"), log)  # the first run fills caches of the file system
+    start = time.monotonic()
+    status = run_in_fork(lambda: job.run(peaceful), log)
+    seconds = time.monotonic() - start
+    if status != 0:
+        raise RuntimeError(f"the run in peace ended with {status}:\n{log.read_text()[-3000:]}")
+    expected, rows = job.compute_hash(peaceful), Counter(job.list_rows(peaceful))
+    counts = {"kills": 0, "kills_after_first_output": 0, "interrupts": 0, "finished_runs": 0, "starts": 0}
+    counts |= {"rows_per_run": rows.total(), "rows_lost": 0, "rows_twice": 0, "other_hash": 0, "leftovers": 0}
+    while counts["kills"] < num_kills or counts["interrupts"] < num_interrupts:
+        output = folder / "killed" / "out"
+        output.parent.mkdir(parents=True)
+        while True:
+            # Interrupts come last, and not before the command can have begun to handle them.
+            number = signal.SIGKILL if counts["kills"] < num_kills else signal.SIGINT
+            is_enough = number == signal.SIGINT and counts["interrupts"] >= num_interrupts
+            first = 0.0 if number == signal.SIGKILL else 0.1 * seconds
+            moment = None if is_enough else moments.uniform(first, seconds)
+            status = run_in_fork(lambda output=output: job.run(output), log, moment, number)
+            counts["starts"] += 1
+            if status == 0:
+                break
+            if status == -signal.SIGKILL:
+                counts["kills"] += 1
+                written = [path for path in output.parent.rglob("*") if path.is_file()]
+                counts["kills_after_first_output"] += any(not path.name.endswith(".lock") for path in written)
+            elif status == 130 and number == signal.SIGINT:
+                counts["interrupts"] += 1
+            else:
+                raise RuntimeError(f"a run that was taken up ended with {status}:\n{log.read_text()[-3000:]}")
+        found = Counter(job.list_rows(output))
+        counts["rows_lost"] += (rows - found).total()
+        counts["rows_twice"] += (found - rows).total()
+        counts["other_hash"] += job.compute_hash(output) != expected
+        counts["leftovers"] += sum(path.name.endswith(LEFTOVERS) for path in output.parent.rglob("*"))
+        counts["finished_runs"] += 1
+        shutil.rmtree(output.parent)
+    return {"seconds_in_peace": round(seconds, 2), **counts}
+
+
+def build_score_job(folder: Path, model: Path) -> Job:
+    """Score 150 short files to JSONL."""
+    songs = folder / "songs"
+    songs.mkdir()
+    for number in range(150):
+        (songs / f"{number:03}.wav").write_bytes(make_wav(number, 0.1 + 0.1 * (number % 4)))
+    words = ["score", str(songs), "--model", str(model), "--output"]
+    return Job(
+        run=lambda output: modeling_apex.cli.main([*words, str(output.with_suffix(".jsonl"))]),
+        list_rows=lambda output: [
+            json.loads(line)["song"] for line in output.with_suffix(".jsonl").read_text().splitlines()
+        ],
+        list_files=lambda output: [output.with_suffix(".jsonl")],
+    )
+
+
+def build_embed_job(folder: Path, model: Path) -> Job:
+    """Embed a dataset of 120 songs, one of them broken, four songs a shard."""
+    dataset = write_dataset(folder / "dataset", {"train": 96, "validation": 24}, broken=("train-song-7",))
+    words = ["embed", str(dataset), "--model", str(model), "--songs-per-shard", "4", "--output"]
+
+    def run(output: Path) -> int:
+        return {1: 0}.get(status := modeling_apex.cli.main([*words, str(output)]), status)  # 1: the broken song
+
+    def list_rows(output: Path) -> list[str]:
+        tables = [pq.read_table(path, columns=["id", "segment_index"]) for path in output.glob("*.parquet")]
+        return [f"{row['id']}/{row['segment_index']}" for table in tables for row in table.to_pylist()]
+
+    return Job(run, list_rows, lambda output: [path for path in output.iterdir() if path.is_file()])
+
+
+def build_train_job(folder: Path, model: Path) -> Job:
+    """Train heads for eight epochs on stored embeddings."""
+    loaded = ApexModel.from_pretrained(model)
+    identity = build_identity(loaded, dtype="float32", resampler="sinc")
+    sizes = {"train": 200, "validation": 60, "test": 20}
+    embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
+    words = ["train", str(embeddings), "--num-epochs", "8", "--batch-size", "32", "--report-to", "none", "--output"]
+
+    def run(output: Path) -> int:
+        has_run = (output / "arguments.json").is_file()
+        return modeling_apex.cli.main([*words, str(output), *(["--resume"] if has_run else [])])
+
+    def list_files(output: Path) -> list[Path]:
+        return [output / "metrics.jsonl", *(output / "best").iterdir()]
+
+    def list_rows(output: Path) -> list[str]:
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        return [f"epoch {json.loads(line)['epoch']}" for line in lines]
+
+    return Job(run, list_rows, list_files)
+
+
+def build_build_job(folder: Path, model: Path) -> Job:
+    """Build a dataset of 80 songs with their audio, in shards of about six songs."""
+    tree = folder / "tree"
+    (tree / "audio").mkdir(parents=True)
+    rows = [make_suno_row(number) for number in range(80)]
+    save_json_lines(tree / "songs.jsonl", rows)
+    for number, row in enumerate(rows):
+        (tree / "audio" / f"{row['id']}.flac").write_bytes(encode_song(make_song(number)))
+    words = ["training", "--source", str(tree / "songs.jsonl"), str(tree / "audio"), "suno", "--max-shard-size", "0.1"]
+
+    def list_rows(output: Path) -> list[str]:
+        tables = [pq.read_table(path, columns=["id"]) for path in (output / "data").glob("*.parquet")]
+        return [name for table in tables for name in table["id"].to_pylist()]
+
+    return Job(
+        run=lambda output: datasets_scripts.build.main([*words, "--output", str(output)]),
+        list_rows=list_rows,
+        list_files=lambda output: [path for path in output.rglob("*") if path.is_file()],
+    )
+
+
+BUILDERS: dict[str, Callable[[Path, Path], Job]] = {
+    "score": build_score_job,
+    "embed": build_embed_job,
+    "train": build_train_job,
+    "build": build_build_job,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; the status is 1 if any run ended with other rows or other bytes."""
+    parser = argparse.ArgumentParser(description="Kill commands at random moments and compare what is left.")
+    parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills of each command (%(default)s)")
+    parser.add_argument("--interrupts", type=int, default=10, metavar="N", help="Ctrl-C of each (%(default)s)")
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS, help="which (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (%(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="apex-kills-") as place:
+        model = Path(place) / "model"
+        build_small_model().save_pretrained(model)
+        for name in options.commands:
+            folder = Path(place) / name
+            folder.mkdir()
+            job = BUILDERS[name](folder, model)
+            results[name] = measure_job(
+                job, folder, options.kills, options.interrupts, random.Random(f"{options.seed} {name}")
+            )
+            print(name, json.dumps(results[name]), flush=True)
+    command = f"python tests/benchmarks/kill_runs.py --kills {options.kills} --interrupts {options.interrupts}"
+    content = json.dumps({"command": command, "seed": options.seed, "commands": results}, indent=2) + "\n"
+    if options.output:
+        options.output.write_text(content, encoding="utf-8")
+    faults = ("rows_lost", "rows_twice", "other_hash", "leftovers")
+    return int(any(result[fault] for result in results.values() for fault in faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

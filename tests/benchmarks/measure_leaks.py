@@ -1,0 +1,79 @@
+"""
+Memory of one pipeline that scores many short songs, one call a song, as a server does.
+
+    python tests/benchmarks/measure_leaks.py --songs 10000 --output tests/benchmarks/results/leaks.json
+
+The songs are arrays and file bytes of 0.5 to 1 s, made here, through the whole pipeline; a part of them is broken on
+purpose, since errors hold on to what they mention. The model is small and random: what could be kept is the song's,
+not the model's. Resident memory is read after a collection of garbage.
+"""
+
+import argparse
+import gc
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import soundfile
+import torch
+
+for folder in ("../..", ".."):
+    sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))
+from modeling_apex import load_pipeline  # noqa: E402
+
+from small_model import build_small_model  # noqa: E402
+
+RATE = 24_000
+
+
+def make_song(number: int) -> object:
+    """Make a song: an array, the bytes of a file, or, once in fifty, bytes that are none."""
+    if number % 50 == 49:
+        return f"not audio {number}".encode() * 100
+    generator = np.random.default_rng(number)
+    waveform = generator.normal(0, 0.1, int(RATE * generator.uniform(0.5, 1.0))).astype(np.float32)
+    if number % 2:
+        return {"array": waveform, "sampling_rate": RATE}
+    file = io.BytesIO()
+    soundfile.write(file, waveform, RATE, format="FLAC")
+    return file.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the memory of many scored songs.")
+    parser.add_argument("--songs", type=int, default=10_000, metavar="N", help="songs (%(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    scorer = load_pipeline(build_small_model(segment_seconds=1.0, conv_stride=(20, 16)))
+    process = psutil.Process()
+    marks = {max(options.songs * share // 10, 1) for share in (1, 2, 5, 10)}
+    megabytes, num_failed, start = {}, 0, time.perf_counter()
+    for number in range(options.songs):
+        report = scorer(make_song(number), on_error="report", return_timeline=number % 3 == 0)
+        num_failed += "error" in report
+        if number + 1 in marks:
+            gc.collect()
+            megabytes[str(number + 1)] = round(process.memory_info().rss / 1e6, 1)
+            print(number + 1, megabytes[str(number + 1)], flush=True)
+    values = list(megabytes.values())
+    result = {
+        "command": f"python tests/benchmarks/measure_leaks.py --songs {options.songs}",
+        "model": "a small random model",
+        "songs": options.songs,
+        "broken_songs": num_failed,
+        "resident_megabytes_after": megabytes,
+        "megabytes_grown_after_the_first_tenth": round(values[-1] - values[0], 1),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    print(json.dumps(result, indent=2))
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What the benchmarks measured keeps what README and CONTRIBUTING promise; a result that does not is not kept."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+RESULTS = REPOSITORY / "tests" / "benchmarks" / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return result
+
+
+@pytest.mark.parametrize("command", ["score", "embed", "train", "build"])
+def test_fifty_kills_lose_nothing(command: str) -> None:
+    found = load("kills.json")["commands"][command]
+    assert found["kills"] >= 50
+    assert found["interrupts"] >= 10
+    assert found["kills_after_first_output"] > 0.5 * found["kills"], "the kills must hit work, not its beginning"
+    assert [found[fault] for fault in ("rows_lost", "rows_twice", "other_hash", "leftovers")] == [0, 0, 0, 0]
+
+
+def test_ten_thousand_songs_leave_nothing_behind() -> None:
+    found = load("leaks.json")
+    assert found["songs"] >= 10_000
+    assert found["broken_songs"] > 0
+    assert found["megabytes_grown_after_the_first_tenth"] < 5
+
+
+def test_the_tests_notice_what_mutation_changes() -> None:
+    found = load("mutation.json")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(found["files"]) == set(project["tool"]["mutmut"]["only_mutate"])
+    for name, entry in found["files"].items():
+        assert entry["score"] >= 0.85, name
+    assert found["score"] == round(found["noticed"] / found["mutants"], 4)
+    assert len(found["survivors"]) == found["mutants"] - found["noticed"] - found["timed_out"]
