@@ -16,27 +16,10 @@ from .audio_apex import load_audio, split_segments
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
 from .decoding_apex import AudioError
+from .normalization_apex import normalize_segments
 from .resampling_apex import RESAMPLERS  # noqa: F401
 
-NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind
-
-
-def normalize_segments(segments: np.ndarray) -> np.ndarray:
-    """
-    Bring each segment to zero mean and unit variance, as `Wav2Vec2FeatureExtractor` does.
-
-    Silence stays silence: a segment of zeros leaves as zeros.
-
-    Args:
-        segments (`np.ndarray` of shape `(num_segments, num_samples)`):
-            Padded segments, float32.
-
-    Returns:
-        `np.ndarray` of shape `(num_segments, num_samples)`, float32.
-    """
-    mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
-    variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
-    return ((segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)).astype(np.float32)
+__all__ = ["ApexFeatureExtractor", "normalize_segments"]
 
 
 class ApexFeatureExtractor(FeatureExtractionMixin):

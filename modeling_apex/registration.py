@@ -63,17 +63,21 @@ FLAT_MODULES = tuple(
     for name in (
         "audio",
         "configuration",
+        "configuration_fields",
         "decoding",
         "feature_extraction",
         "heads",
         "mapped_weights",
         "modeling",
+        "normalization",
         "packed_encoder",
         "packed_linear",
         "pipeline",
         "published",
         "report",
         "resampling",
+        "score_heads",
+        "scoring",
     )
 )
 _loaded: set[str] = set()
