@@ -136,7 +136,7 @@ class ScoreHeads:
             `torch.FloatTensor` of shape `(num_rows, num_heads)`: scores in native units.
         """
         hidden = self.shared(embeddings)  # (B, C)
-        return torch.stack([self.get_submodule(f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
+        return torch.stack([getattr(self, f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
 
     def score_songs(
         self, embeddings: torch.Tensor, mask: torch.Tensor, *, output_segment_scores: bool = False

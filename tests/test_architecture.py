@@ -116,6 +116,15 @@ def test_text_that_remote_loading_would_take_for_an_import_stands_nowhere_else(p
     assert not re.search(r"^\s*import\s+\.", path.read_text(), flags=re.MULTILINE)
 
 
+def test_only_the_doors_of_transformers_import_it() -> None:
+    importers = {path.stem for path in FLAT if any(name.startswith("transformers") for name in imported_modules(path))}
+    doors = ("configuration", "feature_extraction", "modeling", "pipeline", "published")
+    assert importers <= {f"{name}_apex" for name in doors}
+    assert not any(
+        "transformers" in name for name in imported_modules(REPOSITORY / "modeling_apex" / "quick_start.py")
+    )
+
+
 def test_report_needs_the_standard_library_only() -> None:
     import sys
 

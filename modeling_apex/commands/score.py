@@ -99,7 +99,21 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
 
 
 def load_scorer(arguments: argparse.Namespace) -> Any:
-    """Load the pipeline that the command line names."""
+    """Load what scores as the command line says: the quick way where that is possible, else the pipeline."""
+    return _load_quick_scorer(arguments) or _load_pipeline(arguments)
+
+
+def _load_quick_scorer(arguments: argparse.Namespace) -> Any:
+    from modeling_apex import loading
+
+    if arguments.revision or arguments.dtype != "float32":
+        return None
+    from modeling_apex.quick_start import load_quick_scorer
+
+    return load_quick_scorer(arguments.model or loading.EMBEDDED_MODEL, device=arguments.device)
+
+
+def _load_pipeline(arguments: argparse.Namespace) -> Any:
     from transformers.utils import logging
 
     from modeling_apex.loading import load_pipeline
