@@ -34,6 +34,7 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/bench_heads.py --songs 211000 --output tests/benchmarks/results/heads.json
 	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 > tests/benchmarks/results/build_memory.json
 	$(BIN)/python tests/benchmarks/measure_cold_start.py --output tests/benchmarks/results/cold_start.json
+	$(BIN)/python tests/benchmarks/compare_read_ahead.py --output tests/benchmarks/results/read_ahead.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 readme: setup ## Write the tables of README.md from the result files

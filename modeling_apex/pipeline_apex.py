@@ -20,6 +20,7 @@ from .decoding_apex import AudioLimits  # noqa: F401
 from .feature_extraction_apex import ApexFeatureExtractor
 from .heads_apex import DEFAULT_HEADS  # noqa: F401
 from .normalization_apex import normalize_segments  # noqa: F401
+from .read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
 from .report_apex import build_report  # noqa: F401
 from .resampling_apex import RESAMPLERS  # noqa: F401
 from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
@@ -59,6 +60,9 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             Whether to give the song embedding: `embedding` in the report.
         return_percentiles (`bool`, defaults to `True`):
             Whether to give popularity scores as percentiles too.
+        read_ahead (`bool`, *optional*):
+            Whether a background thread decodes the next segments while the model works. By default it does, except
+            for songs that come from an iterator of yours, which it would run in that thread.
         batch_size (`int`, defaults to 1):
             Segments that the model gets at once, across songs. Scores do not depend on it.
 
@@ -90,15 +94,37 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
         if _is_dataset(inputs):
             return iter(super().__call__(_SongStream(_iterate_dataset(inputs)), **kwargs))
         if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
-            return iter(super().__call__(_SongStream(inputs), **kwargs))
+            return iter(super().__call__(_SongStream(inputs, may_read_ahead=False), **kwargs))
         return super().__call__(inputs, **kwargs)
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Any:
+        """Return the iterator over reports that transformers builds, with a thread between decoding and the model."""
+        options = dict(preprocess_params)
+        read_ahead = options.pop("read_ahead", getattr(inputs, "may_read_ahead", True))
+        reports = super().get_iterator(inputs, num_workers, batch_size, options, forward_params, postprocess_params)
+        # Reports are made of what the model makes of what a loader loads; worker processes already read ahead.
+        from_model: Any = getattr(reports, "loader", None)
+        if not read_ahead or num_workers > 0 or not hasattr(from_model, "loader"):
+            return reports
+        batches = ReadAhead(from_model.loader, max(1, SEGMENTS_AHEAD // batch_size))
+        from_model.loader = batches
+        return ClosingIterator(reports, batches)
 
 
 class _SongStream(IterableDataset):
     """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
 
-    def __init__(self, songs: Iterator[Any]):
+    def __init__(self, songs: Iterator[Any], *, may_read_ahead: bool = True):
         self.songs = songs
+        self.may_read_ahead = may_read_ahead
 
     def __iter__(self) -> Iterator[Any]:
         return self.songs

@@ -13,7 +13,7 @@ to do or what to say, is loaded instead. Nothing is refused here, so no message 
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 
 from modeling_apex.configuration_fields_apex import OWN_FIELDS, ApexFields
 from modeling_apex.packed_encoder_apex import PackedEncoder, can_arrange
+from modeling_apex.read_ahead_apex import ClosingIterator, ReadAhead
 from modeling_apex.score_heads_apex import ScoreHeads, SongScores
 from modeling_apex.scoring_apex import SongScoring, describe_model
 
@@ -125,7 +126,8 @@ class QuickScorer(SongScoring):
             songs (`Iterable`):
                 The songs, each as the pipeline takes one.
             options:
-                Those of the pipeline's call. There is no `batch_size`: a CPU encodes segments one by one.
+                Those of the pipeline's call. There is no `batch_size`: a CPU encodes segments one by one. `read_ahead`
+                is on for a list and off for an iterator.
 
         Returns:
             `Iterator[dict]`: one report a song.
@@ -135,8 +137,12 @@ class QuickScorer(SongScoring):
                 `on_error="raise"`.
         """
         preprocess_options, forward_options, postprocess_options = self._sanitize_parameters(**options)
+        read_ahead = preprocess_options.pop("read_ahead", isinstance(songs, Sequence))
         items = (item for song in songs for item in self.preprocess(song, **preprocess_options))
-        return self._score(items, forward_options, postprocess_options)
+        if not read_ahead:
+            return self._score(items, forward_options, postprocess_options)
+        items_ahead = ReadAhead(items)
+        return ClosingIterator(self._score(items_ahead, forward_options, postprocess_options), items_ahead)
 
     def _score(
         self, items: Iterable[dict[str, Any]], forward_options: dict[str, Any], postprocess_options: dict[str, Any]

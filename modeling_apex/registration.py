@@ -74,6 +74,7 @@ FLAT_MODULES = tuple(
         "packed_linear",
         "pipeline",
         "published",
+        "read_ahead",
         "report",
         "resampling",
         "score_heads",

@@ -45,13 +45,14 @@ class SongScoring:
         return_timeline: bool | None = None,
         return_embedding: bool | None = None,
         return_percentiles: bool | None = None,
+        read_ahead: bool | None = None,
         **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown:
             raise TypeError(
                 f"unexpected arguments {sorted(unknown)}; expected sampling_rate, resampler, limits, on_error, "
-                "return_timeline, return_embedding, return_percentiles, batch_size. Options of the model go in "
-                "`model_kwargs`."
+                "return_timeline, return_embedding, return_percentiles, read_ahead, batch_size. Options of the model "
+                "go in `model_kwargs`."
             )
         if on_error is not None and on_error not in ON_ERROR:
             raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
@@ -59,8 +60,15 @@ class SongScoring:
         def given(**options: Any) -> dict[str, Any]:
             return {name: value for name, value in options.items() if value is not None}
 
+        # `read_ahead` is for whoever iterates over `preprocess`, and taken out before it is called.
         return (
-            given(sampling_rate=sampling_rate, resampler=resampler, limits=limits, on_error=on_error),
+            given(
+                sampling_rate=sampling_rate,
+                resampler=resampler,
+                limits=limits,
+                on_error=on_error,
+                read_ahead=read_ahead,
+            ),
             given(on_error=on_error),
             given(
                 on_error=on_error,

@@ -132,7 +132,8 @@ def score_songs(
     if not songs:
         return
     scorer = scorer or load_scorer(arguments)
-    reports = scorer((song for song in songs), on_error="report", resampler=arguments.resampler, **options)
+    options |= {"resampler": arguments.resampler, "read_ahead": True}
+    reports = scorer((song for song in songs), on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
         for song, report in zip(songs, reports, strict=True):
