@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_ENCODER
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import HubertConfig, HubertModel
+from transformers import HubertModel
 
 from modeling_apex import ApexConfig, ApexModel, load_pipeline, quick_start
 from modeling_apex.cli import main
@@ -101,11 +100,13 @@ def test_an_exported_folder_takes_the_quick_way(tiny_model: ApexModel, tmp_path:
     ],
 )
 def test_weights_are_those_of_the_model(tiny_config: Callable[..., ApexConfig], fields: dict[str, Any]) -> None:
-    config = HubertConfig(**{**TINY_ENCODER, **fields})
+    config = tiny_config(encoder=fields, layer_indices=[0, 1])
     with torch.device("meta"):
-        expected = {name: tuple(weight.shape) for name, weight in HubertModel(config).state_dict().items()}
-    assert list_encoder_shapes(config) == expected
-    model = ApexModel(tiny_config(encoder=fields, layer_indices=[0, 1]))
+        encoder = HubertModel(config.encoder_config).state_dict()
+    assert list_encoder_shapes(config.encoder_config) == {
+        name: tuple(weight.shape) for name, weight in encoder.items()
+    }
+    model = ApexModel(config)
     listed = quick_start.QuickModel(model.config).list_weights()
     assert listed == {name: (tuple(weight.shape), weight.dtype) for name, weight in model.state_dict().items()}
 
