@@ -43,6 +43,8 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 3000000 > tests/benchmarks/results/build_memory.json
 	$(BIN)/python tests/benchmarks/measure_import.py --output tests/benchmarks/results/import.json
 	$(BIN)/python tests/benchmarks/measure_leaks.py --songs 10000 --output tests/benchmarks/results/leaks.json
+	$(BIN)/python tests/benchmarks/measure_cold_start.py --output tests/benchmarks/results/cold_start.json
+	$(BIN)/python tests/benchmarks/compare_read_ahead.py --output tests/benchmarks/results/read_ahead.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 hostile: setup ## Run the corpus of bad audio files (some minutes) and write its counts

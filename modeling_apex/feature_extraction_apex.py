@@ -19,28 +19,10 @@ from .audio_limits_apex import AudioError
 from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES
 from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
 from .download_apex import download  # noqa: F401
+from .normalization_apex import normalize_segments
 from .resampling_apex import RESAMPLERS  # noqa: F401
 
-NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind
-
-
-def normalize_segments(segments: np.ndarray) -> np.ndarray:
-    """
-    Bring each segment to zero mean and unit variance, as `Wav2Vec2FeatureExtractor` does.
-
-    Silence stays silence: a segment of zeros leaves as zeros.
-
-    Args:
-        segments (`np.ndarray` of shape `(num_segments, num_samples)`):
-            Padded segments, float32.
-
-    Returns:
-        `np.ndarray` of shape `(num_segments, num_samples)`, float32.
-    """
-    mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
-    variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
-    normalized: np.ndarray = (segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)
-    return normalized.astype(np.float32)
+__all__ = ["ApexFeatureExtractor", "normalize_segments"]
 
 
 class ApexFeatureExtractor(FeatureExtractionMixin):

@@ -10,7 +10,6 @@ and segments pass in small groups, so it does not grow with the length of a song
 wanted, the same weights run through `packed_encoder_apex`, which is equal within rounding and faster.
 """
 
-import itertools
 import json
 import os
 import re
@@ -28,11 +27,23 @@ from .checkpoint_limits_apex import check_shard_names, check_weight_files, count
 from .configuration_apex import ApexConfig
 
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .configuration_fields_apex import ApexFields  # noqa: F401
 from .heads_apex import DEFAULT_HEADS  # noqa: F401
 from .mapped_weights_apex import page_out  # noqa: F401
 from .packed_encoder_apex import PackedEncoderCache
 from .packed_linear_apex import build_linear  # noqa: F401
 from .published_apex import read_encoder, read_heads
+from .score_heads_apex import LinearBlock, ScoreBranch, ScoreHeads
+
+__all__ = [
+    "ApexModel",
+    "ApexOutput",
+    "ApexPreTrainedModel",
+    "LinearBlock",
+    "ScoreBranch",
+    "compute_masked_squared_error",
+    "pool_hidden_states",
+]
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
@@ -104,35 +115,6 @@ def pool_hidden_states(encoder: HubertModel, input_values: torch.Tensor, layer_i
         if index in wanted:
             means[index] = hidden.mean(1, dtype=pooled_dtype)  # (N, D)
     return torch.stack([means[index] for index in wanted], dim=1)  # (N, L, D)
-
-
-class LinearBlock(nn.Module):
-    """Linear, batch norm, GELU, dropout: the unit that trunk and branches are made of."""
-
-    def __init__(self, num_inputs: int, num_outputs: int, dropout: float):
-        super().__init__()
-        self.block = nn.Sequential(
-            nn.Linear(num_inputs, num_outputs), nn.BatchNorm1d(num_outputs), nn.GELU(), nn.Dropout(dropout)
-        )
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.block(inputs)
-        return outputs
-
-
-class ScoreBranch(nn.Module):
-    """One head: from the trunk's output `(B, C)` to one score `(B,)` within its range."""
-
-    def __init__(self, num_inputs: int, widths: list[int], dropout: float, minimum: float, maximum: float):
-        super().__init__()
-        sizes = [num_inputs, *widths]
-        blocks = [LinearBlock(before, after, dropout) for before, after in itertools.pairwise(sizes)]
-        self.branch = nn.Sequential(*blocks, nn.Linear(sizes[-1], 1))
-        self.minimum = minimum
-        self.maximum = maximum
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.branch(inputs)).squeeze(-1) * (self.maximum - self.minimum) + self.minimum
 
 
 class ApexPreTrainedModel(PreTrainedModel):
@@ -227,7 +209,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         """Keep the encoder's parameters in or out of training, as `config.freeze_encoder` says."""
 
 
-class ApexModel(ApexPreTrainedModel):
+class ApexModel(ScoreHeads, ApexPreTrainedModel):
     """
     Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch a score.
 
@@ -236,9 +218,6 @@ class ApexModel(ApexPreTrainedModel):
             The configuration; `config.heads` decides which scores there are and in which order.
     """
 
-    # How many segments the encoder sees at once. One 30 s segment already fills a CPU's caches; an accelerator wants
-    # more. Set it on the model; it changes memory and speed, never scores.
-    segments_per_pass: int | None = None
     # What encodes segments `(n, T)` to pooled layers `(n, L, D)` instead of `encoder`, where no gradient is asked for.
     encoder_engine: Callable[[torch.Tensor], torch.Tensor] | None = None
 
@@ -246,16 +225,7 @@ class ApexModel(ApexPreTrainedModel):
         super().__init__(config)
         self.encoder = HubertModel(config.encoder_config)
         self._packed_encoders = PackedEncoderCache()
-        self.aggregator = nn.Conv1d(len(config.layer_indices), 1, kernel_size=1)
-        widths = [config.hidden_size, *config.shared_dims]
-        self.shared = nn.Sequential(
-            *(LinearBlock(before, after, config.dropout_shared) for before, after in itertools.pairwise(widths))
-        )
-        for head in config.heads:
-            branch = ScoreBranch(
-                widths[-1], config.branch_dims, config.dropout_branch, head["minimum"], head["maximum"]
-            )
-            self.add_module(f"branch_{head['name']}", branch)
+        self.build_heads(config)
         self.post_init()
         self.apply_encoder_freeze()
 
@@ -270,34 +240,6 @@ class ApexModel(ApexPreTrainedModel):
             self.encoder.eval()
         return self
 
-    def compute_segment_embeddings(self, input_values: torch.Tensor) -> torch.Tensor:
-        """
-        Encode segments and mix the chosen layers (rooms 5 and 6).
-
-        Args:
-            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-                Normalised segments.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_segments, hidden_size)`.
-
-        Raises:
-            `FloatingPointError`: If the encoder yields NaN or infinity.
-        """
-        is_frozen = self.config.freeze_encoder
-        group = self.segments_per_pass or (1 if input_values.device.type == "cpu" else 8)
-        embeddings = []
-        for segments in input_values.split(group):  # (n, T)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
-                pooled = self._encode(segments)  # (n, L, D)
-            if not torch.isfinite(pooled).all():
-                raise FloatingPointError(
-                    "the encoder yields NaN or infinity. Check that the input is finite and normalised; in half "
-                    "precision, try dtype=torch.float32."
-                )
-            embeddings.append(self.aggregator(pooled.to(self.aggregator.weight.dtype)).squeeze(1))  # (n, D)
-        return torch.cat(embeddings)
-
     def _encode(self, segments: torch.Tensor) -> torch.Tensor:
         """Pool the chosen layers of segments `(n, T)` the fastest way that gives what is wanted: gradients or not."""
         if not torch.is_grad_enabled():
@@ -307,20 +249,6 @@ class ApexModel(ApexPreTrainedModel):
             if packed is not None:
                 return packed(segments, self.config.layer_indices)
         return pool_hidden_states(self.encoder, segments.to(self.encoder.dtype), self.config.layer_indices)
-
-    def compute_scores(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """
-        Score embeddings (rooms 8 and 9).
-
-        Args:
-            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
-                Song or segment embeddings.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_rows, num_heads)`: scores in native units.
-        """
-        hidden = self.shared(embeddings)  # (B, C)
-        return torch.stack([self.get_submodule(f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
 
     def forward(
         self,
@@ -355,67 +283,11 @@ class ApexModel(ApexPreTrainedModel):
             `FloatingPointError`: If the encoder or a head yields NaN or infinity.
         """
         embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)  # (N, D), (B, S)
-        counts = mask.sum(1, keepdim=True)  # (B, 1)
-        per_segment = embeddings.new_zeros(*mask.shape, embeddings.shape[-1]).masked_scatter(
-            mask.unsqueeze(-1), embeddings
-        )  # (B, S, D)
-        song_embedding = per_segment.sum(1) / counts  # (B, D)
-
-        is_per_segment = self.config.prediction_level == "segment"
-        segment_scores = None
-        if output_segment_scores or is_per_segment:
-            rows = self.compute_scores(embeddings)  # (N, H)
-            segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
-        if segment_scores is not None and is_per_segment:
-            scores = segment_scores.sum(1) / counts  # (B, H)
-        else:
-            scores = self.compute_scores(song_embedding)  # (B, H)
-        if not torch.isfinite(scores).all():
-            raise FloatingPointError("a head yields NaN or infinity; the checkpoint's heads are damaged.")
-
+        song = self.score_songs(embeddings, mask, output_segment_scores=output_segment_scores)
         output = ApexOutput(
-            loss=None if labels is None else compute_masked_squared_error(scores, labels),
-            scores=scores,
-            song_embedding=song_embedding,
-            segment_embeddings=per_segment,
-            segment_scores=segment_scores if output_segment_scores else None,
+            loss=None if labels is None else compute_masked_squared_error(song.scores, labels), **song._asdict()
         )
         return output if return_dict in (None, True) else output.to_tuple()
-
-    def _gather_segments(
-        self,
-        input_values: torch.Tensor | None,
-        segment_mask: torch.Tensor | None,
-        segment_embeddings: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
-        if (input_values is None) == (segment_embeddings is None):
-            raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
-        inputs: Any = segment_embeddings  # (B, S, D)
-        if input_values is not None:
-            inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
-        if inputs.ndim != 3:
-            raise ValueError(
-                f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}. Song embeddings "
-                "go in as one segment: `segment_embeddings=embedding.unsqueeze(1)`."
-            )
-        if segment_embeddings is not None and inputs.shape[-1] != self.config.hidden_size:
-            raise ValueError(
-                f"`segment_embeddings` are {inputs.shape[-1]} wide, but this model's are {self.config.hidden_size}; "
-                "they come from another encoder."
-            )
-        if segment_mask is None:
-            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        else:
-            mask = segment_mask.to(inputs.device, torch.bool)
-        if mask.shape != inputs.shape[:2]:
-            raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
-        if not mask.any(1).all():
-            raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
-        real = inputs[mask]  # (N, T) or (N, D)
-        if segment_embeddings is None:
-            return self.compute_segment_embeddings(real), mask
-        return real.to(self.aggregator.weight.dtype), mask
 
 
 def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -6,36 +6,34 @@ What comes in is a path, URL, bytes, file object, array or dataset value, one or
 so memory depends on neither the length of a song nor the number of songs.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import IterableDataset
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .audio_apex import stream_segments
-from .audio_limits_apex import AudioLimits
-
 # As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .audio_apex import stream_segments  # noqa: F401
+from .audio_limits_apex import AudioLimits  # noqa: F401
 from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES  # noqa: F401
 from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
 from .download_apex import download  # noqa: F401
-from .feature_extraction_apex import ApexFeatureExtractor, normalize_segments
+from .feature_extraction_apex import ApexFeatureExtractor
 from .heads_apex import DEFAULT_HEADS  # noqa: F401
-from .report_apex import build_error_report, build_report
+from .normalization_apex import normalize_segments  # noqa: F401
+from .read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
+from .report_apex import build_report  # noqa: F401
 from .resampling_apex import RESAMPLERS  # noqa: F401
+from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
+
+__all__ = ["ON_ERROR", "SONG_ERRORS", "ApexPopularityPipeline", "describe_model"]
 
 logger = logging.get_logger(__name__)
 
-ON_ERROR = ("raise", "report")
-# What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
-SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 
-
-class ApexPopularityPipeline(ChunkPipeline):
+class ApexPopularityPipeline(SongScoring, ChunkPipeline):
     """
     Score songs from audio.
 
@@ -65,6 +63,9 @@ class ApexPopularityPipeline(ChunkPipeline):
             Whether to give the song embedding: `embedding` in the report.
         return_percentiles (`bool`, defaults to `True`):
             Whether to give popularity scores as percentiles too.
+        read_ahead (`bool`, *optional*):
+            Whether a background thread decodes the next segments while the model works. By default it does, except
+            for songs that come from an iterator of yours, which it would run in that thread.
         batch_size (`int`, defaults to 1):
             Segments that the model gets at once, across songs. Scores do not depend on it.
 
@@ -96,185 +97,40 @@ class ApexPopularityPipeline(ChunkPipeline):
         if _is_dataset(inputs):
             return iter(super().__call__(_SongStream(_iterate_dataset(inputs)), **kwargs))
         if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):
-            return iter(super().__call__(_SongStream(inputs), **kwargs))
+            return iter(super().__call__(_SongStream(inputs, may_read_ahead=False), **kwargs))
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(
-        self,
-        sampling_rate: int | None = None,
-        resampler: str | None = None,
-        limits: AudioLimits | None = None,
-        on_error: str | None = None,
-        return_timeline: bool | None = None,
-        return_embedding: bool | None = None,
-        return_percentiles: bool | None = None,
-        **unknown: Any,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if unknown:
-            raise TypeError(
-                f"unexpected arguments {sorted(unknown)}; expected sampling_rate, resampler, limits, on_error, "
-                "return_timeline, return_embedding, return_percentiles, batch_size. Options of the model go in "
-                "`model_kwargs`."
-            )
-        if on_error is not None and on_error not in ON_ERROR:
-            raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
-
-        def given(**options: Any) -> dict[str, Any]:
-            return {name: value for name, value in options.items() if value is not None}
-
-        return (
-            given(sampling_rate=sampling_rate, resampler=resampler, limits=limits, on_error=on_error),
-            given(on_error=on_error),
-            given(
-                on_error=on_error,
-                return_timeline=return_timeline,
-                return_embedding=return_embedding,
-                return_percentiles=return_percentiles,
-            ),
-        )
-
-    def preprocess(
+    def get_iterator(
         self,
         inputs: Any,
-        sampling_rate: int | None = None,
-        resampler: str = "sinc",
-        limits: AudioLimits | None = None,
-        on_error: str = "raise",
-    ) -> Iterator[dict[str, Any]]:
-        """Yield one item a segment: `input_values` `(1, T)`, and in `facts` what the report needs to know of it."""
-        name, source = _name_song(inputs)
-        extractor = self.feature_extractor
-        try:
-            with stream_segments(
-                source,
-                target_rate=extractor.sampling_rate,
-                segment_seconds=extractor.segment_seconds,
-                sampling_rate=sampling_rate,
-                resampler=resampler,
-                limits=limits,
-                minimum_num_samples=extractor.minimum_num_samples,
-            ) as stream:
-                name = name or stream.name
-                for segment in stream:
-                    facts = {
-                        "song": name,
-                        "start": segment.start_sample / extractor.sampling_rate,
-                        "end": (segment.start_sample + segment.num_real_samples) / extractor.sampling_rate,
-                        "warnings": list(stream.warnings) if segment.is_last else [],
-                        "error": None,
-                    }
-                    values = torch.from_numpy(normalize_segments(segment.samples[None]))  # (1, T)
-                    yield {"is_last": segment.is_last, "input_values": values, "facts": facts}
-        except SONG_ERRORS as error:
-            if on_error == "raise":
-                raise
-            # The item has the shape of a segment, so that it travels in a batch with the segments of other songs.
-            facts = {"song": name, "start": 0.0, "end": 0.0, "warnings": [], "error": str(error)}
-            yield {"is_last": True, "input_values": torch.zeros(1, extractor.segment_num_samples), "facts": facts}
-
-    def _forward(self, model_inputs: dict[str, Any], on_error: str = "raise") -> dict[str, Any]:
-        facts = model_inputs["facts"]
-        rows = facts if isinstance(facts, list) else [facts]
-        values = model_inputs["input_values"]  # (n, T)
-        embeddings = values.new_zeros(len(rows), self.model.config.hidden_size, dtype=torch.float32)  # (n, D)
-        wanted = [row for row, fact in enumerate(rows) if fact["error"] is None]
-        try:
-            if wanted:
-                embeddings[wanted] = self.model.compute_segment_embeddings(values[wanted]).float()
-        except FloatingPointError:
-            if on_error == "raise":
-                raise
-            for row in wanted:
-                try:
-                    embeddings[row] = self.model.compute_segment_embeddings(values[row : row + 1])[0].float()
-                except FloatingPointError as error:
-                    rows[row]["error"] = str(error)
-        return {"is_last": model_inputs["is_last"], "embedding": embeddings, "facts": facts}
-
-    def postprocess(
-        self,
-        model_outputs: list[dict[str, Any]],
-        on_error: str = "raise",
-        return_timeline: bool = False,
-        return_embedding: bool = False,
-        return_percentiles: bool = True,
-    ) -> dict[str, Any]:
-        """Turn the segments of one song into its report."""
-        facts = [output["facts"] for output in model_outputs]
-        facts = [fact[0] if isinstance(fact, list) else fact for fact in facts]
-        name = facts[0]["song"]
-        identity: dict[str, Any] = {"model_id": self.model_id, "model_revision": self.model_revision}
-        errors = [fact["error"] for fact in facts if fact["error"] is not None]
-        if errors:
-            return build_error_report(name, errors[0], **identity)
-        embeddings = torch.cat([output["embedding"] for output in model_outputs]).unsqueeze(0)  # (1, S, D)
-        try:
-            with torch.no_grad():
-                output = self.model(
-                    segment_embeddings=embeddings.to(self.model.device), output_segment_scores=return_timeline
-                )
-        except FloatingPointError as error:
-            if on_error == "raise":
-                raise
-            return build_error_report(name, str(error), **identity)
-        heads = self.model.config.heads
-        timeline = None
-        if return_timeline:
-            timeline = [
-                {
-                    "start_seconds": fact["start"],
-                    "end_seconds": fact["end"],
-                    "scores": dict(zip(self.model.config.head_names, scores, strict=True)),
-                }
-                for fact, scores in zip(facts, output.segment_scores[0].tolist(), strict=True)
-            ]
-        return build_report(
-            name,
-            output.scores[0].tolist(),
-            heads,
-            popularity_exponent=self.model.config.popularity_exponent,
-            duration_seconds=facts[-1]["end"],
-            num_segments=len(facts),
-            warnings=[warning for fact in facts for warning in fact["warnings"]],
-            segments=timeline,
-            embedding=output.song_embedding[0].tolist() if return_embedding else None,
-            with_percentiles=return_percentiles,
-            percentile_tables=self.model.config.percentile_tables,
-            **identity,
-        )
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Any:
+        """Return the iterator over reports that transformers builds, with a thread between decoding and the model."""
+        options = dict(preprocess_params)
+        read_ahead = options.pop("read_ahead", getattr(inputs, "may_read_ahead", True))
+        reports = super().get_iterator(inputs, num_workers, batch_size, options, forward_params, postprocess_params)
+        # Reports are made of what the model makes of what a loader loads; worker processes already read ahead.
+        from_model: Any = getattr(reports, "loader", None)
+        if not read_ahead or num_workers > 0 or not hasattr(from_model, "loader"):
+            return reports
+        batches = ReadAhead(from_model.loader, max(1, SEGMENTS_AHEAD // batch_size))
+        from_model.loader = batches
+        return ClosingIterator(reports, batches)
 
 
 class _SongStream(IterableDataset[Any]):
     """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
 
-    def __init__(self, songs: Iterator[Any]):
+    def __init__(self, songs: Iterator[Any], *, may_read_ahead: bool = True):
         self.songs = songs
+        self.may_read_ahead = may_read_ahead
 
     def __iter__(self) -> Iterator[Any]:
         return self.songs
-
-
-def describe_model(config: Any) -> tuple[str, str | None]:
-    """
-    Name a loaded model for reports.
-
-    Returns:
-        `tuple[str, str | None]`: the Hub id or folder that it was loaded from, and its commit on the Hub.
-    """
-    name = str(getattr(config, "_name_or_path", "") or "unsaved model")
-    if Path(name).parent.name == "pretrained":  # a model that lies in this package, wherever that is installed
-        name = Path(name).name
-    return name, getattr(config, "_commit_hash", None)
-
-
-def _name_song(song: Any) -> tuple[str | None, Any]:
-    """Separate a dataset row into its name and its audio, and name what opening it may fail to name."""
-    if isinstance(song, Mapping) and "audio" in song:
-        name = song.get("id")
-        return None if name is None else str(name), song["audio"]
-    if isinstance(song, Mapping):
-        return song.get("path"), song
-    return str(song) if isinstance(song, (str, os.PathLike)) else None, song
 
 
 def _is_dataset(inputs: Any) -> bool:

@@ -65,18 +65,23 @@ FLAT_MODULES = tuple(
         "audio_limits",
         "checkpoint_limits",
         "configuration",
+        "configuration_fields",
         "decoding",
         "download",
         "feature_extraction",
         "heads",
         "mapped_weights",
         "modeling",
+        "normalization",
         "packed_encoder",
         "packed_linear",
         "pipeline",
         "published",
+        "read_ahead",
         "report",
         "resampling",
+        "score_heads",
+        "scoring",
     )
 )
 _loaded: set[str] = set()

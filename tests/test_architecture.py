@@ -17,7 +17,11 @@ FLAT_IMPORTS = {
     "decoding_apex": {"audio_limits_apex", "download_apex"},
     "checkpoint_limits_apex": set(),
     "published_apex": {"checkpoint_limits_apex"},
-    "configuration_apex": {"checkpoint_limits_apex", "heads_apex"},
+    "configuration_fields_apex": {"checkpoint_limits_apex", "heads_apex"},
+    "configuration_apex": {"checkpoint_limits_apex", "configuration_fields_apex", "heads_apex"},
+    "normalization_apex": set(),
+    "read_ahead_apex": set(),
+    "score_heads_apex": set(),
     "report_apex": {"heads_apex"},
     "resampling_apex": {"audio_limits_apex", "decoding_apex"},
     "audio_apex": {"audio_limits_apex", "decoding_apex", "resampling_apex"},
@@ -27,16 +31,20 @@ FLAT_IMPORTS = {
         "checkpoint_limits_apex",
         "decoding_apex",
         "download_apex",
+        "normalization_apex",
         "resampling_apex",
     },
+    "scoring_apex": {"audio_apex", "audio_limits_apex", "normalization_apex", "report_apex"},
     "modeling_apex": {
         "checkpoint_limits_apex",
         "configuration_apex",
+        "configuration_fields_apex",
         "heads_apex",
         "mapped_weights_apex",
         "packed_encoder_apex",
         "packed_linear_apex",
         "published_apex",
+        "score_heads_apex",
     },
     "mapped_weights_apex": set(),
     "packed_encoder_apex": {"mapped_weights_apex", "packed_linear_apex"},
@@ -49,8 +57,11 @@ FLAT_IMPORTS = {
         "download_apex",
         "feature_extraction_apex",
         "heads_apex",
+        "normalization_apex",
+        "read_ahead_apex",
         "report_apex",
         "resampling_apex",
+        "scoring_apex",
     },
 }
 ENTRY_FILES = ("configuration_apex", "feature_extraction_apex", "modeling_apex", "pipeline_apex")
@@ -121,6 +132,15 @@ def test_text_that_remote_loading_would_take_for_an_import_stands_nowhere_else(p
     found = re.findall(r"^\s*from\s+\.(\S+)\s+import", path.read_text(), flags=re.MULTILINE)
     assert set(found) == FLAT_IMPORTS[path.stem]
     assert not re.search(r"^\s*import\s+\.", path.read_text(), flags=re.MULTILINE)
+
+
+def test_only_the_doors_of_transformers_import_it() -> None:
+    importers = {path.stem for path in FLAT if any(name.startswith("transformers") for name in imported_modules(path))}
+    doors = ("configuration", "feature_extraction", "modeling", "pipeline", "published")
+    assert importers <= {f"{name}_apex" for name in doors}
+    assert not any(
+        "transformers" in name for name in imported_modules(REPOSITORY / "modeling_apex" / "quick_start.py")
+    )
 
 
 def test_report_needs_the_standard_library_only() -> None:

@@ -152,7 +152,21 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
 
 
 def load_scorer(arguments: argparse.Namespace) -> Any:
-    """Load the pipeline that the command line names."""
+    """Load what scores as the command line says: the quick way where that is possible, else the pipeline."""
+    return _load_quick_scorer(arguments) or _load_pipeline(arguments)
+
+
+def _load_quick_scorer(arguments: argparse.Namespace) -> Any:
+    from modeling_apex import loading
+
+    if arguments.revision or arguments.dtype != "float32":
+        return None
+    from modeling_apex.quick_start import load_quick_scorer
+
+    return load_quick_scorer(arguments.model or loading.EMBEDDED_MODEL, device=arguments.device)
+
+
+def _load_pipeline(arguments: argparse.Namespace) -> Any:
     from transformers.utils import logging
 
     from modeling_apex.loading import load_pipeline
@@ -171,7 +185,7 @@ def score_songs(
     if not songs:
         return
     scorer = scorer or load_scorer(arguments)
-    options |= {"resampler": arguments.resampler, "limits": build_limits(arguments)}
+    options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
     reports = scorer((song for song in songs), on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:

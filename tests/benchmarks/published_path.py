@@ -6,6 +6,7 @@ attention, all hidden states are kept, and four of them are averaged, as in the 
 is torchaudio's filter. What is not restated is what no longer runs: MERT's remote code.
 """
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ class PublishedPath:
     def __init__(self, folder: Path):
         model = ApexModel.from_pretrained(folder).eval()
         self.config = model.config
-        self.encoder = HubertModel._from_config(model.config.encoder_config, attn_implementation="eager").eval()
+        self.encoder = HubertModel._from_config(
+            copy.deepcopy(model.config.encoder_config), attn_implementation="eager"
+        ).eval()
         self.encoder.load_state_dict(model.encoder.state_dict())
         self.weights = {name: weight for name, weight in model.state_dict().items() if not name.startswith("encoder.")}
 

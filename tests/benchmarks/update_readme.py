@@ -228,8 +228,29 @@ def describe_leaks(result: dict[str, Any]) -> str:
     )
 
 
+def describe_cold_start(result: dict[str, Any]) -> str:
+    """Say what the first score costs, from the start of the process."""
+    names = {
+        "apex-music score": "`apex-music score CLIP`",
+        "pipeline": "the same through `load_pipeline`",
+        "import transformers, modeling_apex": "`import transformers, modeling_apex`",
+        "import transformers": "`import transformers`",
+    }
+    rows = [
+        [words, *(f"{result['programs'][name][f'{unit}_over_imports']:.2f}" for unit in ("wall", "cpu"))]
+        for name, words in names.items()
+    ]
+    return (
+        format_markdown_table(["whole process / `import transformers, torch`", "wall", "CPU"], rows)
+        + f"\n\napex-tiny on the CPU; {result['clip']}; medians of {result['num_rounds']} rounds; torch "
+        f"{result['versions']['torch']}, transformers {result['versions']['transformers']}. Made by "
+        f"`{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
+    "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
     "apex-tiny": (TINY_RESULTS, describe_tiny),
     "heads": (RESULTS / "heads.json", describe_heads),
     "hostile-audio": (RESULTS / "hostile_audio.json", describe_hostile_audio),

@@ -174,7 +174,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(tmp_path: Path, t
     dataset = write_dataset(tmp_path / "dataset", {"train": 40, "validation": 6}, broken=("train-song-5",))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     embed_songs(dataset, whole, tiny_model, songs_per_shard=2)
-    moments = random.Random(0)  # noqa: S311 (moments to stop at, not secrets)
+    moments = random.Random(0)
     num_kills = 0
     for _ in range(8):
         process = multiprocessing.get_context("fork").Process(target=embed_slowly, args=(dataset, parts, tiny_model))

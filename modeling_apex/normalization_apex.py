@@ -1,0 +1,26 @@
+"""
+What room 4 does to a segment: zero mean, unit variance. Numpy only, so that whoever decodes needs no transformers.
+"""
+
+import numpy as np
+
+NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was trained behind
+
+
+def normalize_segments(segments: np.ndarray) -> np.ndarray:
+    """
+    Bring each segment to zero mean and unit variance, as `Wav2Vec2FeatureExtractor` does.
+
+    Silence stays silence: a segment of zeros leaves as zeros.
+
+    Args:
+        segments (`np.ndarray` of shape `(num_segments, num_samples)`):
+            Padded segments, float32.
+
+    Returns:
+        `np.ndarray` of shape `(num_segments, num_samples)`, float32.
+    """
+    mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
+    variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
+    normalized: np.ndarray = (segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)
+    return normalized.astype(np.float32)

@@ -1,0 +1,214 @@
+"""
+Rooms 6 to 9 without transformers: from the encoder's pooled layers to scores.
+
+What comes in are segments or their stored embeddings `(B, S, D)`, with a mask; what leaves are scores in native units.
+[`ScoreHeads`] holds what is the same for every encoder; `ApexModel` adds the encoder of transformers, training and
+loading.
+
+Shape legend: B songs, S segments, N real segments of all songs, T samples of a segment, L chosen layers, D hidden
+size, C width of the trunk, H scores.
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class LinearBlock(nn.Module):
+    """Linear, batch norm, GELU, dropout: the unit that trunk and branches are made of."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, dropout: float):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Linear(num_inputs, num_outputs), nn.BatchNorm1d(num_outputs), nn.GELU(), nn.Dropout(dropout)
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.block(inputs)
+        return outputs
+
+
+class ScoreBranch(nn.Module):
+    """One head: from the trunk's output `(B, C)` to one score `(B,)` within its range."""
+
+    def __init__(self, num_inputs: int, widths: list[int], dropout: float, minimum: float, maximum: float):
+        super().__init__()
+        sizes = [num_inputs, *widths]
+        blocks = [LinearBlock(before, after, dropout) for before, after in itertools.pairwise(sizes)]
+        self.branch = nn.Sequential(*blocks, nn.Linear(sizes[-1], 1))
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.branch(inputs)).squeeze(-1) * (self.maximum - self.minimum) + self.minimum
+
+
+class SongScores(NamedTuple):
+    """
+    What [`ScoreHeads.score_songs`] returns; shapes and units as in [`ApexOutput`].
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
+            Scores in native units, in the order of `config.heads`.
+        song_embedding (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+            Mean of the segment embeddings of each song.
+        segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
+            Embedding of each segment; zero where the mask is false.
+        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*):
+            Scores of each segment on its own, if asked for.
+    """
+
+    scores: torch.Tensor
+    song_embedding: torch.Tensor
+    segment_embeddings: torch.Tensor
+    segment_scores: torch.Tensor | None
+
+
+class ScoreHeads:
+    """
+    Layer mix, trunk and branches of a model, and what they compute.
+
+    A part of a `torch.nn.Module` that has a `config` and an `_encode`, which pools the chosen layers of segments.
+    """
+
+    config: Any
+    # How many segments the encoder sees at once. One 30 s segment already fills a CPU's caches; an accelerator wants
+    # more. Set it on the model; it changes memory and speed, never scores.
+    segments_per_pass: int | None = None
+    aggregator: nn.Conv1d
+    shared: nn.Sequential
+
+    def build_heads(self: Any, config: Any) -> None:
+        """Add the modules that `config` describes."""
+        self.aggregator = nn.Conv1d(len(config.layer_indices), 1, kernel_size=1)
+        widths = [config.hidden_size, *config.shared_dims]
+        self.shared = nn.Sequential(
+            *(LinearBlock(before, after, config.dropout_shared) for before, after in itertools.pairwise(widths))
+        )
+        for head in config.heads:
+            branch = ScoreBranch(
+                widths[-1], config.branch_dims, config.dropout_branch, head["minimum"], head["maximum"]
+            )
+            self.add_module(f"branch_{head['name']}", branch)
+
+    def compute_segment_embeddings(self, input_values: torch.Tensor) -> torch.Tensor:
+        """
+        Encode segments and mix the chosen layers (rooms 5 and 6).
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
+                Normalised segments.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_segments, hidden_size)`.
+
+        Raises:
+            `FloatingPointError`: If the encoder yields NaN or infinity.
+        """
+        is_frozen = self.config.freeze_encoder
+        group = self.segments_per_pass or (1 if input_values.device.type == "cpu" else 8)
+        embeddings = []
+        for segments in input_values.split(group):  # (n, T)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
+                pooled = self._encode(segments)  # (n, L, D)
+            if not torch.isfinite(pooled).all():
+                raise FloatingPointError(
+                    "the encoder yields NaN or infinity. Check that the input is finite and normalised; in half "
+                    "precision, try dtype=torch.float32."
+                )
+            embeddings.append(self.aggregator(pooled.to(self.aggregator.weight.dtype)).squeeze(1))  # (n, D)
+        return torch.cat(embeddings)
+
+    def _encode(self, segments: torch.Tensor) -> torch.Tensor:
+        """Pool the chosen layers of segments `(n, T)` to `(n, L, D)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no encoder: it must define `_encode`.")
+
+    def compute_scores(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """
+        Score embeddings (rooms 8 and 9).
+
+        Args:
+            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
+                Song or segment embeddings.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_rows, num_heads)`: scores in native units.
+        """
+        hidden = self.shared(embeddings)  # (B, C)
+        return torch.stack([getattr(self, f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
+
+    def score_songs(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, *, output_segment_scores: bool = False
+    ) -> SongScores:
+        """
+        Average the segments of each song and score them (rooms 7 to 9).
+
+        Args:
+            embeddings (`torch.FloatTensor` of shape `(num_segments, hidden_size)`):
+                Embeddings of the real segments of all songs.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`):
+                True for real segments; says whose they are.
+            output_segment_scores (`bool`, defaults to `False`):
+                Whether to score each segment on its own as well.
+
+        Returns:
+            [`SongScores`]
+
+        Raises:
+            `FloatingPointError`: If a head yields NaN or infinity.
+        """
+        counts = mask.sum(1, keepdim=True)  # (B, 1)
+        per_segment = embeddings.new_zeros(*mask.shape, embeddings.shape[-1]).masked_scatter(
+            mask.unsqueeze(-1), embeddings
+        )  # (B, S, D)
+        song_embedding = per_segment.sum(1) / counts  # (B, D)
+
+        is_per_segment = self.config.prediction_level == "segment"
+        segment_scores = None
+        if output_segment_scores or is_per_segment:
+            rows = self.compute_scores(embeddings)  # (N, H)
+            segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
+        if segment_scores is not None and is_per_segment:
+            scores = segment_scores.sum(1) / counts  # (B, H)
+        else:
+            scores = self.compute_scores(song_embedding)  # (B, H)
+        if not torch.isfinite(scores).all():
+            raise FloatingPointError("a head yields NaN or infinity; the checkpoint's heads are damaged.")
+        return SongScores(scores, song_embedding, per_segment, segment_scores if output_segment_scores else None)
+
+    def _gather_segments(
+        self,
+        input_values: torch.Tensor | None,
+        segment_mask: torch.Tensor | None,
+        segment_embeddings: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
+        if (input_values is None) == (segment_embeddings is None):
+            raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
+        inputs: Any = segment_embeddings  # (B, S, D)
+        if input_values is not None:
+            inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
+        if inputs.ndim != 3:
+            raise ValueError(
+                f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}. Song embeddings "
+                "go in as one segment: `segment_embeddings=embedding.unsqueeze(1)`."
+            )
+        if segment_embeddings is not None and inputs.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"`segment_embeddings` are {inputs.shape[-1]} wide, but this model's are {self.config.hidden_size}; "
+                "they come from another encoder."
+            )
+        if segment_mask is None:
+            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        else:
+            mask = segment_mask.to(inputs.device, torch.bool)
+        if mask.shape != inputs.shape[:2]:
+            raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
+        if not mask.any(1).all():
+            raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
+        real = inputs[mask]  # (N, T) or (N, D)
+        if segment_embeddings is None:
+            return self.compute_segment_embeddings(real), mask
+        return real.to(self.aggregator.weight.dtype), mask
