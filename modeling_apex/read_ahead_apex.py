@@ -129,8 +129,10 @@ class _Buffer:
             return not self._is_closed
 
     def put(self, item: Any) -> None:
+        """Hand over an item; one that was in the making when the consumer closed is let go."""
         with self._changed:
-            self._items.append(item)
+            if not self._is_closed:
+                self._items.append(item)
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:

@@ -120,6 +120,23 @@ def test_a_consumer_may_stop_early() -> None:
     source.close()
 
 
+def test_an_item_in_the_making_is_let_go_when_the_consumer_closes() -> None:
+    is_closing = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        is_closing.wait(20)
+        yield 1
+
+    source = ReadAhead(items())
+    reader = iter(source)
+    assert next(reader) == 0
+    threading.Timer(0.05, is_closing.set).start()
+    source.close()
+    assert is_closing.is_set(), "closing waits for the item in the making"
+    assert list(reader) == []
+
+
 def test_a_new_iteration_ends_the_one_before() -> None:
     source = ReadAhead(range(1000))
     first = iter(source)
