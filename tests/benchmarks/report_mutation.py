@@ -52,6 +52,7 @@ def describe_change(name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Report the score of a mutation run.")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--note", metavar="TEXT", help="how the run differed from `make mutation`, for the report")
     parser.add_argument("--minimum", type=float, default=0.85, metavar="X", help="least score (%(default)s)")
     options = parser.parse_args()
     files, survivors = {}, {}
@@ -68,6 +69,7 @@ def main() -> int:
     score = totals["noticed"] / max(totals["mutants"], 1)
     result = {
         "command": "make mutation",
+        **({"note": options.note} if options.note else {}),
         "mutmut": version("mutmut"),
         **totals,
         "score": round(score, 4),
