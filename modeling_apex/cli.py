@@ -13,7 +13,19 @@ from importlib import import_module
 
 from modeling_apex import __version__
 
-COMMANDS = ("score", "rank", "embed", "train", "evaluate", "conditions", "arena", "convert", "export", "verify")
+COMMANDS = (
+    "score",
+    "rank",
+    "embed",
+    "train",
+    "evaluate",
+    "conditions",
+    "arena",
+    "convert",
+    "export",
+    "verify",
+    "validate",
+)
 # What a user can mend by another command line: shown as one line, without a traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
 
