@@ -33,6 +33,9 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/compare_resamplers.py
 	$(BIN)/python tests/benchmarks/bench_heads.py --songs 211000 --output tests/benchmarks/results/heads.json
 	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 > tests/benchmarks/results/build_memory.json
+	$(BIN)/python tests/benchmarks/bench_engines.py --output tests/benchmarks/results/engines.json
+	$(BIN)/python tests/benchmarks/bench_gpu.py --output tests/benchmarks/results/gpu.json
+	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 readme: setup ## Write the tables of README.md from the result files

@@ -221,6 +221,7 @@ def _write_engine_folder(model: ApexModel, folder: Path, engine: str) -> None:
         "versions": {name: version(name) for name in ("torch", "transformers", *EXPORT_LIBRARIES[engine])},
     }
     save_json(folder / ENGINE_FILE, facts)
+    _share_files(folder)
 
 
 def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> None:
@@ -246,6 +247,7 @@ def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> Non
         quantize_onnx_graph(source, target)
     else:
         quantize_openvino_graph(source, target, check_calibration(calibration))
+    _share_files(folder)
     facts["relative_error_on_noise"]["int8"] = measure_probe_error(open_graph(target, facts["engine"], "int8"), folder)
     save_json(folder / ENGINE_FILE, facts)
 
@@ -282,6 +284,13 @@ def write_openvino_graph(graph: EncoderGraph, example: torch.Tensor, path: Path)
     dynamic = ({0: torch.export.Dim("n", min=1, max=1024)},)
     converted = openvino.convert_model(torch.export.export(graph, (example,), dynamic_shapes=dynamic))
     openvino.save_model(converted, str(path), compress_to_fp16=False)
+
+
+def _share_files(folder: Path) -> None:
+    """Give every file the mode of config.json: some libraries write files that nobody else may read."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.iterdir():
+        path.chmod(mode)
 
 
 def check_calibration(calibration: torch.Tensor | None) -> torch.Tensor:

@@ -172,6 +172,13 @@ def embed_songs(
         "code_version": __version__,
         "is_complete": False,
     }
+    device = state.device if engine == "torch" else torch.device("cpu")
+    encoder.to(device).eval()
+    batch_size = batch_size or (1 if device.type == "cpu" else 32)
+    encoder.segments_per_pass = batch_size
+    if has_engine or (device.type == "cuda" and dtype == "float32"):
+        with state.local_main_process_first():  # it exports the graph, if one is needed; the others find it
+            encoder.encoder_engine = build_engine(encoder, engine, precision, compile=compile)
     folder = Path(output)
     if state.is_main_process:
         _open_folder(folder, manifest)
@@ -182,13 +189,7 @@ def embed_songs(
     # No process may write a shard before all have seen which are missing, or their shares would not add up.
     state.wait_for_everyone()
     encoder.encoder.to(DTYPES[dtype])
-    device = state.device if engine == "torch" else torch.device("cpu")
-    encoder.to(device).eval()
-    batch_size = batch_size or (1 if device.type == "cpu" else 32)
     embedder = _Embedder(encoder, resampler, batch_size, num_decoders)
-    if has_engine or device.type == "cuda":
-        with state.local_main_process_first():  # it exports the graph, if one is needed; the others find it
-            encoder.encoder_engine = build_engine(encoder, engine, precision, compile=compile)
     share = remaining[state.process_index :: state.num_processes]
     num_songs = sum(block.stop - block.start for block in share)
     with tqdm(total=num_songs, unit="song", disable=not (show_progress and state.is_main_process)) as progress:
@@ -279,7 +280,6 @@ class _Embedder:
         self._resampler = resampler
         self._batch_size = batch_size
         self._num_decoders = num_decoders
-        model.segments_per_pass = batch_size
 
     def embed(self, source: SongSource, block: _Block, progress: Any) -> list[_SongRows]:
         """Return the rows of every song of the block, in order."""

@@ -47,6 +47,7 @@ def test_folder_is_complete(exported: Path, tiny_model: ApexModel) -> None:
     names = {path.name for path in exported.iterdir()} - {"validation.json"}
     assert names == FILES[facts["engine"]] | ALWAYS
     assert facts["relative_error_on_noise"]["float32"] < 1e-5
+    assert len({path.stat().st_mode for path in exported.iterdir() if path.name != "validation.json"}) == 1
     assert facts["input"]["shape"] == ["n", 2400]
     assert facts["output"]["shape"] == ["n", 4, 16]
     assert not [name for name in load_file(exported / "heads.safetensors") if name.startswith("encoder.")]

@@ -1,4 +1,4 @@
-"""Every shortcut at the size of MERT-v1-95M: random weights and noise, so this is about arithmetic, not about songs."""
+"""Every shortcut at the size of MERT-v1-95M, on random weights and noise: about arithmetic, not about songs."""
 
 from pathlib import Path
 
