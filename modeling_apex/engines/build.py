@@ -28,7 +28,7 @@ from modeling_apex.engines.encoder_graph import (
     open_graph,
     read_engine_facts,
 )
-from modeling_apex.engines.torch_engine import TorchEngine
+from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 from modeling_apex.engines.validation import build_record_key, find_record, require_record, save_record
 from modeling_apex.model_hashes import compute_fingerprint
 from modeling_apex.modeling_apex import ApexModel, pool_hidden_states
@@ -165,7 +165,7 @@ def _check_on_probe(engine: EncoderEngine, folder: Path, key: dict[str, Any]) ->
 
 def _check_against_model(engine: EncoderEngine, model: ApexModel) -> None:
     probe = build_probe(model.config.segment_num_samples)[:1].to(model.device)
-    with torch.no_grad():
+    with torch.no_grad(), allow_tf32(False):
         expected = pool_hidden_states(model.encoder, probe, model.config.layer_indices)
     _refuse_error(engine, compute_relative_error(engine(probe).cpu(), expected.cpu()))
 

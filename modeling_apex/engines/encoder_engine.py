@@ -39,6 +39,19 @@ class EncoderEngine:
         """
         raise NotImplementedError
 
+    def check_length(self, segments: torch.Tensor, num_samples: int) -> None:
+        """
+        Make sure that segments have the length that a graph was exported for.
+
+        Raises:
+            `ValueError`: If they do not.
+        """
+        if segments.ndim != 2 or segments.shape[1] != num_samples:
+            raise ValueError(
+                f"the engine {self.name} runs segments of {num_samples} samples, got the shape "
+                f"{tuple(segments.shape)}. Cut and pad songs by `ApexFeatureExtractor`, or use the engine torch."
+            )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "EncoderEngine":
         # A session has no copy, and needs none: it holds no state between calls.
         return self

@@ -22,6 +22,7 @@ class OnnxEngine(EncoderEngine):
 
     Raises:
         `ImportError`: If ONNX Runtime is not installed.
+        `ValueError`: If a segment has another length than the graph was exported for.
     """
 
     def __init__(self, path: Path, precision: str):
@@ -32,8 +33,10 @@ class OnnxEngine(EncoderEngine):
         # Idle threads would otherwise spin, and take the cores that decode the next song.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._num_samples: int = self._session.get_inputs()[0].shape[1]
 
     def __call__(self, segments: torch.Tensor) -> torch.Tensor:
+        self.check_length(segments, self._num_samples)
         values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
         (pooled,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: values})
         return torch.from_numpy(pooled)

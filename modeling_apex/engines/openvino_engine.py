@@ -23,26 +23,22 @@ class OpenVinoEngine(EncoderEngine):
 
     Raises:
         `ImportError`: If OpenVINO is not installed.
+        `ValueError`: If a segment has another length than the graph was exported for.
     """
 
     def __init__(self, path: Path, precision: str):
         super().__init__("openvino", precision)
-        self._compiled = (
-            import_openvino()
-            .Core()
-            .compile_model(
-                str(path),
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                    # Two processes that share the work would be pinned to the same cores.
-                    "ENABLE_CPU_PINNING": False,
-                },
-            )
-        )
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # Two processes that share the work would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._compiled = import_openvino().Core().compile_model(str(path), "CPU", settings)
+        self._num_samples: int = self._compiled.inputs[0].partial_shape[1].get_length()
 
     def __call__(self, segments: torch.Tensor) -> torch.Tensor:
+        self.check_length(segments, self._num_samples)
         values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
         # The result is a view of memory that the next call writes again.
         return torch.from_numpy(self._compiled([values])[0].copy())

@@ -45,7 +45,8 @@ class TorchEngine(EncoderEngine):
 
     def __call__(self, segments: torch.Tensor) -> torch.Tensor:
         segments = segments.to(self._encoder.device, self._encoder.dtype)
-        with torch.no_grad(), allow_tf32(self.precision == "tf32"):
+        # Inference mode is left, because a graph that was compiled outside of it would be compiled again inside.
+        with torch.inference_mode(False), torch.no_grad(), allow_tf32(self.precision == "tf32"):
             if not self.is_compiled:
                 return self._run(segments).float()
             # Always the shape that was compiled: another one would be compiled anew.

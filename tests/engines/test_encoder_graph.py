@@ -64,6 +64,8 @@ def test_graph_equals_torch_for_any_number_of_segments(
     kept = first.clone()
     assert first.dtype == torch.float32
     assert compute_relative_error(first, compute_pooled(tiny_model, segments)) < 1e-5
+    with pytest.raises(ValueError, match=r"runs segments of 2400 samples, got the shape \(1, 2000\)"):
+        graph(torch.zeros(1, 2000))
     graph(torch.zeros_like(segments) + 0.5)
     assert torch.equal(first, kept), "a result must outlive the next call"
 

@@ -63,6 +63,12 @@ def test_compiled_equals_torch(tiny_model: ApexModel, probe: torch.Tensor, expec
     engine = build_engine(tiny_model, compile=True)
     assert engine is not None
     assert compute_relative_error(engine(probe), expected) < 1e-5
+    torch._dynamo.config.error_on_recompile = True
+    try:
+        with torch.inference_mode():
+            assert compute_relative_error(engine(probe.clone()), expected) < 1e-5
+    finally:
+        torch._dynamo.config.error_on_recompile = False
 
 
 def test_engine_is_shared_by_copies_of_a_model(tiny_model: ApexModel) -> None:
