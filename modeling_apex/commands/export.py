@@ -62,6 +62,7 @@ def _export_hub_folder(arguments: argparse.Namespace) -> Path:
 def _export_graph(arguments: argparse.Namespace) -> Path:
     from modeling_apex.engines.calibration import read_calibration_segments
     from modeling_apex.engines.encoder_graph import export_engine
+    from modeling_apex.loading import load_preference_head
     from modeling_apex.modeling_apex import ApexModel
     from modeling_apex.output_folder import check_new_folder
     from modeling_apex.song_files import find_songs
@@ -71,9 +72,13 @@ def _export_graph(arguments: argparse.Namespace) -> Path:
     calibration = None
     if arguments.calibrate:
         calibration = read_calibration_segments(find_songs(arguments.calibrate), model.config)
-    return export_engine(
+    folder = export_engine(
         model, arguments.output, arguments.format, ("float32", arguments.precision), calibration=calibration
     )
+    head = load_preference_head(arguments.model)
+    if head is not None:  # without it, `rank` would sort the same songs by something else
+        head.save_pretrained(folder)
+    return folder
 
 
 def _describe_errors(folder: Path, engine: str) -> str:

@@ -283,6 +283,8 @@ def write_openvino_graph(graph: EncoderGraph, example: torch.Tensor, path: Path)
     openvino = import_openvino()
     dynamic = ({0: torch.export.Dim("n", min=1, max=1024)},)
     converted = openvino.convert_model(torch.export.export(graph, (example,), dynamic_shapes=dynamic))
+    # The conversion forgets that only the number of segments is open.
+    converted.reshape({0: [-1, example.shape[1]]})
     openvino.save_model(converted, str(path), compress_to_fp16=False)
 
 

@@ -117,10 +117,10 @@ def describe_engines(result: dict[str, Any]) -> str:
     return (
         format_markdown_table(header, rows)
         + f"\n\nTimes and errors: {result['full_size']['model']}, one thread, least of {result['num_rounds']} rounds "
-        f"in one run, {result['hardware']}; {versions}. On random weights the error says what the arithmetic does, "
-        f"not what a song would show. Score change: the largest of any score as a share of its range; "
-        f"{result['scores']['model']} on {result['scores']['songs']} ({result['scores']['calibration']} calibrate "
-        f"it). `{result['command']}`."
+        f"in one run (load average {result['load_average']:.0f}), {result['hardware']}; {versions}. On random weights "
+        f"the error says what the arithmetic does, not what a song would show. Score change: the largest of any score "
+        f"as a share of its range; {result['scores']['model']} on {result['scores']['songs']}; "
+        f"{result['scores']['calibration']} served as calibration. `{result['command']}`."
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from modeling_apex import ApexModel
+from modeling_apex import ApexModel, load_preference_head
 from modeling_apex.cli import main
 from modeling_apex.engines import encoder_graph
 from modeling_apex.engines.validation import NotValidatedError
@@ -43,10 +43,14 @@ def test_export_command_writes_a_graph_that_scores(
 
     monkeypatch.setattr(encoder_graph, "write_openvino_graph", copy_graph)
     song, out = str(song_file(seconds=0.35)), str(tmp_path / "out")
+    head = load_preference_head()
+    assert head is not None
+    head.save_pretrained(tiny_folder)
     words = ["export", "--model", str(tiny_folder), "--output", out]
     assert main([*words, "--format", "openvino", "--precision", "int8", "--calibrate", song]) == 0
     assert "encoder_int8.xml" in (streams := capsys.readouterr().out)
     assert "relative error of the pooled layers against torch, on noise: float32 " in streams
+    assert load_preference_head(out) == head, "a ranking goes by the same head"
     assert main(["score", song, "--model", out, "--engine", "openvino"]) == 0
     by_graph = capsys.readouterr().out
     assert main(["score", song, "--model", str(tiny_folder)]) == 0
