@@ -10,6 +10,7 @@ path changes in scores is measured with apex-tiny on the sample songs, which are
 """
 
 import argparse
+import copy
 import json
 import os
 import tempfile
@@ -70,7 +71,9 @@ def build_paths(
 
 def build_published(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor]:
     """Restate how the published code encodes a segment, with the weights of a model."""
-    encoder: Any = HubertModel._from_config(model.config.encoder_config, attn_implementation="eager").eval()
+    # A copy, since choosing the attention writes into the config, and the model's own layers read it there.
+    config = copy.deepcopy(model.config.encoder_config)
+    encoder: Any = HubertModel._from_config(config, attn_implementation="eager").eval()
     encoder.load_state_dict(model.encoder.state_dict())
 
     def encode(segments: torch.Tensor) -> torch.Tensor:
