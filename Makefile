@@ -45,6 +45,9 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/measure_leaks.py --songs 10000 --output tests/benchmarks/results/leaks.json
 	$(BIN)/python tests/benchmarks/measure_cold_start.py --output tests/benchmarks/results/cold_start.json
 	$(BIN)/python tests/benchmarks/compare_read_ahead.py --output tests/benchmarks/results/read_ahead.json
+	$(BIN)/python tests/benchmarks/bench_engines.py --output tests/benchmarks/results/engines.json
+	$(BIN)/python tests/benchmarks/bench_gpu.py --output tests/benchmarks/results/gpu.json
+	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 hostile: setup ## Run the corpus of bad audio files (some minutes) and write its counts

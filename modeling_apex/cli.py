@@ -16,7 +16,19 @@ from safetensors import SafetensorError
 from modeling_apex import __version__
 from modeling_apex.failure_messages import describe_failure
 
-COMMANDS = ("score", "rank", "embed", "train", "evaluate", "conditions", "arena", "convert", "export", "verify")
+COMMANDS = (
+    "score",
+    "rank",
+    "embed",
+    "train",
+    "evaluate",
+    "conditions",
+    "arena",
+    "convert",
+    "export",
+    "verify",
+    "validate",
+)
 # What a user can mend by another command line: shown as one line, without a traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, SafetensorError)
 

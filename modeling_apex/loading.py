@@ -12,13 +12,31 @@ from typing import Any
 from modeling_apex.registration import EMBEDDED_MODEL, TASK
 
 
-def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
+def load_pipeline(
+    model: Any = None,
+    *,
+    engine: str = "torch",
+    precision: str = "float32",
+    compile: bool = False,
+    require_validation: bool = True,
+    **kwargs: Any,
+) -> Any:
     """
     Load the `apex-popularity` pipeline.
 
     Args:
         model (`str`, `os.PathLike` or [`ApexModel`], *optional*):
             A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
+        engine (`str`, defaults to `"torch"`):
+            What runs the encoder: `"torch"`, `"onnx"` or `"openvino"`. A folder that `apex-music export --format`
+            wrote runs on the engine that it was written for.
+        precision (`str`, defaults to `"float32"`):
+            What the encoder computes in. Whatever is coarser than float32 changes scores, and runs only where
+            `apex-music validate` has measured by how much.
+        compile (`bool`, defaults to `False`):
+            Whether to compile the torch path, which takes minutes once.
+        require_validation (`bool`, defaults to `True`):
+            Whether a coarse precision needs its validation. False only to make that validation.
         kwargs:
             What `transformers.pipeline` takes: `device`, `dtype`, `batch_size`, `revision`, `token`, ...
 
@@ -27,11 +45,21 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
 
     Raises:
         `FileNotFoundError`: If `model` is neither a folder with a model nor a Hub id that can be reached.
+        `ValueError`: If the engine does not fit the model, the device or another option.
+        `ImportError`: If the engine's library is not installed.
+        [`NotValidatedError`]: If the precision was not validated for this model on this machine.
     """
     import transformers
 
+    from modeling_apex.engines import check_engine
     from modeling_apex.pipeline_apex import ApexPopularityPipeline
 
+    check_engine(engine, precision, compile=compile)
+    is_default = engine == "torch" and precision == "float32" and not compile
+    if not is_default and kwargs.get("dtype") not in (None, "float32"):
+        raise ValueError(f"`dtype` {kwargs['dtype']!r} is for the default path; with an engine, name a `precision`.")
+    if engine != "torch":
+        kwargs.setdefault("device", "cpu")  # where these engines run; otherwise torch would take an accelerator
     if model is None:
         model = EMBEDDED_MODEL
         check_embedded_model()
@@ -42,9 +70,10 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
                 f"{model}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
                 "`apex-music convert` or `apex-music train` wrote."
             )
+        model = _load_if_exported(model, engine)
     build_pipeline: Any = transformers.pipeline
     try:
-        return build_pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
+        scorer = build_pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
     except OSError as error:
         if not isinstance(model, str) or os.path.isdir(model):
             raise
@@ -52,6 +81,28 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
             f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
             f"`hf download {model}` once while connected, or pass a folder."
         ) from error
+    if not is_default or scorer.model.device.type == "cuda":
+        from modeling_apex.engines.build import build_engine
+
+        scorer.model.encoder_engine = build_engine(
+            scorer.model, engine, precision, compile=compile, require_validation=require_validation
+        )
+    return scorer
+
+
+def _load_if_exported(model: str, engine: str) -> Any:
+    """Load a folder of exported graphs; anything else is left to transformers."""
+    from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model, read_engine_facts
+
+    if not is_engine_folder(model):
+        return model
+    exported_for = read_engine_facts(Path(model))["engine"]
+    if engine != exported_for:
+        raise ValueError(
+            f"{model}: is an export for the engine {exported_for}, not {engine}. Pass engine={exported_for!r} "
+            f"(`--engine {exported_for}` on the command line), or the checkpoint that it was exported from."
+        )
+    return load_exported_model(model)
 
 
 def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> Any:

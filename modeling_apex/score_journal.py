@@ -32,7 +32,8 @@ class ScoreJournal:
         output (`str` or `os.PathLike`):
             The final file; its suffix is one of .jsonl, .json, .csv, .parquet.
         settings (`dict`):
-            What decides the numbers: model id and revision, dtype, resampler. A journal of other settings is refused.
+            What decides the numbers: model id and revision, dtype, engine, precision, resampler. A journal of
+            other settings is refused.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
 

@@ -129,7 +129,7 @@ class Scorer:
             raise ValueError(f"This page has no model {model!r}. Choose one of: {', '.join(self.model_names)}.")
         with self._lock:
             if model not in self._pipelines:
-                options = {"device": self.settings.device} if self.settings.device else {}
+                options: dict[str, Any] = {"device": self.settings.device} if self.settings.device else {}
                 loaded = load_pipeline(self._sources[model], **options)
                 pipeline = ListeningPipeline(
                     model=loaded.model, feature_extractor=loaded.feature_extractor, device=loaded.device

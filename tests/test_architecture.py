@@ -155,6 +155,16 @@ def test_inference_never_imports_training_or_commands() -> None:
         assert not re.search(r"\b(training|commands|convert|export|cli)\b", " ".join(imported_modules(path)))
 
 
+def test_engines_know_nothing_of_training_or_commands() -> None:
+    for path in python_files("modeling_apex/engines"):
+        assert not re.search(r"modeling_apex\.(training|commands|arena|cli)\b", " ".join(imported_modules(path))), path
+
+
+def test_command_line_lists_engines_without_torch() -> None:
+    tree = ast.parse((REPOSITORY / "modeling_apex" / "engines" / "__init__.py").read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def test_data_and_cards_need_no_torch() -> None:
     for path in python_files("datasets_scripts", "hub_card"):
         roots = {name.partition(".")[0] for name in imported_modules(path)}

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from modeling_apex.commands.score import DTYPES, RESAMPLERS
+from modeling_apex.commands.score import DTYPES, RESAMPLERS, add_engine_arguments
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for shards and manifest")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the encoder")
+    add_engine_arguments(parser)
     parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="segments at once (default: 1 on CPU, else 32)")
     parser.add_argument("--decoders", type=int, default=1, metavar="N", help="threads that decode (default: 1)")
@@ -50,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output,
         arguments.model or EMBEDDED_MODEL,
         dtype=arguments.dtype,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        compile=arguments.compile,
         resampler=arguments.resampler,
         songs_per_shard=arguments.songs_per_shard,
         batch_size=arguments.batch_size,

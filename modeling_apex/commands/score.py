@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modeling_apex.audio_limits_apex import AudioLimits
+from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.report_apex import escape_controls, format_duration, format_report, format_score, format_table
 from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.song_files import find_songs
@@ -48,6 +49,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
     )
+    add_engine_arguments(parser)
     parser.add_argument(
         "--batch-size", type=_positive_int, default=1, metavar="N", help="segments at once; never changes scores"
     )
@@ -110,6 +112,23 @@ def build_limits(arguments: argparse.Namespace) -> AudioLimits:
     )
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what runs the encoder; the defaults are the exact path."""
+    parser.add_argument(
+        "--engine", choices=tuple(ENGINES), default="torch", help="what runs the encoder (default: torch)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what the encoder computes in; anything but float32 changes scores, and runs where `apex-music validate` "
+        "has measured by how much (default: float32)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the torch path first, which takes minutes; for long runs"
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     songs = find_songs(arguments.songs)
     if arguments.output:
@@ -133,6 +152,8 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         "model": scorer.model_id,
         "revision": scorer.model_revision,
         "dtype": arguments.dtype,
+        "engine": arguments.engine,
+        "precision": arguments.precision,
         "resampler": arguments.resampler,
         "segments": arguments.segments,
         "embeddings": arguments.embeddings,
@@ -173,7 +194,11 @@ def _load_pipeline(arguments: argparse.Namespace) -> Any:
 
     logging.disable_progress_bar()  # of loading weights; the songs have their own
     options = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
-    return load_pipeline(arguments.model, dtype=arguments.dtype, batch_size=arguments.batch_size, **options)
+    options |= {name: getattr(arguments, name) for name in ("engine", "precision", "compile")}
+    scorer = load_pipeline(arguments.model, dtype=arguments.dtype, batch_size=arguments.batch_size, **options)
+    if arguments.precision != "float32":
+        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
+    return scorer
 
 
 def score_songs(

@@ -25,6 +25,9 @@ import torch
 from tqdm import tqdm
 
 from modeling_apex import __version__
+from modeling_apex.engines import check_engine
+from modeling_apex.engines.build import build_engine
+from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.output_folder import replace_text
@@ -99,6 +102,9 @@ def embed_songs(
     model: str | os.PathLike | ApexModel,
     *,
     dtype: str = "float32",
+    engine: str = "torch",
+    precision: str = "float32",
+    compile: bool = False,
     resampler: str = "sinc",
     songs_per_shard: int = 256,
     batch_size: int | None = None,
@@ -120,6 +126,8 @@ def embed_songs(
             Folder, Hub id or loaded float32 model; its encoder makes the embeddings.
         dtype (`str`, defaults to `"float32"`):
             Precision of the encoder: `"float32"`, `"bfloat16"` or `"float16"`. Embeddings are stored in float32.
+        engine (`str`, defaults to `"torch"`), precision (`str`, defaults to `"float32"`), compile (`bool`, defaults
+            to `False`): As for `load_pipeline`; instead of `dtype`.
         resampler (`str`, defaults to `"sinc"`):
             As in the pipeline.
         songs_per_shard (`int`, defaults to 256):
@@ -146,22 +154,35 @@ def embed_songs(
     for name, value in (("songs_per_shard", songs_per_shard), ("num_decoders", num_decoders)):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    check_engine(engine, precision, compile=compile)
+    has_engine = engine != "torch" or precision != "float32" or compile
+    if has_engine and dtype != "float32":
+        raise ValueError(f"`dtype` {dtype!r} is for the default path; with an engine, name a `precision`.")
     state = _start_processes()
     songs = open_song_source(source) if isinstance(source, (str, os.PathLike)) else source
     model_id = os.fspath(model) if isinstance(model, (str, os.PathLike)) else str(model.config._name_or_path)
     encoder: Any
-    if isinstance(model, (str, os.PathLike)):
+    if isinstance(model, (str, os.PathLike)) and is_engine_folder(model):
+        encoder = load_exported_model(model)
+    elif isinstance(model, (str, os.PathLike)):
         encoder = ApexModel.from_pretrained(model_id, dtype=torch.float32)
     else:
         encoder = copy.deepcopy(model)  # the caller's keeps its precision and device
     manifest: dict[str, Any] = {
         "model": model_id,
-        "identity": build_identity(encoder, dtype=dtype, resampler=resampler),
+        "identity": build_identity(encoder, dtype=dtype, resampler=resampler, engine=engine, precision=precision),
         "source": {"name": songs.name, "splits": dict(songs.splits), "ids_sha256": compute_source_fingerprint(songs)},
         "songs_per_shard": songs_per_shard,
         "code_version": __version__,
         "is_complete": False,
     }
+    device = state.device if engine == "torch" else torch.device("cpu")
+    encoder.to(device).eval()
+    batch_size = batch_size or (1 if device.type == "cpu" else 32)
+    encoder.segments_per_pass = batch_size
+    if has_engine or (device.type == "cuda" and dtype == "float32"):
+        with state.local_main_process_first():  # it exports the graph, if one is needed; the others find it
+            encoder.encoder_engine = build_engine(encoder, engine, precision, compile=compile)
     folder = Path(output)
     with ExitStack() as stack:
         if state.is_main_process:  # for all processes of this run
@@ -177,8 +198,7 @@ def embed_songs(
         # No process may write a shard before all have seen which are missing, or their shares would not add up.
         state.wait_for_everyone()
         encoder.encoder.to(DTYPES[dtype])
-        encoder.to(state.device).eval()
-        embedder = _Embedder(encoder, resampler, batch_size or (1 if state.device.type == "cpu" else 32), num_decoders)
+        embedder = _Embedder(encoder, resampler, batch_size, num_decoders)
         share = remaining[state.process_index :: state.num_processes]
         num_songs = sum(block.stop - block.start for block in share)
         with tqdm(total=num_songs, unit="song", disable=not (show_progress and state.is_main_process)) as progress:
@@ -269,7 +289,6 @@ class _Embedder:
         self._resampler = resampler
         self._batch_size = batch_size
         self._num_decoders = num_decoders
-        model.segments_per_pass = batch_size
 
     def embed(self, source: SongSource, block: _Block, progress: Any) -> list[_SongRows]:
         """Return the rows of every song of the block, in order."""
@@ -315,7 +334,10 @@ class _Embedder:
         batch.clear()
 
     def _compute(self, samples: list[np.ndarray]) -> np.ndarray:
-        values = torch.from_numpy(np.stack(samples)).to(self._model.device)  # (n, T)
+        values = torch.from_numpy(np.stack(samples))  # (n, T)
+        if self._model.device.type == "cuda":
+            values = values.pin_memory()  # pinned memory is copied while the GPU works
+        values = values.to(self._model.device, non_blocking=True)
         with torch.inference_mode():
             return self._model.compute_segment_embeddings(values).float().cpu().numpy()  # (n, D)
 

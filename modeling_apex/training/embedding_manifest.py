@@ -5,44 +5,25 @@ The identity names everything that the numbers depend on: the weights that made 
 was cut. Two embeddings with different identities never share a folder or a training run.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
+from modeling_apex.model_hashes import compute_weights_hash
 from modeling_apex.output_folder import replace_text
 
 MANIFEST_NAME = "manifest.json"
-EMBEDDING_PARTS = ("encoder.", "aggregator.")  # the weights that embeddings depend on; the heads come after
+# Of folders that were made before there were engines.
+IDENTITY_DEFAULTS = {"engine": "torch", "precision": "float32"}
+# What in an identity is a choice of the run, and not a fact of the model.
+RUN_OPTIONS = ("dtype", "resampler", *IDENTITY_DEFAULTS)
 
 
-def compute_weights_hash(model: nn.Module) -> str:
-    """
-    Hash the weights that embeddings depend on: those of the encoder and of the layer mix.
-
-    Args:
-        model ([`ApexModel`]):
-            A model in float32, so that the same checkpoint has the same hash whatever precision it will run in.
-
-    Returns:
-        `str`: SHA-256 over names, shapes and values, hexadecimal.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(EMBEDDING_PARTS):
-            values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-            digest.update(f"{name}{values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
-
-
-def build_identity(model: Any, *, dtype: str, resampler: str) -> dict[str, Any]:
+def build_identity(
+    model: Any, *, dtype: str, resampler: str, engine: str = "torch", precision: str = "float32"
+) -> dict[str, Any]:
     """
     Describe what the embeddings of a model depend on.
 
@@ -53,6 +34,10 @@ def build_identity(model: Any, *, dtype: str, resampler: str) -> dict[str, Any]:
             Precision that the encoder runs in, such as `"float32"`.
         resampler (`str`):
             `"sinc"` or `"soxr"`.
+        engine (`str`, defaults to `"torch"`):
+            What ran the encoder.
+        precision (`str`, defaults to `"float32"`):
+            What the engine computed in.
 
     Returns:
         `dict`: equal for embeddings that may be mixed.
@@ -61,12 +46,31 @@ def build_identity(model: Any, *, dtype: str, resampler: str) -> dict[str, Any]:
     return {
         "weights_sha256": compute_weights_hash(model),
         "dtype": dtype,
+        "engine": engine,
+        "precision": precision,
         "resampler": resampler,
         "sampling_rate": config.sampling_rate,
         "segment_seconds": config.segment_seconds,
         "layer_indices": list(config.layer_indices),
         "hidden_size": config.hidden_size,
     }
+
+
+def build_expected_identity(model: Any, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Describe what embeddings of a model would depend on, had they been made as others were.
+
+    Args:
+        model ([`ApexModel`]):
+            The model, in float32.
+        identity (`dict`):
+            That of the others: their precision, engine and resampler are taken over, and nothing else.
+
+    Returns:
+        `dict`: equal to `identity` if the model made those embeddings.
+    """
+    options = {name: identity.get(name, IDENTITY_DEFAULTS.get(name)) for name in RUN_OPTIONS}
+    return build_identity(model, **options)
 
 
 def refuse_other_identity(place: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -76,6 +80,7 @@ def refuse_other_identity(place: str, found: Mapping[str, Any], expected: Mappin
     Raises:
         `ValueError`: If any entry differs; the message names them all.
     """
+    found = {**IDENTITY_DEFAULTS, **found}
     differences = [
         f"{name} {found.get(name)!r} instead of {expected[name]!r}"
         for name in expected

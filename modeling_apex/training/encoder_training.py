@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.model_hashes import compute_weights_hash
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.embedding_manifest import compute_weights_hash
 from modeling_apex.training.embedding_store import EmbeddingStore
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.heads_task import (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.report_apex import format_table
-from modeling_apex.training.embedding_manifest import build_identity, refuse_other_identity
+from modeling_apex.training.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.training.embedding_store import EmbeddingSplit, EmbeddingStore, open_embedding_store
 from modeling_apex.training.metrics import BASELINES, METRICS, compute_head_results
 
@@ -59,7 +59,7 @@ def evaluate_model(
     if isinstance(model, (str, os.PathLike)):
         loaded = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
     identity = store.manifest["identity"]
-    expected = build_identity(loaded, dtype=identity["dtype"], resampler=identity["resampler"])
+    expected = build_expected_identity(loaded, identity)
     refuse_other_identity(str(store.folder), identity, expected)
     loaded.eval()
     names = loaded.config.head_names

@@ -25,7 +25,7 @@ from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
-from modeling_apex.training.embedding_manifest import build_identity, refuse_other_identity
+from modeling_apex.training.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.training.embedding_store import open_embedding_store
 from modeling_apex.training.heads_task import HeadsTask
 from modeling_apex.training.loop import (
@@ -110,8 +110,7 @@ def train_heads(
     with accelerator.main_process_first():
         store = open_embedding_store(embeddings, cache_dir)
     base = load_base_model(store.manifest["model"] if model is None else model)
-    expected = build_identity(base, dtype=store.manifest["identity"]["dtype"], resampler="sinc")
-    expected["resampler"] = store.manifest["identity"]["resampler"]
+    expected = build_expected_identity(base, store.manifest["identity"])
     refuse_other_identity(str(store.folder), store.manifest["identity"], expected)
     if arguments.require_grouped_splits:
         store.refuse_shared_groups()

@@ -248,6 +248,66 @@ def describe_cold_start(result: dict[str, Any]) -> str:
     )
 
 
+def describe_engines(result: dict[str, Any]) -> str:
+    """Say how fast every engine and precision is, and what it changes."""
+    scores = result["scores"]["paths"]
+    rows = []
+    for path in result["full_size"]["paths"]:
+        name = f"{path['engine']} {path['precision']}{' compiled' if path['is_compiled'] else ''}"
+        change = "–"
+        if name in scores:
+            found = scores[name]
+            change = f"{max(value / found['ranges'][head] for head, value in found['largest_change'].items()):.3%}"
+        title = {"published float32": "the published way", "torch float32": "the default"}.get(name, f"`{name}`")
+        rows.append(
+            [
+                title,
+                f"{path['cpu_seconds']:.1f}",
+                f"{path['speed_ratio_to_published']:.2f}",
+                f"{path['relative_error_of_embedding']:.0e}" if path["engine"] != "published" else "–",
+                change,
+            ]
+        )
+    header = ["path", "CPU s per 30 s segment", "times the published speed", "error of the embedding", "score change"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return (
+        format_markdown_table(header, rows)
+        + f"\n\nTimes and errors: {result['full_size']['model']}, one thread, least of {result['num_rounds']} rounds "
+        f"in one run (load average {result['load_average']:.0f}), {result['hardware']}; {versions}. On random weights "
+        f"the error says what the arithmetic does, not what a song would show. Score change: the largest of any score "
+        f"as a share of its range; {result['scores']['model']} on {result['scores']['songs']}; "
+        f"{result['scores']['calibration']} served as calibration. `{result['command']}`."
+    )
+
+
+def describe_gpu(result: dict[str, Any]) -> str:
+    """Say how fast a GPU is, or that none was measured."""
+    if not result["is_gpu"]:
+        return f"On a GPU nothing was measured yet: none was at hand. `{result['command']}` does it."
+    rows = [
+        [
+            f"{path['precision']}{', compiled' if path['is_compiled'] else ''}",
+            f"{path['songs_per_second']:.1f}",
+            "–" if path["share_of_peak"] is None else f"{path['share_of_peak']:.0%}",
+            f"{path['relative_error_to_cpu']:.0e}",
+        ]
+        for path in result["paths"]
+    ]
+    header = ["precision", "songs of 3 minutes a second", "share of the peak rate", "error against float32 on a CPU"]
+    return format_markdown_table(header, rows) + f"\n\n{result['hardware']}, {result['model']}; `{result['command']}`."
+
+
+def describe_embed_processes(result: dict[str, Any]) -> str:
+    """Say what a second process is worth to `embed`."""
+    return (
+        f"Two processes embedded {result['songs']} in {result['two_processes']['seconds']:.1f} s where one took "
+        f"{result['one_process']['seconds']:.1f} s: {result['speed_up']:.2f} times the speed, for "
+        f"{result['cpu_seconds_ratio']:.2f} times the CPU time ({result['model']}, {result['num_cores']} cores, one "
+        f"thread a process, least of {result['num_rounds']} rounds, load average {result['load_before']:.1f} at the "
+        f"start; `{result['command']}`)."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -262,6 +322,9 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "space": (RESULTS / "space.json", describe_space),
     "kills": (RESULTS / "kills.json", describe_kills),
     "leaks": (RESULTS / "leaks.json", describe_leaks),
+    "engines": (RESULTS / "engines.json", describe_engines),
+    "gpu": (RESULTS / "gpu.json", describe_gpu),
+    "embed-processes": (RESULTS / "embed_processes.json", describe_embed_processes),
 }
 
 

@@ -1,0 +1,71 @@
+"""`apex-music validate`: what a shortcut (engine, precision, compile) changes, measured; only then does it run."""
+
+import argparse
+from typing import Any
+
+from modeling_apex.commands.score import RESAMPLERS, add_engine_arguments
+from modeling_apex.song_files import find_songs
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "validate",
+        help="measure what an engine or precision changes in scores, and allow it to run",
+        description="Score songs by the exact path and by a shortcut; print the largest change of every score and the "
+        "ratio of speeds. The record is kept beside the export, or in the cache, for this model, library version and "
+        "kind of processor; without one, no precision below float32 runs. The exit status is 1 if scores change by "
+        "more than is tolerated.",
+        epilog="examples:\n"
+        "  apex-music validate songs/ --engine openvino --precision bf16\n"
+        "  apex-music validate songs/ --model apex-ov --engine openvino --precision int8 --tolerance 0.005",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
+    parser.add_argument("--device", metavar="D", help="as for score")
+    add_engine_arguments(parser)
+    parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        metavar="T",
+        help="largest change of a score that is accepted, as a share of its range (default: 0.01, 1 point of 100)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from modeling_apex.engines.validate_shortcut import validate_shortcut
+    from modeling_apex.report_apex import format_table
+
+    logging.disable_progress_bar()
+    options = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
+    record, path = validate_shortcut(
+        find_songs(arguments.songs),
+        arguments.model,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        compile=arguments.compile,
+        resampler=arguments.resampler,
+        tolerance=arguments.tolerance,
+        **options,
+    )
+    rows = [
+        [head, f"{change:.2g}", f"{change / record['ranges'][head]:.3%}"]
+        for head, change in record["largest_change"].items()
+    ]
+    print(format_table(["score", "largest change", "of its range"], rows))
+    key = record["key"]
+    name = f"{key['engine']} {key['precision']}{' compiled' if key['is_compiled'] else ''}"
+    print(
+        f"{name} against {record['reference']}: "
+        f"{record['speed_ratio']:.2f} times the speed, {record['num_songs']} songs, {record['num_segments']} segments"
+    )
+    print(f"{key['library']} on {key['hardware']}; kept in {path}")
+    if not record["is_within_tolerance"]:
+        print(f"not accepted: more than {record['tolerance']:.2%} of a range")
+    return 0 if record["is_within_tolerance"] else 1

@@ -1,0 +1,53 @@
+"""The engine `openvino`: an exported graph in OpenVINO, on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_apex.engines.encoder_engine import EncoderEngine
+
+# Left to itself, OpenVINO computes in bfloat16 wherever the processor can: every precision is asked for by name.
+PRECISION_HINTS = {"float32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine(EncoderEngine):
+    """
+    Run an exported graph in OpenVINO.
+
+    Args:
+        path (`Path`):
+            The `.xml` file; its weights lie beside it.
+        precision (`str`):
+            What the graph computes in.
+
+    Raises:
+        `ImportError`: If OpenVINO is not installed.
+        `ValueError`: If a segment has another length than the graph was exported for.
+    """
+
+    def __init__(self, path: Path, precision: str):
+        super().__init__("openvino", precision)
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # Two processes that share the work would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._compiled = import_openvino().Core().compile_model(str(path), "CPU", settings)
+        self._num_samples: int = self._compiled.inputs[0].partial_shape[1].get_length()
+
+    def __call__(self, segments: torch.Tensor) -> torch.Tensor:
+        self.check_length(segments, self._num_samples)
+        values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
+        # The result is a view of memory that the next call writes again.
+        return torch.from_numpy(self._compiled([values])[0].copy())
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO, or say how to install it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError('the engine openvino needs OpenVINO: pip install "apex-music[openvino]".') from error
+    return openvino

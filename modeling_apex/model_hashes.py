@@ -1,0 +1,67 @@
+"""
+Hashes that tell models apart: by the weights that embeddings depend on, and by everything that scores depend on.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+EMBEDDING_PARTS = ("encoder.", "aggregator.")  # the weights that embeddings depend on; the heads come after
+# Fields of an encoder's config that say where it came from, not what it computes.
+ORIGIN_FIELDS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+def compute_weights_hash(model: nn.Module) -> str:
+    """
+    Hash the weights that embeddings depend on: those of the encoder and of the layer mix.
+
+    Args:
+        model ([`ApexModel`]):
+            A model in float32, so that the same checkpoint has the same hash whatever precision it will run in.
+
+    Returns:
+        `str`: SHA-256 over names, shapes and values, hexadecimal.
+    """
+    stored = getattr(getattr(model, "encoder", None), "weights_sha256", None)
+    if stored is not None:  # an exported graph stands for the encoder that it was made from
+        return str(stored)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(EMBEDDING_PARTS):
+            values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            digest.update(f"{name}{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def compute_fingerprint(model: Any) -> str:
+    """
+    Hash what a model computes: every weight, and the config fields that shape the encoder and the segments.
+
+    Args:
+        model ([`ApexModel`]):
+            A model in float32.
+
+    Returns:
+        `str`: SHA-256, hexadecimal.
+    """
+    encoder = {
+        name: value for name, value in model.config.encoder_config.to_dict().items() if name not in ORIGIN_FIELDS
+    }
+    facts = {
+        "encoder": encoder,
+        "heads": model.config.heads,
+        "layer_indices": model.config.layer_indices,
+        "prediction_level": model.config.prediction_level,
+        "segment_num_samples": model.config.segment_num_samples,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().to("cpu").contiguous().numpy()
+        digest.update(f"{name}{values.shape}{values.dtype}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""The torch engine: precisions, one compiled shape, and switches that are left as they were found."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from modeling_apex import ApexModel
+from modeling_apex.engines import build as build_module
+from modeling_apex.engines import torch_engine
+from modeling_apex.engines.build import build_engine
+from modeling_apex.engines.encoder_graph import EncoderGraph, compute_relative_error
+from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
+
+
+@pytest.fixture
+def expected(tiny_model: ApexModel, probe: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return EncoderGraph(tiny_model)(probe)
+
+
+def test_bf16_is_close_and_comes_out_in_float32(
+    tiny_model: ApexModel, probe: torch.Tensor, expected: torch.Tensor
+) -> None:
+    found = TorchEngine(tiny_model, "bf16")(probe)
+    assert found.dtype == torch.float32
+    assert 1e-4 < compute_relative_error(found, expected) < 0.05
+
+
+def test_float32_is_the_default_path(tiny_model: ApexModel, probe: torch.Tensor, expected: torch.Tensor) -> None:
+    assert torch.equal(TorchEngine(tiny_model)(probe), expected)
+
+
+def test_compiled_shape_never_changes(
+    tiny_model: ApexModel, expected: torch.Tensor, probe: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def compile_nothing(pool, device):
+        def run(segments: torch.Tensor) -> torch.Tensor:
+            shapes.append(tuple(segments.shape))
+            return pool(segments)
+
+        return run
+
+    monkeypatch.setattr(torch_engine, "compile_encoder", compile_nothing)
+    tiny_model.segments_per_pass = 2
+    engine = TorchEngine(tiny_model, compile=True)
+    found = engine(torch.cat([probe, probe[:1]]))
+    assert shapes == [(2, 2400), (2, 2400)], "the last group is filled up"
+    assert compute_relative_error(found, torch.cat([expected, expected[:1]])) < 1e-6
+    assert engine.describe() == "engine torch, float32, compiled: equal to the default path within rounding"
+
+
+def test_compiled_float32_that_differs_is_refused(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "compile_encoder", lambda pool, device: lambda segments: 1.001 * pool(segments))
+    with pytest.raises(RuntimeError, match=r"the engine torch differs from torch by a relative 1\.0e-03"):
+        build_engine(tiny_model, compile=True)
+
+
+@pytest.mark.slow
+def test_compiled_equals_torch(tiny_model: ApexModel, probe: torch.Tensor, expected: torch.Tensor) -> None:
+    engine = build_engine(tiny_model, compile=True)
+    assert engine is not None
+    assert compute_relative_error(engine(probe), expected) < 1e-5
+    torch._dynamo.config.error_on_recompile = True
+    try:
+        with torch.inference_mode():
+            assert compute_relative_error(engine(probe.clone()), expected) < 1e-5
+    finally:
+        torch._dynamo.config.error_on_recompile = False
+
+
+def test_engine_is_shared_by_copies_of_a_model(tiny_model: ApexModel) -> None:
+    tiny_model.encoder_engine = TorchEngine(tiny_model, "bf16")
+    assert deepcopy(tiny_model).encoder_engine is tiny_model.encoder_engine
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_tf32_is_switched_and_put_back(is_allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    with allow_tf32(is_allowed):
+        assert torch.backends.cuda.matmul.allow_tf32 is is_allowed
+        assert torch.backends.cudnn.allow_tf32 is is_allowed
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_float32_on_a_gpu_forbids_tf32(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ApexModel, "device", torch.device("cuda"))
+    engine = build_module.build_engine(tiny_model)
+    assert isinstance(engine, TorchEngine)
+    assert engine.precision == "float32"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("tf32", 1e-2), ("bf16", 5e-2)])
+@pytest.mark.parametrize("compile", [False, True])
+def test_gpu_equals_cpu(
+    tiny_model: ApexModel, probe: torch.Tensor, expected: torch.Tensor, precision: str, tolerance: float, compile: bool
+) -> None:
+    engine = TorchEngine(tiny_model.to("cuda"), precision, compile=compile)
+    assert compute_relative_error(engine(probe).cpu(), expected) < tolerance
