@@ -182,6 +182,8 @@ def _load_quick_scorer(arguments: argparse.Namespace) -> Any:
 
     if arguments.revision or arguments.dtype != "float32":
         return None
+    if (arguments.engine, arguments.precision, arguments.compile) != ("torch", "float32", False):
+        return None
     from modeling_apex.quick_start import load_quick_scorer
 
     return load_quick_scorer(arguments.model or loading.EMBEDDED_MODEL, device=arguments.device)

@@ -1,6 +1,8 @@
 """
 The engine `torch` away from its defaults: bfloat16, TF32, and `torch.compile`, on a CPU or a GPU.
 
+On a CPU, bfloat16 is the default path with its matrix products in bfloat16; norms, residuals and means are float32.
+
 A compiled path is compiled once, for one shape: a group of segments that is too small is filled up with silence. On a
 GPU the fixed shape lets CUDA graphs replay the whole encoder without asking Python.
 """
@@ -14,6 +16,7 @@ import torch
 
 from modeling_apex.engines.encoder_engine import EncoderEngine
 from modeling_apex.modeling_apex import pool_hidden_states
+from modeling_apex.packed_encoder_apex import PackedEncoder, can_arrange
 
 
 class TorchEngine(EncoderEngine):
@@ -32,11 +35,15 @@ class TorchEngine(EncoderEngine):
     def __init__(self, model: Any, precision: str = "float32", *, compile: bool = False):
         super().__init__("torch", precision, is_compiled=compile)
         self._encoder = model.encoder
-        if precision == "bf16":
-            self._encoder = copy.deepcopy(model.encoder).to(torch.bfloat16)
         self._layer_indices: Sequence[int] = model.config.layer_indices
         self._group = model.segments_per_pass or (1 if model.device.type == "cpu" else 8)
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._pool
+        config = model.config.encoder_config
+        if precision == "bf16" and model.device.type == "cpu" and not compile and can_arrange(config):
+            packed = PackedEncoder(model.encoder.state_dict(), config, precision="bfloat16")
+            self._run = lambda segments: packed(segments, self._layer_indices)
+        elif precision == "bf16":
+            self._encoder = copy.deepcopy(model.encoder).to(torch.bfloat16)
         if compile:
             self._run = compile_encoder(self._pool, model.device)
 
