@@ -23,7 +23,7 @@ TIMED_OUT = {-24, 24, 36, 152, 255}
 EQUIVALENT = (
     'float("NAN") is float("nan")',
     "np.full and np.empty without a type make int64 or float64, as stated, on 64-bit systems other than old Windows",
-    "np.asarray without a type, where the next line converts",
+    "np.asarray without a type in split_segments, where the array that it is copied into converts",
     "a stable sort and another give tied values the same average rank",
     "a segment's `is_last` is set again before it leaves",
     "`persistent=None` is `persistent=False`, and reshape(-2) is reshape(-1), to these libraries",

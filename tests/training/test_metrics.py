@@ -15,6 +15,7 @@ from modeling_apex.evaluate_modules.apex_regression.regression_metrics import (
     compute_bootstrap_intervals,
     compute_metrics,
     compute_ranks,
+    select_labelled,
 )
 from modeling_apex.training.metrics import (
     compute_baseline,
@@ -136,6 +137,8 @@ def test_correlations_do_not_depend_on_units_and_kinds() -> None:
     assert compute_metrics(small, small)["pearson"] == pytest.approx(1.0)
     unsigned = compute_metrics(np.array([1, 2, 3], np.uint8), np.array([3, 2, 1], np.uint8))
     assert unsigned == compute_metrics([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
+    selected = select_labelled(np.array([1, 2], np.uint8), np.array([0, 1], np.uint8))
+    assert [values.dtype for values in selected] == [np.float64, np.float64]
     assert compute_metrics(np.array([1, 2], np.float32) / 3, [0.0, 1.0])["mse"] == pytest.approx(1 / 9, rel=1e-6)
 
 
