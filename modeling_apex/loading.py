@@ -54,6 +54,37 @@ def load_pipeline(model: Any = None, **kwargs: Any) -> Any:
         ) from error
 
 
+def load_model(model: str | os.PathLike, **options: Any) -> Any:
+    """
+    Load a model of whichever type its config names, in float32, through the installed code.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            A folder or a Hub id.
+        options:
+            What `from_pretrained` takes: `revision`, `token`, `cache_dir`, ...
+
+    Returns:
+        [`ApexModel`] or [`SpectrogramFusionModel`]
+
+    Raises:
+        `ValueError`: If the config names a model of another package.
+    """
+    import torch
+    from transformers import PreTrainedConfig
+
+    from modeling_apex.modeling_apex import ApexModel
+    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
+
+    hub_options = {name: value for name, value in options.items() if name != "dtype"}
+    described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **hub_options)
+    classes: dict[str, Any] = {"apex": ApexModel, "spectrogram-fusion": SpectrogramFusionModel}
+    name = described.get("model_type")
+    if name not in classes:
+        raise ValueError(f"{model}: its config names the model type {name!r}; expected one of {', '.join(classes)}.")
+    return classes[name].from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+
+
 def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> Any:
     """
     Load the preference head that lies beside a model.

@@ -1,10 +1,13 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from modeling_apex.feature_table import FeatureTable
 from modeling_apex.report_apex import format_duration, format_report, format_score, format_table
 from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.song_files import find_songs
@@ -56,6 +59,12 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         help="sinc: the filter that the weights were trained behind (default); soxr: faster, scores differ slightly",
     )
 
+    parser.add_argument(
+        "--features",
+        metavar="TABLE",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
+    )
+
 
 def run(arguments: argparse.Namespace) -> int:
     songs = find_songs(arguments.songs)
@@ -83,6 +92,7 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         "resampler": arguments.resampler,
         "segments": arguments.segments,
         "embeddings": arguments.embeddings,
+        **({"features": _hash_file(arguments.features)} if arguments.features else {}),
     }
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
         done = [song for song in songs if song in journal.reports]
@@ -117,8 +127,13 @@ def score_songs(
 
     if not songs:
         return
+    features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
     scorer = scorer or load_scorer(arguments)
-    reports = scorer((song for song in songs), on_error="report", resampler=arguments.resampler, **options)
+    inputs = (
+        song if row is None else {"id": song, "audio": song, "features": row}
+        for song, row in zip(songs, features, strict=True)
+    )
+    reports = scorer(inputs, on_error="report", resampler=arguments.resampler, **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
         for song, report in zip(songs, reports, strict=True):
@@ -144,7 +159,13 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
         rows.append([str(report["song"]), format_duration(report["duration_seconds"]), *cells])
     notes = [f"warning: {report['song']}: {warning}" for report in reports for warning in report["warnings"]]
     legend = "popularity runs from 0 to 100, (pN) is its percentile; aesthetics run from 1 to 5"
+    if "hit_probability" in names:
+        legend = "popularity runs from 0 to 100, hit_probability from 0 to 1"
     return "\n".join([format_table(header, rows), legend, *notes])
+
+
+def _hash_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _positive_int(text: str) -> int:
