@@ -2,8 +2,8 @@
 `apex-music evaluate` for a spectrogram-fusion model: errors, correlations and hits, beside the trivial baselines.
 
 What comes in is a model and a dataset of songs with popularity and track features; what leaves is one dict, and a
-table of it: per split the errors and correlations of popularity, and F1, precision, recall and AUC of predicted hits at
-the model's own threshold, with bootstrap intervals over groups of songs where the dataset names groups.
+table of it: per split the errors and correlations of popularity, and F1, precision, recall and AUC of hits at the model's
+own threshold, with bootstrap intervals over groups of songs where the dataset names groups.
 """
 
 import os

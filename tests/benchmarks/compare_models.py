@@ -12,6 +12,7 @@ artists of the training generators (`test`) and of generators that no training s
 import argparse
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Songs:
 
 
 class LabelledSource:
-    """A source of songs with the column `hit_probability`: 1 for hits, 0 for the others, which APEX heads learn too."""
+    """A source of songs with the column `hit_probability`, 1 for hits and 0 for the others: APEX heads learn it too."""
 
     def __init__(self, folder: Path):
         self._source: Any = open_song_source(folder)
@@ -247,7 +248,7 @@ def draw_metrics(
     Draw seeds and artists with replacement, the same for all models.
 
     Returns:
-        `dict[str, dict[str, np.ndarray]]`: per model and metric the means over seeds, first as they are, then per draw.
+        `dict[str, dict[str, np.ndarray]]`: per model and metric the means over seeds: first as they are, then drawn.
     """
     generator = np.random.default_rng(0)
     names, artist_of_song = np.unique(artists, return_inverse=True)
@@ -327,18 +328,11 @@ def format_comparison(result: dict[str, Any]) -> str:
     """Return the table for a terminal."""
     rows = []
     for name, model in result["models"].items():
-        cells = []
-        for split in SPLITS:
-            cells += [
-                "-" if model[split][key]["value"] is None else f"{model[split][key]['value']:.3f}" for key in METRICS
-            ]
+        values = [model[split][metric]["value"] for split in SPLITS for metric in METRICS]
+        cells = ["-" if value is None else f"{value:.3f}" for value in values]
         rows.append([name, *cells, str(model["num_parameters"]), f"{model['cpu_seconds_per_song']:.4f}"])
-    header = [
-        "model",
-        *(f"{metric} ({split})" for split in SPLITS for metric in METRICS),
-        "parameters",
-        "CPU s / song",
-    ]
+    columns = [f"{metric} ({split})" for split in SPLITS for metric in METRICS]
+    header = ["model", *columns, "parameters", "CPU s / song"]
     differences = [
         f"{name}: Spearman {parts['test']['spearman']['value']:+.3f} "
         f"[{parts['test']['spearman']['low']:+.3f}, {parts['test']['spearman']['high']:+.3f}]"
@@ -358,6 +352,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/compare-models"), help="songs and runs; used again")
     parser.add_argument("--output", help="write the result as JSON")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     songs = make_songs(arguments.work, arguments.songs, arguments.unseen, arguments.seconds, arguments.seed)
     result = {
