@@ -7,7 +7,7 @@ Waveform* (arXiv 2505.07280): a convolutional network on the spectrogram, fused 
 Shape legend: B songs, S segments, N real segments of all songs, T samples of a segment, F frames, M bands of the
 spectrogram, C channels, D embedding of a segment, K track features, H scores (2).
 
-The front end has no weights and runs in float32 whatever the precision of the network. No layer looks across songs
+The front end has no weights and runs in float64 whatever the precision of the network. No layer looks across songs
 (group norm and layer norm in place of batch norm), so a song's scores do not depend on its company, in training too.
 """
 
@@ -123,8 +123,11 @@ def _load_front_end(device: str, *settings: Any) -> tuple[torch.Tensor, torch.Te
         window = window / window.square().sum().sqrt()  # white noise of unit variance: mean power one in each bin
         filters = None
         if spectrogram == "log-mel":
-            filters = torch.from_numpy(build_mel_filters(num_bands, fft_size, *rest)).float().to(device)
-        return window.float().to(device), filters
+            filters = torch.from_numpy(build_mel_filters(num_bands, fft_size, *rest))
+        # In float32 a quiet band beside a loud one is rounding noise, which the logarithm would show. Apple's GPUs
+        # have nothing finer.
+        precision = torch.float32 if device.startswith("mps") else torch.float64
+        return window.to(device, precision), None if filters is None else filters.to(device, precision)
 
 
 def compute_log_spectrogram(input_values: torch.Tensor, config: Any) -> torch.Tensor:
@@ -153,7 +156,7 @@ def compute_log_spectrogram(input_values: torch.Tensor, config: Any) -> torch.Te
         config.maximum_hertz,
     )
     frames = torch.stft(
-        input_values.float(),
+        input_values.to(window.dtype),
         config.fft_size,
         config.hop_size,
         window=window,
@@ -164,7 +167,7 @@ def compute_log_spectrogram(input_values: torch.Tensor, config: Any) -> torch.Te
     power = frames.real.square() + frames.imag.square()
     if filters is not None:
         power = filters @ power  # (N, M, F)
-    return torch.log(power + config.power_floor)
+    return torch.log(power + config.power_floor).float()
 
 
 class ResidualBlock(nn.Module):

@@ -13,12 +13,22 @@ FLAT_IMPORTS = {
     "heads_apex": set(),
     "decoding_apex": set(),
     "published_apex": set(),
+    "track_features_apex": set(),
     "configuration_apex": {"heads_apex"},
+    "configuration_spectrogram_fusion_apex": {"configuration_apex", "heads_apex", "track_features_apex"},
     "report_apex": {"heads_apex"},
     "resampling_apex": {"decoding_apex"},
     "audio_apex": {"decoding_apex", "resampling_apex"},
     "feature_extraction_apex": {"audio_apex", "decoding_apex", "resampling_apex"},
     "modeling_apex": {"configuration_apex", "heads_apex", "published_apex"},
+    "modeling_spectrogram_fusion_apex": {
+        "configuration_apex",
+        "configuration_spectrogram_fusion_apex",
+        "heads_apex",
+        "modeling_apex",
+        "published_apex",
+        "track_features_apex",
+    },
     "pipeline_apex": {
         "audio_apex",
         "decoding_apex",
@@ -26,9 +36,17 @@ FLAT_IMPORTS = {
         "heads_apex",
         "report_apex",
         "resampling_apex",
+        "track_features_apex",
     },
 }
-ENTRY_FILES = ("configuration_apex", "feature_extraction_apex", "modeling_apex", "pipeline_apex")
+ENTRY_FILES = (
+    "configuration_apex",
+    "configuration_spectrogram_fusion_apex",
+    "feature_extraction_apex",
+    "modeling_apex",
+    "modeling_spectrogram_fusion_apex",
+    "pipeline_apex",
+)
 REMOTE_REQUIREMENTS = {"torch", "transformers", "numpy"}
 PRINTERS = (
     "modeling_apex/cli.py",

@@ -67,7 +67,6 @@ def _describe(help_text: str, default: Any) -> Any:
 class ApexTrainingArguments:
     """Options of a training run. Each field's `metadata["help"]` says what it is; the defaults are the published."""
 
-    model_type: str = _describe("what to train: the heads of an APEX model, or a spectrogram-fusion model", "apex")
     mode: str = _describe("song: score the mean of a song's segments; segment: score each segment", "song")
     task: str = _describe("popularity: its heads alone; full: every head", "full")
     loss: str = _describe("how the heads' errors add up", "uncertainty")
@@ -92,6 +91,7 @@ class ApexTrainingArguments:
     encoder_learning_rate: float = _describe("learning rate of encoder and layer mix, with train_encoder", 1e-5)
     max_segments_per_song: int = _describe("segments of a song per step, drawn anew, when learning from audio", 2)
     gradient_checkpointing: bool = _describe("trade time for memory in the encoder, with train_encoder", False)
+    model_type: str = _describe("what to train: the heads of an APEX model, or a spectrogram-fusion model", "apex")
     branches: str = _describe("spectrogram-fusion: learn from audio and track features, or from one of them", "fused")
     leaking_features: str = _describe("spectrogram-fusion: features computed from how a track did", "drop")
     target_column: str = _describe("spectrogram-fusion: column of the popularity, 0 to 100", "popularity")

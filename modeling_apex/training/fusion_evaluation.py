@@ -2,8 +2,8 @@
 `apex-music evaluate` for a spectrogram-fusion model: errors, correlations and hits, beside the trivial baselines.
 
 What comes in is a model and a dataset of songs with popularity and track features; what leaves is one dict, and a
-table of it: per split the errors and correlations of popularity, and F1, precision, recall and AUC of hits at the model's
-own threshold, with bootstrap intervals over groups of songs where the dataset names groups.
+table of it: per split the errors and correlations of popularity, and F1, precision, recall and AUC of predicted hits
+at the model's own threshold, with bootstrap intervals over groups of songs where the dataset names groups.
 """
 
 import os
@@ -141,8 +141,8 @@ def predict_songs(
 
 
 def _list_labels(source: SongSource, split: str, target_column: str) -> NDArray[np.float64]:
-    num_songs = source.splits.get(split, 0)
-    return np.array([_read_label(song, target_column) for song in source.iterate(split, 0, num_songs)])
+    songs = source.iterate(split, 0, source.splits[split]) if split in source.splits else ()
+    return np.array([_read_label(song, target_column) for song in songs])
 
 
 def _read_label(song: Song, target_column: str) -> float:

@@ -143,7 +143,7 @@ class FusionTask:
             Device and processes.
 
     Raises:
-        `ValueError`: If a split is missing, has no labels, or there are too few songs.
+        `ValueError`: If a split is missing, or there are too few songs.
     """
 
     def __init__(
@@ -156,12 +156,6 @@ class FusionTask:
         self._accelerator = accelerator
         self._training = store.get_split("train")
         self._features = {name: build_feature_rows(split, config.features) for name, split in store.splits.items()}
-        for split in ("train", "validation"):
-            if np.isnan(self.build_labels(split)).all():
-                raise ValueError(
-                    f"{store.folder}: no song of the split {split!r} has a `{arguments.target_column}` to learn from. "
-                    "Build the dataset from a table that states it."
-                )
         labels = self.build_labels("train")
         self.loss = build_loss(arguments, config, labels)
         self.module: Any = FusionModule(model, self.loss)
@@ -378,6 +372,7 @@ def train_fusion(
     if arguments.require_grouped_splits:
         store.refuse_shared_groups()
     training = store.get_split("train")
+    refuse_missing_popularity(store, arguments)
     labels = build_fusion_labels(training, arguments.target_column, arguments.hit_threshold)
     model = build_fusion_model(build_fusion_config(training, arguments, config), training, labels, arguments.seed)
     task = FusionTask(store, model, arguments, accelerator)
@@ -390,6 +385,22 @@ def train_fusion(
     }
     options = {"resume": resume, "show_progress": show_progress}
     return run_training(task, trained, arguments, accelerator, output, data, **options)
+
+
+def refuse_missing_popularity(store: EmbeddingStore, arguments: ApexTrainingArguments) -> None:
+    """
+    Refuse to train on what nothing teaches or measures.
+
+    Raises:
+        `ValueError`: If no song of `train` or of `validation` has a popularity.
+    """
+    for name in ("train", "validation"):
+        labels = build_fusion_labels(store.get_split(name), arguments.target_column, arguments.hit_threshold)
+        if np.isnan(labels).all():
+            raise ValueError(
+                f"{store.folder}: no song of the split {name!r} has a `{arguments.target_column}` to learn from. "
+                "Build the dataset from a table that states it."
+            )
 
 
 def build_front_end_config(

@@ -85,7 +85,7 @@ class Songs:
 
 
 class LabelledSource:
-    """A source of songs with the column `hit_probability`, 1 for hits and 0 for the others: APEX heads learn it too."""
+    """A source of songs with the column `hit_probability`, 1 for hits and 0 for others: APEX heads learn it too."""
 
     def __init__(self, folder: Path):
         self._source: Any = open_song_source(folder)
