@@ -71,18 +71,40 @@ def load_model(model: str | os.PathLike, **options: Any) -> Any:
         `ValueError`: If the config names a model of another package.
     """
     import torch
+
+    model_class = find_model_class(model, **{name: value for name, value in options.items() if name != "dtype"})
+    return model_class.from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+
+
+def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
+    """
+    Find the class of a model by what its config says, without building anything.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            A folder or a Hub id.
+        hub_options:
+            `revision`, `token`, `cache_dir`, ...
+
+    Returns:
+        `type`: [`ApexModel`] or [`SpectrogramFusionModel`].
+
+    Raises:
+        `ValueError`: If the config names a model of another package.
+    """
     from transformers import PreTrainedConfig
 
     from modeling_apex.modeling_apex import ApexModel
     from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
-    hub_options = {name: value for name, value in options.items() if name != "dtype"}
     described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **hub_options)
-    classes: dict[str, Any] = {"apex": ApexModel, "spectrogram-fusion": SpectrogramFusionModel}
+    classes: dict[str, Any] = {
+        model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)
+    }
     name = described.get("model_type")
     if name not in classes:
         raise ValueError(f"{model}: its config names the model type {name!r}; expected one of {', '.join(classes)}.")
-    return classes[name].from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+    return classes[name]
 
 
 def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> Any:

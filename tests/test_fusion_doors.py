@@ -261,3 +261,13 @@ def test_a_song_that_breaks_the_model_costs_one_song(fusion_folder: Path, song_f
         scorer.model.scores.weight.fill_(torch.nan)
     report = scorer([str(song_file())], on_error="report")[0]
     assert "a head yields NaN or infinity" in report["error"]
+
+
+def test_verify_reads_it_too(fusion_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (fusion_folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    status = main(["verify", "--model", str(fusion_folder)])
+    out = capsys.readouterr().out
+    assert status == 0, out
+    assert "each in its place, all finite" in out
+    assert "hit_probability" in out
+    assert "It equals no checkpoint that was compared" in out
