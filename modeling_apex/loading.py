@@ -76,6 +76,23 @@ def load_model(model: str | os.PathLike, **options: Any) -> Any:
     return model_class.from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
 
 
+def load_apex_model(model: str | os.PathLike, **options: Any) -> Any:
+    """
+    Load an [`ApexModel`], for what only its encoder can do; arguments as for `load_model`.
+
+    Raises:
+        `ValueError`: If the model is of another type.
+    """
+    hub_options = {name: value for name, value in options.items() if name != "dtype"}
+    name = find_model_class(model, **hub_options).config_class.model_type
+    if name != "apex":
+        raise ValueError(
+            f"{model}: a {name} model has no embeddings to store; it learns from a dataset of songs (`apex-music "
+            f"train DATASET --model-type {name}`). Pass an APEX model here."
+        )
+    return load_model(model, **options)
+
+
 def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
     """
     Find the class of a model by what its config says, without building anything.

@@ -135,11 +135,11 @@ def build_report(
     if damaged:
         raise ValueError(f"{song}: scores {damaged} are not finite.")
     report: dict[str, Any] = {"song": song, "scores": named}
-    if with_percentiles and popularity_exponent is not None:
+    if with_percentiles:
         report["percentiles"] = {
             head["name"]: compute_percentile(named[head["name"]], popularity_exponent)
             for head in heads
-            if head["group"] == "popularity"
+            if head["group"] == "popularity" and popularity_exponent is not None
         }
     if with_percentiles and percentile_tables:
         report["training_percentiles"] = {
@@ -253,20 +253,19 @@ def format_report(report: Mapping[str, Any]) -> str:
     segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
     lines = [f"{report['song']}  ({format_duration(report['duration_seconds'])}, {segments})"]
     training_percentiles = report.get("training_percentiles", {})
+    # A report without any still has the column, unless popularity is no percentile to begin with.
+    has_percentiles = report.get("percentiles") != {}
     rows = []
     for name, score in report["scores"].items():
         minimum, maximum = report["ranges"][name]
         percentile = report.get("percentiles", {}).get(name)
-        row = [
-            f"  {name}",
-            format_score(score, maximum),
-            f"{minimum:g} to {maximum:g}",
-            "" if percentile is None else f"{percentile:.0f}",
-        ]
+        row = [f"  {name}", format_score(score, maximum), f"{minimum:g} to {maximum:g}"]
+        if has_percentiles:
+            row.append("" if percentile is None else f"{percentile:.0f}")
         if training_percentiles:
             row.append(f"{training_percentiles[name]:.0f} %" if name in training_percentiles else "")
         rows.append([*row, SCORE_MEANINGS.get(name, "")])
-    header = ["  score", "value", "range", "percentile", "meaning"]
+    header = ["  score", "value", "range", *(["percentile"] if has_percentiles else []), "meaning"]
     if training_percentiles:
         header.insert(-1, "better than (training songs)")
     lines.append(format_table(header, rows, left_columns=(0, len(header) - 1)))

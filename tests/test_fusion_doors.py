@@ -17,7 +17,7 @@ from modeling_apex.cli import main
 from modeling_apex.export import INFERENCE_FILES, build_short_card, export_model
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.feature_table import FeatureTable
-from modeling_apex.loading import load_model
+from modeling_apex.loading import load_apex_model, load_model
 
 from fusion_models import build_fusion_model
 
@@ -54,7 +54,7 @@ def test_three_doors_give_one_answer(fusion_folder: Path, song_file: SongFile) -
         "leaking": ["play_count"],
     }
     assert by_task["warnings"] == []
-    assert "percentiles" not in by_task, "popularity as a table states it is no percentile"
+    assert by_task["percentiles"] == {}, "popularity as a table states it is no percentile"
 
 
 def test_an_audio_only_score_works_and_is_marked(fusion_folder: Path, song_file: SongFile) -> None:
@@ -271,3 +271,13 @@ def test_verify_reads_it_too(fusion_folder: Path, capsys: pytest.CaptureFixture)
     assert "each in its place, all finite" in out
     assert "hit_probability" in out
     assert "It equals no checkpoint that was compared" in out
+
+
+def test_embeddings_are_made_by_apex_models(
+    fusion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "songs").mkdir()
+    words = ["embed", str(tmp_path / "songs"), "--model", str(fusion_folder), "--output", str(tmp_path / "embeddings")]
+    with pytest.raises(ValueError, match="a spectrogram-fusion model has no embeddings to store; it learns"):
+        load_apex_model(fusion_folder)
+    assert main(words) == 2

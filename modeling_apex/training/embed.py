@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from modeling_apex import __version__
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.loading import load_apex_model
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.training.embedding_manifest import (
     MANIFEST_NAME,
@@ -145,11 +146,9 @@ def embed_songs(
     state = _start_processes()
     songs = open_song_source(source) if isinstance(source, (str, os.PathLike)) else source
     model_id = os.fspath(model) if isinstance(model, (str, os.PathLike)) else str(model.config._name_or_path)
-    encoder: Any
-    if isinstance(model, (str, os.PathLike)):
-        encoder = ApexModel.from_pretrained(model_id, dtype=torch.float32)
-    else:
-        encoder = copy.deepcopy(model)  # the caller's keeps its precision and device
+    is_named = isinstance(model, (str, os.PathLike))
+    # The caller's own model keeps its precision and device.
+    encoder: Any = load_apex_model(model_id) if is_named else copy.deepcopy(model)
     manifest: dict[str, Any] = {
         "model": model_id,
         "identity": build_identity(encoder, dtype=dtype, resampler=resampler),
