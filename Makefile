@@ -11,7 +11,7 @@ LOCK ?= requirements-ci.lock
 PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench hostile fuzz faults mutation readme tiny tiny-arena presets demo card quality style \
+.PHONY: help setup score test test-slow bench hostile fuzz faults mutation readme tiny tiny-arena presets compare demo card quality style \
   lock licenses wheel sbom clean
 
 help: ## List every target with one line
@@ -86,6 +86,10 @@ presets: setup ## Compare the training presets on synthetic songs embedded by ap
 	  --labels runs/presets-world/pseudo_labels.jsonl --label-source synthetic --split-method quota --splits 60:15:25 --output runs/presets-songs
 	$(BIN)/apex-music embed runs/presets-songs --model $(TINY) --output runs/presets-embeddings
 	$(BIN)/python tests/benchmarks/compare_presets.py runs/presets-embeddings --output tests/benchmarks/results/presets.json
+
+compare: setup ## Compare APEX heads, the fused CNN, its branches and gradient boosting (about half an hour)
+	$(BIN)/python tests/benchmarks/compare_models.py --output tests/benchmarks/results/models.json
+	$(BIN)/python tests/benchmarks/update_readme.py
 
 card: setup ## Render the full model card of apex-tiny from its result files to build/card
 	$(BIN)/python -m hub_card.build_card --model $(TINY) --output build/card \

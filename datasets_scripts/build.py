@@ -1,5 +1,5 @@
 """
-One command for every dataset: `python -m datasets_scripts.build {synthetic,training,songeval,music-arena,fma}`.
+One command for every dataset: `python -m datasets_scripts.build DATASET`, with `--help` for the list of them.
 
 Arguments come in, a folder leaves that `datasets.load_dataset` reads (the synthetic world writes the raw layouts that
 the other sub-commands read). A build that was stopped goes on where it was when the same command is given again.
@@ -79,6 +79,14 @@ Songs of the Free Music Archive (tracks.csv and fma_*/): listens and favourites 
 Example: python -m datasets_scripts.build fma --tracks fma_metadata/tracks.csv --audio fma_large --output data/fma
 """
 
+SPOTIFY_DESCRIPTION = """\
+Tracks of a Spotify-like table (popularity 0 to 100, acoustic attributes, genre, release, artist) joined to audio,
+split by artist. Features that leak the target (artist_popularity, artist_followers, play_count, like_count) are named
+as such in the card; --leaking-features drop leaves them out.
+
+Example: python -m datasets_scripts.build spotify --tracks tracks.csv --audio audio --output data/tracks
+"""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser; the synthetic world adds its own arguments when it is asked for."""
@@ -93,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_songeval_parser(commands)
     _add_music_arena_parser(commands)
     _add_fma_parser(commands)
+    _add_spotify_parser(commands)
     return parser
 
 
@@ -298,6 +307,24 @@ def _add_fma_parser(commands: Any) -> None:
     parser.set_defaults(create_builder=_create_fma_builder)
 
 
+def _add_spotify_parser(commands: Any) -> None:
+    parser = _add_command(
+        commands, "spotify", summary="tracks with features and popularity", description=SPOTIFY_DESCRIPTION
+    )
+    parser.add_argument("--tracks", required=True, metavar="TABLE", help="a table, a folder of tables, or a Hub id")
+    parser.add_argument("--audio", metavar="DIR", help="the folder with <id>.mp3, .flac ...; without it, no audio")
+    parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
+    parser.add_argument(
+        "--leaking-features",
+        choices=("keep", "drop"),
+        default="keep",
+        help="keep or drop features that are computed from how a track did (default: keep)",
+    )
+    _add_corpus_arguments(parser, group_by=("creator", "audio"))
+    _add_output_arguments(parser)
+    parser.set_defaults(create_builder=_create_spotify_builder)
+
+
 def _create_training_builder(args: argparse.Namespace) -> TrainingSongs:
     for source in args.source:
         if not 2 <= len(source) <= 3:
@@ -366,6 +393,29 @@ def _create_fma_builder(args: argparse.Namespace) -> Any:
 
     corpus = _build_corpus_options(args, needs_audio=args.audio is not None)
     return Fma(tracks=args.tracks, audio=args.audio, corpus=corpus, **_license(args))
+
+
+def _create_spotify_builder(args: argparse.Namespace) -> Any:
+    from datasets_scripts.spotify import SpotifyTracks
+
+    corpus = CorpusOptions(
+        seed=args.seed,
+        split_ratios=parse_split_ratios(args.splits),
+        split_method=args.split_method,
+        group_by=tuple(args.group_by),
+        needs_popularity=False,
+        needs_audio=args.audio is not None,
+        embeds_audio=not args.no_embed_audio,
+        num_workers=args.num_workers,
+    )
+    return SpotifyTracks(
+        tracks=args.tracks,
+        audio=args.audio,
+        columns=parse_columns(args.column),
+        leaking_features=args.leaking_features,
+        corpus=corpus,
+        **_license(args),
+    )
 
 
 def parse_columns(choices: Sequence[str]) -> dict[str, str]:

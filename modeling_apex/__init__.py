@@ -1,8 +1,9 @@
 """
 APEX for the Hugging Face ecosystem: popularity and aesthetic scores of AI-generated songs, from audio alone.
 
-Importing this package registers `ApexConfig`, `ApexFeatureExtractor` and `ApexModel` with the Auto classes of
-transformers, and the pipeline task `apex-popularity`. Public names are loaded when they are first used.
+Importing this package registers `ApexModel` and `SpectrogramFusionModel`, with their configs and feature extractor,
+with the Auto classes of transformers, and the pipeline task `apex-popularity`. Public names are loaded when they are
+first used.
 """
 
 import importlib
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from modeling_apex.arena.preference import PreferenceHead, score_preference
     from modeling_apex.audio_apex import AudioError, AudioLimits, load_audio
     from modeling_apex.configuration_apex import ApexConfig
+    from modeling_apex.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
     from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
     from modeling_apex.loading import load_pipeline, load_preference_head
     from modeling_apex.modeling_apex import ApexModel, ApexOutput
+    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel, SpectrogramFusionOutput
     from modeling_apex.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.ranking import rank_reports
     from modeling_apex.report_apex import flatten_reports, format_csv
@@ -38,6 +41,9 @@ _PUBLIC_NAMES = {
     "load_preference_head": "loading",
     "rank_reports": "ranking",
     "PreferenceHead": "arena.preference",
+    "SpectrogramFusionConfig": "configuration_spectrogram_fusion_apex",
+    "SpectrogramFusionModel": "modeling_spectrogram_fusion_apex",
+    "SpectrogramFusionOutput": "modeling_spectrogram_fusion_apex",
     "score_preference": "arena.preference",
 }
 
@@ -50,6 +56,9 @@ __all__ = [
     "AudioError",
     "AudioLimits",
     "PreferenceHead",
+    "SpectrogramFusionConfig",
+    "SpectrogramFusionModel",
+    "SpectrogramFusionOutput",
     "flatten_reports",
     "format_csv",
     "load_audio",

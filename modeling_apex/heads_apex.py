@@ -22,8 +22,17 @@ DEFAULT_HEADS: tuple[dict[str, Any], ...] = (
     {"name": "naturalness", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"},
 )
 
+# The outputs of the spectrogram-fusion model (after arXiv 2505.07280): popularity as the table states it, which is no
+# percentile, and the probability that it reaches the threshold of a hit.
+FUSION_HEADS: tuple[dict[str, Any], ...] = (
+    {"name": "popularity", "minimum": 0.0, "maximum": 100.0, "group": "popularity"},
+    {"name": "hit_probability", "minimum": 0.0, "maximum": 1.0, "group": "hit"},
+)
+
 # What SongEval asked its raters (arXiv 2505.10793), in a few words; popularity as in arXiv 2605.03395.
 SCORE_MEANINGS = {
+    "popularity": "popularity of the track",
+    "hit_probability": "probability that the popularity reaches the threshold of a hit",
     "score_streams": "engagement by plays",
     "score_likes": "engagement by likes",
     "coherence": "overall coherence",

@@ -105,6 +105,76 @@ def _load_if_exported(model: str, engine: str) -> Any:
     return load_exported_model(model)
 
 
+def load_model(model: str | os.PathLike, **options: Any) -> Any:
+    """
+    Load a model of whichever type its config names, in float32, through the installed code.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            A folder or a Hub id.
+        options:
+            What `from_pretrained` takes: `revision`, `token`, `cache_dir`, ...
+
+    Returns:
+        [`ApexModel`] or [`SpectrogramFusionModel`]
+
+    Raises:
+        `ValueError`: If the config names a model of another package.
+    """
+    import torch
+
+    model_class = find_model_class(model, **{name: value for name, value in options.items() if name != "dtype"})
+    return model_class.from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+
+
+def load_apex_model(model: str | os.PathLike, **options: Any) -> Any:
+    """
+    Load an [`ApexModel`], for what only its encoder can do; arguments as for `load_model`.
+
+    Raises:
+        `ValueError`: If the model is of another type.
+    """
+    hub_options = {name: value for name, value in options.items() if name != "dtype"}
+    name = find_model_class(model, **hub_options).config_class.model_type
+    if name != "apex":
+        raise ValueError(
+            f"{model}: a {name} model has no embeddings to store; it learns from a dataset of songs (`apex-music "
+            f"train DATASET --model-type {name}`). Pass an APEX model here."
+        )
+    return load_model(model, **options)
+
+
+def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
+    """
+    Find the class of a model by what its config says, without building anything.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            A folder or a Hub id.
+        hub_options:
+            `revision`, `token`, `cache_dir`, ...
+
+    Returns:
+        `type`: [`ApexModel`] or [`SpectrogramFusionModel`].
+
+    Raises:
+        `ValueError`: If the config names a model of another package.
+    """
+    from transformers import PreTrainedConfig
+
+    from modeling_apex.modeling_apex import ApexModel
+    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
+
+    described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **hub_options)
+    classes: dict[str, Any] = {
+        model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)
+    }
+    name = described.get("model_type")
+    if name not in classes:
+        raise ValueError(f"{model}: its config names the model type {name!r}; expected one of {', '.join(classes)}.")
+    return classes[name]
+
+
 def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> Any:
     """
     Load the preference head that lies beside a model.

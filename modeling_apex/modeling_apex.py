@@ -184,7 +184,7 @@ class ApexPreTrainedModel(PreTrainedModel):
             config, kwargs = _read_published_layout(pretrained_model_name_or_path, config, kwargs)
             pretrained_model_name_or_path = None
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
-            _check_weights(pretrained_model_name_or_path, count_numbers(config) if strict else None, kwargs)
+            _check_weights(pretrained_model_name_or_path, cls.count_numbers(config) if strict else None, kwargs)
             kwargs["use_safetensors"] = True
         if strict:  # let transformers report misshapen weights, so that the error below can name them
             kwargs["ignore_mismatched_sizes"] = True
@@ -205,6 +205,12 @@ class ApexPreTrainedModel(PreTrainedModel):
         model.apply_encoder_freeze()
         return (model, info) if output_loading_info else model
 
+    @classmethod
+    def count_numbers(cls, config: Any) -> int:
+        """Count the numbers that a checkpoint of `config` holds, without allocating them."""
+        with torch.device("meta"):
+            return sum(tensor.numel() for tensor in cls(config).state_dict().values())
+
     def apply_encoder_freeze(self) -> None:
         """Keep the encoder's parameters in or out of training, as `config.freeze_encoder` says."""
 
@@ -220,6 +226,11 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
 
     # What encodes segments `(n, T)` to pooled layers `(n, L, D)` instead of `encoder`, where no gradient is asked for.
     encoder_engine: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @classmethod
+    def count_numbers(cls, config: Any) -> int:
+        """Count the numbers that a checkpoint of `config` holds, by arithmetic."""
+        return count_numbers(config)
 
     def __init__(self, config: ApexConfig):
         super().__init__(config)

@@ -27,6 +27,7 @@ from .read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
 from .report_apex import build_report  # noqa: F401
 from .resampling_apex import RESAMPLERS  # noqa: F401
 from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
+from .track_features_apex import is_missing  # noqa: F401
 
 __all__ = ["ON_ERROR", "SONG_ERRORS", "ApexPopularityPipeline", "describe_model"]
 
@@ -47,6 +48,10 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
     The call takes one song, or a list, generator or dataset of songs. A song is a path, an `http(s)` URL, bytes, a
     file object, an array or tensor (with `sampling_rate=`), a dict with `array` and `sampling_rate`, or with `path`
     and `bytes`, a decoder as `datasets` yields it, or a row with an `audio` column.
+
+    A model that fuses audio with track features takes them beside the audio: `{"audio": song, "features": {"genre":
+    "pop", "tempo": 120.0}}`, or as columns of a dataset's row. What is absent is missing, never guessed; the report
+    says under `features` what was given, what was missing, and what of it leaks the target.
 
     Args of the call:
         sampling_rate (`int`, *optional*):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from modeling_apex.heads_apex import FUSION_HEADS
 from modeling_apex.report_apex import format_score, format_table
 
 if TYPE_CHECKING:
@@ -64,11 +65,12 @@ def rank_reports(
     if not reports:
         return []
     names = list(reports[0]["scores"])
+    percentiles, of_fusion = reports[0].get("percentiles", {}), {head["name"] for head in FUSION_HEADS}
     groups = {
         "all": names,
-        "popularity": [name for name in names if name in reports[0]["percentiles"]],
-        "aesthetics": [name for name in names if name not in reports[0]["percentiles"]],
-        **{name: [name] for name in names},
+        "popularity": [name for name in names if name in percentiles],
+        "aesthetics": [name for name in names if name not in percentiles and name not in of_fusion],
+        **{name: [name] for name in names},  # the popularity of a spectrogram-fusion model is a score of that name
     }
     by = by or ("preference" if head is not None else "all")
     if by == "preference" and head is None:
@@ -77,7 +79,8 @@ def rank_reports(
         )
     chosen = names if by == "preference" else groups.get(by)
     if not chosen:
-        raise ValueError(f"cannot rank by {by!r}; choose one of preference, {', '.join(groups)}.")
+        possible = ", ".join(name for name, members in groups.items() if members)
+        raise ValueError(f"cannot rank by {by!r}; choose one of preference, {possible}.")
     places = {name: compute_places([report["scores"][name] for report in reports]) for name in names}
     ranked = [
         RankedSong(

@@ -20,16 +20,23 @@ EMBEDDED_MODEL = Path(__file__).parent / "pretrained" / "apex-tiny"
 
 
 def register_auto_classes() -> None:
-    """Register config, feature extractor and model with `AutoConfig`, `AutoFeatureExtractor` and `AutoModel`."""
+    """Register configs, feature extractor and models with `AutoConfig`, `AutoFeatureExtractor` and `AutoModel`."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
     from modeling_apex.configuration_apex import ApexConfig
+    from modeling_apex.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
     from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
     from modeling_apex.modeling_apex import ApexModel
+    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
-    AutoConfig.register(ApexConfig.model_type, ApexConfig, exist_ok=True)
-    AutoModel.register(ApexConfig, ApexModel, exist_ok=True)
-    AutoFeatureExtractor.register(ApexConfig, ApexFeatureExtractor, exist_ok=True)
+    models: tuple[tuple[Any, Any], ...] = (
+        (ApexConfig, ApexModel),
+        (SpectrogramFusionConfig, SpectrogramFusionModel),
+    )
+    for config_class, model_class in models:
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, model_class, exist_ok=True)
+        AutoFeatureExtractor.register(config_class, ApexFeatureExtractor, exist_ok=True)
 
 
 def register_pipeline() -> None:
@@ -66,6 +73,7 @@ FLAT_MODULES = tuple(
         "checkpoint_limits",
         "configuration",
         "configuration_fields",
+        "configuration_spectrogram_fusion",
         "decoding",
         "download",
         "feature_extraction",
@@ -75,6 +83,7 @@ FLAT_MODULES = tuple(
         "normalization",
         "packed_encoder",
         "packed_linear",
+        "modeling_spectrogram_fusion",
         "pipeline",
         "published",
         "read_ahead",
@@ -82,6 +91,7 @@ FLAT_MODULES = tuple(
         "resampling",
         "score_heads",
         "scoring",
+        "track_features",
     )
 )
 _loaded: set[str] = set()

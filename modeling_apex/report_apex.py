@@ -15,6 +15,12 @@ from typing import Any
 
 from .heads_apex import SCORE_MEANINGS
 
+FEATURE_WORDS = {
+    "given": "track features",
+    "missing": "missing features",
+    "leaking": "features that leak the target",
+}
+
 
 def compute_percentile(score: float, exponent: float) -> float:
     """
@@ -71,7 +77,7 @@ def build_report(
     scores: Sequence[float],
     heads: Sequence[Mapping[str, Any]],
     *,
-    popularity_exponent: float,
+    popularity_exponent: float | None,
     duration_seconds: float,
     num_segments: int,
     model_id: str,
@@ -81,6 +87,7 @@ def build_report(
     embedding: Sequence[float] | None = None,
     with_percentiles: bool = True,
     percentile_tables: Mapping[str, Sequence[float]] | None = None,
+    features: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """
     Assemble the report of one song.
@@ -92,8 +99,8 @@ def build_report(
             Scores in native units, in the order of `heads`.
         heads (`Sequence[dict]`):
             `config.heads`.
-        popularity_exponent (`float`):
-            `config.popularity_exponent`.
+        popularity_exponent (`float`, *optional*):
+            `config.popularity_exponent`; `None` where popularity is no transformed percentile, and none is stated.
         duration_seconds (`float`):
             Length of the audio that was scored, in seconds.
         num_segments (`int`):
@@ -112,6 +119,8 @@ def build_report(
             Whether to give each popularity score as a percentile too.
         percentile_tables (`dict[str, list[float]]`, *optional*):
             `config.percentile_tables`; adds `training_percentiles`, the share of training songs with a lower score.
+        features (`dict[str, list[str]]`, *optional*):
+            Names of the track features that were `given`, `missing` and `leaking`, of a model that takes some.
 
     Returns:
         `dict`: a report that survives `json.dumps` and `json.loads` unchanged.
@@ -130,7 +139,7 @@ def build_report(
         report["percentiles"] = {
             head["name"]: compute_percentile(named[head["name"]], popularity_exponent)
             for head in heads
-            if head["group"] == "popularity"
+            if head["group"] == "popularity" and popularity_exponent is not None
         }
     if with_percentiles and percentile_tables:
         report["training_percentiles"] = {
@@ -143,6 +152,8 @@ def build_report(
     report["num_segments"] = int(num_segments)
     report["model"] = {"id": model_id, "revision": model_revision}
     report["warnings"] = list(warnings)
+    if features is not None:
+        report["features"] = {name: list(names) for name, names in features.items()}
     if segments is not None:
         report["segments"] = [dict(segment) for segment in segments]
     if embedding is not None:
@@ -168,7 +179,8 @@ def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `dict`: `song`, one column a score, `<name>_percentile` for popularity, `<name>_training_percentile` where
         the model knows its training songs, `duration_seconds`, `num_segments`,
-        `model_id`, `model_revision`, `warnings` (joined by "; ") and `error`. Timeline and embedding are left out.
+        `model_id`, `model_revision`, `warnings` (joined by "; ") and `error`; where the model takes track features,
+        `given_features`, `missing_features` and `leaking_features`. Timeline and embedding are left out.
     """
     row: dict[str, Any] = {"song": report["song"], **report.get("scores", {})}
     row |= {f"{name}_percentile": value for name, value in report.get("percentiles", {}).items()}
@@ -178,6 +190,7 @@ def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
     row["model_id"] = report["model"]["id"]
     row["model_revision"] = report["model"]["revision"]
     row["warnings"] = "; ".join(report.get("warnings", ()))
+    row |= {f"{name}_features": "; ".join(names) for name, names in report.get("features", {}).items()}
     row["error"] = report.get("error")
     return row
 
@@ -258,20 +271,19 @@ def format_report(report: Mapping[str, Any]) -> str:
     segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
     lines = [f"{escape_controls(report['song'])}  ({format_duration(report['duration_seconds'])}, {segments})"]
     training_percentiles = report.get("training_percentiles", {})
+    # A report without any still has the column, unless popularity is no percentile to begin with.
+    has_percentiles = report.get("percentiles") != {}
     rows = []
     for name, score in report["scores"].items():
         minimum, maximum = report["ranges"][name]
         percentile = report.get("percentiles", {}).get(name)
-        row = [
-            f"  {name}",
-            format_score(score, maximum),
-            f"{minimum:g} to {maximum:g}",
-            "" if percentile is None else f"{percentile:.0f}",
-        ]
+        row = [f"  {name}", format_score(score, maximum), f"{minimum:g} to {maximum:g}"]
+        if has_percentiles:
+            row.append("" if percentile is None else f"{percentile:.0f}")
         if training_percentiles:
             row.append(f"{training_percentiles[name]:.0f} %" if name in training_percentiles else "")
         rows.append([*row, SCORE_MEANINGS.get(name, "")])
-    header = ["  score", "value", "range", "percentile", "meaning"]
+    header = ["  score", "value", "range", *(["percentile"] if has_percentiles else []), "meaning"]
     if training_percentiles:
         header.insert(-1, "better than (training songs)")
     lines.append(format_table(header, rows, left_columns=(0, len(header) - 1)))
@@ -285,6 +297,9 @@ def format_report(report: Mapping[str, Any]) -> str:
             for segment in report["segments"]
         ]
         lines += ["", format_table(["  segment", *names], timeline)]
+    for name, names in report.get("features", {}).items():
+        if names:
+            lines.append(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}")
     lines += [f"  warning: {warning}" for warning in report["warnings"]]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from .audio_apex import stream_segments
 from .audio_limits_apex import AudioLimits
 from .normalization_apex import normalize_segments
 from .report_apex import build_error_report, build_report
+from .track_features_apex import is_missing
 
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
@@ -87,9 +88,10 @@ class SongScoring:
         on_error: str = "raise",
     ) -> Iterator[dict[str, Any]]:
         """Yield one item a segment: `input_values` `(1, T)`, and in `facts` what the report needs to know of it."""
-        name, source = _name_song(inputs)
+        name, source, features = _name_song(inputs, getattr(self.model.config, "feature_names", None))
         extractor = self.feature_extractor
         try:
+            row = self._encode_features(features)
             with stream_segments(
                 source,
                 target_rate=extractor.sampling_rate,
@@ -106,6 +108,7 @@ class SongScoring:
                         "start": segment.start_sample / extractor.sampling_rate,
                         "end": (segment.start_sample + segment.num_real_samples) / extractor.sampling_rate,
                         "warnings": list(stream.warnings) if segment.is_last else [],
+                        "features": row,
                         "error": None,
                     }
                     values = torch.from_numpy(normalize_segments(segment.samples[None]))  # (1, T)
@@ -114,8 +117,19 @@ class SongScoring:
             if on_error == "raise":
                 raise
             # The item has the shape of a segment, so that it travels in a batch with the segments of other songs.
-            facts = {"song": name, "start": 0.0, "end": 0.0, "warnings": [], "error": str(error)}
+            facts = {"song": name, "start": 0.0, "end": 0.0, "warnings": [], "features": None, "error": str(error)}
             yield {"is_last": True, "input_values": torch.zeros(1, extractor.segment_num_samples), "facts": facts}
+
+    def _encode_features(self, features: Mapping[str, Any] | None) -> list[float] | None:
+        """Return the row of track features that the model takes of this song; `None` for a model that takes none."""
+        if getattr(self.model.config, "feature_names", None):
+            row: list[float] = self.model.config.encode_features(features or {})
+            return row
+        if features:
+            raise ValueError(
+                f"this model ({self.model_id}) scores the audio alone and takes no track features: leave them out."
+            )
+        return None
 
     def _forward(self, model_inputs: dict[str, Any], on_error: str = "raise") -> dict[str, Any]:
         facts = model_inputs["facts"]
@@ -153,10 +167,17 @@ class SongScoring:
         if errors:
             return build_error_report(name, errors[0], **identity)
         embeddings = torch.cat([output["embedding"] for output in model_outputs]).unsqueeze(0)  # (1, S, D)
+        row, fused_inputs, described, notices = facts[0]["features"], {}, None, []
+        if row is not None:
+            fused_inputs["features"] = torch.tensor([row], dtype=torch.float32, device=self.model.device)  # (1, K)
+            described = describe_features(row, self.model.config)
+            notices = warn_of_missing_features(described, self.model.config.has_audio)
         try:
             with torch.no_grad():
                 output = self.model(
-                    segment_embeddings=embeddings.to(self.model.device), output_segment_scores=return_timeline
+                    segment_embeddings=embeddings.to(self.model.device),
+                    output_segment_scores=return_timeline,
+                    **fused_inputs,
                 )
         except FloatingPointError as error:
             if on_error == "raise":
@@ -180,13 +201,44 @@ class SongScoring:
             popularity_exponent=self.model.config.popularity_exponent,
             duration_seconds=facts[-1]["end"],
             num_segments=len(facts),
-            warnings=[warning for fact in facts for warning in fact["warnings"]],
+            warnings=[*(warning for fact in facts for warning in fact["warnings"]), *notices],
+            features=described,
             segments=timeline,
             embedding=output.song_embedding[0].tolist() if return_embedding else None,
             with_percentiles=return_percentiles,
             percentile_tables=self.model.config.percentile_tables,
             **identity,
         )
+
+
+def describe_features(row: list[float], config: Any) -> dict[str, list[str]]:
+    """
+    Say which track features a song came with.
+
+    Args:
+        row (`list[float]` of length `num_features`):
+            What `config.encode_features` returned; NaN is a missing value.
+        config ([`SpectrogramFusionConfig`]):
+            Names of the features.
+
+    Returns:
+        `dict[str, list[str]]`: names under `given`, `missing`, and `leaking` (those given that leak the target).
+    """
+    given = [name for name, value in zip(config.feature_names, row, strict=True) if not is_missing(value)]
+    return {
+        "given": given,
+        "missing": [name for name in config.feature_names if name not in given],
+        "leaking": [name for name in config.leaking_names if name in given],
+    }
+
+
+def warn_of_missing_features(described: Mapping[str, list[str]], has_audio: bool) -> list[str]:
+    """Return the warning that a song without any track feature needs: what its scores are made of then."""
+    if described["given"]:
+        return []
+    if has_audio:
+        return ["scored from the audio alone: no track features were given"]
+    return ["no track features were given, and this model hears no audio: its scores say nothing about the song"]
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:
@@ -202,11 +254,16 @@ def describe_model(config: Any) -> tuple[str, str | None]:
     return name, getattr(config, "_commit_hash", None)
 
 
-def _name_song(song: Any) -> tuple[str | None, Any]:
-    """Separate a dataset row into its name and its audio, and name what opening it may fail to name."""
+def _name_song(song: Any, feature_names: Any = None) -> tuple[str | None, Any, Any]:
+    """Separate a song into its name, its audio and its track features; name what opening it may fail to name."""
+    features = song.get("features") if isinstance(song, Mapping) else None
     if isinstance(song, Mapping) and "audio" in song:
-        name = song.get("id")
-        return None if name is None else str(name), song["audio"]
+        if "features" not in song:  # a dataset's row, whose columns are named as the features are
+            features = {name: song[name] for name in feature_names or () if name in song} or None
+        name, audio = song.get("id"), song["audio"]
+        if name is None and isinstance(audio, (str, os.PathLike)):
+            name = audio
+        return None if name is None else str(name), audio, features
     if isinstance(song, Mapping):
-        return song.get("path"), song
-    return str(song) if isinstance(song, (str, os.PathLike)) else None, song
+        return song.get("path"), {key: value for key, value in song.items() if key != "features"}, features
+    return str(song) if isinstance(song, (str, os.PathLike)) else None, song, None

@@ -17,7 +17,6 @@ import torch
 from transformers import PreTrainedConfig
 
 from modeling_apex.component_licenses import LICENSES, find_component, is_permissive
-from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.hub_files import (
     CHECKSUMS_NAME,
     find_changed_files,
@@ -26,8 +25,7 @@ from modeling_apex.hub_files import (
     list_hub_files,
     load_checksums,
 )
-from modeling_apex.loading import load_pipeline
-from modeling_apex.modeling_apex import ApexModel
+from modeling_apex.loading import find_model_class, load_model, load_pipeline
 from modeling_apex.published_apex import ENCODER_MODEL_TYPES, read_encoder, read_heads
 from modeling_apex.registration import EMBEDDED_MODEL
 
@@ -216,7 +214,7 @@ def _check_license(result: Verification, folder: Path) -> None:
         result.add("licence", FAILED, "README.md names no license")
         return
     try:
-        provenance = ApexConfig.from_pretrained(folder).provenance
+        provenance = find_model_class(folder).config_class.from_pretrained(folder).provenance
     except Exception as error:  # a broken config fails the check of the weights, in its own words
         result.add("licence", NOT_CHECKED, f"{stated}; the config cannot be read: {str(error).splitlines()[0]}")
         return
@@ -234,7 +232,7 @@ def _check_license(result: Verification, folder: Path) -> None:
 
 def _check_weights(result: Verification, folder: Path, hub_options: dict[str, Any]) -> Any:
     try:
-        loaded = ApexModel.from_pretrained(folder, dtype=torch.float32, **hub_options)
+        loaded = load_model(folder, **hub_options)
     except Exception as error:  # anything that keeps a model from loading is the finding
         result.add("weights", FAILED, " ".join(str(error).split()))
         return None
@@ -305,7 +303,7 @@ def _load_reference(reference: str, options: dict[str, Any]) -> dict[str, torch.
         return read_encoder(reference, **options).state_dict
     if fields.get("mert_model_name"):
         return read_heads(reference, **options).state_dict
-    return dict(ApexModel.from_pretrained(reference, dtype=torch.float32, **options).state_dict())
+    return dict(load_model(reference, **options).state_dict())
 
 
 def _count_differences(own: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], part: str) -> int | None:

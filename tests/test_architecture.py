@@ -34,7 +34,8 @@ FLAT_IMPORTS = {
         "normalization_apex",
         "resampling_apex",
     },
-    "scoring_apex": {"audio_apex", "audio_limits_apex", "normalization_apex", "report_apex"},
+    "track_features_apex": set(),
+    "scoring_apex": {"audio_apex", "audio_limits_apex", "normalization_apex", "report_apex", "track_features_apex"},
     "modeling_apex": {
         "checkpoint_limits_apex",
         "configuration_apex",
@@ -49,6 +50,26 @@ FLAT_IMPORTS = {
     "mapped_weights_apex": set(),
     "packed_encoder_apex": {"mapped_weights_apex", "packed_linear_apex"},
     "packed_linear_apex": set(),
+    "configuration_spectrogram_fusion_apex": {
+        "checkpoint_limits_apex",
+        "configuration_fields_apex",
+        "heads_apex",
+        "track_features_apex",
+    },
+    "modeling_spectrogram_fusion_apex": {
+        "checkpoint_limits_apex",
+        "configuration_apex",
+        "configuration_fields_apex",
+        "configuration_spectrogram_fusion_apex",
+        "heads_apex",
+        "mapped_weights_apex",
+        "modeling_apex",
+        "packed_encoder_apex",
+        "packed_linear_apex",
+        "published_apex",
+        "score_heads_apex",
+        "track_features_apex",
+    },
     "pipeline_apex": {
         "audio_apex",
         "audio_limits_apex",
@@ -62,9 +83,17 @@ FLAT_IMPORTS = {
         "report_apex",
         "resampling_apex",
         "scoring_apex",
+        "track_features_apex",
     },
 }
-ENTRY_FILES = ("configuration_apex", "feature_extraction_apex", "modeling_apex", "pipeline_apex")
+ENTRY_FILES = (
+    "configuration_apex",
+    "configuration_spectrogram_fusion_apex",
+    "feature_extraction_apex",
+    "modeling_apex",
+    "modeling_spectrogram_fusion_apex",
+    "pipeline_apex",
+)
 REMOTE_REQUIREMENTS = {"torch", "transformers", "numpy"}
 PRINTERS = (
     "modeling_apex/cli.py",
@@ -137,7 +166,8 @@ def test_text_that_remote_loading_would_take_for_an_import_stands_nowhere_else(p
 def test_only_the_doors_of_transformers_import_it() -> None:
     importers = {path.stem for path in FLAT if any(name.startswith("transformers") for name in imported_modules(path))}
     doors = ("configuration", "feature_extraction", "modeling", "pipeline", "published")
-    assert importers <= {f"{name}_apex" for name in doors}
+    second_model = ("configuration_spectrogram_fusion", "modeling_spectrogram_fusion")
+    assert importers <= {f"{name}_apex" for name in (*doors, *second_model)}
     assert not any(
         "transformers" in name for name in imported_modules(REPOSITORY / "modeling_apex" / "quick_start.py")
     )

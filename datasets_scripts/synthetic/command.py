@@ -11,12 +11,13 @@ from datasets_scripts.synthetic.battles import save_music_arena_layout
 from datasets_scripts.synthetic.samples import save_samples
 from datasets_scripts.synthetic.song_layouts import save_songeval_layout, save_training_layout
 from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS, SYSTEMS
+from datasets_scripts.synthetic.track_layout import save_tracks_layout
 from datasets_scripts.synthetic.world import FACTOR_DRAWS, WorldOptions
 from modeling_apex.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
 
-LAYOUTS = ("training", "songeval", "music-arena", "factors", "samples")
+LAYOUTS = ("training", "songeval", "music-arena", "factors", "tracks", "samples")
 SYSTEM_GROUPS = {"platforms": PLATFORMS, "unseen": ARENA_SYSTEMS, "all": (*PLATFORMS, *ARENA_SYSTEMS)}
 DESCRIPTION = """\
 Make a synthetic world of short songs whose five aesthetic factors are known, with listeners, raters and battles.
@@ -25,6 +26,7 @@ Make a synthetic world of short songs whose five aesthetic factors are known, wi
   songeval     metadata.jsonl with sixteen raters a song, audio/
   music-arena  battle_data/, audio_files/, metadata/: eleven systems that training never sees
   factors      like training, with independent factors and songs of its own: a test set
+  tracks       tracks.csv with the features of a Spotify-like table and popularity 0 to 100, audio/
   samples      six songs from good to poor
   all          all of these, each in a folder of its own
 
@@ -103,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
                 save_training_layout(folder, options, args.num_processes, layout)
             elif layout == "songeval":
                 save_songeval_layout(folder, options, args.num_processes)
+            elif layout == "tracks":
+                save_tracks_layout(folder, options, args.num_processes)
             elif layout == "music-arena":
                 save_music_arena_layout(folder, options, args.num_processes)
             else:

@@ -11,35 +11,51 @@ def add_parser(subparsers: Any) -> None:
         "evaluate",
         help="errors and correlations on labelled songs, beside trivial baselines",
         description="Evaluate a model on stored embeddings: MSE, MAE, Pearson and Spearman per score with bootstrap "
-        "intervals, per split and per platform, beside always predicting the mean or median of the training labels.",
-        epilog="example:\n  apex-music evaluate embeddings/suno --model runs/first/best --output results.json",
+        "intervals, per split and per platform, beside always predicting the mean or median of the training labels. "
+        "A spectrogram-fusion model is evaluated on a dataset of songs, with F1, precision, recall and AUC of "
+        "predicted hits at its threshold, beside predicting the majority class.",
+        epilog="examples:\n"
+        "  apex-music evaluate embeddings/suno --model runs/first/best --output results.json\n"
+        "  apex-music evaluate data/tracks --model runs/fusion/best",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of apex-music embed")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of apex-music embed; for a spectrogram-fusion model a dataset"
+    )
     parser.add_argument("--model", metavar="M", required=True, help="folder or Hub id of the model")
     parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
     parser.add_argument(
         "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
     )
     parser.add_argument("--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
+    parser.add_argument(
+        "--target-column", default="popularity", metavar="C", help="spectrogram-fusion: what to compare with"
+    )
     parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
+    from modeling_apex.loading import load_model
     from modeling_apex.output_lock import OutputLock
     from modeling_apex.training.embedding_manifest import save_json
     from modeling_apex.training.evaluate import evaluate_model, format_results
+    from modeling_apex.training.fusion_evaluation import evaluate_fusion_model, format_fusion_results
 
     logging.disable_progress_bar()  # of loading weights
     with ExitStack() as stack:
         if arguments.output:
             stack.enter_context(OutputLock(arguments.output, is_file=True))
-        results = evaluate_model(
-            arguments.model, arguments.embeddings, splits=arguments.split, num_draws=arguments.draws
-        )
-        print(format_results(results))
+        model = load_model(arguments.model)
+        options = {"splits": arguments.split, "num_draws": arguments.draws}
+        if model.config.model_type == "spectrogram-fusion":
+            options["target_column"] = arguments.target_column
+            results = evaluate_fusion_model(model, arguments.data, **options)
+            print(format_fusion_results(results))
+        else:
+            results = evaluate_model(model, arguments.data, **options)
+            print(format_results(results))
         if arguments.output:
             save_json(Path(arguments.output), results)
-    return 0
+    return 1 if results.get("failures") else 0

@@ -1,12 +1,15 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from modeling_apex.audio_limits_apex import AudioLimits
 from modeling_apex.engines import ENGINES, PRECISIONS
+from modeling_apex.feature_table import FeatureTable
 from modeling_apex.report_apex import escape_controls, format_duration, format_report, format_score, format_table
 from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.song_files import find_songs
@@ -128,6 +131,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", action="store_true", help="compile the torch path first, which takes minutes; for long runs"
     )
 
+    parser.add_argument(
+        "--features",
+        metavar="TABLE",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
+    )
+
 
 def run(arguments: argparse.Namespace) -> int:
     songs = find_songs(arguments.songs)
@@ -157,6 +166,7 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         "resampler": arguments.resampler,
         "segments": arguments.segments,
         "embeddings": arguments.embeddings,
+        **({"features": _hash_file(arguments.features)} if arguments.features else {}),
     }
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
         done = [song for song in songs if song in journal.reports]
@@ -211,9 +221,14 @@ def score_songs(
 
     if not songs:
         return
+    features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
     scorer = scorer or load_scorer(arguments)
+    inputs = (
+        song if row is None else {"id": song, "audio": song, "features": row}
+        for song, row in zip(songs, features, strict=True)
+    )
     options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
-    reports = scorer((song for song in songs), on_error="report", **options)
+    reports = scorer(inputs, on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
         for song, report in zip(songs, reports, strict=True):
@@ -243,7 +258,13 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
         for warning in report["warnings"]
     ]
     legend = "popularity runs from 0 to 100, (pN) is its percentile; aesthetics run from 1 to 5"
+    if "hit_probability" in names:
+        legend = "popularity runs from 0 to 100, hit_probability from 0 to 1"
     return "\n".join([format_table(header, rows), legend, *notes])
+
+
+def _hash_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _positive_int(text: str) -> int:

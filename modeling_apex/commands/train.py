@@ -14,18 +14,22 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="embeddings to a trained model",
-        description="Train trunk and heads on stored embeddings; with --train-encoder, the whole model from audio. "
+        description="Train trunk and heads on stored embeddings; with --train-encoder, the whole model from audio; "
+        "with --model-type spectrogram-fusion, a convolutional network on spectrograms fused with track features. "
         "The run folder holds arguments, metrics, plots, checkpoints and best/, a model that scores like any other. "
         "Several processes share each batch with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node "
         "2 -m modeling_apex.cli train ...",
         epilog="examples:\n"
         "  apex-music train embeddings/suno --output runs/first --preset improved\n"
         "  apex-music train embeddings/suno --output runs/first --preset improved --resume\n"
-        "  apex-music train embeddings/suno --output runs/segments --mode segment --loss equal",
+        "  apex-music train embeddings/suno --output runs/segments --mode segment --loss equal\n"
+        "  apex-music train data/tracks --output runs/fusion --model-type spectrogram-fusion --branches fused",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "data", metavar="EMBEDDINGS", help="folder of apex-music embed; with --train-encoder a dataset"
+        "data",
+        metavar="EMBEDDINGS",
+        help="folder of apex-music embed; with --train-encoder or --model-type spectrogram-fusion a dataset",
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
@@ -40,7 +44,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="M", help="the model whose encoder made the embeddings (default: what their manifest names)"
     )
-    parser.add_argument("--preset", choices=list(PRESETS), help="published (default) or improved")
+    parser.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        help="published (default), improved, or fusion (default with --model-type spectrogram-fusion)",
+    )
     parser.add_argument("--arguments", metavar="JSON", help="file of differences from the preset")
     group = parser.add_argument_group("training arguments (defaults: those of the preset)")
     kinds = typing.get_type_hints(ApexTrainingArguments)
@@ -60,12 +68,18 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def collect_arguments(arguments: argparse.Namespace) -> Any:
     """Build the training arguments: preset, then the JSON file, then what the command line says."""
-    from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments, load_differences
+    from modeling_apex.training.arguments import (
+        DEFAULT_PRESETS,
+        ApexTrainingArguments,
+        build_arguments,
+        load_differences,
+    )
 
     differences = load_differences(arguments.arguments) if arguments.arguments else {}
-    preset = arguments.preset or differences.get("preset") or "published"
-    differences.pop("preset", None)
     given = vars(arguments)
+    model_type = given.get("model_type") or differences.get("model_type") or "apex"
+    preset = arguments.preset or differences.get("preset") or DEFAULT_PRESETS.get(model_type, "published")
+    differences.pop("preset", None)
     differences |= {
         option.name: given[option.name] for option in fields(ApexTrainingArguments) if option.name in given
     }
@@ -85,7 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
         "show_progress": sys.stderr.isatty(),
         "model": arguments.model,
     }
-    if settings.train_encoder:
+    if settings.model_type == "spectrogram-fusion":
+        from modeling_apex.training.fusion_task import train_fusion
+
+        if options.pop("model") is not None:
+            raise ValueError("--model names the encoder of an APEX model; a spectrogram-fusion model starts anew.")
+        result = train_fusion(arguments.data, arguments.output, settings, **options)
+    elif settings.train_encoder:
         from modeling_apex.training.encoder_training import train_end_to_end
 
         if arguments.model is None:

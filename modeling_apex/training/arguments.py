@@ -15,6 +15,9 @@ from typing import Any
 
 LOSSES = ("equal", "weighted", "uncertainty")
 CHOICES: Mapping[str, Sequence[Any]] = {
+    "model_type": ("apex", "spectrogram-fusion"),
+    "branches": ("fused", "audio", "features"),
+    "leaking_features": ("drop", "keep"),
     "mode": ("song", "segment"),
     "task": ("popularity", "full"),
     "loss": LOSSES,
@@ -38,7 +41,22 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "selection": "spearman",
         "require_grouped_splits": True,
     },
+    # A network that learns from nothing on one song at a time: small batches, a high rate, few epochs.
+    "fusion": {
+        "model_type": "spectrogram-fusion",
+        "loss": "equal",
+        "standardize_targets": True,
+        "selection": "spearman",
+        "require_grouped_splits": True,
+        "num_epochs": 8,
+        "batch_size": 32,
+        "learning_rate": 2e-3,
+        "weight_decay": 1e-2,
+        "patience": 8,
+        "max_segments_per_song": 1,
+    },
 }
+DEFAULT_PRESETS: Mapping[str, str] = {"apex": "published", "spectrogram-fusion": "fusion"}
 
 
 def _describe(help_text: str, default: Any) -> Any:
@@ -71,8 +89,15 @@ class ApexTrainingArguments:
     report_to: str = _describe("experiment tracker; auto: those that are installed", "auto")
     train_encoder: bool = _describe("train the encoder as well, end to end from audio", False)
     encoder_learning_rate: float = _describe("learning rate of encoder and layer mix, with train_encoder", 1e-5)
-    max_segments_per_song: int = _describe("segments of a song per step, drawn anew, with train_encoder", 2)
+    max_segments_per_song: int = _describe("segments of a song per step, drawn anew, when learning from audio", 2)
     gradient_checkpointing: bool = _describe("trade time for memory in the encoder, with train_encoder", False)
+    model_type: str = _describe("what to train: the heads of an APEX model, or a spectrogram-fusion model", "apex")
+    branches: str = _describe("spectrogram-fusion: learn from audio and track features, or from one of them", "fused")
+    leaking_features: str = _describe("spectrogram-fusion: features computed from how a track did", "drop")
+    target_column: str = _describe("spectrogram-fusion: column of the popularity, 0 to 100", "popularity")
+    hit_threshold: float = _describe("spectrogram-fusion: popularity from which a track is a hit", 50.0)
+    segment_seconds: float = _describe("spectrogram-fusion: length of a segment, in seconds", 10.0)
+    crop_share: float = _describe("spectrogram-fusion: share of a segment that a step hears", 0.3)
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -98,6 +123,17 @@ class ApexTrainingArguments:
         for name in ("learning_rate", "encoder_learning_rate", "max_grad_norm", "popularity_weight"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if not 0 < self.hit_threshold <= 100:
+            raise ValueError(f"`hit_threshold` must be above 0 and at most 100, got {self.hit_threshold}.")
+        if not 0 < self.crop_share <= 1:
+            raise ValueError(f"`crop_share` must be above 0 and at most 1, got {self.crop_share}.")
+        if not self.segment_seconds > 0:
+            raise ValueError(f"`segment_seconds` must be positive, got {self.segment_seconds}.")
+        if self.model_type == "spectrogram-fusion" and (self.train_encoder or self.mode != "song"):
+            raise ValueError(
+                "a spectrogram-fusion model always learns from audio and scores whole songs: leave out train_encoder "
+                "and mode."
+            )
         if self.sigma_learning_rate is not None and not self.sigma_learning_rate > 0:
             raise ValueError(f"`sigma_learning_rate` must be positive, got {self.sigma_learning_rate}.")
         if self.weight_decay < 0:
@@ -111,7 +147,8 @@ def build_arguments(preset: str = "published", **differences: Any) -> ApexTraini
     Args:
         preset (`str`, defaults to `"published"`):
             `"published"`: the hyper-parameters of arXiv 2605.03395. `"improved"`: standardised targets, a learning
-            rate of their own for the sigmas, selection by rank correlation, grouped splits.
+            rate of their own for the sigmas, selection by rank correlation, grouped splits. `"fusion"`: a
+            spectrogram-fusion model.
         differences:
             Fields of [`ApexTrainingArguments`].
 

@@ -29,6 +29,7 @@ from modeling_apex.engines import check_engine
 from modeling_apex.engines.build import build_engine
 from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.loading import load_apex_model
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.output_folder import replace_text
 from modeling_apex.output_lock import OutputLock
@@ -165,7 +166,7 @@ def embed_songs(
     if isinstance(model, (str, os.PathLike)) and is_engine_folder(model):
         encoder = load_exported_model(model)
     elif isinstance(model, (str, os.PathLike)):
-        encoder = ApexModel.from_pretrained(model_id, dtype=torch.float32)
+        encoder = load_apex_model(model_id)
     else:
         encoder = copy.deepcopy(model)  # the caller's keeps its precision and device
     manifest: dict[str, Any] = {

@@ -139,11 +139,9 @@ def format_results(results: Mapping[str, Any]) -> str:
             header = [f"{split}, {platform}", "songs", *METRICS, *(f"{kind}: MSE / MAE" for kind in BASELINES)]
             rows = []
             for name, result in heads.items():
-                cells = [_format_interval(result[metric]) for metric in METRICS]
-                baselines = [
-                    f"{_format(result['baselines'][kind]['mse'])} / {_format(result['baselines'][kind]['mae'])}"
-                    for kind in BASELINES
-                ]
+                cells = [format_interval(result[metric]) for metric in METRICS]
+                pairs = [result["baselines"][kind] for kind in BASELINES]
+                baselines = [f"{format_number(pair['mse'])} / {format_number(pair['mae'])}" for pair in pairs]
                 rows.append([name, str(result["num_songs"]), *cells, *baselines])
             parts.append(format_table(header, rows))
     sources = ", ".join(results["label_sources"]) or "not stated"
@@ -151,13 +149,15 @@ def format_results(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _format_interval(result: Mapping[str, float | None]) -> str:
+def format_interval(result: Mapping[str, float | None]) -> str:
+    """Return a metric with its interval, or a dash where it is not defined."""
     if result["value"] is None:
         return "-"
-    return f"{_format(result['value'])} [{_format(result['low'])}, {_format(result['high'])}]"
+    return f"{format_number(result['value'])} [{format_number(result['low'])}, {format_number(result['high'])}]"
 
 
-def _format(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a number with as many digits as a table needs, or a dash for none."""
     if value is None:
         return "-"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_apex.song_files import find_songs
+from modeling_apex.track_features_apex import CATEGORICAL_NAMES
 
-# What travels with the embeddings besides numbers: what training groups, splits and reports by. Lyrics and titles do
-# not, so that a shard stays a table of numbers.
-TEXT_COLUMNS = ("platform", "creator", "group", "label_source")
+# What travels with the embeddings besides numbers: what training groups, splits and reports by, and categories to
+# learn from. Lyrics and titles do not, so that a shard stays a table of numbers.
+TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
 SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
 ROWS_AT_ONCE = 8  # rows hold whole audio files
 

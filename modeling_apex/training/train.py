@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.configuration_apex import NUM_QUANTILES, ApexConfig
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.loading import load_apex_model
 from modeling_apex.modeling_apex import ApexModel
 from modeling_apex.output_lock import OutputLock
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
@@ -146,7 +147,7 @@ def build_accelerator(arguments: ApexTrainingArguments, output: str | os.PathLik
 def load_base_model(model: str | os.PathLike | ApexModel) -> ApexModel:
     """Load a model in float32, whatever precision it is stored in; a loaded one stays as it is."""
     if isinstance(model, (str, os.PathLike)):
-        loaded: ApexModel = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
+        loaded: ApexModel = load_apex_model(model)
         return loaded
     return model
 

@@ -56,6 +56,7 @@ def open_waveform_store(
         "splits": dict(source.splits),
         "sampling_rate": extractor.sampling_rate,
         "segment_seconds": extractor.segment_seconds,
+        "columns": source.columns.names,
     }
     sha256 = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"

@@ -61,7 +61,7 @@ def test_command_line_beats_file_beats_preset(tmp_path: Path) -> None:
         ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be positive"),
         ({"sigma_learning_rate": -1.0}, ValueError, "`sigma_learning_rate` must be positive, got -1"),
         ({"weight_decay": -0.1}, ValueError, "`weight_decay` must not be negative"),
-        ({"preset": "best"}, ValueError, "`preset` must be one of published, improved, got 'best'"),
+        ({"preset": "best"}, ValueError, "`preset` must be one of published, improved, fusion, got 'best'"),
     ],
 )
 def test_refusals(differences: dict[str, Any], error: type[Exception], message: str) -> None:

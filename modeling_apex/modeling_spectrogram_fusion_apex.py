@@ -1,0 +1,534 @@
+"""
+The spectrogram-fusion model: from segment features and track features to popularity and the probability of a hit.
+
+After *Predicting Music Track Popularity by Convolutional Neural Networks on Spotify Features and Spectrogram of Audio
+Waveform* (arXiv 2505.07280): a convolutional network on the spectrogram, fused late with structured features.
+
+Shape legend: B songs, S segments, N real segments of all songs, T samples of a segment, F frames, M bands of the
+spectrogram, C channels, D embedding of a segment, K track features, H scores (2).
+
+The front end has no weights and runs in float64 whatever the precision of the network. No layer looks across songs
+(group norm and layer norm in place of batch norm), so a song's scores do not depend on its company, in training too.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils import ModelOutput
+
+# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
+from .checkpoint_limits_apex import MAX_WIDTH  # noqa: F401
+from .configuration_apex import NUM_QUANTILES  # noqa: F401
+from .configuration_fields_apex import ApexFields  # noqa: F401
+from .configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
+from .heads_apex import FUSION_HEADS  # noqa: F401
+from .mapped_weights_apex import page_out  # noqa: F401
+from .modeling_apex import ApexPreTrainedModel, compute_masked_squared_error
+from .packed_encoder_apex import PackedEncoder  # noqa: F401
+from .packed_linear_apex import build_linear  # noqa: F401
+from .published_apex import read_heads  # noqa: F401
+from .score_heads_apex import ScoreHeads  # noqa: F401
+from .track_features_apex import encode_features  # noqa: F401
+
+CHANNELS_PER_GROUP = 8  # of group norm
+# The mel scale as Slaney's Auditory Toolbox draws it: linear below 1 kHz, logarithmic above.
+MEL_BREAK_HERTZ, MEL_BREAK, HERTZ_PER_MEL = 1000.0, 15.0, 200.0 / 3.0
+MEL_LOG_STEP = np.log(6.4) / 27.0
+
+
+@dataclass
+class SpectrogramFusionOutput(ModelOutput):
+    """
+    Output of [`SpectrogramFusionModel`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` are given):
+            Sum over the heads of the mean squared error, in squared native units; missing labels are left out.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
+            Popularity, 0 to 100, and the probability of a hit, 0 to 1.
+        song_embedding (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+            Mean of the segment embeddings of each song; it knows nothing of the track features.
+        segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
+            Embedding of each segment; zero where `segment_mask` is false.
+        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*, returned when
+            `output_segment_scores=True`):
+            Scores of each segment on its own, with the song's features; zero where `segment_mask` is false.
+    """
+
+    loss: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    song_embedding: torch.Tensor | None = None
+    segment_embeddings: torch.Tensor | None = None
+    segment_scores: torch.Tensor | None = None
+
+
+def convert_hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
+    """Convert frequencies in hertz to mels of Slaney's scale."""
+    logarithmic = MEL_BREAK + np.log(np.maximum(hertz, MEL_BREAK_HERTZ) / MEL_BREAK_HERTZ) / MEL_LOG_STEP
+    return np.where(hertz < MEL_BREAK_HERTZ, hertz / HERTZ_PER_MEL, logarithmic)
+
+
+def convert_mel_to_hertz(mels: np.ndarray) -> np.ndarray:
+    """Convert mels of Slaney's scale to frequencies in hertz."""
+    logarithmic = MEL_BREAK_HERTZ * np.exp(MEL_LOG_STEP * (np.maximum(mels, MEL_BREAK) - MEL_BREAK))
+    return np.where(mels < MEL_BREAK, HERTZ_PER_MEL * mels, logarithmic)
+
+
+def build_mel_filters(
+    num_bands: int, fft_size: int, sampling_rate: int, minimum_hertz: float, maximum_hertz: float
+) -> np.ndarray:
+    """
+    Build triangular filters, evenly spaced in mels; each adds up to one, so a band holds a mean power.
+
+    Args:
+        num_bands (`int`):
+            How many filters.
+        fft_size (`int`):
+            Length of the Fourier transform, in samples.
+        sampling_rate (`int`):
+            In hertz.
+        minimum_hertz (`float`):
+            Lower edge of the first filter.
+        maximum_hertz (`float`):
+            Upper edge of the last filter.
+
+    Returns:
+        `np.ndarray` of shape `(num_bands, fft_size // 2 + 1)`, float64.
+
+    Raises:
+        `ValueError`: If a filter lies between two frequencies of the transform and would hear nothing.
+    """
+    frequencies = np.arange(fft_size // 2 + 1) * (sampling_rate / fft_size)
+    limits = convert_hertz_to_mel(np.array([minimum_hertz, maximum_hertz]))
+    edges = convert_mel_to_hertz(np.linspace(limits[0], limits[1], num_bands + 2))[:, None]
+    rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
+    filters = np.maximum(0.0, np.minimum(rising, falling))  # (M, frequencies)
+    sums = filters.sum(axis=1, keepdims=True)
+    empty = np.flatnonzero(sums[:, 0] == 0)
+    if empty.size:
+        raise ValueError(
+            f"{empty.size} of {num_bands} mel bands (the first is number {empty[0]}) hold no frequency of a transform "
+            f"of {fft_size} samples. Use fewer bands (`num_mel_bands`) or a longer `fft_size`."
+        )
+    normalised: np.ndarray = filters / sums
+    return normalised
+
+
+@functools.lru_cache(maxsize=8)
+def _load_front_end(device: str, *settings: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return window and filters on a device. They follow from the config, so no checkpoint needs to hold them."""
+    spectrogram, num_bands, fft_size, *rest = settings
+    with torch.inference_mode(False):  # what is kept must serve training too, whoever asks for it first
+        window = torch.hann_window(fft_size, dtype=torch.float64, device="cpu")
+        window = window / window.square().sum().sqrt()  # white noise of unit variance: mean power one in each bin
+        filters = None
+        if spectrogram == "log-mel":
+            filters = torch.from_numpy(build_mel_filters(num_bands, fft_size, *rest))
+        # In float32 a quiet band beside a loud one is rounding noise, which the logarithm would show. Apple's GPUs
+        # have nothing finer.
+        precision = torch.float32 if device.startswith("mps") else torch.float64
+        return window.to(device, precision), None if filters is None else filters.to(device, precision)
+
+
+def compute_log_spectrogram(input_values: torch.Tensor, config: Any) -> torch.Tensor:
+    """
+    Compute the logarithm of the power in each band and frame.
+
+    Frames are centred on multiples of the hop, with zeros beyond the ends of the segment; the window is Hann's, scaled
+    to unit energy.
+
+    Args:
+        input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
+            Normalised segments.
+        config ([`SpectrogramFusionConfig`]):
+            Kind, sizes and limits of the spectrogram.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_segments, num_bands, num_frames)`: natural logarithms, float32.
+    """
+    window, filters = _load_front_end(
+        str(input_values.device),
+        config.spectrogram,
+        config.num_mel_bands,
+        config.fft_size,
+        config.sampling_rate,
+        config.minimum_hertz,
+        config.maximum_hertz,
+    )
+    frames = torch.stft(
+        input_values.to(window.dtype),
+        config.fft_size,
+        config.hop_size,
+        window=window,
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    )  # (N, frequencies, F)
+    power = frames.real.square() + frames.imag.square()
+    if filters is not None:
+        power = filters @ power  # (N, M, F)
+    return torch.log(power + config.power_floor).float()
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut, halving time and frequency: `(N, C, M, F)` to `(N, C', M / 2, F / 2)`."""
+
+    def __init__(self, num_inputs: int, num_outputs: int):
+        super().__init__()
+        self.first = nn.Conv2d(num_inputs, num_outputs, 3, stride=2, padding=1, bias=False)
+        self.first_norm = _build_norm(num_outputs)
+        self.second = nn.Conv2d(num_outputs, num_outputs, 3, padding=1, bias=False)
+        self.second_norm = _build_norm(num_outputs)
+        self.shortcut = nn.Conv2d(num_inputs, num_outputs, 1, stride=2, bias=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = F.relu(self.first_norm(self.first(inputs)))
+        return F.relu(self.second_norm(self.second(hidden)) + self.shortcut(inputs))
+
+
+class AttentionPooling(nn.Module):
+    """Mean and spread over time, weighted by what each moment is worth: `(N, C, F)` to `(N, 2 C)`."""
+
+    def __init__(self, num_channels: int):
+        super().__init__()
+        self.hidden = nn.Linear(num_channels, num_channels // 2 + 1)
+        self.weight = nn.Linear(num_channels // 2 + 1, 1, bias=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        moments = inputs.transpose(1, 2)  # (N, F, C)
+        weights = torch.softmax(self.weight(torch.tanh(self.hidden(moments))), dim=1)  # (N, F, 1)
+        mean = (weights * moments).sum(1)  # (N, C)
+        variance = (weights * (moments - mean.unsqueeze(1)).square()).sum(1)
+        return torch.cat([mean, torch.sqrt(variance + 1e-5)], dim=-1)
+
+
+class SpectrogramEncoder(nn.Module):
+    """
+    The audio branch: spectrograms `(N, M, F)` to embeddings `(N, D)`.
+
+    Bands are brought to zero mean and unit variance by stored statistics of the training songs.
+    """
+
+    band_mean: torch.Tensor
+    band_std: torch.Tensor
+
+    def __init__(self, config: SpectrogramFusionConfig):
+        super().__init__()
+        self.register_buffer("band_mean", torch.zeros(config.num_bands))
+        self.register_buffer("band_std", torch.ones(config.num_bands))
+        self.stem = nn.Conv2d(1, config.channels[0], 3, stride=2, padding=1, bias=False)
+        self.stem_norm = _build_norm(config.channels[0])
+        self.blocks = nn.ModuleList(
+            ResidualBlock(before, after) for before, after in itertools.pairwise(config.channels)
+        )
+        num_rows = config.num_bands
+        for _ in config.channels:
+            num_rows = -(-num_rows // 2)
+        # Bands are kept apart until here: a spectrogram, unlike a picture, has no two rows that mean the same.
+        self.join_bands = nn.Conv1d(config.channels[-1] * num_rows, config.channels[-1], 1)
+        self.pooling = AttentionPooling(config.channels[-1])
+        self.projection = nn.Linear(2 * config.channels[-1], config.hidden_size)
+
+    def forward(self, spectrograms: torch.Tensor) -> torch.Tensor:
+        values = (spectrograms - self.band_mean.unsqueeze(-1)) / self.band_std.unsqueeze(-1)
+        hidden = F.relu(self.stem_norm(self.stem(values.to(self.stem.weight.dtype).unsqueeze(1))))  # (N, C, M/2, F/2)
+        for block in self.blocks:
+            hidden = block(hidden)
+        moments = F.relu(self.join_bands(hidden.flatten(1, 2)))  # (N, C, F / 2^n)
+        embeddings: torch.Tensor = self.projection(self.pooling(moments))
+        return embeddings
+
+
+class FeatureEncoder(nn.Module):
+    """
+    The feature branch: rows of track features `(B, K)` to `(B, feature_dims[-1])`.
+
+    Numeric values are transformed and normalised by the statistics that the config holds; each goes in with a second
+    number that says whether it is missing. Categories are embedded, with an entry of their own for a missing value and
+    one for a category that training never saw.
+    """
+
+    def __init__(self, config: SpectrogramFusionConfig):
+        super().__init__()
+        self.features = [dict(feature) for feature in config.features]
+        categorical = [feature for feature in self.features if feature["kind"] == "categorical"]
+        self.categories = nn.ModuleList(
+            nn.Embedding(len(feature["categories"]) + 2, config.category_size) for feature in categorical
+        )
+        num_inputs = 2 * (len(self.features) - len(categorical)) + config.category_size * len(categorical)
+        widths = [num_inputs, *config.feature_dims]
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU(), nn.Dropout(config.dropout))
+                for before, after in itertools.pairwise(widths)
+            )
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        embeddings = iter(self.categories)
+        columns = []
+        for values, feature in zip(features.unbind(1), self.features, strict=True):
+            is_missing = torch.isnan(values)
+            if feature["kind"] == "categorical":
+                # Entry 0 is a missing value, entry 1 an unseen category (stored as -1), the others are the config's.
+                columns.append(next(embeddings)(torch.where(is_missing, 0.0, values + 2.0).long()))
+                continue
+            known = values.nan_to_num()
+            known = torch.log1p(known) if feature["transform"] == "log1p" else known
+            normalised = (known - feature["mean"]) / feature["std"]
+            columns.append(torch.stack([torch.where(is_missing, 0.0, normalised), is_missing.float()], dim=-1))
+        outputs: torch.Tensor = self.layers(torch.cat(columns, dim=-1))
+        return outputs
+
+
+class SpectrogramFusionModel(ApexPreTrainedModel):
+    """
+    Score songs: spectrogram, residual network, attention over time, mean over segments, fused with track features.
+
+    Args:
+        config ([`SpectrogramFusionConfig`]):
+            The configuration; `config.branches` decides what the model listens to.
+    """
+
+    config_class: Any = SpectrogramFusionConfig
+    base_model_prefix = "spectrogram_fusion"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = False
+    _no_split_modules = ["ResidualBlock"]  # noqa: RUF012
+    # Statistics and track features span orders of magnitude, and these parts cost nothing: they stay in float32.
+    _keep_in_fp32_modules_strict = ["band_mean", "band_std", "tabular", "fusion", "scores"]  # noqa: RUF012
+
+    # How many segments the network sees at once; changes memory and speed, never scores.
+    segments_per_pass: int | None = None
+
+    def __init__(self, config: SpectrogramFusionConfig):
+        super().__init__(config)
+        self.encoder: Any = SpectrogramEncoder(config) if config.has_audio else None
+        self.tabular: Any = FeatureEncoder(config) if config.features else None
+        width = (config.hidden_size if config.has_audio else 0) + (config.feature_dims[-1] if config.features else 0)
+        self.fusion = nn.Sequential(
+            nn.Linear(width, config.fusion_size),
+            nn.LayerNorm(config.fusion_size),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+        )
+        self.scores = nn.Linear(config.fusion_size, len(config.heads))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Everything starts as PyTorch starts it; transformers' normal of 0.02 would start convolutions far too small.
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)):
+            module.reset_parameters()
+        elif not isinstance(module, SpectrogramEncoder):
+            super()._init_weights(module)
+
+    def encode_features(self, songs: list[dict[str, Any]]) -> torch.Tensor:
+        """
+        Turn the named features of songs into the model's `features`.
+
+        Args:
+            songs (`list[dict]`):
+                Values by feature name, one dict a song; what is absent is missing.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_songs, num_features)`, on the model's device.
+
+        Raises:
+            `ValueError`: If a name is unknown; the message lists those there are.
+        """
+        rows = [self.config.encode_features(song) for song in songs]
+        return torch.tensor(rows, dtype=torch.float32, device=self.device).reshape(
+            len(rows), len(self.config.features)
+        )
+
+    def compute_spectrograms(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Compute the spectrograms `(N, M, F)` of normalised segments `(N, T)`; see `compute_log_spectrogram`."""
+        return compute_log_spectrogram(input_values, self.config)
+
+    def compute_segment_embeddings(self, input_values: torch.Tensor) -> torch.Tensor:
+        """
+        Encode segments.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
+                Normalised segments.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_segments, hidden_size)`; zeros where the model does not hear the song.
+
+        Raises:
+            `FloatingPointError`: If the network yields NaN or infinity.
+        """
+        if self.encoder is None:
+            return input_values.new_zeros(len(input_values), self.config.hidden_size, dtype=torch.float32)
+        group = self.segments_per_pass or (8 if input_values.device.type == "cpu" else 64)
+        return torch.cat(
+            [self.encode_spectrograms(self.compute_spectrograms(part)) for part in input_values.split(group)]
+        )
+
+    def encode_spectrograms(self, spectrograms: torch.Tensor) -> torch.Tensor:
+        """Encode spectrograms `(N, M, F)`, also shorter ones than a segment's, to embeddings `(N, D)`."""
+        embeddings: torch.Tensor = self.encoder(spectrograms).float()
+        if not torch.isfinite(embeddings).all():
+            raise FloatingPointError(
+                "the network yields NaN or infinity. Check that the input is finite and normalised; in half "
+                "precision, try dtype=torch.float32."
+            )
+        return embeddings
+
+    def compute_scores(self, embeddings: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Fuse embeddings with track features and score them.
+
+        Args:
+            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
+                Song or segment embeddings.
+            features (`torch.FloatTensor` of shape `(num_rows, num_features)`, *optional*):
+                Rows of `encode_features`; all missing by default.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_rows, num_heads)`: popularity and the probability of a hit.
+        """
+        parts = [embeddings] if self.encoder is not None else []
+        if self.tabular is not None:
+            parts.append(self.tabular(self._complete_features(features, embeddings)))
+        shares = torch.sigmoid(self.scores(self.fusion(torch.cat(parts, dim=-1))))  # (B, H)
+        maxima = shares.new_tensor([head["maximum"] for head in self.config.heads])
+        return shares * maxima
+
+    def forward(
+        self,
+        input_values: torch.FloatTensor | None = None,
+        segment_mask: torch.BoolTensor | None = None,
+        features: torch.FloatTensor | None = None,
+        segment_embeddings: torch.FloatTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        output_segment_scores: bool = False,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SpectrogramFusionOutput | tuple[torch.Tensor, ...]:
+        """
+        Score songs from their segments, or from segment embeddings that were stored before, and their features.
+
+        Args:
+            input_values (`torch.FloatTensor` of shape `(batch_size, num_segments, num_samples)` or
+                `(batch_size, num_samples)`, *optional*):
+                Output of [`ApexFeatureExtractor`]. Give this or `segment_embeddings`; a model of the features alone
+                needs neither.
+            segment_mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`, *optional*):
+                True for real segments. Defaults to all true.
+            features (`torch.FloatTensor` of shape `(batch_size, num_features)`, *optional*):
+                Track features, from [`SpectrogramFusionModel.encode_features`]; NaN is a missing value. All missing by
+                default, which makes the score of a fused model one of the audio alone.
+            segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`, *optional*):
+                Stored embeddings.
+            labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
+                Popularity, and 1 for a hit and 0 for none; NaN where a label is missing.
+            output_segment_scores (`bool`, defaults to `False`):
+                Whether to score each segment on its own as well.
+            return_dict (`bool`, *optional*):
+                Whether to return a [`SpectrogramFusionOutput`] (the default) or a tuple.
+
+        Raises:
+            `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
+            `FloatingPointError`: If the network yields NaN or infinity.
+        """
+        if input_values is None and segment_embeddings is None and self.encoder is None:
+            if features is None:
+                raise ValueError("a model of the features alone needs `features`.")
+            empty = features.new_zeros(len(features), 1, self.config.hidden_size)
+            embeddings, mask = self._gather_segments(None, segment_mask, empty)  # (N, D), (B, S)
+        else:
+            embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)
+        rows_of_features = self._check_features(features, len(mask))
+        counts = mask.sum(1, keepdim=True)  # (B, 1)
+        per_segment = embeddings.new_zeros(*mask.shape, embeddings.shape[-1]).masked_scatter(
+            mask.unsqueeze(-1), embeddings
+        )  # (B, S, D)
+        song_embedding = per_segment.sum(1) / counts  # (B, D)
+        scores = self.compute_scores(song_embedding, rows_of_features)  # (B, H)
+        if not torch.isfinite(scores).all():
+            raise FloatingPointError("a head yields NaN or infinity; check the track features and the checkpoint.")
+        segment_scores = None
+        if output_segment_scores:
+            of_song = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), counts.squeeze(1))
+            of_segment = None if rows_of_features is None else rows_of_features[of_song]
+            rows = self.compute_scores(embeddings, of_segment)  # (N, H)
+            segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
+        output = SpectrogramFusionOutput(
+            loss=None if labels is None else compute_masked_squared_error(scores, labels),
+            scores=scores,
+            song_embedding=song_embedding,
+            segment_embeddings=per_segment,
+            segment_scores=segment_scores,
+        )
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def _check_features(self, features: torch.Tensor | None, num_songs: int) -> torch.Tensor | None:
+        if features is None:
+            return None
+        if self.tabular is None:
+            raise ValueError("this model hears the audio alone and takes no `features`: leave them out.")
+        expected = (num_songs, len(self.config.features))
+        if tuple(features.shape) != expected:
+            raise ValueError(
+                f"`features` are {tuple(features.shape)}, expected {expected}: one row a song, one column a feature, "
+                f"in the order {', '.join(self.config.feature_names)}. `encode_features` makes them."
+            )
+        return features
+
+    def _complete_features(self, features: torch.Tensor | None, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return features that are there, or all missing; in training, some songs of a fused model lose theirs."""
+        if features is None:
+            return embeddings.new_full((len(embeddings), len(self.config.features)), torch.nan)
+        features = features.to(embeddings.device, torch.float32)
+        if self.training and self.encoder is not None and self.config.feature_dropout > 0:
+            is_lost = torch.rand(len(features), 1, device=features.device) < self.config.feature_dropout
+            features = torch.where(is_lost, torch.nan, features)
+        return features
+
+    def _gather_segments(
+        self,
+        input_values: torch.Tensor | None,
+        segment_mask: torch.Tensor | None,
+        segment_embeddings: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
+        if (input_values is None) == (segment_embeddings is None):
+            raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
+        inputs: Any = segment_embeddings  # (B, S, D)
+        if input_values is not None:
+            inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
+        if inputs.ndim != 3:
+            raise ValueError(f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}.")
+        width = inputs.shape[-1]
+        if segment_embeddings is not None and width != self.config.hidden_size:
+            raise ValueError(
+                f"`segment_embeddings` are {width} wide, but this model's are {self.config.hidden_size}; they come "
+                "from another model."
+            )
+        if segment_embeddings is None and width < self.config.fft_size:
+            raise ValueError(f"segments have {width} samples, fewer than the {self.config.fft_size} of one frame.")
+        if segment_mask is None:
+            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        else:
+            mask = segment_mask.to(inputs.device, torch.bool)
+        if mask.shape != inputs.shape[:2]:
+            raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
+        if not mask.any(1).all():
+            raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
+        real = inputs[mask]  # (N, T) or (N, D)
+        return (self.compute_segment_embeddings(real) if segment_embeddings is None else real.float()), mask
+
+
+def _build_norm(num_channels: int) -> nn.GroupNorm:
+    num_groups = num_channels // CHANNELS_PER_GROUP if num_channels % CHANNELS_PER_GROUP == 0 else 1
+    return nn.GroupNorm(max(num_groups, 1), num_channels)
