@@ -30,9 +30,9 @@ import torch
 from modeling_apex import load_pipeline
 from modeling_apex.audio_apex import stream_segments
 from modeling_apex.convert_apex_checkpoint import convert_checkpoint, save_conversion
+from modeling_apex.engines.torch_engine import TorchEngine
 from modeling_apex.feature_extraction_apex import normalize_segments
 from modeling_apex.modeling_apex import pool_hidden_states
-from modeling_apex.packed_encoder_apex import PackedEncoder
 from modeling_apex.packed_linear_apex import build_linear
 
 import published_layout as layout
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--long-seconds", type=float, default=3600, help="length of the long file (default: 3600)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each path (default: 3)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--part", choices=("memory", "time", "all"), default="all", help="what to measure anew")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--measure-memory", nargs=3, metavar=("PATH", "MODEL", "SONG"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -58,17 +59,28 @@ def main() -> None:
         measure_memory(*arguments.measure_memory)
         return
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), arguments)
+        model = build_model(Path(folder))
+        result = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
+        if arguments.part != "time":
+            result |= measure_peaks(model, Path(folder), arguments)
+        if arguments.part != "memory":
+            result |= measure_times(model, Path(folder), arguments)
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def build_model(folder: Path) -> Path:
+    """Write a model of random weights at the published shape."""
     layout.write_mert_folder(folder / "mert", layout.MERT_95M)
     layout.write_best_model(folder / "best_model.pt", 768)
     model = folder / "model"
     save_conversion(convert_checkpoint(folder / "mert", folder / "best_model.pt"), model)
+    return model
+
+
+def measure_peaks(model: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the peak memory of both paths, for a song and for a long file."""
     song, long_song = folder / "song.wav", folder / "long.wav"
     write_song(song, arguments.seconds)
     write_song(long_song, arguments.long_seconds)
@@ -79,9 +91,16 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "published_long_first_segment_only": run_memory("published-first", model, long_song),
         "ours_long": run_memory("ours", model, long_song),
     }
+    return {"long_seconds": arguments.long_seconds, "peak_memory_mb": memory}
+
+
+def measure_times(model: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure both paths in turns, the floor, the last segment and the rooms."""
+    song = folder / "song.wav"
+    write_song(song, arguments.seconds)
     published, ours = PublishedPath(model), load_pipeline(model, device="cpu")
     wide = load_pipeline(model, device="cpu")
-    wide.model.encoder_engine = build_bfloat16_engine(wide.model)
+    wide.model.encoder_engine = TorchEngine(wide.model, "bf16")
     paths = {
         "published": lambda: published(song)["embedding"],
         "ours": lambda: torch.tensor(ours(str(song), return_embedding=True)["embedding"]),
@@ -107,8 +126,6 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "last_segment": measure_last_segment(ours.model),
         "rooms": measure_rooms(ours, song),
-        "long_seconds": arguments.long_seconds,
-        "peak_memory_mb": memory,
     }
 
 
@@ -119,11 +136,6 @@ def write_song(path: Path, seconds: float) -> None:
         for start in range(0, round(seconds * RATE), RATE):
             block = generator.normal(0, 0.1, (min(RATE, round(seconds * RATE) - start), 2))
             file.write(block * np.exp(-3 * np.arange(len(block)) / RATE)[:, None])
-
-
-def build_bfloat16_engine(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    encoder = PackedEncoder(model.encoder.state_dict(), model.config.encoder_config, precision="bfloat16")
-    return lambda segments: encoder(segments, model.config.layer_indices)
 
 
 def take_turns(
