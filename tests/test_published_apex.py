@@ -65,8 +65,16 @@ def test_published_layout_saves_as_a_complete_checkpoint(tmp_path: Path, apex: P
     model = AutoModel.from_pretrained(apex)
     model.save_pretrained(tmp_path / "saved")
     again = AutoModel.from_pretrained(tmp_path / "saved")
+    stored = again.state_dict()
+    assert {name: weight.shape for name, weight in stored.items()} == {
+        name: weight.shape for name, weight in model.state_dict().items()
+    }
+    assert all(torch.equal(stored[name], weight) for name, weight in model.state_dict().items())
     values = torch.randn(1, 2, 24_000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again(input_values=values).scores, model(input_values=values).scores)
+    # Where a weight lies in memory may decide how a library sums, so equal weights give scores equal within rounding.
+    torch.testing.assert_close(
+        again(input_values=values).scores, model(input_values=values).scores, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_published_layout_loads_through_the_pipeline(apex: Path) -> None:
