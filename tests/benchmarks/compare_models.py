@@ -156,7 +156,8 @@ def train_apex(songs: Songs, seed: int, *, is_timed: bool) -> Predictor:
     for name in ("known", "unseen"):
         embed_songs(LabelledSource(songs.folder / f"{name}-tracks"), songs.folder / f"{name}-embeddings", base)
     embeddings = songs.folder / "known-embeddings"
-    arguments = build_arguments("improved", loss="equal", batch_size=64, seed=seed, report_to="none")
+    # New heads rank songs epochs before their scores are calibrated, so the epoch is chosen by the validation loss.
+    arguments = build_arguments("improved", loss="equal", selection="loss", batch_size=64, seed=seed, report_to="none")
     run = songs.folder / "runs" / f"apex-{seed}"
     best = run / "best"
     if not best.is_dir():
