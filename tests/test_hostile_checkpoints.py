@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 from modeling_apex import ApexConfig, ApexFeatureExtractor, ApexModel, load_pipeline, load_preference_head
 from modeling_apex.cli import main
 from modeling_apex.convert_apex_checkpoint import convert_checkpoint
-from modeling_apex.export import AUTO_MAP, export_model
+from modeling_apex.export import AUTO_MAPS, export_model
 from modeling_apex.published_apex import read_encoder, read_heads
 from modeling_apex.verification import verify_model
 
@@ -196,7 +196,7 @@ class TestPointersToCode:
             assert "evil" not in text, path
             assert "os.system" not in text, path
         exported = export_model(pointing_folder, tmp_path / "exported")
-        assert json.loads((exported / "config.json").read_text())["auto_map"] == AUTO_MAP
+        assert json.loads((exported / "config.json").read_text())["auto_map"] == AUTO_MAPS["apex"]
         assert not (exported / "evil.py").exists()
         ours = REPOSITORY / "modeling_apex" / "modeling_apex.py"
         assert (exported / "modeling_apex.py").read_bytes() == ours.read_bytes()
