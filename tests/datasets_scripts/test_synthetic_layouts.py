@@ -244,6 +244,7 @@ def test_the_command_writes_every_layout(tmp_path):
         "music-arena",
         "samples",
         "songeval",
+        "tracks",
         "training",
     ]
 
