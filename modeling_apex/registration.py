@@ -94,6 +94,14 @@ FLAT_MODULES = tuple(
         "track_features",
     )
 )
+# What our modules take from transformers. A program may begin with one of these, which imports a registry half-way
+# through: our classes cannot be made yet, so registration waits for them as well.
+AWAITED_MODULES = (
+    "transformers.configuration_utils",
+    "transformers.modeling_utils",
+    "transformers.models.hubert.configuration_hubert",
+    "transformers.models.hubert.modeling_hubert",
+)
 _loaded: set[str] = set()
 _registered: set[str] = set()
 
@@ -104,7 +112,7 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in REGISTRATIONS and fullname not in FLAT_MODULES:
+        if fullname not in REGISTRATIONS and fullname not in FLAT_MODULES and fullname not in AWAITED_MODULES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
@@ -131,8 +139,8 @@ class _NotifyingLoader(importlib.abc.Loader):
 
 
 def register_what_is_loaded() -> None:
-    """Run the registration of each loaded registry, unless one of our modules is in the middle of its import."""
-    if any(name in sys.modules and name not in _loaded for name in FLAT_MODULES):
+    """Run the registration of each loaded registry, unless a module that it needs is in the middle of its import."""
+    if any(name in sys.modules and name not in _loaded for name in (*FLAT_MODULES, *AWAITED_MODULES)):
         return
     for registry, registration in REGISTRATIONS.items():
         if registry in _loaded and registry not in _registered:
@@ -144,5 +152,5 @@ def register() -> None:
     """Register now what can be registered now, and the rest as soon as transformers imports its registries."""
     if not any(isinstance(finder, RegisterAfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, RegisterAfterImport())
-    _loaded.update(registry for registry in REGISTRATIONS if registry in sys.modules)
+    _loaded.update(name for name in (*REGISTRATIONS, *AWAITED_MODULES) if name in sys.modules)
     register_what_is_loaded()

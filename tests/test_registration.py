@@ -11,6 +11,9 @@ PROGRAMS = {
     "model file first": "from modeling_apex.modeling_apex import ApexModel; from transformers import pipeline",
     "pipeline file first": "from modeling_apex.pipeline_apex import ApexPopularityPipeline",
     "config file first": "from modeling_apex.configuration_apex import ApexConfig; from transformers import pipeline",
+    "encoder after package": "import modeling_apex; from transformers import HubertModel, pipeline",
+    "encoder's config after package": "import modeling_apex; from transformers import HubertConfig, pipeline",
+    "base class after package": "import modeling_apex; from transformers import PreTrainedModel, pipeline",
     "names first": "from modeling_apex import ApexConfig, ApexModel, load_audio; from transformers import pipeline",
 }
 CHECK = """
