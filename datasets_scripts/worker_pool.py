@@ -43,7 +43,10 @@ def open_worker_pool(
     pool = ProcessPoolExecutor(num_processes, mp_context=get_context(start_method), initializer=_follow_parent)
     try:
         yield pool
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, OSError) as error:
+        # A worker that dies while work is handed to it can close the pool's pipe first: "handle is closed".
+        if isinstance(error, OSError) and str(error) != "handle is closed":
+            raise
         raise WorkerDiedError(
             f"a process that {work} died: it was killed, ran out of memory, or a decoder crashed. What was finished "
             "is kept; give the same command again, with fewer processes if memory is short."

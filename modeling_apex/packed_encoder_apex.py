@@ -174,9 +174,7 @@ class PackedEncoderCache:
         """
         if encoder.training or torch.compiler.is_compiling() or not self._is_plain(encoder):
             return None
-        state = tuple(
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in encoder.parameters()
-        )
+        state = tuple(_describe_state(weight) for weight in encoder.parameters())
         with self._lock:
             if state != self._state:
                 weights = {name: weight.detach() for name, weight in encoder.state_dict().items()}
@@ -196,6 +194,17 @@ class PackedEncoderCache:
                 for module in encoder.modules()
             )
         )
+
+
+def _describe_state(weight: torch.Tensor) -> tuple[int, int, float]:
+    """
+    Return what changes when a weight does.
+
+    Torch counts changes, but its fused optimizers change weights without counting. So what can be trained is summed as
+    well; what is frozen is not, since reading it would bring a mapped checkpoint back into memory.
+    """
+    version = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, float(weight.sum(dtype=torch.float64)) if weight.requires_grad else 0.0
 
 
 class _LayerNorm:

@@ -62,9 +62,9 @@ def test_the_sentence_about_leaks_follows_the_numbers(compare_models: Any) -> No
     name = "fused CNN, with leaking features minus fused CNN, without leaking features"
     turned = copy.deepcopy(result)
     turned["differences"][name]["test"]["f1"] = {"value": 0.1, "low": -0.1, "high": 0.3}
-    assert "is not told apart from chance" in update_readme.describe_leaks(turned)
+    assert "is not told apart from chance" in update_readme.describe_leaking_features(turned)
     turned["differences"][name]["test"]["f1"] = {"value": 0.2, "low": 0.1, "high": 0.3}
-    text = update_readme.describe_leaks(turned)
+    text = update_readme.describe_leaking_features(turned)
     assert "0.20 of F1 (0.10 to 0.30) came from features that no unpublished song has" in text
     share = result["songs"]["test"]["hit_share"]
     assert f"calling every song a hit {2 * share / (1 + share):.2f}" in text

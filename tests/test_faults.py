@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modeling_apex.cli import COMMANDS, main
@@ -30,6 +31,7 @@ WORDS = {
     "arena": ["arena", "battles.csv", "--output", "out"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "export": ["export", "--model", "model", "--output", "out"],
+    "validate": ["validate", "a.wav", "--precision", "bf16"],
     "verify": ["verify", "--model", "model"],
 }
 
@@ -134,10 +136,13 @@ def test_a_model_on_a_full_disk_is_no_half_model(
 
 
 def test_columns_on_a_full_disk_are_refused_and_not_a_bus_error(small_disk: Path) -> None:
-    from modeling_apex.training.embedding_store import _create_array
+    from modeling_apex.training.embedding_store import _write_header
 
-    with pytest.raises(OSError, match="No space left"):
-        _create_array(small_disk / "segments.npy", (10_000, 768))
+    rows = np.zeros((1_000, 768), np.float32)
+    with pytest.raises(OSError, match="No space left"), open(small_disk / "segments.npy", "wb") as file:
+        _write_header(file, (10_000, 768))
+        for _ in range(10):
+            file.write(rows.data)
 
 
 @pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a folder that nobody may write")

@@ -205,6 +205,22 @@ def test_changed_weights_are_packed_anew() -> None:
     torch.testing.assert_close(cache.get(encoder)(segment, LAYERS), before(segment, LAYERS))
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_training_is_noticed(fused: bool) -> None:
+    """Fused optimizers do not count up the version of what they change."""
+    encoder, cache = build_encoder().requires_grad_(True), PackedEncoderCache()
+    segment = build_segment(2_000)[None]
+    with torch.no_grad():
+        before = cache.get(encoder)(segment, LAYERS)
+    pool_hidden_states(encoder, segment, LAYERS).square().sum().backward()
+    torch.optim.AdamW(encoder.parameters(), lr=1e-3, fused=fused).step()
+    with torch.no_grad():
+        after = cache.get(encoder)(segment, LAYERS)
+        expected = pool_hidden_states(encoder, segment, LAYERS)
+    assert compare(after, before) > 1e-4
+    assert compare(after, expected) < 1e-5
+
+
 def test_a_used_model_can_be_copied(tiny_model: ApexModel) -> None:
     segments = torch.randn(1, 2, 2_400, generator=torch.Generator().manual_seed(0))
     scores = tiny_model(segments).scores

@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="T",
         help="largest change of a score that is accepted, as a share of its range (default: 0.01, 1 point of 100)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:
