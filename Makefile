@@ -106,7 +106,7 @@ style: setup ## Format and fix what can be fixed
 
 lock: setup ## Pin the newest versions that pyproject.toml allows, for CI; torch stays in constraints.txt
 	$(BIN)/python -m pip install --quiet $(PINS) -e ".[release]"
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --extra mutation --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --extra mutation --extra fuzz --python-version 3.11 \
 	  --constraints constraints.txt --no-emit-package torch --no-annotate --custom-compile-command "make lock" \
 	  $(LOCK_OPTIONS) --output-file requirements-ci.lock
 
