@@ -276,7 +276,8 @@ def test_saved_pipeline_loads_again(scorer: ApexPopularityPipeline, tmp_path: Pa
     scorer.save_pretrained(tmp_path / "saved")
     assert isinstance(AutoFeatureExtractor.from_pretrained(tmp_path / "saved"), ApexFeatureExtractor)
     again = pipeline("apex-popularity", model=str(tmp_path / "saved"), feature_extractor=str(tmp_path / "saved"))
-    np.testing.assert_array_equal(values(again(path)), values(scorer(path)))
+    # Where a weight lies in memory may decide how a library sums, so equal weights give scores equal within rounding.
+    np.testing.assert_allclose(values(again(path)), values(scorer(path)), rtol=1e-5)
     assert str(Path.home()) not in (tmp_path / "saved" / "config.json").read_text()
 
 
