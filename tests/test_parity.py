@@ -86,6 +86,7 @@ def test_every_stage_equals_the_restatement(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the restatement takes float64 and its time
 @pytest.mark.parametrize("seconds", [7.0, 30.0, 64.0])
 def test_every_stage_equals_the_restatement_at_the_size_of_mert_95m(tmp_path: Path, seconds: float) -> None:
     encoder = layout.write_mert_folder(tmp_path / "mert", layout.MERT_95M)
