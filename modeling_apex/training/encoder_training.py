@@ -27,6 +27,7 @@ from modeling_apex.training.heads_task import (
     build_loss,
     build_sigma_group,
     compute_step_seed,
+    draw_segments,
     gather_rows,
     name_songs,
     plan_batches,
@@ -172,12 +173,7 @@ class EndToEndTask:
     def _draw_segments(self, songs: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
         """Choose the segments of each song of the whole batch, equal in all processes."""
         generator = np.random.default_rng(seed)
-        drawn = []
-        for song in songs:
-            first, last = self._training.offsets[song], self._training.offsets[song + 1]
-            size = min(self._arguments.max_segments_per_song, last - first)
-            drawn.append(np.sort(generator.choice(np.arange(first, last), size, replace=False)))
-        return drawn
+        return draw_segments(self._training.offsets, songs, self._arguments.max_segments_per_song, generator)
 
     def _load_segments(self, rows: NDArray[np.int64], split: str = "train") -> torch.Tensor:
         segments = self._store.get_split(split).segments[rows]

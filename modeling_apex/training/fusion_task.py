@@ -32,6 +32,7 @@ from modeling_apex.training.heads_task import (
     build_loss,
     build_sigma_group,
     compute_step_seed,
+    draw_segments,
     gather_rows,
     name_songs,
     plan_batches,
@@ -195,11 +196,7 @@ class FusionTask:
     def _draw(self, songs: NDArray[np.int64], seed: int) -> tuple[list[NDArray[np.int64]], int]:
         """Choose segments of each song of the whole batch, and where the stretch begins; equal in all processes."""
         generator = np.random.default_rng(seed)
-        drawn = []
-        for song in songs:
-            first, last = self._training.offsets[song], self._training.offsets[song + 1]
-            size = min(self._arguments.max_segments_per_song, last - first)
-            drawn.append(np.sort(generator.choice(np.arange(first, last), size, replace=False)))
+        drawn = draw_segments(self._training.offsets, songs, self._arguments.max_segments_per_song, generator)
         num_frames = self._training.segments.shape[-1]
         return drawn, int(generator.integers(0, num_frames - self._count_frames() + 1))
 

@@ -250,6 +250,17 @@ def predict_songs(heads: GroupedHeads, split: EmbeddingSplit, mode: str, acceler
     return gather_rows(scores, accelerator)
 
 
+def draw_segments(
+    offsets: NDArray[np.int64], songs: NDArray[np.int64], max_segments: int, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Choose at most `max_segments` segments of each song, as ascending row numbers; songs begin at `offsets`."""
+    drawn = []
+    for song in songs:
+        rows = np.arange(offsets[song], offsets[song + 1])
+        drawn.append(np.sort(generator.choice(rows, min(max_segments, len(rows)), replace=False)))
+    return drawn
+
+
 def gather_rows(rows: NDArray[np.float32], accelerator: Any) -> NDArray[np.float32]:
     """Join the rows of all processes, in their order, in every process."""
     if accelerator.num_processes == 1:
