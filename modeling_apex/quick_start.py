@@ -279,19 +279,8 @@ def _read_encoder_config(fields: Any) -> SimpleNamespace | None:
         return None
     if not all(_has_type(fields.get(name), kind) for name, kind in ENCODER_FIELDS.items()):
         return None
+    # Sizes, and whether they fit together, are for `validate_encoder`.
     encoder = SimpleNamespace(**{name: fields[name] for name in ENCODER_FIELDS})
-    lists = (encoder.conv_dim, encoder.conv_kernel, encoder.conv_stride)
-    counts = [size for sizes in lists for size in sizes]
-    counts += [value for name, value in vars(encoder).items() if ENCODER_FIELDS[name] is int]
-    if not encoder.conv_dim or len({len(sizes) for sizes in lists}) > 1:
-        return None
-    if not all(_has_type(count, int) and count > 0 for count in counts):
-        return None
-    if (
-        encoder.hidden_size % encoder.num_attention_heads
-        or encoder.hidden_size % encoder.num_conv_pos_embedding_groups
-    ):
-        return None
     return encoder if can_arrange(encoder) else None
 
 
