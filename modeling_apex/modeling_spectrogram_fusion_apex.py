@@ -33,7 +33,7 @@ from .modeling_apex import ApexPreTrainedModel, compute_masked_squared_error
 from .packed_encoder_apex import PackedEncoder  # noqa: F401
 from .packed_linear_apex import build_linear  # noqa: F401
 from .published_apex import read_heads  # noqa: F401
-from .score_heads_apex import ScoreHeads  # noqa: F401
+from .score_heads_apex import gather_segments
 from .track_features_apex import encode_features  # noqa: F401
 
 CHANNELS_PER_GROUP = 8  # of group norm
@@ -502,30 +502,11 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         segment_embeddings: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
-        if (input_values is None) == (segment_embeddings is None):
-            raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
-        inputs: Any = segment_embeddings  # (B, S, D)
-        if input_values is not None:
-            inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
-        if inputs.ndim != 3:
-            raise ValueError(f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}.")
-        width = inputs.shape[-1]
-        if segment_embeddings is not None and width != self.config.hidden_size:
+        real, mask = gather_segments(input_values, segment_mask, segment_embeddings, self.config.hidden_size)
+        if segment_embeddings is None and real.shape[-1] < self.config.fft_size:
             raise ValueError(
-                f"`segment_embeddings` are {width} wide, but this model's are {self.config.hidden_size}; they come "
-                "from another model."
+                f"segments have {real.shape[-1]} samples, fewer than the {self.config.fft_size} of one frame."
             )
-        if segment_embeddings is None and width < self.config.fft_size:
-            raise ValueError(f"segments have {width} samples, fewer than the {self.config.fft_size} of one frame.")
-        if segment_mask is None:
-            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        else:
-            mask = segment_mask.to(inputs.device, torch.bool)
-        if mask.shape != inputs.shape[:2]:
-            raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
-        if not mask.any(1).all():
-            raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
-        real = inputs[mask]  # (N, T) or (N, D)
         return (self.compute_segment_embeddings(real) if segment_embeddings is None else real.float()), mask
 
 

@@ -185,30 +185,40 @@ class ScoreHeads:
         segment_embeddings: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the embeddings of all real segments, `(N, D)`, and the mask `(B, S)` that says whose they are."""
-        if (input_values is None) == (segment_embeddings is None):
-            raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
-        inputs: Any = segment_embeddings  # (B, S, D)
-        if input_values is not None:
-            inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
-        if inputs.ndim != 3:
-            raise ValueError(
-                f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}. Song embeddings "
-                "go in as one segment: `segment_embeddings=embedding.unsqueeze(1)`."
-            )
-        if segment_embeddings is not None and inputs.shape[-1] != self.config.hidden_size:
-            raise ValueError(
-                f"`segment_embeddings` are {inputs.shape[-1]} wide, but this model's are {self.config.hidden_size}; "
-                "they come from another encoder."
-            )
-        if segment_mask is None:
-            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        else:
-            mask = segment_mask.to(inputs.device, torch.bool)
-        if mask.shape != inputs.shape[:2]:
-            raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
-        if not mask.any(1).all():
-            raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
-        real = inputs[mask]  # (N, T) or (N, D)
+        real, mask = gather_segments(input_values, segment_mask, segment_embeddings, self.config.hidden_size)
         if segment_embeddings is None:
             return self.compute_segment_embeddings(real), mask
         return real.to(self.aggregator.weight.dtype), mask
+
+
+def gather_segments(
+    input_values: torch.Tensor | None,
+    segment_mask: torch.Tensor | None,
+    segment_embeddings: torch.Tensor | None,
+    hidden_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the real segments of all songs, `(N, T)` or `(N, D)`, and the mask `(B, S)` that says whose they are."""
+    if (input_values is None) == (segment_embeddings is None):
+        raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
+    inputs: Any = segment_embeddings  # (B, S, D)
+    if input_values is not None:
+        inputs = input_values.unsqueeze(1) if input_values.ndim == 2 else input_values  # (B, S, T)
+    if inputs.ndim != 3:
+        raise ValueError(
+            f"expected `(batch_size, num_segments, length)`, got the shape {tuple(inputs.shape)}. Song embeddings "
+            "go in as one segment: `segment_embeddings=embedding.unsqueeze(1)`."
+        )
+    if segment_embeddings is not None and inputs.shape[-1] != hidden_size:
+        raise ValueError(
+            f"`segment_embeddings` are {inputs.shape[-1]} wide, but this model's are {hidden_size}; "
+            "they come from another encoder."
+        )
+    if segment_mask is None:
+        mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    else:
+        mask = segment_mask.to(inputs.device, torch.bool)
+    if mask.shape != inputs.shape[:2]:
+        raise ValueError(f"`segment_mask` is {tuple(mask.shape)} for segments of {tuple(inputs.shape[:2])}.")
+    if not mask.any(1).all():
+        raise ValueError("a song has no segment: a row of `segment_mask` is all false.")
+    return inputs[mask], mask
