@@ -1,5 +1,8 @@
 """Popularity targets: hand-worked cases, then properties that hold for any counts."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,3 +107,20 @@ def test_percentiles_of_a_column_are_those_of_an_array(songs, num_rows):
         patch.setattr(disk_columns, "ROWS_PER_CHUNK", num_rows)
         percentiles = compute_percentile_column(counts, platforms)[:]
     assert percentiles.tolist() == compute_percentile_ranks(counts, platforms).tolist()
+
+
+def test_a_column_of_percentiles_leaves_no_file_outside_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A build's folder is where there is room; the system's folder for temporary files may be small or in memory.
+    folder = tmp_path / "columns"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # writing there would fail
+    percentiles = compute_percentile_column(np.array([3, 0, 3, 10, 1]), np.zeros(5, np.int64), folder)
+    assert percentiles[:].tolist() == [60.0, 10.0, 60.0, 90.0, 30.0]
+    assert percentiles[:].dtype == np.float64
+    assert [path.parent for path in tmp_path.rglob("column-*")] == [folder]
+
+
+def test_percentiles_need_no_folder() -> None:
+    assert compute_percentile_column(np.array([1, 2]), np.zeros(2, np.int64))[:].tolist() == [25.0, 75.0]
