@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
 
 
 class WorkerDiedError(RuntimeError):
@@ -40,28 +41,35 @@ def open_worker_pool(
     Raises:
         [`WorkerDiedError`]: If one of the processes dies.
     """
-    pool = ProcessPoolExecutor(num_processes, mp_context=get_context(start_method), initializer=_follow_parent)
+    context = get_context(start_method)
+    end, end_sender = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_follow, initargs=(end, end_sender))
     try:
         yield pool
     except (BrokenProcessPool, OSError) as error:
         # A worker that dies while work is handed to it can close the pool's pipe first: "handle is closed".
         if isinstance(error, OSError) and str(error) != "handle is closed":
             raise
+        # The pool ends the other processes, but can miss one that it is just starting, and then waits for it for ever.
+        end_sender.close()
         raise WorkerDiedError(
             f"a process that {work} died: it was killed, ran out of memory, or a decoder crashed. What was finished "
             "is kept; give the same command again, with fewer processes if memory is short."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+        end_sender.close()
+        end.close()
 
 
-def _follow_parent() -> None:
+def _follow(end: Connection, end_sender: Connection) -> None:
+    """Leave Ctrl-C to the parent, and end when it ends or says so by closing its sender; the body of a process."""
+    end_sender.close()  # this process's copy, which would keep the pipe open
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(end,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _wait_for_end(end: Connection) -> None:
     parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    connection.wait([end] if parent is None else [end, parent.sentinel])
+    os._exit(1)

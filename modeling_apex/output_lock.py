@@ -6,6 +6,7 @@ refused, with the id of the first. The operating system drops the lock when its 
 killed run leaves nothing to clean up but an empty claim, which the next run takes over.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -27,6 +28,7 @@ LOCK_NAME = ".lock"
 # A file system without locks, such as some network mounts.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 WAIT_SECONDS = 0.2
+OPEN_ATTEMPTS = 20
 
 
 class OutputInUseError(OSError):
@@ -64,7 +66,6 @@ class OutputLock:
     def __enter__(self) -> Self:
         self._made_folder = not self.folder.exists()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._take()
         except BaseException:
             self._remove_empty_folder()
@@ -91,6 +92,7 @@ class OutputLock:
 
     def _take(self) -> None:
         if fcntl is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             logger.warning("%s: this system has no file locks: a second run here would not be noticed", self.output)
             return
         is_announced = False
@@ -109,7 +111,7 @@ class OutputLock:
 
     def _try(self) -> str:
         """Take the lock if it is free; return who holds it."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = self._open()
         try:
             if not _lock(descriptor, self.path):
                 return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
@@ -128,6 +130,18 @@ class OutputLock:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def _open(self) -> int:
+        for _ in range(OPEN_ATTEMPTS):
+            # A holder that leaves nothing behind removes the folder, maybe between our making and our using it.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                return self._make_file()
+            time.sleep(0.001)
+        return self._make_file()  # or say what is wrong
+
+    def _make_file(self) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _remove_empty_folder(self) -> None:
         if self._made_folder:

@@ -10,6 +10,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,34 @@ def test_the_holder_is_alone_among_many(tmp_path: Path) -> None:
         thread.join()
     assert most == [1]
     assert len(turns) > 5
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, folder = os.open, tmp_path / "a" / "run"
+    calls = []
+
+    def remove_first(path: Path, *arguments: Any) -> int:
+        calls.append(path)
+        if len(calls) < 3:
+            folder.rmdir()  # as a holder does that leaves nothing behind
+        return make(path, *arguments)
+
+    monkeypatch.setattr(os, "open", remove_first)
+    with OutputLock(folder):
+        assert (folder / ".lock").exists()
+    assert len(calls) == 3
+
+
+def test_a_place_that_never_comes_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file"), OutputLock(tmp_path / "file" / "run"):
+        pass
+    with pytest.raises(FileExistsError, match="file"), OutputLock(tmp_path / "file"):
+        pass
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "absent" / ".lock")
+    with pytest.raises(FileNotFoundError, match="lock"), OutputLock(tmp_path / "run"):
+        pass
 
 
 def test_a_run_that_waits_gets_its_turn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

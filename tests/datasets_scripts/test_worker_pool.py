@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,29 @@ def test_a_worker_that_dies_is_named() -> None:
         open_worker_pool(2, start_method="fork", work="added numbers") as pool,
     ):
         list(pool.map(end_here, range(5)))
+
+
+def test_a_worker_that_is_just_starting_does_not_outlive_one_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    # While the second process is being started, the first one dies and all that are known are ended: under
+    # Python 3.11 the second was not among them, and was waited for, for ever.
+    start = SpawnProcess.start
+    started = []
+
+    def start_and_kill_another(process: SpawnProcess) -> None:
+        start(process)
+        started.append(process)
+        if len(started) == 2:
+            started[0].kill()
+            deadline = time.monotonic() + 2  # later versions of Python end nothing before this returns
+            while not pool._broken and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.3)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_and_kill_another)
+    with pytest.raises(WorkerDiedError), open_worker_pool(2, start_method="spawn") as pool:
+        list(pool.map(time.sleep, [0.01] * 4))
+    assert len(started) == 2
+    assert not multiprocessing.active_children()
 
 
 def is_running(process: int) -> bool:
@@ -67,11 +91,11 @@ def test_a_build_whose_worker_is_killed_says_so_and_goes_on(suno_tree, tmp_path,
     assert main([*words, str(tmp_path / "whole")]) == 0
 
     def kill_a_worker() -> None:
-        while not (workers := multiprocessing.active_children()):
+        while len(workers := multiprocessing.active_children()) < 2:
             time.sleep(0.01)
         workers[0].kill()
 
-    thread = threading.Thread(target=kill_a_worker)
+    thread = threading.Thread(target=kill_a_worker, daemon=True)
     thread.start()
     assert main([*words, str(tmp_path / "out"), "--num-workers", "2"]) == 1
     thread.join()
