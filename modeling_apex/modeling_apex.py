@@ -34,6 +34,7 @@ from .packed_encoder_apex import PackedEncoderCache
 from .packed_linear_apex import build_linear  # noqa: F401
 from .published_apex import read_encoder, read_heads
 from .score_heads_apex import LinearBlock, ScoreBranch, ScoreHeads
+from .worker_threads_apex import count_workers  # noqa: F401
 
 __all__ = [
     "ApexModel",
@@ -259,7 +260,13 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
             packed = self._packed_encoders.get(self.encoder) if segments.device.type == "cpu" else None
             if packed is not None:
                 return packed(segments, self.config.layer_indices)
-        return pool_hidden_states(self.encoder, segments.to(self.encoder.dtype), self.config.layer_indices)
+        # One 30 s segment already fills a CPU's caches, and takes a gigabyte on this path.
+        group = self.segments_per_pass or (1 if segments.device.type == "cpu" else len(segments))
+        pooled = [
+            pool_hidden_states(self.encoder, some.to(self.encoder.dtype), self.config.layer_indices)
+            for some in segments.split(group)
+        ]
+        return torch.cat(pooled)
 
     def forward(
         self,

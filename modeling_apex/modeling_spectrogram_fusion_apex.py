@@ -33,8 +33,9 @@ from .modeling_apex import ApexPreTrainedModel, compute_masked_squared_error
 from .packed_encoder_apex import PackedEncoder  # noqa: F401
 from .packed_linear_apex import build_linear  # noqa: F401
 from .published_apex import read_heads  # noqa: F401
-from .score_heads_apex import gather_segments
+from .score_heads_apex import gather_segments, place_rows
 from .track_features_apex import encode_features  # noqa: F401
+from .worker_threads_apex import count_workers  # noqa: F401
 
 CHANNELS_PER_GROUP = 8  # of group norm
 # The mel scale as Slaney's Auditory Toolbox draws it: linear below 1 kHz, logarithmic above.
@@ -450,9 +451,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
             embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)
         rows_of_features = self._check_features(features, len(mask))
         counts = mask.sum(1, keepdim=True)  # (B, 1)
-        per_segment = embeddings.new_zeros(*mask.shape, embeddings.shape[-1]).masked_scatter(
-            mask.unsqueeze(-1), embeddings
-        )  # (B, S, D)
+        per_segment = place_rows(embeddings, mask)  # (B, S, D)
         song_embedding = per_segment.sum(1) / counts  # (B, D)
         scores = self.compute_scores(song_embedding, rows_of_features)  # (B, H)
         if not torch.isfinite(scores).all():
@@ -461,8 +460,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         if output_segment_scores:
             of_song = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), counts.squeeze(1))
             of_segment = None if rows_of_features is None else rows_of_features[of_song]
-            rows = self.compute_scores(embeddings, of_segment)  # (N, H)
-            segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
+            segment_scores = place_rows(self.compute_scores(embeddings, of_segment), mask)  # (B, S, H)
         output = SpectrogramFusionOutput(
             loss=None if labels is None else compute_masked_squared_error(scores, labels),
             scores=scores,

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 
 from .mapped_weights_apex import page_out
 from .packed_linear_apex import build_linear
+from .worker_threads_apex import map_in_workers
 
 # Output frames of the front end computed at a time, queries of attention, and rows of the feed-forward layer: the
 # largest whose intermediate results stay in the cache of one core.
@@ -116,9 +117,13 @@ class PackedEncoder:
             `torch.FloatTensor` of shape `(num_segments, num_chosen_layers, hidden_size)`: time means, in float32.
         """
         wanted = [index % (len(self.layers) + 1) for index in layer_indices]
-        return torch.stack([self._encode(segment.float(), wanted) for segment in input_values])  # (N, L, D)
 
-    def _encode(self, samples: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+        def encode(samples: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+            return self._encode(samples, wanted, check)  # (L, D)
+
+        return torch.stack(map_in_workers(encode, list(input_values.float())))  # (N, L, D)
+
+    def _encode(self, samples: torch.Tensor, wanted: list[int], check: Callable[[], None]) -> torch.Tensor:
         features, num_repeats, repeated = self.front_end(samples, self.position.width)  # (F, D)
         hidden = features + self.position(features)
         if not self.is_pre_norm:
@@ -136,6 +141,7 @@ class PackedEncoder:
 
         means = {0: average(hidden)} if 0 in wanted else {}
         for index, layer in enumerate(self.layers, start=1):
+            check()
             hidden = layer(hidden, bias)
             if index == len(self.layers) and self.is_pre_norm:
                 hidden = self.norm(hidden)

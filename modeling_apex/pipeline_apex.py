@@ -28,10 +28,13 @@ from .report_apex import build_report  # noqa: F401
 from .resampling_apex import RESAMPLERS  # noqa: F401
 from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
 from .track_features_apex import is_missing  # noqa: F401
+from .worker_threads_apex import count_workers
 
 __all__ = ["ON_ERROR", "SONG_ERRORS", "ApexPopularityPipeline", "describe_model"]
 
 logger = logging.get_logger(__name__)
+
+AS_SUITS = 0  # the batch size of whoever named none; transformers would make it 1
 
 
 class ApexPopularityPipeline(SongScoring, ChunkPipeline):
@@ -69,10 +72,12 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
         return_percentiles (`bool`, defaults to `True`):
             Whether to give popularity scores as percentiles too.
         read_ahead (`bool`, *optional*):
-            Whether a background thread decodes the next segments while the model works. By default it does, except
-            for songs that come from an iterator of yours, which it would run in that thread.
-        batch_size (`int`, defaults to 1):
-            Segments that the model gets at once, across songs. Scores do not depend on it.
+            Whether songs may be taken and decoded, in a background thread, before the reports of those before them are
+            out. By default they are, except for songs that come from an iterator of yours, which that thread would
+            run.
+        batch_size (`int`, *optional*):
+            Segments that the model gets at once, across songs. Scores do not depend on it. By default as many as suit
+            the threads of a CPU where it reads ahead, and 1 elsewhere.
 
     A list returns a list of reports; a generator or dataset returns an iterator, so that nothing piles up.
     """
@@ -90,6 +95,7 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             feature_extractor = ApexFeatureExtractor.from_config(model.config)
         elif isinstance(feature_extractor, (str, Path)):
             feature_extractor = ApexFeatureExtractor.from_pretrained(feature_extractor)
+        kwargs["batch_size"] = kwargs.get("batch_size") or AS_SUITS
         super().__init__(model=model, feature_extractor=feature_extractor, **kwargs)
         self.model_id, self.model_revision = describe_model(model.config)
         if notice := model.config.provenance.get("notice"):
@@ -117,6 +123,8 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
         """Return the iterator over reports that transformers builds, with a thread between decoding and the model."""
         options = dict(preprocess_params)
         read_ahead = options.pop("read_ahead", getattr(inputs, "may_read_ahead", True))
+        if batch_size == AS_SUITS:
+            batch_size = count_workers() if read_ahead and self.device.type == "cpu" else 1
         reports = super().get_iterator(inputs, num_workers, batch_size, options, forward_params, postprocess_params)
         # Reports are made of what the model makes of what a loader loads; worker processes already read ahead.
         from_model: Any = getattr(reports, "loader", None)

@@ -10,6 +10,7 @@ that the config foretells. For anything else [`load_quick_scorer`] returns `None
 to do or what to say, is loaded instead. Nothing is refused here, so no message exists twice.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -24,9 +25,10 @@ from torch import nn
 
 from modeling_apex.configuration_fields_apex import OWN_FIELDS, ApexFields
 from modeling_apex.packed_encoder_apex import PackedEncoder, can_arrange
-from modeling_apex.read_ahead_apex import ClosingIterator, ReadAhead
+from modeling_apex.read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
 from modeling_apex.score_heads_apex import ScoreHeads, SongScores
 from modeling_apex.scoring_apex import SongScoring, describe_model
+from modeling_apex.worker_threads_apex import count_workers
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +113,13 @@ class QuickScorer(SongScoring):
     Args:
         model ([`QuickModel`]):
             The model.
+        batch_size (`int`, *optional*):
+            As in the pipeline.
     """
 
-    def __init__(self, model: QuickModel):
+    def __init__(self, model: QuickModel, batch_size: int | None = None):
         self.model = model
+        self._batch_size = batch_size
         self.feature_extractor = model.config
         self.model_id, self.model_revision = describe_model(model.config)
 
@@ -126,8 +131,8 @@ class QuickScorer(SongScoring):
             songs (`Iterable`):
                 The songs, each as the pipeline takes one.
             options:
-                Those of the pipeline's call. There is no `batch_size`: a CPU encodes segments one by one. `read_ahead`
-                is on for a list and off for an iterator.
+                Those of the pipeline's call, but for `batch_size`. `read_ahead` is on for a list and off for an
+                iterator.
 
         Returns:
             `Iterator[dict]`: one report a song.
@@ -139,24 +144,36 @@ class QuickScorer(SongScoring):
         preprocess_options, forward_options, postprocess_options = self._sanitize_parameters(**options)
         read_ahead = preprocess_options.pop("read_ahead", isinstance(songs, Sequence))
         items = (item for song in songs for item in self.preprocess(song, **preprocess_options))
+        batch_size = self._batch_size or (count_workers() if read_ahead else 1)
         if not read_ahead:
-            return self._score(items, forward_options, postprocess_options)
-        items_ahead = ReadAhead(items)
-        return ClosingIterator(self._score(items_ahead, forward_options, postprocess_options), items_ahead)
+            return self._score(items, batch_size, forward_options, postprocess_options)
+        items_ahead = ReadAhead(items, max(SEGMENTS_AHEAD, batch_size))
+        return ClosingIterator(self._score(items_ahead, batch_size, forward_options, postprocess_options), items_ahead)
 
     def _score(
-        self, items: Iterable[dict[str, Any]], forward_options: dict[str, Any], postprocess_options: dict[str, Any]
+        self,
+        items: Iterable[dict[str, Any]],
+        batch_size: int,
+        forward_options: dict[str, Any],
+        postprocess_options: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
-        outputs: list[dict[str, Any]] = []
-        for item in items:
+        outputs: list[dict[str, Any]] = []  # of the song that is not yet whole
+        remaining = iter(items)
+        while batch := list(itertools.islice(remaining, batch_size)):
+            inputs = {name: [item[name] for item in batch] for name in ("is_last", "facts")}
             with torch.inference_mode():
-                outputs.append(self._forward(item, **forward_options))
-            if item["is_last"]:
-                yield self.postprocess(outputs, **postprocess_options)
-                outputs = []
+                values = torch.cat([item["input_values"] for item in batch])  # (n, T)
+                output = self._forward({**inputs, "input_values": values}, **forward_options)
+            for number, item in enumerate(batch):
+                outputs.append({"facts": item["facts"], "embedding": output["embedding"][number : number + 1]})
+                if item["is_last"]:
+                    yield self.postprocess(outputs, **postprocess_options)
+                    outputs = []
 
 
-def load_quick_scorer(model: str | os.PathLike, *, device: str | None = None) -> QuickScorer | None:
+def load_quick_scorer(
+    model: str | os.PathLike, *, device: str | None = None, batch_size: int | None = None
+) -> QuickScorer | None:
     """
     Load a scorer that needs no transformers, where a model and this machine allow it.
 
@@ -165,6 +182,8 @@ def load_quick_scorer(model: str | os.PathLike, *, device: str | None = None) ->
             A model's folder; a Hub id is for the pipeline.
         device (`str`, *optional*):
             Where the user wants the model; by default an accelerator if there is one, as in the pipeline.
+        batch_size (`int`, *optional*):
+            As in the pipeline.
 
     Returns:
         [`QuickScorer`] or `None`: `None` where the pipeline is due.
@@ -183,7 +202,7 @@ def load_quick_scorer(model: str | os.PathLike, *, device: str | None = None) ->
     if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != quick_model.list_weights():
         return None
     quick_model.load_weights(weights)
-    scorer = QuickScorer(quick_model)
+    scorer = QuickScorer(quick_model, batch_size)
     if (notice := config.provenance.get("notice")) and _shows_warnings():
         logger.warning(f"{scorer.model_id}: {notice}")
     return scorer

@@ -92,6 +92,7 @@ FLAT_MODULES = tuple(
         "score_heads",
         "scoring",
         "track_features",
+        "worker_threads",
     )
 )
 # What our modules take from transformers. A program may begin with one of these, which imports a registry half-way

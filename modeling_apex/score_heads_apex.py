@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .worker_threads_apex import count_workers
+
 
 class LinearBlock(nn.Module):
     """Linear, batch norm, GELU, dropout: the unit that trunk and branches are made of."""
@@ -74,8 +76,8 @@ class ScoreHeads:
     """
 
     config: Any
-    # How many segments the encoder sees at once. One 30 s segment already fills a CPU's caches; an accelerator wants
-    # more. Set it on the model; it changes memory and speed, never scores.
+    # How many segments the encoder gets at once: by default one for each worker of a CPU, 8 on an accelerator. Set it
+    # on the model; it changes memory and speed, never scores.
     segments_per_pass: int | None = None
     aggregator: nn.Conv1d
     shared: nn.Sequential
@@ -107,8 +109,8 @@ class ScoreHeads:
         Raises:
             `FloatingPointError`: If the encoder yields NaN or infinity.
         """
-        is_frozen = self.config.freeze_encoder
-        group = self.segments_per_pass or (1 if input_values.device.type == "cpu" else 8)
+        is_frozen, is_on_cpu = self.config.freeze_encoder, input_values.device.type == "cpu"
+        group = self.segments_per_pass or (count_workers() if is_on_cpu else 8)
         embeddings = []
         for segments in input_values.split(group):  # (n, T)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
@@ -118,7 +120,9 @@ class ScoreHeads:
                     "the encoder yields NaN or infinity. Check that the input is finite and normalised; in half "
                     "precision, try dtype=torch.float32."
                 )
-            embeddings.append(self.aggregator(pooled.to(self.aggregator.weight.dtype)).squeeze(1))  # (n, D)
+            pooled = pooled.to(self.aggregator.weight.dtype)
+            # A CPU's convolution rounds one row otherwise than two: one by one, company changes not a bit.
+            embeddings += [self.aggregator(some).squeeze(1) for some in pooled.split(1 if is_on_cpu else len(pooled))]
         return torch.cat(embeddings)
 
     def _encode(self, segments: torch.Tensor) -> torch.Tensor:
@@ -160,16 +164,13 @@ class ScoreHeads:
             `FloatingPointError`: If a head yields NaN or infinity.
         """
         counts = mask.sum(1, keepdim=True)  # (B, 1)
-        per_segment = embeddings.new_zeros(*mask.shape, embeddings.shape[-1]).masked_scatter(
-            mask.unsqueeze(-1), embeddings
-        )  # (B, S, D)
+        per_segment = place_rows(embeddings, mask)  # (B, S, D)
         song_embedding = per_segment.sum(1) / counts  # (B, D)
 
         is_per_segment = self.config.prediction_level == "segment"
         segment_scores = None
         if output_segment_scores or is_per_segment:
-            rows = self.compute_scores(embeddings)  # (N, H)
-            segment_scores = rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
+            segment_scores = place_rows(self.compute_scores(embeddings), mask)  # (B, S, H)
         if segment_scores is not None and is_per_segment:
             scores = segment_scores.sum(1) / counts  # (B, H)
         else:
@@ -189,6 +190,22 @@ class ScoreHeads:
         if segment_embeddings is None:
             return self.compute_segment_embeddings(real), mask
         return real.to(self.aggregator.weight.dtype), mask
+
+
+def place_rows(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Put what belongs to real segments at their places; zero elsewhere.
+
+    Args:
+        rows (`torch.FloatTensor` of shape `(num_segments, width)`):
+            One row for each real segment, song by song.
+        mask (`torch.BoolTensor` of shape `(batch_size, max_segments)`):
+            True for real segments.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, max_segments, width)`.
+    """
+    return rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
 
 
 def gather_segments(

@@ -21,7 +21,8 @@ FLAT_IMPORTS = {
     "configuration_apex": {"checkpoint_limits_apex", "configuration_fields_apex", "heads_apex"},
     "normalization_apex": set(),
     "read_ahead_apex": set(),
-    "score_heads_apex": set(),
+    "score_heads_apex": {"worker_threads_apex"},
+    "worker_threads_apex": set(),
     "report_apex": {"heads_apex"},
     "resampling_apex": {"audio_limits_apex", "decoding_apex"},
     "audio_apex": {"audio_limits_apex", "decoding_apex", "resampling_apex"},
@@ -46,9 +47,10 @@ FLAT_IMPORTS = {
         "packed_linear_apex",
         "published_apex",
         "score_heads_apex",
+        "worker_threads_apex",
     },
     "mapped_weights_apex": set(),
-    "packed_encoder_apex": {"mapped_weights_apex", "packed_linear_apex"},
+    "packed_encoder_apex": {"mapped_weights_apex", "packed_linear_apex", "worker_threads_apex"},
     "packed_linear_apex": set(),
     "configuration_spectrogram_fusion_apex": {
         "checkpoint_limits_apex",
@@ -69,6 +71,7 @@ FLAT_IMPORTS = {
         "published_apex",
         "score_heads_apex",
         "track_features_apex",
+        "worker_threads_apex",
     },
     "pipeline_apex": {
         "audio_apex",
@@ -84,6 +87,7 @@ FLAT_IMPORTS = {
         "resampling_apex",
         "scoring_apex",
         "track_features_apex",
+        "worker_threads_apex",
     },
 }
 ENTRY_FILES = (

@@ -237,7 +237,13 @@ def test_traceback_on_request(tmp_path: Path) -> None:
 
 
 def test_wrong_words_exit_with_two(capsys: pytest.CaptureFixture) -> None:
-    for words in (["score"], ["score", "a.wav", "--batch-size", "0"], ["sing"], []):
+    for words in (
+        ["score"],
+        ["score", "a.wav", "--batch-size", "0"],
+        ["embed", "album", "--output", "out", "--features", "t.csv"],  # an encoder hears the audio alone
+        ["sing"],
+        [],
+    ):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2

@@ -106,6 +106,24 @@ def test_a_last_segment_of_five_seconds_is_a_quarter_of_a_full_one() -> None:
     assert len(short) < 0.25 * len(full)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_segments_side_by_side_are_as_alone(precision: str) -> None:
+    encoder = build_encoder()
+    packed = PackedEncoder(encoder.state_dict(), encoder.config, precision=precision)
+    segments = torch.stack([build_segment(4_000), build_segment(4_000, 1_500), build_segment(4_000, 30)])
+    own = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = packed(segments, [1, 2])
+        torch.set_num_threads(2)
+        with torch.inference_mode():
+            together = packed(segments, [1, 2])
+    finally:
+        torch.set_num_threads(own)
+    assert compare(together, alone) < (1e-6 if precision == "float32" else 1e-2)  # on most CPUs it is 0
+    assert not alone.requires_grad
+
+
 def test_bfloat16_is_close_and_pools_in_float32() -> None:
     encoder = build_encoder()
     segment = build_segment(9_000, 5_000)[None]
@@ -138,11 +156,12 @@ def test_variants_that_mert_does_not_use_take_the_plain_path(fields: dict[str, A
 
 
 def count_uses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one for every segment that the packed encoder gets."""
     uses: list[int] = []
     compute = PackedEncoder.__call__
 
     def count(self: PackedEncoder, *arguments: Any) -> torch.Tensor:
-        uses.append(1)
+        uses.extend([1] * len(arguments[0]))
         return compute(self, *arguments)
 
     monkeypatch.setattr(PackedEncoder, "__call__", count)

@@ -1,6 +1,6 @@
 """The public door: every kind of song, one answer, and what a bad song costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,52 @@ def test_batch_size_and_company_change_nothing(
         np.testing.assert_allclose(values(one), values(other), **TOLERANCE)
     spread = np.ptp([values(report)[0] for report in alone])
     assert spread > 1e-2, "songs that all score the same would prove nothing"
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "as_list", "options", "expected"),
+    [
+        (2, True, {}, [2, 2, 2, 1]),
+        (1, True, {}, [1] * 7),
+        (2, True, {"batch_size": 1}, [1] * 7),
+        (2, True, {"read_ahead": False}, [1] * 7),
+        (2, False, {}, [1] * 7),
+        (4, False, {"read_ahead": True}, [4, 3]),
+        (4, False, {"batch_size": 7}, [4, 3]),  # more than suits is no gain
+    ],
+)
+def test_segments_come_together_as_suits_the_threads(
+    scorer: ApexPopularityPipeline,
+    song_file: SongFile,
+    monkeypatch: pytest.MonkeyPatch,
+    num_threads: int,
+    as_list: bool,
+    options: dict,
+    expected: list[int],
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    sizes = []
+    encode = scorer.model._encode
+    monkeypatch.setattr(scorer.model, "_encode", lambda segments: sizes.append(len(segments)) or encode(segments))
+    paths = [str(song_file(f"{row}.wav", seconds, seed=row)) for row, seconds in enumerate((0.07, 0.35, 0.12))]
+    reports = list(scorer(paths if as_list else iter(paths), **options))
+    assert [report["num_segments"] for report in reports] == [1, 4, 2]
+    assert sizes == expected
+
+
+def test_a_report_is_out_before_your_iterator_is_asked_again(
+    scorer: ApexPopularityPipeline, song_file: SongFile
+) -> None:
+    reports = []
+
+    def propose() -> Iterator[str]:
+        for number in range(3):
+            assert len(reports) == number  # the next proposal may depend on the report of the last
+            yield str(song_file(f"{number}.wav", 0.3, seed=number))
+
+    for report in scorer(propose()):
+        reports.append(report)
+    assert len(reports) == 3
 
 
 def test_every_kind_of_source_gives_one_answer(scorer: ApexPopularityPipeline, song_file: SongFile) -> None:

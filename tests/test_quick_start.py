@@ -76,6 +76,36 @@ def test_both_doors_give_the_same_reports(tiny_model: ApexModel, tmp_path: Path,
     assert list(quick(songs[:2], resampler="soxr")) == pipeline(songs[:2], resampler="soxr")
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+def test_both_doors_group_segments_alike(
+    tiny_folder: Path, songs: list[Any], monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    found = []
+    for scorer in (load_pipeline(tiny_folder), load_quick_scorer(tiny_folder)):
+        sizes = []
+        encode = scorer.model._encode
+        monkeypatch.setattr(
+            scorer.model, "_encode", lambda rows, sizes=sizes, encode=encode: sizes.append(len(rows)) or encode(rows)
+        )
+        reports = list(scorer(songs, on_error="report"))
+        in_turn = list(scorer(iter(songs), on_error="report"))
+        assert reports == in_turn
+        found.append((reports, sizes))
+    assert found[0] == found[1]
+    assert max(found[0][1]) == num_threads
+
+
+def test_a_batch_size_that_is_asked_for_is_kept(tiny_folder: Path, song_file: SongFile) -> None:
+    scorer = load_quick_scorer(tiny_folder, batch_size=3)
+    sizes = []
+    encode = scorer.model._encode
+    scorer.model._encode = lambda segments: sizes.append(len(segments)) or encode(segments)
+    scorer.model.segments_per_pass = 8
+    list(scorer([str(song_file("song.wav", 0.45))]))
+    assert sizes == [3, 2]
+
+
 def test_both_doors_give_the_same_reports_of_the_embedded_model(song_file: SongFile) -> None:
     songs = [str(song_file("long.flac", 23.0, 44_100, num_channels=2)), str(song_file("short.wav", 0.4, seed=1))]
     options = {"return_timeline": True, "return_embedding": True}

@@ -4,7 +4,13 @@ import argparse
 import sys
 from typing import Any
 
-from modeling_apex.commands.score import DTYPES, RESAMPLERS, add_engine_arguments
+from modeling_apex.commands.score import (
+    DTYPES,
+    RESAMPLERS,
+    add_engine_arguments,
+    add_limit_arguments,
+    build_limits,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,12 +32,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the encoder")
     add_engine_arguments(parser)
     parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="segments at once (default: 1 on CPU, else 32)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="segments at once (default: as suits)")
     parser.add_argument("--decoders", type=int, default=1, metavar="N", help="threads that decode (default: 1)")
     parser.add_argument(
         "--songs-per-shard", type=int, default=256, metavar="N", help="what a killed process loses at most (256)"
     )
     parser.add_argument("--retry-failures", action="store_true", help="try songs again that failed before")
+    add_limit_arguments(parser)
     parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
@@ -55,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         compile=arguments.compile,
         resampler=arguments.resampler,
+        limits=build_limits(arguments),
         songs_per_shard=arguments.songs_per_shard,
         batch_size=arguments.batch_size,
         num_decoders=arguments.decoders,

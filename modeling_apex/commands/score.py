@@ -54,8 +54,11 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_engine_arguments(parser)
     parser.add_argument(
-        "--batch-size", type=_positive_int, default=1, metavar="N", help="segments at once; never changes scores"
+        "--features",
+        metavar="TABLE",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
     )
+    parser.add_argument("--batch-size", type=_positive_int, metavar="N", help="segments at once (default: as suits)")
     parser.add_argument(
         "--resampler",
         choices=RESAMPLERS,
@@ -131,12 +134,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", action="store_true", help="compile the torch path first, which takes minutes; for long runs"
     )
 
-    parser.add_argument(
-        "--features",
-        metavar="TABLE",
-        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
-    )
-
 
 def run(arguments: argparse.Namespace) -> int:
     songs = find_songs(arguments.songs)
@@ -196,7 +193,8 @@ def _load_quick_scorer(arguments: argparse.Namespace) -> Any:
         return None
     from modeling_apex.quick_start import load_quick_scorer
 
-    return load_quick_scorer(arguments.model or loading.EMBEDDED_MODEL, device=arguments.device)
+    model = arguments.model or loading.EMBEDDED_MODEL
+    return load_quick_scorer(model, device=arguments.device, batch_size=arguments.batch_size)
 
 
 def _load_pipeline(arguments: argparse.Namespace) -> Any:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeling_apex.engines.encoder_engine import EncoderEngine
@@ -38,8 +39,9 @@ class OnnxEngine(EncoderEngine):
     def __call__(self, segments: torch.Tensor) -> torch.Tensor:
         self.check_length(segments, self._num_samples)
         values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
-        (pooled,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: values})
-        return torch.from_numpy(pooled)
+        # One by one: a segment already keeps a CPU busy, and more of them only take memory.
+        pooled = [self._session.run([OUTPUT_NAME], {INPUT_NAME: value[None]})[0] for value in values]
+        return torch.from_numpy(np.concatenate(pooled))
 
 
 def import_onnxruntime() -> Any:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeling_apex.engines.encoder_engine import EncoderEngine
@@ -41,8 +42,9 @@ class OpenVinoEngine(EncoderEngine):
     def __call__(self, segments: torch.Tensor) -> torch.Tensor:
         self.check_length(segments, self._num_samples)
         values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
-        # The result is a view of memory that the next call writes again.
-        return torch.from_numpy(self._compiled([values])[0].copy())
+        # One by one: a segment already keeps a CPU busy, and more of them only take memory. The result is a view of
+        # memory that the next call writes again.
+        return torch.from_numpy(np.concatenate([self._compiled([value[None]])[0].copy() for value in values]))
 
 
 def import_openvino() -> Any:

@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from modeling_apex import __version__
+from modeling_apex.audio_limits_apex import AudioLimits
 from modeling_apex.engines import check_engine
 from modeling_apex.engines.build import build_engine
 from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
@@ -42,6 +43,7 @@ from modeling_apex.training.embedding_manifest import (
 )
 from modeling_apex.training.song_decoding import BackgroundDecoder, DecodedSegment
 from modeling_apex.training.song_source import Song, SongSource, compute_source_fingerprint, open_song_source
+from modeling_apex.worker_threads_apex import count_workers
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def embed_songs(
     precision: str = "float32",
     compile: bool = False,
     resampler: str = "sinc",
+    limits: AudioLimits | None = None,
     songs_per_shard: int = 256,
     batch_size: int | None = None,
     num_decoders: int = 1,
@@ -129,12 +132,13 @@ def embed_songs(
             Precision of the encoder: `"float32"`, `"bfloat16"` or `"float16"`. Embeddings are stored in float32.
         engine (`str`, defaults to `"torch"`), precision (`str`, defaults to `"float32"`), compile (`bool`, defaults
             to `False`): As for `load_pipeline`; instead of `dtype`.
-        resampler (`str`, defaults to `"sinc"`):
-            As in the pipeline.
+        resampler (`str`, defaults to `"sinc"`), limits ([`AudioLimits`], *optional*):
+            As in the pipeline. Songs beyond the limits are failures; with other limits, `retry_failures` takes them
+            up again.
         songs_per_shard (`int`, defaults to 256):
             Songs in a shard; what a killed process loses at most.
         batch_size (`int`, *optional*):
-            Segments encoded at once. Defaults to 1 on a CPU, 32 on an accelerator.
+            Segments encoded at once. By default what suits the threads of a CPU, 32 on an accelerator.
         num_decoders (`int`, defaults to 1):
             Threads that decode.
         retry_failures (`bool`, defaults to `False`):
@@ -179,8 +183,8 @@ def embed_songs(
     }
     device = state.device if engine == "torch" else torch.device("cpu")
     encoder.to(device).eval()
-    batch_size = batch_size or (1 if device.type == "cpu" else 32)
-    encoder.segments_per_pass = batch_size
+    encoder.segments_per_pass = batch_size or (None if device.type == "cpu" else 32)
+    batch_size = encoder.segments_per_pass or count_workers()
     if has_engine or (device.type == "cuda" and dtype == "float32"):
         with state.local_main_process_first():  # it exports the graph, if one is needed; the others find it
             encoder.encoder_engine = build_engine(encoder, engine, precision, compile=compile)
@@ -199,7 +203,7 @@ def embed_songs(
         # No process may write a shard before all have seen which are missing, or their shares would not add up.
         state.wait_for_everyone()
         encoder.encoder.to(DTYPES[dtype])
-        embedder = _Embedder(encoder, resampler, batch_size, num_decoders)
+        embedder = _Embedder(encoder, resampler, limits, batch_size, num_decoders)
         share = remaining[state.process_index :: state.num_processes]
         num_songs = sum(block.stop - block.start for block in share)
         with tqdm(total=num_songs, unit="song", disable=not (show_progress and state.is_main_process)) as progress:
@@ -284,10 +288,12 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
 class _Embedder:
     """Encode the songs of a block while the next ones are being decoded."""
 
-    def __init__(self, model: ApexModel, resampler: str, batch_size: int, num_decoders: int):
+    def __init__(
+        self, model: ApexModel, resampler: str, limits: AudioLimits | None, batch_size: int, num_decoders: int
+    ):
         self._model = model
         self._extractor = ApexFeatureExtractor.from_config(model.config)
-        self._resampler = resampler
+        self._resampler, self._limits = resampler, limits
         self._batch_size = batch_size
         self._num_decoders = num_decoders
 
@@ -297,7 +303,11 @@ class _Embedder:
         done: list[_SongRows] = []
         batch: list[tuple[_SongRows, np.ndarray]] = []
         with BackgroundDecoder(
-            songs, self._extractor, resampler=self._resampler, num_threads=self._num_decoders
+            songs,
+            self._extractor,
+            resampler=self._resampler,
+            limits=self._limits,
+            num_threads=self._num_decoders,
         ) as decoder:
             current: _SongRows | None = None
             for segment in decoder:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.audio_apex import stream_segments
+from modeling_apex.audio_limits_apex import AudioLimits
 from modeling_apex.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
 from modeling_apex.pipeline_apex import SONG_ERRORS
 from modeling_apex.training.song_source import Song
@@ -41,7 +42,9 @@ class _Crash:
     error: BaseException
 
 
-def decode_song(song: Song, extractor: ApexFeatureExtractor, resampler: str = "sinc") -> Iterator[DecodedSegment]:
+def decode_song(
+    song: Song, extractor: ApexFeatureExtractor, resampler: str = "sinc", limits: AudioLimits | None = None
+) -> Iterator[DecodedSegment]:
     """
     Decode one song to its normalised segments.
 
@@ -50,7 +53,7 @@ def decode_song(song: Song, extractor: ApexFeatureExtractor, resampler: str = "s
             The song.
         extractor ([`ApexFeatureExtractor`]):
             Sampling rate, segment length and shortest song.
-        resampler (`str`, defaults to `"sinc"`):
+        resampler (`str`, defaults to `"sinc"`), limits ([`AudioLimits`], *optional*):
             As in the pipeline.
 
     Returns:
@@ -65,6 +68,7 @@ def decode_song(song: Song, extractor: ApexFeatureExtractor, resampler: str = "s
             target_rate=extractor.sampling_rate,
             segment_seconds=extractor.segment_seconds,
             resampler=resampler,
+            limits=limits,
             minimum_num_samples=extractor.minimum_num_samples,
         ) as stream:
             for segment in stream:
@@ -83,18 +87,24 @@ class BackgroundDecoder:
             The songs; read by the threads, one at a time.
         extractor ([`ApexFeatureExtractor`]):
             Sampling rate, segment length and shortest song.
-        resampler (`str`, defaults to `"sinc"`):
+        resampler (`str`, defaults to `"sinc"`), limits ([`AudioLimits`], *optional*):
             As in the pipeline.
         num_threads (`int`, defaults to 1):
             Songs decoded at once. Decoders release Python's lock, so more threads use more cores.
     """
 
     def __init__(
-        self, songs: Iterable[Song], extractor: ApexFeatureExtractor, *, resampler: str = "sinc", num_threads: int = 1
+        self,
+        songs: Iterable[Song],
+        extractor: ApexFeatureExtractor,
+        *,
+        resampler: str = "sinc",
+        limits: AudioLimits | None = None,
+        num_threads: int = 1,
     ):
         self._songs = iter(songs)
         self._extractor = extractor
-        self._resampler = resampler
+        self._resampler, self._limits = resampler, limits
         self._lock = threading.Lock()
         self._stop = threading.Event()
         # One queue a song, registered in the order of the songs; the bound keeps threads from running far ahead.
@@ -131,7 +141,7 @@ class BackgroundDecoder:
             if song is None or segments is None:
                 return
             try:
-                for segment in decode_song(song, self._extractor, self._resampler):
+                for segment in decode_song(song, self._extractor, self._resampler, self._limits):
                     self._put(segments, segment)
                 self._put(segments, None)
             except BaseException as error:

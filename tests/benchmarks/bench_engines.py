@@ -10,17 +10,15 @@ path changes in scores is measured with apex-tiny on the sample songs, which are
 """
 
 import argparse
-import copy
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import HubertModel
 
 from modeling_apex import ApexConfig, ApexModel, load_pipeline
 from modeling_apex.engines import ENGINES
@@ -37,6 +35,8 @@ from modeling_apex.engines.encoder_graph import (
 from modeling_apex.engines.torch_engine import TorchEngine
 from modeling_apex.engines.validation import describe_hardware, measure_shortcut
 from modeling_apex.registration import EMBEDDED_MODEL
+
+from published_path import PublishedPath
 
 SAMPLES = sorted((Path(__file__).parent.parent.parent / "spaces_demo" / "samples").glob("*.ogg"))
 CALIBRATION_SONGS = SAMPLES[::2]
@@ -69,21 +69,6 @@ def build_paths(
     return built
 
 
-def build_published(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Restate how the published code encodes a segment, with the weights of a model."""
-    # A copy, since choosing the attention writes into the config, and the model's own layers read it there.
-    config = copy.deepcopy(model.config.encoder_config)
-    encoder: Any = HubertModel._from_config(config, attn_implementation="eager").eval()
-    encoder.load_state_dict(model.encoder.state_dict())
-
-    def encode(segments: torch.Tensor) -> torch.Tensor:
-        states = encoder(segments, output_hidden_states=True).hidden_states
-        pooled = torch.stack([states[index].mean(1) for index in model.config.layer_indices], dim=1)  # (n, L, D)
-        return model.aggregator(pooled).squeeze(1)  # (n, D)
-
-    return encode
-
-
 def measure_full_size(
     num_rounds: int, folder: Path, paths: list[tuple[str, str, bool]]
 ) -> Iterator[list[dict[str, Any]]]:
@@ -92,16 +77,18 @@ def measure_full_size(
     model = ApexModel(ApexConfig()).eval()
     segment = build_probe(model.config.segment_num_samples)[:1]
     built = build_paths(model, folder, build_probe(model.config.segment_num_samples), paths)
-    published = build_published(model)
+    published = PublishedPath(model)
     seconds: dict[Any, list[float]] = {path: [] for path in ("published", *paths)}
     outputs: dict[Any, torch.Tensor] = {}
     for _ in range(num_rounds):
         for path in seconds:
-            encode = published if path == "published" else model.compute_segment_embeddings
             model.encoder_engine = None if path == "published" else built[path]
             with torch.inference_mode():
                 started = time.process_time()
-                outputs[path] = encode(segment)
+                if path == "published":
+                    outputs[path] = published.embed_segment(segment[0])[None]
+                else:
+                    outputs[path] = model.compute_segment_embeddings(segment)
                 seconds[path].append(time.process_time() - started)
         yield [
             {

@@ -29,13 +29,14 @@ class PublishedPath:
     Score songs the published way.
 
     Args:
-        folder (`Path`):
-            A model folder of this package; its weights are used under their published names.
+        model (`Path` or [`ApexModel`]):
+            A model of this package or its folder; its weights are used under their published names.
     """
 
-    def __init__(self, folder: Path):
-        model = ApexModel.from_pretrained(folder).eval()
+    def __init__(self, model: Path | ApexModel):
+        model = (ApexModel.from_pretrained(model) if isinstance(model, Path) else model).eval()
         self.config = model.config
+        # A copy, since choosing the attention writes into the config, and the model's own layers read it there.
         self.encoder = HubertModel._from_config(
             copy.deepcopy(model.config.encoder_config), attn_implementation="eager"
         ).eval()
@@ -44,9 +45,10 @@ class PublishedPath:
 
     @torch.no_grad()
     def embed_segment(self, samples: torch.Tensor) -> torch.Tensor:
-        """Return the pooled layers `(L, D)` of one normalised segment `(T,)`."""
+        """Return the embedding `(D,)` of one normalised segment `(T,)`."""
         states = self.encoder(samples[None], output_hidden_states=True).hidden_states
-        return torch.stack([states[index][0].mean(0) for index in self.config.layer_indices])
+        pooled = torch.stack([states[index][0].mean(0) for index in self.config.layer_indices])  # (L, D)
+        return self.weights["aggregator.weight"][0, :, 0] @ pooled + self.weights["aggregator.bias"]
 
     @torch.no_grad()
     def __call__(self, path: str | Path, max_segments: int | None = None) -> dict[str, Any]:
@@ -54,11 +56,7 @@ class PublishedPath:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         waveform = reference_apex.resample(torch.from_numpy(samples).mean(1), rate, SAMPLING_RATE)
         segments = reference_apex.segment(waveform, round(self.config.segment_seconds * SAMPLING_RATE))
-        embeddings = []
-        for segment in segments[:max_segments]:
-            pooled = self.embed_segment(reference_apex.normalize(segment[None])[0])
-            mixed = self.weights["aggregator.weight"][0, :, 0] @ pooled + self.weights["aggregator.bias"]
-            embeddings.append(mixed)
-        song = torch.stack(embeddings).mean(0)
+        rows = [self.embed_segment(reference_apex.normalize(segment[None])[0]) for segment in segments[:max_segments]]
+        song = torch.stack(rows).mean(0)
         scores = reference_apex.score(song, self.weights, self.config.head_names)
         return {"embedding": song, "scores": dict(zip(self.config.head_names, scores.tolist(), strict=True))}

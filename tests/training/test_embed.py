@@ -114,6 +114,23 @@ def test_failures_are_tried_again_on_request(tmp_path: Path, tiny_model: ApexMod
     assert set(read_rows(tmp_path / "out")["id"]) == {"a.wav", "b.wav"}
 
 
+def test_limits_are_those_of_scoring(tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    from modeling_apex.cli import main
+
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    (folder / "short.wav").write_bytes(make_wav(0, 0.15))
+    (folder / "long.wav").write_bytes(make_wav(1, 0.6))
+    words = ["embed", str(folder), "--model", str(tiny_folder), "--output", str(tmp_path / "out")]
+    assert main([*words, "--max-seconds", "0.5"]) == 1
+    assert "1 songs, 2 segments, 1 failed" in capsys.readouterr().out
+    (failure,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert failure["id"] == "long.wav"
+    assert "0.5" in failure["error"]
+    assert main([*words, "--retry-failures"]) == 0
+    assert "2 songs, 8 segments, 0 failed" in capsys.readouterr().out
+
+
 def test_a_segment_that_the_encoder_cannot_bear_fails_its_song_alone(
     dataset: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +177,7 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
 
 def embed_slowly(*arguments: Any) -> None:
     """Embed with shards spread over a second, so that a kill hits the work and not only its start."""
+    torch.set_num_threads(1)  # a forked process does not have the threads of OpenMP that torch thinks it has
     save = embed_module._save_shard
 
     def save_slowly(*values: Any) -> None:
