@@ -1,5 +1,5 @@
 """
-Give back the memory of weights that lie in a mapped file and have been copied elsewhere.
+Give back memory once weights are packed: that of the originals, which lie in a mapped file, and that of the work.
 
 A checkpoint in safetensors is mapped, not read: a page of it takes memory from its first use on. Once an encoder's
 weights are packed, the mapped originals are not used again unless somebody saves or trains the model, and then the
@@ -7,6 +7,7 @@ kernel reads them from the file anew.
 """
 
 import bisect
+import contextlib
 import ctypes
 import mmap
 import sys
@@ -16,6 +17,13 @@ from pathlib import Path
 import torch
 
 MADV_PAGEOUT = 21  # <linux/mman.h>, since Linux 5.4; unlike MADV_DONTNEED it keeps what was written to a page
+
+
+def trim_heap() -> None:
+    """Ask the C library to return what was freed to the system; a library that cannot is left alone."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def page_out(tensors: Iterable[torch.Tensor]) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .mapped_weights_apex import page_out
+from .mapped_weights_apex import page_out, trim_heap
 from .packed_linear_apex import build_linear
 from .worker_threads_apex import map_in_workers
 
@@ -36,6 +36,9 @@ QUERIES_PER_BLOCK = 192
 SHORT_SEQUENCE = 640
 ROWS_PER_BLOCK = 512
 FFT_LENGTH = 256
+# What bounds memory, for as many segments as are encoded side by side.
+PATCHES_PER_BLOCK = 1 << 14
+MAX_HEADS_AT_ONCE = 4
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES = {dtype: name for name, dtype in PRECISIONS.items()}
@@ -102,6 +105,7 @@ class PackedEncoder:
             self.layers.append(_TransformerLayer(weights, name, config, self.dtype, is_packed))
             # A linear layer of many inputs is kept in another form from here on: no need to hold it twice.
             page_out(weight for key, weight in weights.items() if key.startswith(f"{name}.") and weight.ndim > 1)
+        trim_heap()
 
     def __call__(self, input_values: torch.Tensor, layer_indices: Iterable[int]) -> torch.Tensor:
         """
@@ -248,6 +252,7 @@ class _FrontEnd:
             if config.feat_proj_layer_norm
             else None
         )
+        self.hidden_size = config.hidden_size
         name = "feature_projection.projection"
         self.projection = build_linear(
             weights[f"{name}.weight"].to(dtype), weights[f"{name}.bias"].float(), is_packed=is_packed
@@ -268,11 +273,10 @@ class _FrontEnd:
         if num_frames - num_distinct > context:
             num_computed = num_distinct + 1
         first = self._build_first(samples)
-        tiles = [
-            self._project(self._compute_tile(samples, first, start, min(start + FRAMES_PER_TILE, num_computed)))
-            for start in range(0, num_computed, FRAMES_PER_TILE)
-        ]
-        features = torch.cat(tiles)  # (F, D)
+        features = samples.new_empty(num_computed, self.hidden_size)  # (F, D)
+        for start in range(0, num_computed, FRAMES_PER_TILE):
+            tile = features[start : start + FRAMES_PER_TILE]
+            tile.copy_(self._project(self._compute_tile(samples, first, start, start + len(tile))))
         if num_computed == num_frames:
             return features, 1, 0
         # The positional convolution sees `context` frames: with that many copies of the constant frame, the one in the
@@ -287,9 +291,10 @@ class _FrontEnd:
         kernel, stride = self.kernels[0], self.strides[0]
         patches = samples.unfold(0, kernel, stride)
         # Variances come from differences of large sums, so the moments are taken in float64.
-        blocks = [block.double() for block in patches.split(1 << 16)]
-        mean = sum(block.sum(0) for block in blocks) / len(patches)
-        covariance = sum((block - mean).T @ (block - mean) for block in blocks) / len(patches)
+        blocks = patches.split(PATCHES_PER_BLOCK)
+        mean = sum(block.double().sum(0) for block in blocks) / len(patches)
+        centered = (block.double() - mean for block in blocks)
+        covariance = sum(block.T @ block for block in centered) / len(patches)
         matrix = self.first_matrix.double()
         variance = ((matrix @ covariance) * matrix).sum(1)  # (C,)
         scale = self.first_norm.weight.double() / (variance + self.first_norm.epsilon).sqrt()
@@ -344,10 +349,10 @@ class _PositionalConvolution:
         self.bias = weights[f"{name}.bias"].float()
         spectrum = torch.fft.rfft(weight.flip(-1), n=FFT_LENGTH)  # convolution is correlation with the mirror image
         size = weight.shape[1]
-        # (frequencies * groups, inputs, outputs)
-        self.spectrum = (
-            spectrum.view(self.num_groups, size, size, -1).permute(3, 0, 2, 1).flatten(0, 1).to(torch.complex64)
-        ).contiguous()
+        # (groups, frequencies, inputs, outputs)
+        self.spectra = (
+            spectrum.view(self.num_groups, size, size, -1).permute(0, 3, 2, 1).to(torch.complex64).contiguous()
+        )
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the embedding of positions, of the shape of `hidden` `(F, D)`."""
@@ -357,13 +362,15 @@ class _PositionalConvolution:
         # An even width makes one frame too many; HuBERT drops the last.
         padded = F.pad(hidden, (0, 0, self.width // 2, num_blocks * step + self.width - 1 - num_frames))
         blocks = padded.T.unfold(1, FFT_LENGTH, step)[:, :num_blocks]  # (D, blocks, n)
-        spectra = torch.fft.rfft(blocks)  # (D, blocks, frequencies)
-        spectra = spectra.view(self.num_groups, -1, num_blocks, spectra.shape[-1])
-        spectra = spectra.permute(3, 0, 2, 1).flatten(0, 1).contiguous()  # (frequencies * groups, blocks, inputs)
-        product = torch.bmm(spectra, self.spectrum).view(-1, self.num_groups, num_blocks, self.spectrum.shape[-1])
-        blocks = torch.fft.irfft(product.permute(2, 1, 3, 0).flatten(1, 2), n=FFT_LENGTH)  # (blocks, D, n)
-        convolved = blocks[:, :, self.width - 1 :].transpose(1, 2).reshape(-1, size)[:num_frames]
-        return F.gelu(convolved + self.bias)
+        convolved = hidden.new_empty(num_blocks, step, size)
+        # Group by group, because what lies between the transforms is several times as large as `hidden`.
+        for inputs, spectrum, outputs in zip(
+            blocks.chunk(self.num_groups), self.spectra, convolved.chunk(self.num_groups, dim=2), strict=True
+        ):
+            spectra = torch.fft.rfft(inputs).permute(2, 1, 0)  # (frequencies, blocks, D / G)
+            product = torch.bmm(spectra, spectrum).permute(1, 2, 0)  # (blocks, D / G, frequencies)
+            outputs.copy_(torch.fft.irfft(product, n=FFT_LENGTH)[:, :, self.width - 1 :].transpose(1, 2))
+        return F.gelu(convolved.view(-1, size)[:num_frames] + self.bias)
 
 
 class _TransformerLayer:
@@ -372,18 +379,24 @@ class _TransformerLayer:
     def __init__(
         self, weights: Mapping[str, torch.Tensor], name: str, config: Any, dtype: torch.dtype, is_packed: bool
     ):
-        def build(*parts: str, scale: float = 1.0) -> Callable[..., torch.Tensor]:
-            matrices = [weights[f"{name}.{part}.weight"].float() for part in parts]
-            biases = [weights[f"{name}.{part}.bias"].float() for part in parts]
+        def build(*parts: str, rows: slice = slice(None), scale: float = 1.0) -> Callable[..., torch.Tensor]:
+            matrices = [weights[f"{name}.{part}.weight"][rows].float() for part in parts]
+            biases = [weights[f"{name}.{part}.bias"][rows].float() for part in parts]
             matrices[0], biases[0] = matrices[0] * scale, biases[0] * scale
             return build_linear(torch.cat(matrices).to(dtype), torch.cat(biases), is_packed=is_packed)
 
         self.dtype = dtype
         self.is_packed = is_packed
         self.is_pre_norm = config.do_stable_layer_norm
-        self.num_heads = config.num_attention_heads
-        head_size = config.hidden_size // self.num_heads
-        self.query_key_value = build("attention.q_proj", "attention.k_proj", "attention.v_proj", scale=head_size**-0.5)
+        num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // num_heads
+        num_at_once = max(number for number in range(1, MAX_HEADS_AT_ONCE + 1) if num_heads % number == 0)
+        self.width = num_at_once * self.head_size
+        parts = [f"attention.{letter}_proj" for letter in "qkv"]
+        self.query_key_value = [
+            build(*parts, rows=slice(start, start + self.width), scale=self.head_size**-0.5)
+            for start in range(0, config.hidden_size, self.width)
+        ]
         self.output = build("attention.out_proj")
         self.widen = build("feed_forward.intermediate_dense")
         self.narrow = build("feed_forward.output_dense")
@@ -396,8 +409,9 @@ class _TransformerLayer:
         hidden = self._add(self.output, context, hidden)
         if not self.is_pre_norm:
             hidden = self.first_norm(hidden)
-        blocks = [self._feed_forward(block) for block in hidden.split(ROWS_PER_BLOCK)]
-        return torch.cat(blocks)
+        for block in hidden.split(ROWS_PER_BLOCK):
+            block.copy_(self._feed_forward(block))
+        return hidden
 
     def _add(self, linear: Callable[..., torch.Tensor], inputs: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         if self.dtype == torch.float32:
@@ -410,18 +424,32 @@ class _TransformerLayer:
         return hidden if self.is_pre_norm else self.second_norm(hidden)
 
     def _attend(self, hidden: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        num_frames, size = hidden.shape
-        query_key_value = self.query_key_value(hidden.to(self.dtype)).view(num_frames, 3, self.num_heads, -1)
-        query, key, value = query_key_value.unbind(1)  # (F, heads, D / heads)
+        hidden = hidden.to(self.dtype)
+        context = torch.empty_like(hidden)
+        for linear, some in zip(self.query_key_value, context.split(self.width, 1), strict=True):
+            query, key, value = linear(hidden).view(len(hidden), 3, -1, self.head_size).unbind(1)
+            self._attend_heads(query, key, value, bias, some.view(len(hidden), -1, self.head_size))
+        return context
+
+    def _attend_heads(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+        context: torch.Tensor,
+    ) -> None:
+        """Attend with some heads: `query`, `key`, `value` and the result `context` are `(F, heads, D / heads)`."""
+        num_frames, num_heads, _ = query.shape
         if num_frames <= SHORT_SEQUENCE:  # the logits of all queries fit in cache
             query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
             mask = None if bias is None else bias.to(self.dtype)[None, None, None]
-            return F.scaled_dot_product_attention(query, key, value, mask, scale=1.0)[0].transpose(0, 1).flatten(1)
-        context = query.new_empty(num_frames, self.num_heads, size // self.num_heads)
-        for head in range(self.num_heads):
+            attended = F.scaled_dot_product_attention(query, key, value, mask, scale=1.0)[0]
+            context.copy_(attended.transpose(0, 1))
+            return
+        for head in range(num_heads):
             compare = build_linear(key[:, head].contiguous(), bias, is_packed=self.is_packed)
             gather = build_linear(value[:, head].T.contiguous(), is_packed=self.is_packed)
             for start in range(0, num_frames, QUERIES_PER_BLOCK):
                 logits = compare(query[start : start + QUERIES_PER_BLOCK, head])  # (queries, F)
                 context[start : start + QUERIES_PER_BLOCK, head] = gather(torch.softmax(logits, -1, out=logits))
-        return context.flatten(1)

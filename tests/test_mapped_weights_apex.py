@@ -1,14 +1,16 @@
 """Pages of mapped weights are given back, and nothing that was in them is lost."""
 
+import ctypes
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_apex import mapped_weights_apex
-from modeling_apex.mapped_weights_apex import page_out
+from modeling_apex.mapped_weights_apex import page_out, trim_heap
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the call")
 
@@ -60,3 +62,20 @@ def test_without_the_means_nothing_happens(
     else:
         monkeypatch.setattr(mapped_weights_apex.ctypes, "CDLL", fail)
     assert page_out(mapped.values()) == 0
+
+
+def test_a_trimmed_heap_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [torch.full((1000,), float(number)) for number in range(200)]
+    del kept[::2]
+    trim_heap()
+    assert [float(tensor[-1]) for tensor in kept] == list(range(1, 200, 2))
+    calls = []
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=calls.append))
+    trim_heap()
+    assert calls == [0]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())  # a C library without the call
+    trim_heap()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    trim_heap()
+    assert calls == [0]

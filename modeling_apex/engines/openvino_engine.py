@@ -10,7 +10,8 @@ import torch
 from modeling_apex.engines.encoder_engine import EncoderEngine
 
 # Left to itself, OpenVINO computes in bfloat16 wherever the processor can: every precision is asked for by name.
-PRECISION_HINTS = {"float32": "f32", "bf16": "bf16", "int8": "f32"}
+# What int8 leaves as it was is computed in bfloat16: it was asked for coarser than that already.
+PRECISION_HINTS = {"float32": "f32", "bf16": "bf16", "int8": "bf16"}
 
 
 class OpenVinoEngine(EncoderEngine):
