@@ -269,6 +269,8 @@ class _FrontEnd:
             num_frames = (num_frames - kernel) // stride + 1
         # From this frame on, nothing but the constant end of the segment is seen.
         num_distinct = min(-(-_count_before_constant_end(samples) // hop), num_frames)
+        # Up to a whole tile: oneDNN keeps the code that it made for every shape, and songs end anywhere.
+        num_distinct = -(-(num_distinct + context) // FRAMES_PER_TILE) * FRAMES_PER_TILE - context
         num_computed = num_frames
         if num_frames - num_distinct > context:
             num_computed = num_distinct + 1

@@ -12,7 +12,7 @@ from transformers import HubertConfig, HubertModel
 from modeling_apex import ApexModel, packed_encoder_apex
 from modeling_apex.modeling_apex import pool_hidden_states
 from modeling_apex.packed_encoder_apex import PackedEncoder, PackedEncoderCache, can_arrange
-from modeling_apex.packed_linear_apex import can_pack
+from modeling_apex.packed_linear_apex import PackedLinear, PlainLinear, can_pack
 
 SMALL = {
     "hidden_size": 32,
@@ -82,7 +82,8 @@ def test_equals_the_encoder_of_transformers(fields: dict[str, Any], num_samples:
 def test_padding_is_counted_and_not_computed(
     monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], num_real: int, short: int
 ) -> None:
-    for name, value in (("SHORT_SEQUENCE", short), ("QUERIES_PER_BLOCK", 48), ("ROWS_PER_BLOCK", 50)):
+    sizes = {"SHORT_SEQUENCE": short, "QUERIES_PER_BLOCK": 48, "ROWS_PER_BLOCK": 50, "FRAMES_PER_TILE": 7}
+    for name, value in sizes.items():
         monkeypatch.setattr(packed_encoder_apex, name, value)
     encoder = build_encoder(**fields)
     packed = PackedEncoder(encoder.state_dict(), encoder.config)
@@ -90,7 +91,8 @@ def test_padding_is_counted_and_not_computed(
     frames, num_repeats, _ = packed.front_end(segment, packed.position.width)
     num_frames = encoder.feature_extractor(segment[None]).shape[-1]
     assert len(frames) + num_repeats - 1 == num_frames
-    assert len(frames) == min(num_frames, -(-num_real // HOP) + encoder.config.num_conv_pos_embeddings)
+    needed = -(-num_real // HOP) + encoder.config.num_conv_pos_embeddings
+    assert len(frames) == min(num_frames, -(-needed // 7) * 7)
     expected = pool_hidden_states(encoder.double(), segment[None].double(), LAYERS)
     assert compare(packed(segment[None], LAYERS), expected) < 1e-5
 
@@ -102,8 +104,28 @@ def test_a_last_segment_of_five_seconds_is_a_quarter_of_a_full_one() -> None:
     packed = PackedEncoder(encoder.state_dict(), encoder.config)
     full, _, _ = packed.front_end(build_segment(720_000), 128)
     short, num_repeats, _ = packed.front_end(build_segment(720_000, 120_000), 128)
-    assert (len(full), len(short), num_repeats) == (2_249, 375 + 128, 2_249 - 375 - 127)
+    assert (len(full), len(short), num_repeats) == (2_249, 384 + 128, 2_249 - 384 - 127)
     assert len(short) < 0.25 * len(full)
+
+
+def test_songs_of_any_length_need_products_of_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # oneDNN keeps the code of a thousand shapes: a megabyte a song, until it is half a gigabyte.
+    encoder = build_encoder()
+    packed = PackedEncoder(encoder.state_dict(), encoder.config)
+    shapes = set()
+    for kind in (PlainLinear, PackedLinear):
+        compute = kind.__call__
+
+        def note(linear: Any, inputs: torch.Tensor, *, compute: Any = compute, **options: Any) -> torch.Tensor:
+            shapes.add(tuple(inputs.shape))
+            return compute(linear, inputs, **options)
+
+        monkeypatch.setattr(kind, "__call__", note)
+    packed(build_segment(9_000)[None], LAYERS)
+    num_of_full = len(shapes)
+    for num_real in range(0, 9_000, 60):
+        packed(build_segment(9_000, num_real)[None], LAYERS)
+    assert len(shapes) < 3 * num_of_full + 10
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -89,6 +89,7 @@ def compare_case(scorer: Any, songs: Sequence[str], num_rounds: int) -> dict[str
 def compare_read_ahead(num_copies: int, num_rounds: int) -> dict[str, Any]:
     """Compare all cases with apex-tiny on the CPU."""
     load = os.getloadavg()[0]
+    torch.set_num_threads(1)  # as many threads for the model as there are cores would leave none free
     scorer = load_pipeline(device="cpu")
     cases = {}
     with tempfile.TemporaryDirectory() as folder:

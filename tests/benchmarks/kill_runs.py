@@ -84,6 +84,7 @@ def run_in_fork(run: Callable[[], int], log: Path, seconds: float | None = None,
     if process == 0:
         status = 99
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+        torch.set_num_threads(2)  # segments side by side; the parent has one thread, as a fork leaves others behind
         try:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(descriptor, 1)

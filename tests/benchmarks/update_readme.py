@@ -237,8 +237,8 @@ def describe_leaks(result: dict[str, Any]) -> str:
     header = ["songs", *rows[0]]
     return (
         format_markdown_table(header, [["resident memory", *rows[1]]])
-        + f"\n\n{result['songs']:,} songs of half a second to a second, {result['broken_songs']} of them broken, "
-        f"through {result['model']}. Made by `{result['command']}`."
+        + f"\n\n{result['songs']:,} songs of half a second to five, of all lengths, {result['broken_songs']} of them "
+        f"broken, through {result['model']}. Made by `{result['command']}`."
     )
 
 
@@ -268,10 +268,13 @@ def describe_engines(result: dict[str, Any]) -> str:
     rows = []
     for path in result["full_size"]["paths"]:
         name = f"{path['engine']} {path['precision']}{' compiled' if path['is_compiled'] else ''}"
-        change = "–"
+        changes = ["–", "–"]
         if name in scores:
             found = scores[name]
-            change = f"{max(value / found['ranges'][head] for head, value in found['largest_change'].items()):.3%}"
+            by_span: dict[float, list[float]] = {100.0: [], 4.0: []}
+            for head, value in found["largest_change"].items():
+                by_span[found["ranges"][head]].append(value)
+            changes = [f"{max(by_span[100.0]):.3f}", f"{max(by_span[4.0]):.4f}"]
         title = {"published float32": "the published way", "torch float32": "the default"}.get(name, f"`{name}`")
         rows.append(
             [
@@ -279,18 +282,21 @@ def describe_engines(result: dict[str, Any]) -> str:
                 f"{path['cpu_seconds']:.1f}",
                 f"{path['speed_ratio_to_published']:.2f}",
                 f"{path['relative_error_of_embedding']:.0e}" if path["engine"] != "published" else "–",
-                change,
+                *changes,
             ]
         )
-    header = ["path", "CPU s per 30 s segment", "times the published speed", "error of the embedding", "score change"]
+    header = ["path", "CPU s per 30 s segment", "times the published speed", "error of the embedding"]
+    header += ["change of popularity (0 to 100)", "change of aesthetics (1 to 5)"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return (
         format_markdown_table(header, rows)
         + f"\n\nTimes and errors: {result['full_size']['model']}, one thread, least of {result['num_rounds']} rounds "
         f"in one run (load average {result['load_average']:.0f}), {result['hardware']}; {versions}. On random weights "
-        f"the error says what the arithmetic does, not what a song would show. Score change: the largest of any score "
-        f"as a share of its range; {result['scores']['model']} on {result['scores']['songs']}; "
-        f"{result['scores']['calibration']} served as calibration. `{result['command']}`."
+        f"the error says what the arithmetic does, not what a song would show. Changes: the largest of any score of "
+        f"{result['scores']['model']} on {result['scores']['songs']}; "
+        f"{result['scores']['calibration']} served as calibration. Int8 quantizes matrix products and leaves "
+        "convolutions, softmax and norms in floating point, so it gains less than its products do. "
+        f"`{result['command']}`."
     )
 
 
