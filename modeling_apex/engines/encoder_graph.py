@@ -355,6 +355,12 @@ def quantize_openvino_graph(source: Path, target: Path, calibration: torch.Tenso
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(types=["Convolution", "GroupConvolution"], validate=False),
+            # Shifting the scale of inputs into the weights, which is for a few extreme channels, and cutting off
+            # extremes both cost accuracy here.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1),
+                activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
+            ),
         )
     openvino.save_model(quantized, str(target), compress_to_fp16=False)
 
