@@ -19,10 +19,11 @@ from typing import TypeVar
 
 import torch
 
-MAX_WORKERS = 8  # each holds the intermediate results of one segment: 40 MB at the shape of MERT-v1-95M
+MAX_WORKERS = 8  # each holds the intermediate results of a segment of its own
 
 _starting = threading.Lock()
-os.register_at_fork(before=_starting.acquire, after_in_child=_starting.release, after_in_parent=_starting.release)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(before=_starting.acquire, after_in_child=_starting.release, after_in_parent=_starting.release)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
