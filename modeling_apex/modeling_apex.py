@@ -260,7 +260,7 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
             packed = self._packed_encoders.get(self.encoder) if segments.device.type == "cpu" else None
             if packed is not None:
                 return packed(segments, self.config.layer_indices)
-        # One 30 s segment already fills a CPU's caches, and takes a gigabyte on this path.
+        # One 30 s segment already fills a CPU's caches, and on this path nothing bounds what several would take.
         group = self.segments_per_pass or (1 if segments.device.type == "cpu" else len(segments))
         pooled = [
             pool_hidden_states(self.encoder, some.to(self.encoder.dtype), self.config.layer_indices)

@@ -109,7 +109,7 @@ def test_a_last_segment_of_five_seconds_is_a_quarter_of_a_full_one() -> None:
 
 
 def test_songs_of_any_length_need_products_of_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    # oneDNN keeps the code of a thousand shapes: a megabyte a song, until it is half a gigabyte.
+    # oneDNN keeps the code of every shape, up to a thousand of them: memory would grow with each song.
     encoder = build_encoder()
     packed = PackedEncoder(encoder.state_dict(), encoder.config)
     shapes = set()

@@ -29,7 +29,7 @@ def test_ten_thousand_songs_leave_nothing_behind() -> None:
     found = load("leaks.json")
     assert found["songs"] >= 10_000
     assert found["broken_songs"] > 0
-    assert found["megabytes_grown_after_the_first_hundredth"] < 20
+    assert found["megabytes_grown_after_the_first_hundredth"] < 5
 
 
 def test_the_tests_notice_what_mutation_changes() -> None:
