@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets_scripts.audio_fingerprint import FingerprintAccumulator
-from modeling_apex.audio_apex import open_audio
+from modeling_apex.inference.audio_apex import open_audio
 
 AUDIO_SUFFIXES = (".mp3", ".flac", ".ogg", ".opus", ".wav", ".m4a", ".aac", ".webm", ".mp4")
 HASH_BLOCK_BYTES = 1024**2

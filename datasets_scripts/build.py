@@ -26,8 +26,8 @@ from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, DEFAULT_COLUMNS, NO_AUDIO, SongSource, TrainingSongs
 from datasets_scripts.worker_pool import WorkerDiedError
-from modeling_apex.failure_messages import describe_failure
-from modeling_apex.output_lock import OutputLock
+from modeling_apex.storage.failure_messages import describe_failure
+from modeling_apex.storage.output_lock import OutputLock
 
 MEBIBYTE = 1024**2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.parquet_folder import MANIFEST_NAME, WORKING_FOLDER
-from modeling_apex.hub_files import get_hub_errors
+from modeling_apex.checkpoints.hub_files import get_hub_errors
 
 
 def push_folder_to_hub(folder: str | Path, hub_id: str, *, is_private: bool = True, api: Any = None) -> str:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from datasets_scripts.audio_files import hash_file
 from datasets_scripts.disk_columns import Column, iterate_chunks
-from modeling_apex.output_lock import LOCK_NAME
+from modeling_apex.storage.output_lock import LOCK_NAME
 
 WORKING_FOLDER = ".build"
 MANIFEST_NAME = "manifest.json"

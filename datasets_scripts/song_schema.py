@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import datasets
 
-from modeling_apex.heads_apex import DEFAULT_HEADS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 AESTHETIC_HEADS = tuple(head for head in DEFAULT_HEADS if head["group"] == "aesthetics")
 AESTHETIC_NAMES = tuple(str(head["name"]) for head in AESTHETIC_HEADS)

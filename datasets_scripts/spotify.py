@@ -22,7 +22,7 @@ from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, S
 from datasets_scripts.song_corpus import SongCorpus
 from datasets_scripts.song_record import CorpusOptions, SongRecord
 from datasets_scripts.song_schema import SONG_COLUMNS
-from modeling_apex.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
+from modeling_apex.inference.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
 
 SPOTIFY_PLATFORM = "spotify"
 SPOTIFY_CORPUS = CorpusOptions(group_by=("creator", "audio"), needs_popularity=False)

@@ -26,7 +26,7 @@ from datasets_scripts.disk_columns import (
     save_group_bounds,
     sort_records,
 )
-from modeling_apex.heads_apex import POPULARITY_EXPONENT
+from modeling_apex.inference.heads_apex import POPULARITY_EXPONENT
 
 # Songs as they are sorted for their ranks, and as they are brought back into their order.
 COUNTED_SONG = np.dtype([("platform", "<i8"), ("count", "<i8"), ("position", "<i8")])

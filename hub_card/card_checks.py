@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from modeling_apex.component_licenses import COMBINED_LICENSE_ID
+from modeling_apex.checkpoints.component_licenses import COMBINED_LICENSE_ID
 
 CARD_NAME = "README.md"
 # What a template, a careless hand or an undefined number leaves behind.

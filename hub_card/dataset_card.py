@@ -14,7 +14,7 @@ from hub_card.card_checks import CARD_NAME
 from hub_card.markdown import build_table, format_bytes, format_number
 from hub_card.model_card import build_environment
 from hub_card.result_files import MissingFactError, get_fact, load_result_file
-from modeling_apex.component_licenses import LICENSES
+from modeling_apex.checkpoints.component_licenses import LICENSES
 
 MANIFEST_NAME = "manifest.json"
 # Where the part begins that is added to the builder's card; a card that has it already is rendered anew from there.
@@ -83,7 +83,7 @@ def find_changed_shards(folder: str | os.PathLike) -> list[str]:
     Returns:
         `list[str]`: one line for each shard that is missing or other than the manifest says.
     """
-    from modeling_apex.published_apex import compute_file_hash
+    from modeling_apex.inference.published_apex import compute_file_hash
 
     root = Path(folder)
     problems = []

@@ -14,7 +14,7 @@ from typing import Any
 from hub_card.markdown import build_table, demote_headings, format_estimate, format_number
 from hub_card.model_facts import ModelFacts
 from hub_card.result_files import Evaluation
-from modeling_apex.component_licenses import (
+from modeling_apex.checkpoints.component_licenses import (
     COMBINED_LICENSE_ID,
     COMBINED_LICENSE_NAME,
     KNOWN_COMPONENTS,
@@ -22,7 +22,7 @@ from modeling_apex.component_licenses import (
     Component,
     is_permissive,
 )
-from modeling_apex.heads_apex import SCORE_MEANINGS
+from modeling_apex.inference.heads_apex import SCORE_MEANINGS
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBEDDED_PATH = "modeling_apex/pretrained/apex-tiny"

@@ -22,7 +22,7 @@ from hub_card.result_files import (
     read_arena,
     read_evaluations,
 )
-from modeling_apex.component_licenses import (
+from modeling_apex.checkpoints.component_licenses import (
     CODE,
     SYNTHETIC_SONGS,
     Component,
@@ -146,7 +146,7 @@ def build_model_facts(
         [`MissingFactError`]: If a fact is nowhere.
         `ValueError`: If a file of facts has a field that no card uses.
     """
-    from modeling_apex.configuration_apex import ApexConfig
+    from modeling_apex.inference.configuration_apex import ApexConfig
 
     folder = Path(model)
     if not (folder / "config.json").is_file():

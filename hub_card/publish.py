@@ -27,7 +27,7 @@ from hub_card.hub_upload import (
 )
 from hub_card.model_facts import ARENA_NAME, RESULTS_NAME, find_arena
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
-from modeling_apex.hub_files import get_hub_errors, save_checksums
+from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
 
 ARENA_FILES = ("results.json", "report.md")
 USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
@@ -215,7 +215,7 @@ def stage_model(arguments: argparse.Namespace, staged: Path) -> None:
         [`FolderRefusedError`]: If the model's folder holds what does not belong there.
         `ValueError`: If the card lacks a fact.
     """
-    from modeling_apex.export import export_model
+    from modeling_apex.checkpoints.export import export_model
 
     source = Path(arguments.model)
     check_folder(source, max_file_bytes=arguments.max_file_bytes, needs_card=False)

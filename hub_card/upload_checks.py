@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from hub_card.card_checks import CARD_NAME, find_card_problems
-from modeling_apex.hub_files import CHECKSUMS_NAME, list_files
+from modeling_apex.checkpoints.hub_files import CHECKSUMS_NAME, list_files
 
 # The Hub stores larger files, but shards of this size are what transformers writes and what people can resume.
 DEFAULT_MAX_FILE_BYTES = 5_000_000_000

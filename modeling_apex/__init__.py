@@ -12,38 +12,41 @@ from typing import TYPE_CHECKING, Any
 from modeling_apex.registration import register
 
 if TYPE_CHECKING:
-    from modeling_apex.arena.preference import PreferenceHead, score_preference
-    from modeling_apex.audio_apex import AudioError, AudioLimits, load_audio
-    from modeling_apex.configuration_apex import ApexConfig
-    from modeling_apex.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
-    from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
-    from modeling_apex.loading import load_pipeline, load_preference_head
-    from modeling_apex.modeling_apex import ApexModel, ApexOutput
-    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel, SpectrogramFusionOutput
-    from modeling_apex.pipeline_apex import ApexPopularityPipeline
-    from modeling_apex.ranking import rank_reports
-    from modeling_apex.report_apex import flatten_reports, format_csv
+    from modeling_apex.arena.preference import PreferenceHead, load_preference_head, score_preference
+    from modeling_apex.arena.ranking import rank_reports
+    from modeling_apex.inference.audio_apex import AudioError, AudioLimits, load_audio
+    from modeling_apex.inference.configuration_apex import ApexConfig
+    from modeling_apex.inference.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
+    from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+    from modeling_apex.inference.modeling_apex import ApexModel, ApexOutput
+    from modeling_apex.inference.modeling_spectrogram_fusion_apex import (
+        SpectrogramFusionModel,
+        SpectrogramFusionOutput,
+    )
+    from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
+    from modeling_apex.inference.report_apex import flatten_reports, format_csv
+    from modeling_apex.loading import load_pipeline
 
 __version__ = "0.1.0"
 
 _PUBLIC_NAMES = {
-    "ApexConfig": "configuration_apex",
-    "ApexFeatureExtractor": "feature_extraction_apex",
-    "ApexModel": "modeling_apex",
-    "ApexOutput": "modeling_apex",
-    "ApexPopularityPipeline": "pipeline_apex",
-    "AudioError": "audio_apex",
-    "AudioLimits": "audio_apex",
-    "flatten_reports": "report_apex",
-    "format_csv": "report_apex",
-    "load_audio": "audio_apex",
+    "ApexConfig": "inference.configuration_apex",
+    "ApexFeatureExtractor": "inference.feature_extraction_apex",
+    "ApexModel": "inference.modeling_apex",
+    "ApexOutput": "inference.modeling_apex",
+    "ApexPopularityPipeline": "inference.pipeline_apex",
+    "AudioError": "inference.audio_apex",
+    "AudioLimits": "inference.audio_apex",
+    "flatten_reports": "inference.report_apex",
+    "format_csv": "inference.report_apex",
+    "load_audio": "inference.audio_apex",
     "load_pipeline": "loading",
-    "load_preference_head": "loading",
-    "rank_reports": "ranking",
+    "load_preference_head": "arena.preference",
+    "rank_reports": "arena.ranking",
     "PreferenceHead": "arena.preference",
-    "SpectrogramFusionConfig": "configuration_spectrogram_fusion_apex",
-    "SpectrogramFusionModel": "modeling_spectrogram_fusion_apex",
-    "SpectrogramFusionOutput": "modeling_spectrogram_fusion_apex",
+    "SpectrogramFusionConfig": "inference.configuration_spectrogram_fusion_apex",
+    "SpectrogramFusionModel": "inference.modeling_spectrogram_fusion_apex",
+    "SpectrogramFusionOutput": "inference.modeling_spectrogram_fusion_apex",
     "score_preference": "arena.preference",
 }
 

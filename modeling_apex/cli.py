@@ -14,7 +14,7 @@ from importlib import import_module
 from safetensors import SafetensorError
 
 from modeling_apex import __version__
-from modeling_apex.failure_messages import describe_failure
+from modeling_apex.storage.failure_messages import describe_failure
 
 COMMANDS = (
     "score",

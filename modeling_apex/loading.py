@@ -52,7 +52,7 @@ def load_pipeline(
     import transformers
 
     from modeling_apex.engines import check_engine
-    from modeling_apex.pipeline_apex import ApexPopularityPipeline
+    from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
     check_engine(engine, precision, compile=compile)
     is_default = engine == "torch" and precision == "float32" and not compile
@@ -162,8 +162,8 @@ def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
     """
     from transformers import PreTrainedConfig
 
-    from modeling_apex.modeling_apex import ApexModel
-    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
+    from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **hub_options)
     classes: dict[str, Any] = {
@@ -173,36 +173,6 @@ def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
     if name not in classes:
         raise ValueError(f"{model}: its config names the model type {name!r}; expected one of {', '.join(classes)}.")
     return classes[name]
-
-
-def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> Any:
-    """
-    Load the preference head that lies beside a model.
-
-    Args:
-        model (`str` or `os.PathLike`, *optional*):
-            A folder or a Hub id. Defaults to the embedded demonstration model.
-        revision (`str`, *optional*):
-            Branch, tag or commit of a Hub model.
-
-    Returns:
-        [`PreferenceHead`] or `None`: `None` if the model has no preference head.
-    """
-    from modeling_apex.arena.preference import PREFERENCE_HEAD_FILE, PreferenceHead
-
-    folder = Path(os.path.expanduser(EMBEDDED_MODEL if model is None else model))
-    if folder.is_dir():
-        path = folder / PREFERENCE_HEAD_FILE
-        return PreferenceHead.from_pretrained(path) if path.is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(
-            str(model), PREFERENCE_HEAD_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
-        )
-    except OSError:  # the Hub cannot be reached: loading the model itself says so, and says what to do
-        return None
-    return None if found is None else PreferenceHead.from_pretrained(found)
 
 
 def check_embedded_model() -> None:

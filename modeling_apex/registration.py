@@ -23,11 +23,11 @@ def register_auto_classes() -> None:
     """Register configs, feature extractor and models with `AutoConfig`, `AutoFeatureExtractor` and `AutoModel`."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
-    from modeling_apex.configuration_apex import ApexConfig
-    from modeling_apex.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
-    from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
-    from modeling_apex.modeling_apex import ApexModel
-    from modeling_apex.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
+    from modeling_apex.inference.configuration_apex import ApexConfig
+    from modeling_apex.inference.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
+    from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+    from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     models: tuple[tuple[Any, Any], ...] = (
         (ApexConfig, ApexModel),
@@ -44,7 +44,7 @@ def register_pipeline() -> None:
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from modeling_apex.pipeline_apex import ApexPopularityPipeline
+    from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
     PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # a second registration would log a warning
     PIPELINE_REGISTRY.register_pipeline(
@@ -66,34 +66,7 @@ REGISTRATIONS = {
 # The inference modules, which export ships as well. Importing one of them can import a registry half-way through, and
 # registering then would find our module without its classes, so these are watched too: whichever ends last registers.
 FLAT_MODULES = tuple(
-    f"modeling_apex.{name}_apex"
-    for name in (
-        "audio",
-        "audio_limits",
-        "checkpoint_limits",
-        "configuration",
-        "configuration_fields",
-        "configuration_spectrogram_fusion",
-        "decoding",
-        "download",
-        "feature_extraction",
-        "heads",
-        "mapped_weights",
-        "modeling",
-        "normalization",
-        "packed_encoder",
-        "packed_linear",
-        "modeling_spectrogram_fusion",
-        "pipeline",
-        "published",
-        "read_ahead",
-        "report",
-        "resampling",
-        "score_heads",
-        "scoring",
-        "track_features",
-        "worker_threads",
-    )
+    f"modeling_apex.inference.{path.stem}" for path in sorted((Path(__file__).parent / "inference").glob("*_apex.py"))
 )
 # What our modules take from transformers. A program may begin with one of these, which imports a registry half-way
 # through: our classes cannot be made yet, so registration waits for them as well.

@@ -76,7 +76,7 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, ap
     check_space_id(space)
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    from modeling_apex.hub_files import get_hub_errors
+    from modeling_apex.checkpoints.hub_files import get_hub_errors
 
     api = api or HfApi()
     files = collect_files()

@@ -2,102 +2,26 @@
 
 import ast
 import re
-import tomllib
+import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-FLAT = sorted((REPOSITORY / "modeling_apex").glob("*_apex.py"))
-# What each file that is shipped to the Hub may import of the others; everything else is forbidden.
-FLAT_IMPORTS = {
-    "heads_apex": set(),
-    "audio_limits_apex": set(),
-    "download_apex": {"audio_limits_apex"},
-    "decoding_apex": {"audio_limits_apex", "download_apex"},
-    "checkpoint_limits_apex": set(),
-    "published_apex": {"checkpoint_limits_apex"},
-    "configuration_fields_apex": {"checkpoint_limits_apex", "heads_apex"},
-    "configuration_apex": {"checkpoint_limits_apex", "configuration_fields_apex", "heads_apex"},
-    "normalization_apex": set(),
-    "read_ahead_apex": set(),
-    "score_heads_apex": {"worker_threads_apex"},
-    "worker_threads_apex": set(),
-    "report_apex": {"heads_apex"},
-    "resampling_apex": {"audio_limits_apex", "decoding_apex"},
-    "audio_apex": {"audio_limits_apex", "decoding_apex", "resampling_apex"},
-    "feature_extraction_apex": {
-        "audio_apex",
-        "audio_limits_apex",
-        "checkpoint_limits_apex",
-        "decoding_apex",
-        "download_apex",
-        "normalization_apex",
-        "resampling_apex",
-    },
-    "track_features_apex": set(),
-    "scoring_apex": {"audio_apex", "audio_limits_apex", "normalization_apex", "report_apex", "track_features_apex"},
-    "modeling_apex": {
-        "checkpoint_limits_apex",
-        "configuration_apex",
-        "configuration_fields_apex",
-        "heads_apex",
-        "mapped_weights_apex",
-        "packed_encoder_apex",
-        "packed_linear_apex",
-        "published_apex",
-        "score_heads_apex",
-        "worker_threads_apex",
-    },
-    "mapped_weights_apex": set(),
-    "packed_encoder_apex": {"mapped_weights_apex", "packed_linear_apex", "worker_threads_apex"},
-    "packed_linear_apex": set(),
-    "configuration_spectrogram_fusion_apex": {
-        "checkpoint_limits_apex",
-        "configuration_fields_apex",
-        "heads_apex",
-        "track_features_apex",
-    },
-    "modeling_spectrogram_fusion_apex": {
-        "checkpoint_limits_apex",
-        "configuration_apex",
-        "configuration_fields_apex",
-        "configuration_spectrogram_fusion_apex",
-        "heads_apex",
-        "mapped_weights_apex",
-        "modeling_apex",
-        "packed_encoder_apex",
-        "packed_linear_apex",
-        "published_apex",
-        "score_heads_apex",
-        "track_features_apex",
-        "worker_threads_apex",
-    },
-    "pipeline_apex": {
-        "audio_apex",
-        "audio_limits_apex",
-        "checkpoint_limits_apex",
-        "decoding_apex",
-        "download_apex",
-        "feature_extraction_apex",
-        "heads_apex",
-        "normalization_apex",
-        "read_ahead_apex",
-        "report_apex",
-        "resampling_apex",
-        "scoring_apex",
-        "track_features_apex",
-        "worker_threads_apex",
-    },
+FLAT = sorted((REPOSITORY / "modeling_apex" / "inference").glob("*.py"))
+# The rooms of the house and what each may import of the others: what stands before it, as far as it is named here.
+ROOMS = {
+    "inference": set(),
+    "statistics": set(),
+    "storage": set(),
+    "engines": {"inference", "storage"},
+    "loading": {"inference", "engines", "registration"},
+    "checkpoints": {"loading", "engines", "inference", "storage"},
+    "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
+    "arena": {"corpus", "loading", "engines", "inference", "statistics", "storage"},
+    "training": {"corpus", "checkpoints", "loading", "engines", "inference", "statistics", "storage"},
 }
-ENTRY_FILES = (
-    "configuration_apex",
-    "configuration_spectrogram_fusion_apex",
-    "feature_extraction_apex",
-    "modeling_apex",
-    "modeling_spectrogram_fusion_apex",
-    "pipeline_apex",
-)
+PACKAGE = ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo")
 REMOTE_REQUIREMENTS = {"torch", "transformers", "numpy"}
 PRINTERS = (
     "modeling_apex/cli.py",
@@ -126,30 +50,54 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
+def relative_imports(path: Path) -> set[str]:
+    return {node.module or "" for node in imports(path) if isinstance(node, ast.ImportFrom) and node.level}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms of `modeling_apex` that a file imports by their whole names, also inside its functions."""
+    return {name.split(".")[1] for name in imported_modules(path) if name.startswith("modeling_apex.")}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_what_lies_below_them(room: str) -> None:
+    own = REPOSITORY / "modeling_apex" / room
+    for path in sorted(own.rglob("*.py")) if own.is_dir() else [own.with_suffix(".py")]:
+        allowed = {room, "registration", *ROOMS[room]} if ROOMS[room] else {room} - {"inference"}
+        assert imported_rooms(path) <= allowed, path
+
+
+def test_only_the_command_line_imports_commands() -> None:
+    for path in python_files(*PACKAGE):
+        if "commands" not in path.parts and path.name != "cli.py":
+            assert "commands" not in imported_rooms(path), path
+
+
+def test_rooms_have_no_circle_of_files() -> None:
+    needs = {}
+    for path in python_files("modeling_apex"):
+        name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+        needs[name] = names | {f"{name.rpartition('.')[0]}.{module}" for module in relative_imports(path)}
+    while leaves := [name for name, imported in needs.items() if not imported & set(needs)]:
+        for name in leaves:
+            del needs[name]
+    assert not needs
+
+
 @pytest.mark.parametrize("path", FLAT, ids=lambda path: path.stem)
-def test_flat_files_import_only_what_they_may(path: Path) -> None:
-    relative = [node for node in imports(path) if isinstance(node, ast.ImportFrom) and node.level]
-    assert all(node.level == 1 and node.module and "." not in node.module for node in relative)
-    assert {node.module for node in relative} == FLAT_IMPORTS[path.stem]
-    assert not any(name.partition(".")[0] == "modeling_apex" for name in imported_modules(path))
-
-
-@pytest.mark.parametrize("entry", ENTRY_FILES)
-def test_entry_files_name_all_that_they_need(entry: str) -> None:
-    needed, unseen = set(), [entry]
-    while unseen:
-        imported = FLAT_IMPORTS[unseen.pop()] - needed
-        needed |= imported
-        unseen += imported
-    assert FLAT_IMPORTS[entry] == needed
+def test_flat_files_import_each_other_as_remote_code_can(path: Path) -> None:
+    for node in imports(path):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, ast.unparse(node)
+            assert (path.parent / f"{node.module}.py").exists(), ast.unparse(node)
 
 
 @pytest.mark.parametrize("path", FLAT, ids=lambda path: path.stem)
 def test_flat_files_require_only_torch_transformers_and_numpy(path: Path) -> None:
-    import sys
-
-    tree = ast.parse(path.read_text())
-    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     roots = {
         (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
         for node in top
@@ -163,35 +111,24 @@ def test_flat_files_require_only_torch_transformers_and_numpy(path: Path) -> Non
 def test_text_that_remote_loading_would_take_for_an_import_stands_nowhere_else(path: Path) -> None:
     # transformers finds the files to copy by this pattern, in code and in docstrings alike.
     found = re.findall(r"^\s*from\s+\.(\S+)\s+import", path.read_text(), flags=re.MULTILINE)
-    assert set(found) == FLAT_IMPORTS[path.stem]
+    assert set(found) == relative_imports(path)
     assert not re.search(r"^\s*import\s+\.", path.read_text(), flags=re.MULTILINE)
 
 
-def test_only_the_doors_of_transformers_import_it() -> None:
-    importers = {path.stem for path in FLAT if any(name.startswith("transformers") for name in imported_modules(path))}
-    doors = ("configuration", "feature_extraction", "modeling", "pipeline", "published")
-    second_model = ("configuration_spectrogram_fusion", "modeling_spectrogram_fusion")
-    assert importers <= {f"{name}_apex" for name in (*doors, *second_model)}
-    assert not any(
-        "transformers" in name for name in imported_modules(REPOSITORY / "modeling_apex" / "quick_start.py")
-    )
-
-
-def test_report_needs_the_standard_library_only() -> None:
-    import sys
-
-    roots = {name.partition(".")[0] for name in imported_modules(REPOSITORY / "modeling_apex" / "report_apex.py")}
-    assert roots <= set(sys.stdlib_module_names)
-
-
-def test_inference_never_imports_training_or_commands() -> None:
-    for path in FLAT:
-        assert not re.search(r"\b(training|commands|convert|export|cli)\b", " ".join(imported_modules(path)))
-
-
-def test_engines_know_nothing_of_training_or_commands() -> None:
-    for path in python_files("modeling_apex/engines"):
-        assert not re.search(r"modeling_apex\.(training|commands|arena|cli)\b", " ".join(imported_modules(path))), path
+def test_a_plain_folder_is_scored_without_transformers() -> None:
+    inference = REPOSITORY / "modeling_apex" / "inference"
+    unseen, seen = {REPOSITORY / "modeling_apex" / "engines" / "plain_folder.py"}, set()
+    while unseen:
+        path = unseen.pop()
+        seen.add(path)
+        assert not any(name.startswith("transformers") for name in imported_modules(path)), path
+        needed = {inference / f"{name}.py" for name in relative_imports(path)}
+        needed |= {
+            REPOSITORY / f"{name.replace('.', '/')}.py"
+            for name in imported_modules(path)
+            if name.startswith("modeling_apex.")
+        }
+        unseen |= {path for path in needed if path.exists()} - seen
 
 
 def test_command_line_lists_engines_without_torch() -> None:
@@ -206,7 +143,7 @@ def test_data_and_cards_need_no_torch() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    for path in python_files("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo"):
+    for path in python_files(*PACKAGE):
         name = str(path.relative_to(REPOSITORY))
         calls = [
             node
@@ -217,23 +154,11 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
-    for path in python_files("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo"):
+    for path in python_files(*PACKAGE):
         assert path.stem not in {"apex", "utils", "helpers", "common", "misc"}, path
 
 
 def test_modules_open_with_what_they_are() -> None:
-    for path in python_files("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo"):
+    for path in python_files(*PACKAGE):
         tree = ast.parse(path.read_text())
         assert not tree.body or ast.get_docstring(tree), path
-
-
-def test_registration_watches_every_flat_file() -> None:
-    from modeling_apex.registration import FLAT_MODULES
-
-    assert set(FLAT_MODULES) == {f"modeling_apex.{path.stem}" for path in FLAT}
-
-
-def test_every_flat_file_is_typed_strictly() -> None:
-    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
-    strict = next(override for override in settings if override.get("disallow_any_generics"))
-    assert set(strict["module"]) == {f"modeling_apex.{path.stem}" for path in FLAT}

@@ -16,8 +16,8 @@ import pytest
 
 from modeling_apex import ApexModel, PreferenceHead, load_pipeline, load_preference_head, score_preference
 from modeling_apex.cli import build_parser, main
-from modeling_apex.score_journal import ScoreJournal
-from modeling_apex.song_files import find_songs
+from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.corpus.song_files import find_songs
 
 import published_layout as layout
 
@@ -366,7 +366,7 @@ def test_published_model_needs_no_conversion(tmp_path: Path, song_file: SongFile
 
 
 def test_ranking_of_equal_songs_shares_places(tiny_model: ApexModel, song_file: SongFile) -> None:
-    from modeling_apex.ranking import compute_places, rank_reports
+    from modeling_apex.arena.ranking import compute_places, rank_reports
 
     assert compute_places([3.0, 1.0, 3.0, 2.0]) == [1.5, 4.0, 1.5, 3.0]
     reports = load_pipeline(tiny_model)([str(song_file("a.wav")), str(song_file("b.wav"))])

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from modeling_apex.cli import COMMANDS, main
-from modeling_apex.output_lock import OutputLock
-from modeling_apex.score_journal import ScoreJournal
+from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.storage.output_lock import OutputLock
 
 from full_disks import fill_disk
 
@@ -136,7 +136,7 @@ def test_a_model_on_a_full_disk_is_no_half_model(
 
 
 def test_columns_on_a_full_disk_are_refused_and_not_a_bus_error(small_disk: Path) -> None:
-    from modeling_apex.training.embedding_store import _write_header
+    from modeling_apex.corpus.embedding_store import _write_header
 
     with open(small_disk / "segments.npy", "wb") as file:
         _write_header(file, (10_000, 768))
@@ -150,7 +150,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     command: str, tiny_folder: Path, album: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from modeling_apex.arena import experiment
-    from modeling_apex.training import embed, evaluate
+    from modeling_apex.corpus import embed
+    from modeling_apex.training import evaluate
 
     for module, work in ((embed, "_plan_blocks"), (experiment, "run_arena"), (evaluate, "evaluate_model")):
         monkeypatch.setattr(module, work, None)
@@ -229,7 +230,7 @@ def test_a_clock_that_jumps_changes_nothing(
     moments = random.Random(0)
     output = tmp_path / "parts"
     monkeypatch.setattr(time, "time", lambda: moments.uniform(0, 4e9))
-    from modeling_apex.training import embed
+    from modeling_apex.corpus import embed
 
     save, saved = embed._save_shard, []
 

@@ -8,9 +8,9 @@ import pytest
 PROGRAMS = {
     "package first": "import modeling_apex; from transformers import pipeline, AutoModel",
     "transformers first": "from transformers import pipeline, AutoModel; import modeling_apex",
-    "model file first": "from modeling_apex.modeling_apex import ApexModel; from transformers import pipeline",
-    "pipeline file first": "from modeling_apex.pipeline_apex import ApexPopularityPipeline",
-    "config file first": "from modeling_apex.configuration_apex import ApexConfig; from transformers import pipeline",
+    "model file first": "import modeling_apex.inference.modeling_apex; from transformers import pipeline",
+    "pipeline file first": "from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline",
+    "config file first": "import modeling_apex.inference.configuration_apex; from transformers import pipeline",
     "encoder after package": "import modeling_apex; from transformers import HubertModel, pipeline",
     "encoder's config after package": "import modeling_apex; from transformers import HubertConfig, pipeline",
     "base class after package": "import modeling_apex; from transformers import PreTrainedModel, pipeline",

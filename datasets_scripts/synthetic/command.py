@@ -13,7 +13,7 @@ from datasets_scripts.synthetic.song_layouts import save_songeval_layout, save_t
 from datasets_scripts.synthetic.systems import ARENA_SYSTEMS, PLATFORMS, SYSTEMS
 from datasets_scripts.synthetic.track_layout import save_tracks_layout
 from datasets_scripts.synthetic.world import FACTOR_DRAWS, WorldOptions
-from modeling_apex.output_lock import OutputLock
+from modeling_apex.storage.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
-from modeling_apex.arena.pair_metrics import summarize_draws
 from modeling_apex.arena.preference import MINIMUM_TRAINING_BATTLES, fit_preference_head
+from modeling_apex.statistics.pair_metrics import summarize_draws
 
 DEFAULT_ANCHOR_COUNTS = (0, 5, 10, 20, 40)
 MINIMUM_TEST_BATTLES = 10

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.arena import published_results
-from modeling_apex.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_text
 
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
             ("F1 all", "all", "f1"), ("accuracy all", "all", "accuracy"))  # fmt: skip

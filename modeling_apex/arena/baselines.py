@@ -12,9 +12,9 @@ from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.classifiers import cross_predict
 from modeling_apex.arena.leaderboard import compute_wins, fit_bradley_terry
 from modeling_apex.arena.pair_features import build_side_features
-from modeling_apex.arena.pair_metrics import METRICS, summarize_draws
 from modeling_apex.arena.predictions import PairPrediction, build_system_pairs
 from modeling_apex.arena.protocols import Fold
+from modeling_apex.statistics.pair_metrics import METRICS, summarize_draws
 
 
 def predict_by_position(table: BattleTable, folds: list[Fold]) -> PairPrediction:

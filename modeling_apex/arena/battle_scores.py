@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable, build_score_columns, load_battle_table
-from modeling_apex.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_text
 
 KEPT_COLUMNS = ("preference", "system_a", "system_b", "is_instrumental", "prompt", "user_pseudonym", "date")
 SILENCE_DECIBELS = -120.0
@@ -39,7 +39,7 @@ def compute_loudness(waveform: np.ndarray) -> float:
 
 def measure_loudness(audio: Any) -> float:
     """Decode a song and compute its level, see [`compute_loudness`]."""
-    from modeling_apex.audio_apex import load_audio
+    from modeling_apex.inference.audio_apex import load_audio
 
     return compute_loudness(load_audio(audio))
 

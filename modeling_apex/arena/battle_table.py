@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_apex.heads_apex import DEFAULT_HEADS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 PREFERENCES = ("A", "B", "TIE", "BOTH_BAD")
 SCORE_GROUPS = ("popularity", "aesthetics", "other", "truth")

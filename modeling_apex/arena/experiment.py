@@ -26,13 +26,6 @@ from modeling_apex.arena.classifiers import cross_predict, get_default_classifie
 from modeling_apex.arena.direct_rules import build_direct_rules
 from modeling_apex.arena.leaderboard import compute_leaderboards
 from modeling_apex.arena.pair_features import RECIPES, PairFeatures, build_pair_features
-from modeling_apex.arena.pair_metrics import (
-    INTERVAL_LEVEL,
-    compute_bootstrap_p_value,
-    compute_holm_rejections,
-    draw_bootstrap_weights,
-    summarize_draws,
-)
 from modeling_apex.arena.predictions import MeasuredPrediction, PairPrediction, measure_prediction
 from modeling_apex.arena.preference import MINIMUM_TRAINING_BATTLES, PreferenceHead, fit_preference_head
 from modeling_apex.arena.protocols import (
@@ -42,6 +35,13 @@ from modeling_apex.arena.protocols import (
     build_folds,
     check_battles,
     drop_rare_systems,
+)
+from modeling_apex.statistics.pair_metrics import (
+    INTERVAL_LEVEL,
+    compute_bootstrap_p_value,
+    compute_holm_rejections,
+    draw_bootstrap_weights,
+    summarize_draws,
 )
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.battle_table import SUBSETS, BattleTable
-from modeling_apex.arena.pair_metrics import draw_bootstrap_weights, summarize_draws
+from modeling_apex.statistics.pair_metrics import draw_bootstrap_weights, summarize_draws
 
 SCALE = 400.0 / math.log(10.0)
 CENTER = 1000.0

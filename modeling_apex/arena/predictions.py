@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
-from modeling_apex.arena.pair_metrics import METRICS, compute_auc
+from modeling_apex.statistics.pair_metrics import METRICS, compute_auc
 
 
 @dataclass(frozen=True)

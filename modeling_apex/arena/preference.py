@@ -10,6 +10,7 @@ numpy only.
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
-from modeling_apex.arena.pair_metrics import compute_auc, compute_calibration_bins, compute_calibration_error
 from modeling_apex.arena.protocols import build_random_folds
-from modeling_apex.output_folder import replace_text
+from modeling_apex.registration import EMBEDDED_MODEL
+from modeling_apex.statistics.pair_metrics import compute_auc, compute_calibration_bins, compute_calibration_error
+from modeling_apex.storage.output_folder import replace_text
 
 PREFERENCE_HEAD_FILE = "preference_head.json"
 FORMAT_VERSION = 1
@@ -266,3 +268,31 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
             },
         },
     )
+
+
+def load_preference_head(model: str | os.PathLike | None = None, revision: str | None = None) -> PreferenceHead | None:
+    """
+    Load the preference head that lies beside a model.
+
+    Args:
+        model (`str` or `os.PathLike`, *optional*):
+            A folder or a Hub id. Defaults to the embedded demonstration model.
+        revision (`str`, *optional*):
+            Branch, tag or commit of a Hub model.
+
+    Returns:
+        [`PreferenceHead`] or `None`: `None` if the model has no preference head.
+    """
+    folder = Path(os.path.expanduser(EMBEDDED_MODEL if model is None else model))
+    if folder.is_dir():
+        path = folder / PREFERENCE_HEAD_FILE
+        return PreferenceHead.from_pretrained(path) if path.is_file() else None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            str(model), PREFERENCE_HEAD_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+    except OSError:  # the Hub cannot be reached: loading the model itself says so, and says what to do
+        return None
+    return None if found is None else PreferenceHead.from_pretrained(found)

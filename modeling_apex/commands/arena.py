@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_report import save_results
     from modeling_apex.arena.battle_table import join_truth
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
-    from modeling_apex.output_lock import OutputLock
+    from modeling_apex.storage.output_lock import OutputLock
 
     chosen = {
         name: tuple(getattr(arguments, name)) for name in ("classifiers", "protocols") if getattr(arguments, name)

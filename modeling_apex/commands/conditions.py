@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from modeling_apex.commands.embed import is_main_process
-    from modeling_apex.output_lock import OutputLock
+    from modeling_apex.corpus.embedding_manifest import save_json
+    from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.conditions import format_conditions, run_conditions
-    from modeling_apex.training.embedding_manifest import save_json
     from modeling_apex.training.train import build_accelerator, close_processes
 
     logging.disable_progress_bar()  # of loading weights

@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from modeling_apex.convert_apex_checkpoint import convert_checkpoint, save_conversion
+    from modeling_apex.checkpoints.convert import convert_checkpoint, save_conversion
 
     logging.disable_progress_bar()
     conversion = convert_checkpoint(arguments.encoder, arguments.heads)

@@ -45,9 +45,9 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
+    from modeling_apex.corpus.embed import FAILURES_NAME, embed_songs
     from modeling_apex.loading import check_embedded_model
     from modeling_apex.registration import EMBEDDED_MODEL
-    from modeling_apex.training.embed import FAILURES_NAME, embed_songs
     from modeling_apex.training.train import close_processes
 
     logging.disable_progress_bar()  # of loading weights; the work has its own

@@ -37,11 +37,11 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
+    from modeling_apex.corpus.embedding_manifest import save_json
     from modeling_apex.loading import load_model
-    from modeling_apex.output_lock import OutputLock
-    from modeling_apex.training.embedding_manifest import save_json
+    from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.evaluate import evaluate_model, format_results
-    from modeling_apex.training.fusion_evaluation import evaluate_fusion_model, format_fusion_results
+    from modeling_apex.training.fusion.evaluation import evaluate_fusion_model, format_fusion_results
 
     logging.disable_progress_bar()  # of loading weights
     with ExitStack() as stack:

@@ -54,18 +54,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _export_hub_folder(arguments: argparse.Namespace) -> Path:
-    from modeling_apex.export import export_model
+    from modeling_apex.checkpoints.export import export_model
 
     return export_model(arguments.model, arguments.output)
 
 
 def _export_graph(arguments: argparse.Namespace) -> Path:
+    from modeling_apex.arena.preference import load_preference_head
+    from modeling_apex.corpus.song_files import find_songs
     from modeling_apex.engines.calibration import read_calibration_segments
     from modeling_apex.engines.encoder_graph import export_engine
-    from modeling_apex.loading import load_preference_head
-    from modeling_apex.modeling_apex import ApexModel
-    from modeling_apex.output_folder import check_new_folder
-    from modeling_apex.song_files import find_songs
+    from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.storage.output_folder import check_new_folder
 
     check_new_folder(arguments.output)
     model = ApexModel.from_pretrained(arguments.model)

@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
+from modeling_apex.arena.preference import load_preference_head
+from modeling_apex.arena.ranking import format_ranking, rank_reports
 from modeling_apex.commands.score import add_scoring_arguments, score_songs
-from modeling_apex.loading import load_preference_head
-from modeling_apex.ranking import format_ranking, rank_reports
-from modeling_apex.song_files import find_songs
+from modeling_apex.corpus.song_files import find_songs
 
 
 def add_parser(subparsers: Any) -> None:

@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.audio_limits_apex import AudioLimits
+from modeling_apex.corpus.feature_table import FeatureTable
+from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
+from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.engines import ENGINES, PRECISIONS
-from modeling_apex.feature_table import FeatureTable
-from modeling_apex.report_apex import escape_controls, format_duration, format_report, format_score, format_table
-from modeling_apex.score_journal import OUTPUT_FORMATS, ScoreJournal
-from modeling_apex.song_files import find_songs
+from modeling_apex.inference.audio_limits_apex import AudioLimits
+from modeling_apex.inference.report_apex import (
+    escape_controls,
+    format_duration,
+    format_report,
+    format_score,
+    format_table,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 RESAMPLERS = ("sinc", "soxr")
@@ -191,7 +197,7 @@ def _load_quick_scorer(arguments: argparse.Namespace) -> Any:
         return None
     if (arguments.engine, arguments.precision, arguments.compile) != ("torch", "float32", False):
         return None
-    from modeling_apex.quick_start import load_quick_scorer
+    from modeling_apex.engines.plain_folder import load_quick_scorer
 
     model = arguments.model or loading.EMBEDDED_MODEL
     return load_quick_scorer(model, device=arguments.device, batch_size=arguments.batch_size)

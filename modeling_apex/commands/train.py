@@ -7,7 +7,7 @@ import typing
 from dataclasses import fields
 from typing import Any
 
-from modeling_apex.report_apex import format_table
+from modeling_apex.inference.report_apex import format_table
 
 
 def add_parser(subparsers: Any) -> None:
@@ -100,13 +100,13 @@ def run(arguments: argparse.Namespace) -> int:
         "model": arguments.model,
     }
     if settings.model_type == "spectrogram-fusion":
-        from modeling_apex.training.fusion_task import train_fusion
+        from modeling_apex.training.fusion.task import train_fusion
 
         if options.pop("model") is not None:
             raise ValueError("--model names the encoder of an APEX model; a spectrogram-fusion model starts anew.")
         result = train_fusion(arguments.data, arguments.output, settings, **options)
     elif settings.train_encoder:
-        from modeling_apex.training.encoder_training import train_end_to_end
+        from modeling_apex.training.encoder.task import train_end_to_end
 
         if arguments.model is None:
             raise ValueError("--train-encoder needs --model: where the encoder starts from.")

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from modeling_apex.commands.score import RESAMPLERS, add_engine_arguments
-from modeling_apex.song_files import find_songs
+from modeling_apex.corpus.song_files import find_songs
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from modeling_apex.engines.validate_shortcut import validate_shortcut
-    from modeling_apex.report_apex import format_table
+    from modeling_apex.checkpoints.validate_shortcut import validate_shortcut
+    from modeling_apex.inference.report_apex import format_table
 
     logging.disable_progress_bar()
     options = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}

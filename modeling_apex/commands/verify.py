@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from modeling_apex.verification import verify_model
+    from modeling_apex.checkpoints.verification import verify_model
 
     logging.disable_progress_bar()
     result = verify_model(arguments.model, revision=arguments.revision, against=arguments.against)

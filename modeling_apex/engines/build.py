@@ -28,10 +28,10 @@ from modeling_apex.engines.encoder_graph import (
     open_graph,
     read_engine_facts,
 )
+from modeling_apex.engines.model_hashes import compute_fingerprint
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 from modeling_apex.engines.validation import build_record_key, find_record, require_record, save_record
-from modeling_apex.model_hashes import compute_fingerprint
-from modeling_apex.modeling_apex import ApexModel, pool_hidden_states
+from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling_apex.audio_apex import stream_segments
-from modeling_apex.configuration_apex import ApexConfig
-from modeling_apex.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
+from modeling_apex.inference.audio_apex import stream_segments
+from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
 
 MAX_SEGMENTS = 16
 

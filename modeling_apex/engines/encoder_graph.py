@@ -25,15 +25,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from modeling_apex.configuration_apex import ApexConfig
 from modeling_apex.engines import ENGINES, EXPORT_FORMATS
 from modeling_apex.engines.encoder_engine import EncoderEngine
+from modeling_apex.engines.model_hashes import compute_fingerprint, compute_weights_hash
 from modeling_apex.engines.onnx_engine import INPUT_NAME, OUTPUT_NAME, OnnxEngine, import_onnxruntime
 from modeling_apex.engines.openvino_engine import OpenVinoEngine, import_openvino
-from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
-from modeling_apex.model_hashes import compute_fingerprint, compute_weights_hash
-from modeling_apex.modeling_apex import ApexModel, pool_hidden_states
-from modeling_apex.output_folder import check_new_folder
+from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
+from modeling_apex.storage.output_folder import check_new_folder
 
 logger = logging.getLogger(__name__)
 

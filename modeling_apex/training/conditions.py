@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.report_apex import format_table
+from modeling_apex.inference.report_apex import format_table
 from modeling_apex.training.arguments import CHOICES, ApexTrainingArguments
 from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
 from modeling_apex.training.train import train_heads

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modeling_apex.modeling_apex import ApexModel
-from modeling_apex.report_apex import format_table
-from modeling_apex.training.embedding_manifest import build_expected_identity, refuse_other_identity
-from modeling_apex.training.embedding_store import EmbeddingSplit, EmbeddingStore, open_embedding_store
-from modeling_apex.training.metrics import BASELINES, METRICS, compute_head_results
+from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
+from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore, open_embedding_store
+from modeling_apex.inference.modeling_apex import ApexModel
+from modeling_apex.inference.report_apex import format_table
+from modeling_apex.statistics.metrics import BASELINES, METRICS, compute_head_results
 
 ALL_PLATFORMS = "all"
 BATCH_SONGS = 256

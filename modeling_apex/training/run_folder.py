@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex import __version__
-from modeling_apex.output_folder import replace_text
+from modeling_apex.corpus.embedding_manifest import save_json
+from modeling_apex.storage.output_folder import replace_text
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.embedding_manifest import save_json
 
 logger = logging.getLogger(__name__)
 

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modeling_apex.configuration_apex import NUM_QUANTILES, ApexConfig
-from modeling_apex.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
+from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.inference.configuration_apex import NUM_QUANTILES, ApexConfig
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.loading import load_apex_model
-from modeling_apex.modeling_apex import ApexModel
-from modeling_apex.output_lock import OutputLock
+from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
-from modeling_apex.training.embedding_manifest import build_expected_identity, refuse_other_identity
-from modeling_apex.training.embedding_store import open_embedding_store
-from modeling_apex.training.heads_task import HeadsTask
+from modeling_apex.training.heads.task import HeadsTask
 from modeling_apex.training.loop import (
     Progress,
     TrainingDivergedError,

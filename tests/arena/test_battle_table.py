@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated_battles import build_rows, build_table
 
 from modeling_apex.arena.battle_table import (
     ScoreColumn,
@@ -17,6 +16,8 @@ from modeling_apex.arena.battle_table import (
     join_truth,
     load_battle_table,
 )
+
+from simulated_battles import build_rows, build_table
 
 
 def build_row(**changes: Any) -> dict[str, Any]:

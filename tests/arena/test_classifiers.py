@@ -4,14 +4,15 @@ import sys
 
 import numpy as np
 import pytest
-from simulated_battles import build_table
 
 from modeling_apex.arena.classifiers import CLASSIFIERS, PairClassifier, build_classifier, cross_predict
 from modeling_apex.arena.direct_rules import build_direct_rules
 from modeling_apex.arena.experiment import WITH_AESTHETICS, WITHOUT_AESTHETICS, build_feature_sets
 from modeling_apex.arena.pair_features import build_pair_features, build_side_features
-from modeling_apex.arena.pair_metrics import compute_auc, compute_bootstrap_p_value, draw_bootstrap_weights
 from modeling_apex.arena.protocols import build_random_folds
+from modeling_apex.statistics.pair_metrics import compute_auc, compute_bootstrap_p_value, draw_bootstrap_weights
+
+from simulated_battles import build_table
 
 LOCAL_CLASSIFIERS = tuple(name for name in CLASSIFIERS if name != "xgboost")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated_battles import build_rows, build_table
 
 from modeling_apex.arena import published_results
 from modeling_apex.arena.arena_plots import save_plots
@@ -20,6 +19,8 @@ from modeling_apex.arena.battle_table import BattleTable, build_battle_table, jo
 from modeling_apex.arena.experiment import ArenaOptions, build_conclusion, run_arena
 from modeling_apex.arena.protocols import PROTOCOLS
 from modeling_apex.commands import arena
+
+from simulated_battles import build_rows, build_table
 
 OPTIONS = ArenaOptions(num_folds=3, num_draws=100, classifiers=("logistic_regression", "adaboost"))
 EFFECTS = {"popularity_effect": 1.0, "aesthetics_effect": 6.0, "system_effect": 0.5, "tie_share": 0.05}

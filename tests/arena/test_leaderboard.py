@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from simulated_battles import build_table
 from sklearn.linear_model import LogisticRegression
 
 from modeling_apex.arena.leaderboard import (
@@ -16,6 +15,8 @@ from modeling_apex.arena.leaderboard import (
     compute_wins,
     fit_bradley_terry,
 )
+
+from simulated_battles import build_table
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated_battles import build_table
 from sklearn.linear_model import LogisticRegression
 
 from modeling_apex.arena import PreferenceHead, score_preference
 from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
 from modeling_apex.arena.battle_table import join_truth
 from modeling_apex.arena.preference import fit_logistic, fit_preference_head
+
+from simulated_battles import build_table
 
 HEAD = PreferenceHead({"musicality": 2.0, "score_likes": 0.1}, position_bias=-0.3)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from simulated_battles import build_table
 
 from modeling_apex.arena.baselines import predict_by_position, predict_by_system
 from modeling_apex.arena.predictions import build_system_pairs, measure_prediction
@@ -16,6 +15,8 @@ from modeling_apex.arena.protocols import (
     count_decisive_battles,
     drop_rare_systems,
 )
+
+from simulated_battles import build_table
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

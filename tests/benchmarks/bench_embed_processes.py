@@ -57,7 +57,7 @@ def embed_as_worker(folder: Path, output: Path, model: Path, num_threads: int) -
     torch.set_num_threads(num_threads)
     from accelerate import PartialState
 
-    from modeling_apex.training.embed import embed_songs
+    from modeling_apex.corpus.embed import embed_songs
 
     state = PartialState(cpu=True)
     state.wait_for_everyone()

@@ -35,8 +35,8 @@ def write_corpus(folder: Path, num_songs: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from modeling_apex.configuration_apex import DEFAULT_HEADS
-    from modeling_apex.training.embed import SHARD_METADATA
+    from modeling_apex.corpus.embed import SHARD_METADATA
+    from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
 
     embeddings = folder / "embeddings"
     embeddings.mkdir()
@@ -77,7 +77,7 @@ def build_model() -> Any:
     import torch
 
     from modeling_apex import ApexConfig, ApexModel
-    from modeling_apex.configuration_apex import MERT_95M_ENCODER
+    from modeling_apex.inference.configuration_apex import MERT_95M_ENCODER
 
     torch.manual_seed(0)
     return ApexModel(ApexConfig(encoder_config={**MERT_95M_ENCODER, "num_hidden_layers": 1}, layer_indices=[0, 1]))
@@ -90,7 +90,7 @@ def build_published_loader(folder: Path, makes_tensors_at_loading: bool) -> Any:
     import torch
     from torch.utils.data import DataLoader, Dataset
 
-    from modeling_apex.configuration_apex import DEFAULT_HEADS
+    from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
 
     names = [str(head["name"]) for head in DEFAULT_HEADS]
     frame = pandas.read_parquet(folder / "train.parquet", columns=["id", "embedding", *names])
@@ -151,9 +151,9 @@ def train_published(folder: Path, makes_tensors_at_loading: bool) -> dict[str, f
 
 def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
     """One epoch of ours."""
+    from modeling_apex.corpus.embedding_store import open_embedding_store
     from modeling_apex.training.arguments import build_arguments
-    from modeling_apex.training.embedding_store import open_embedding_store
-    from modeling_apex.training.heads_task import HeadsTask
+    from modeling_apex.training.heads.task import HeadsTask
     from modeling_apex.training.loop import Progress, _train_epoch, build_optimizer
     from modeling_apex.training.train import build_accelerator
 
@@ -174,7 +174,7 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
 
 def build_columns(folder: Path) -> dict[str, float]:
     """What ours pays once per corpus: columns from shards."""
-    from modeling_apex.training.embedding_store import open_embedding_store
+    from modeling_apex.corpus.embedding_store import open_embedding_store
 
     clock = Clock()
     open_embedding_store(folder / "embeddings")
@@ -186,7 +186,7 @@ def measure_floor(folder: Path, num_songs: int) -> dict[str, float]:
     """What the matrix products of an epoch take and nothing else: the quickest of many tries of each."""
     import torch
 
-    from modeling_apex.configuration_apex import DEFAULT_HEADS, ApexConfig
+    from modeling_apex.inference.configuration_apex import DEFAULT_HEADS, ApexConfig
 
     config, num_heads = ApexConfig(), len(DEFAULT_HEADS)
     trunk = [HIDDEN_SIZE, *config.shared_dims]

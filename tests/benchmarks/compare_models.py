@@ -29,22 +29,22 @@ from datasets_scripts.synthetic import ARENA_SYSTEMS
 from datasets_scripts.synthetic.track_layout import LAYOUT, SHARES, TABLE_FILE, save_tracks_layout
 from datasets_scripts.synthetic.world import CEILINGS_FILE, WorldOptions
 from modeling_apex import ApexConfig, ApexModel, SpectrogramFusionModel, load_pipeline
-from modeling_apex.evaluate_modules.apex_regression.regression_metrics import compute_mae, compute_spearman
+from modeling_apex.corpus.embed import embed_songs
+from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.song_source import Song, open_song_source
+from modeling_apex.inference.report_apex import format_table
 from modeling_apex.registration import EMBEDDED_MODEL
-from modeling_apex.report_apex import format_table
+from modeling_apex.statistics.evaluate_modules.apex_regression.regression_metrics import compute_mae, compute_spearman
+from modeling_apex.statistics.hit_metrics import compute_hit_metrics
 from modeling_apex.training.arguments import build_arguments
-from modeling_apex.training.embed import embed_songs
-from modeling_apex.training.embedding_store import open_embedding_store
 from modeling_apex.training.evaluate import predict_split
-from modeling_apex.training.fusion_data import (
+from modeling_apex.training.fusion.data import (
     build_feature_rows,
     build_feature_specs,
     build_fusion_labels,
     open_fusion_store,
 )
-from modeling_apex.training.fusion_task import build_front_end_config, predict_stored_songs, train_fusion
-from modeling_apex.training.hit_metrics import compute_hit_metrics
-from modeling_apex.training.song_source import Song, open_song_source
+from modeling_apex.training.fusion.task import build_front_end_config, predict_stored_songs, train_fusion
 from modeling_apex.training.train import train_heads
 
 THRESHOLD = 50.0

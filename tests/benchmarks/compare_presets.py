@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from modeling_apex.configuration_apex import DEFAULT_HEADS
-from modeling_apex.report_apex import format_table
+from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
+from modeling_apex.inference.report_apex import format_table
 from modeling_apex.training.arguments import build_arguments
 from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
 from modeling_apex.training.train import train_heads

@@ -24,7 +24,7 @@ import soundfile
 import torch
 
 from modeling_apex import load_audio, load_pipeline
-from modeling_apex.report_apex import format_table
+from modeling_apex.inference.report_apex import format_table
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SAMPLES = sorted((REPOSITORY / "spaces_demo" / "samples").glob("*.ogg"))

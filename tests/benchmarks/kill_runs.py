@@ -35,7 +35,6 @@ import datasets  # noqa: F401, E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from song_folders import make_wav, write_dataset, write_embeddings  # noqa: E402
 from source_trees import encode_song, make_song, make_suno_row, save_json_lines  # noqa: E402
 from transformers.pipelines import pipeline  # noqa: F401, E402
 
@@ -43,9 +42,10 @@ import datasets_scripts.build  # noqa: E402
 import modeling_apex.cli  # noqa: E402
 import modeling_apex.training.train  # noqa: E402
 from modeling_apex import ApexModel  # noqa: E402
-from modeling_apex.training.embedding_manifest import build_identity  # noqa: E402
+from modeling_apex.corpus.embedding_manifest import build_identity  # noqa: E402
 
 from small_model import build_small_model  # noqa: E402
+from song_folders import make_wav, write_dataset, write_embeddings  # noqa: E402
 
 COMMANDS = ("score", "embed", "train", "build")
 LEFTOVERS = (".lock", ".writing", ".partial", ".part", ".old", ".build")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from modeling_apex.report_apex import format_table
+from modeling_apex.inference.report_apex import format_table
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BASELINE, PACKAGE_BASELINE = "import transformers, torch", "import transformers"

@@ -19,7 +19,7 @@ from source_trees import make_suno_row, save_json_lines
 import datasets_scripts
 from datasets_scripts.build import build_parser, main, parse_columns
 from datasets_scripts.hub_upload import push_folder_to_hub, push_world_to_hub
-from modeling_apex.output_lock import OutputLock
+from modeling_apex.storage.output_lock import OutputLock
 
 from full_disks import fill_disk
 
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 READER = """
 import json, sys
 import datasets
-from modeling_apex.audio_apex import load_audio
+from modeling_apex.inference.audio_apex import load_audio
 
 for folder in sys.argv[1:]:
     loaded, streamed = datasets.load_dataset(folder), datasets.load_dataset(folder, streaming=True)

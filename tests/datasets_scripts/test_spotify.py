@@ -11,7 +11,7 @@ from datasets_scripts.build import main
 from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.splits import SPLIT_NAMES
 from datasets_scripts.spotify import DEFAULT_COLUMNS, SpotifyTracks, iterate_tracks, read_release_date
-from modeling_apex.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
+from modeling_apex.inference.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
 
 
 def make_row(number: int, **changes) -> dict:

@@ -195,7 +195,7 @@ def test_labels_run_from_one_to_five():
 
 
 def test_factor_names_are_the_aesthetic_heads():
-    from modeling_apex.heads_apex import DEFAULT_HEADS
+    from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
     assert tuple(head["name"] for head in DEFAULT_HEADS if head["group"] == "aesthetics") == FACTOR_NAMES
 

@@ -13,8 +13,8 @@ from modeling_apex.engines import check_engine
 from modeling_apex.engines.build import build_engine, build_engine_key, find_engine_folder
 from modeling_apex.engines.encoder_engine import EncoderEngine
 from modeling_apex.engines.encoder_graph import load_exported_model
+from modeling_apex.engines.model_hashes import compute_fingerprint, compute_weights_hash
 from modeling_apex.engines.validation import NotValidatedError, load_records, save_record
-from modeling_apex.model_hashes import compute_fingerprint, compute_weights_hash
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import pytest
 
 from modeling_apex import ApexModel, load_preference_head
 from modeling_apex.cli import main
+from modeling_apex.corpus.embed import embed_songs
+from modeling_apex.corpus.embedding_manifest import build_expected_identity, build_identity, refuse_other_identity
 from modeling_apex.engines import encoder_graph
 from modeling_apex.engines.validation import NotValidatedError
-from modeling_apex.training.embed import embed_songs
-from modeling_apex.training.embedding_manifest import build_expected_identity, build_identity, refuse_other_identity
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from modeling_apex import ApexModel
+from modeling_apex.checkpoints import validate_shortcut as validate_module
+from modeling_apex.checkpoints.validate_shortcut import validate_shortcut
 from modeling_apex.cli import main
 from modeling_apex.engines import build as build_module
-from modeling_apex.engines import validate_shortcut as validate_module
 from modeling_apex.engines.calibration import read_calibration_segments
-from modeling_apex.engines.validate_shortcut import validate_shortcut
 from modeling_apex.engines.validation import (
     build_record_key,
     describe_hardware,

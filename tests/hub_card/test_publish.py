@@ -10,8 +10,8 @@ from huggingface_hub import HfApi
 
 from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
 from hub_card.publish import build_parser, main, publish, publish_staged
-from modeling_apex.export import INFERENCE_FILES
-from modeling_apex.verification import verify_model
+from modeling_apex.checkpoints.export import INFERENCE_FILES
+from modeling_apex.checkpoints.verification import verify_model
 
 from loopback_hub import LoopbackHub
 

@@ -53,7 +53,7 @@ def test_one_commit_brings_the_files_and_removes_old_ones() -> None:
         if isinstance(operation, huggingface_hub.CommitOperationAdd)
     }
     assert {"app.py", "README.md", "requirements.txt", "spaces_demo/style.css", "spaces_demo/page.js"} <= added
-    assert {"modeling_apex/modeling_apex.py", "spaces_demo/samples/samples.json"} <= added
+    assert {"modeling_apex/inference/modeling_apex.py", "spaces_demo/samples/samples.json"} <= added
     assert not [path for path in added if "screenshots" in path or "__pycache__" in path]
     removed = [
         operation.path_in_repo

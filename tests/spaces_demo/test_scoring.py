@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_apex import audio_limits_apex, load_pipeline
+from modeling_apex import load_pipeline
+from modeling_apex.inference import audio_limits_apex
 from spaces_demo.samples import load_samples
 from spaces_demo.scoring import Scorer, SongRefusedError
 from spaces_demo.settings import SpaceSettings

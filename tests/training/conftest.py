@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from song_folders import write_embeddings
 
 from modeling_apex import ApexModel
+from modeling_apex.corpus.embedding_manifest import build_identity
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
-from modeling_apex.training.embedding_manifest import build_identity
+
+from song_folders import write_embeddings
 
 torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ import pytest
 from datasets_scripts.metadata_tables import iterate_table
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
+from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.training import loop
-from modeling_apex.training.embedding_store import open_embedding_store
 from modeling_apex.training.loop import PROGRESS_NAME, Progress
 from modeling_apex.training.train import train_heads
 

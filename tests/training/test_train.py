@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from song_folders import write_embeddings
 
 import modeling_apex.training.loop as loop
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
-from modeling_apex.output_lock import OutputInUseError, OutputLock
-from modeling_apex.training.embedding_store import open_embedding_store
-from modeling_apex.training.heads_task import HeadsTask, plan_batches, refuse_few_rows
+from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
+from modeling_apex.training.heads.task import HeadsTask, plan_batches, refuse_few_rows
 from modeling_apex.training.loop import TrainingDivergedError, has_finished
 from modeling_apex.training.run_folder import RunFolder
 from modeling_apex.training.train import build_accelerator, build_trained_model, train_heads
 
 from full_disks import fill_disk
+from song_folders import write_embeddings
 
 SIZES = {"train": 60, "validation": 20, "test": 10}
 

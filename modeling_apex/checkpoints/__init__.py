@@ -1,0 +1,1 @@
+"""Checkpoints: convert, export and verify them, with their licences and files."""

@@ -1,0 +1,153 @@
+"""
+Export a checkpoint as a self-contained Hub folder: weights, configs, the inference code, and a card.
+
+Such a folder runs where this package is not installed: `trust_remote_code=True` loads the flat `*_apex.py` files that
+lie beside the weights. They come from the installed package, never from another checkpoint's folder.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from modeling_apex import inference
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.heads_apex import SCORE_MEANINGS
+from modeling_apex.inference.report_apex import format_score
+from modeling_apex.loading import load_model
+from modeling_apex.registration import FLAT_MODULES, TASK
+from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
+
+INFERENCE_FILES = tuple(f"{name.rpartition('.')[2]}.py" for name in FLAT_MODULES)
+EXTRACTOR_CODE = "feature_extraction_apex.ApexFeatureExtractor"
+# Which code of the folder makes a model of each type.
+AUTO_MAPS = {
+    "apex": {
+        "AutoConfig": "configuration_apex.ApexConfig",
+        "AutoFeatureExtractor": EXTRACTOR_CODE,
+        "AutoModel": "modeling_apex.ApexModel",
+    },
+    "spectrogram-fusion": {
+        "AutoConfig": "configuration_spectrogram_fusion_apex.SpectrogramFusionConfig",
+        "AutoFeatureExtractor": EXTRACTOR_CODE,
+        "AutoModel": "modeling_spectrogram_fusion_apex.SpectrogramFusionModel",
+    },
+}
+CUSTOM_PIPELINES = {
+    TASK: {"impl": "pipeline_apex.ApexPopularityPipeline", "pt": ["AutoModel"], "type": "audio"},
+}
+
+
+def export_model(model: Any, output: str | os.PathLike, **loading_options: Any) -> Path:
+    """
+    Write the Hub folder of a model.
+
+    Args:
+        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`]):
+            A folder, a Hub id, or a loaded model.
+        output (`str` or `os.PathLike`):
+            A folder that does not exist yet, or is empty.
+        loading_options:
+            Passed to `from_pretrained` of the model's class.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        `FileExistsError`: If the folder holds anything.
+        [`OutputInUseError`]: If another run is writing it.
+    """
+    folder = check_new_folder(output)
+    is_loaded = not isinstance(model, (str, os.PathLike))
+    loaded: Any = model if is_loaded else load_model(os.fspath(model), **loading_options)
+    auto_map = AUTO_MAPS[loaded.config.model_type]
+    with write_new_folder(folder) as part:
+        loaded.save_pretrained(part)
+        ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
+        _update_json(part / "config.json", auto_map=auto_map, custom_pipelines=CUSTOM_PIPELINES)
+        _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
+        source = Path(inference.__file__).parent
+        for name in INFERENCE_FILES:
+            shutil.copyfile(source / name, part / name)
+        (part / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
+    return folder
+
+
+def build_short_card(config: Any) -> str:
+    """
+    Write the card that every exported folder carries: what the scores are and how to load them.
+
+    It states only what the config knows. Results, limits and licences come from result files, through `hub_card`.
+
+    Args:
+        config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
+            The exported model's config.
+
+    Returns:
+        `str`: Markdown with YAML front matter.
+    """
+    rows = "\n".join(
+        f"| `{head['name']}` | {format_score(head['minimum'], 100)[:-2]} to {format_score(head['maximum'], 100)[:-2]} "
+        f"| {SCORE_MEANINGS.get(head['name'], head['group'])} |"
+        for head in config.heads
+    )
+    notice = f"> {config.provenance['notice']}\n\n" if config.provenance.get("notice") else ""
+    if config.model_type == "spectrogram-fusion":
+        paper, title, summary = "2505.07280", "Spectrogram-fusion song scores", _describe_inputs(config)
+    else:
+        paper, title, summary = "2605.03395", "APEX song scores", "Scores of a song from its audio alone, after *APEX*"
+    return f"""---
+library_name: transformers
+pipeline_tag: audio-classification
+tags:
+- music
+- apex
+- song-popularity
+- song-aesthetics
+- arxiv:{paper}
+---
+
+# {title}
+
+{notice}{summary} (arXiv {paper}).
+
+| score | range | meaning |
+|---|---|---|
+{rows}
+
+```python
+from transformers import pipeline
+
+scorer = pipeline("apex-popularity", model="THIS_REPOSITORY", trust_remote_code=True)
+print(scorer("song.mp3")["scores"])
+```
+
+Where the weights come from:
+
+```json
+{json.dumps(config.provenance, indent=2)}
+```
+"""
+
+
+def _describe_inputs(config: Any) -> str:
+    """Say what a spectrogram-fusion model listens to, and which of its features leak the target."""
+    names = ", ".join(f"`{name}`" for name in config.feature_names)
+    inputs = {
+        "fused": f"its audio and its track features ({names or 'none'})",
+        "audio": "its audio alone",
+        "features": f"its track features alone ({names})",
+    }[config.branches]
+    leaking = ", ".join(f"`{name}`" for name in config.leaking_names)
+    warning = f" Of these, {leaking} leak the target: they are computed from how a track did." if leaking else ""
+    return (
+        f"Popularity of a song from {inputs}, and the probability that it reaches {config.hit_threshold:g}, the "
+        f"threshold of a hit.{warning} After *Predicting Music Track Popularity by Convolutional Neural Networks on "
+        "Spotify Features and Spectrogram of Audio Waveform*"
+    )
+
+
+def _update_json(path: Path, **fields: Any) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, **fields}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,351 @@
+"""
+Check a model that somebody else made before believing it: files, weights, outputs, licence, identity.
+
+What comes in is a folder or a Hub id; what leaves is a list of [`Check`]s, each with what was found, and the names of
+the published checkpoints whose numbers the model has. No code that lies beside the weights is run.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+
+from modeling_apex.checkpoints.component_licenses import LICENSES, find_component, is_permissive
+from modeling_apex.checkpoints.hub_files import (
+    CHECKSUMS_NAME,
+    find_changed_files,
+    get_hub_errors,
+    is_same_file,
+    list_hub_files,
+    load_checksums,
+)
+from modeling_apex.inference.published_apex import ENCODER_MODEL_TYPES, read_encoder, read_heads
+from modeling_apex.loading import find_model_class, load_model, load_pipeline
+from modeling_apex.registration import EMBEDDED_MODEL
+
+OK, FAILED, NOT_CHECKED = "ok", "failed", "not checked"
+PUBLISHED_HEADS = "amaai-lab/apex"
+PUBLISHED_ENCODERS = ("m-a-p/MERT-v1-95M", "m-a-p/MERT-v1-330M")
+PARTS = ("encoder", "heads")
+PROBE_SEED = 0
+# More than one segment, so that padding and the mean over segments are probed too.
+PROBE_SEGMENTS = 1.25
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: `"ok"`, `"failed"` or `"not checked"`, and what was found."""
+
+    name: str
+    status: str
+    detail: str
+
+
+@dataclass
+class Verification:
+    """
+    What is known about a model after it was looked at.
+
+    Args:
+        model (`str`): Its folder or Hub id.
+        checks (`list[Check]`): In the order in which they were made.
+        identity (`str`): Which published checkpoint it equals, in words.
+    """
+
+    model: str
+    checks: list[Check] = field(default_factory=list)
+    identity: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status != FAILED for check in self.checks)
+
+    def add(self, name: str, status: str, detail: str) -> None:
+        """Note a check."""
+        self.checks.append(Check(name, status, detail))
+
+    def format(self) -> str:
+        """Return it as text: a line a check, then what the model is."""
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{check.name:<{width}}  {check.status:<11}  {check.detail}" for check in self.checks]
+        return "\n".join([*lines, "", self.identity])
+
+
+def verify_model(
+    model: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    against: Sequence[str] = (),
+    api: Any = None,
+    **hub_options: Any,
+) -> Verification:
+    """
+    Check a model.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            A folder or a Hub id.
+        revision (`str`, *optional*):
+            Branch, tag or commit of a Hub model.
+        against (`Sequence[str]`):
+            Folders or Hub ids of checkpoints that it must equal in the parts that they hold. Without any, it is
+            compared with the published checkpoints that this machine has already.
+        api (`huggingface_hub.HfApi`, *optional*):
+            The client; defaults to one with huggingface_hub's own token and endpoint.
+        hub_options:
+            `cache_dir` and the like, for what is read from the Hub.
+
+    Returns:
+        [`Verification`]
+
+    Raises:
+        `FileNotFoundError`: If there is no such folder and no such model on the Hub.
+    """
+    name = os.path.expanduser(os.fspath(model))
+    result = Verification(name)
+    folder, hub_files = _fetch(name, revision, api, hub_options)
+    _check_hashes(result, folder, hub_files)
+    _check_format(result, folder)
+    _check_license(result, folder)
+    loaded = _check_weights(result, folder, hub_options)
+    if loaded is None:
+        result.identity = "It does not load, so it was compared with nothing."
+        return result
+    _check_probe(result, loaded)
+    _compare(result, loaded, against, hub_options)
+    return result
+
+
+def build_probe(sampling_rate: int, seconds: float) -> np.ndarray:
+    """
+    Build the signal that a model is probed with: three tones that swell, and a little noise, always the same.
+
+    Args:
+        sampling_rate (`int`):
+            In hertz.
+        seconds (`float`):
+            Its length.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`: float32, within -1 and 1.
+    """
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    swell = 0.5 - 0.5 * np.cos(2 * np.pi * 0.5 * time)
+    tones = sum(np.sin(2 * np.pi * frequency * time) for frequency in (220.0, 277.18, 329.63))
+    noise = np.random.default_rng(PROBE_SEED).standard_normal(len(time))
+    return (0.2 * swell * tones + 0.01 * noise).astype(np.float32)
+
+
+def _fetch(name: str, revision: str | None, api: Any, hub_options: dict[str, Any]) -> tuple[Path, list[Any] | None]:
+    """Return the folder of a model, and for a Hub id the Hub's own list of its files."""
+    if os.path.isdir(name):
+        if not os.path.isfile(os.path.join(name, "config.json")):
+            raise FileNotFoundError(f"{name}: no config.json in this folder, so it is not a model.")
+        return Path(name), None
+    if os.path.exists(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
+        raise FileNotFoundError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
+    from huggingface_hub import HfApi
+
+    api = api or HfApi()
+    try:
+        # By commit, so that the list and the files are of one moment.
+        commit = api.model_info(name, revision=revision).sha
+        files = list_hub_files(api, name, revision=commit)
+        return Path(api.snapshot_download(name, revision=commit, **hub_options)), files
+    except get_hub_errors() as error:
+        raise FileNotFoundError(
+            f"{name}: no such folder, and not to be had from the Hub: {error} To work offline, run "
+            f"`hf download {name}` once while connected, and pass the folder."
+        ) from error
+
+
+def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | None) -> None:
+    if hub_files is not None:
+        changed = [
+            f.path for f in hub_files if not (folder / f.path).is_file() or not is_same_file(folder / f.path, f)
+        ]
+        if changed:
+            result.add("hashes on the Hub", FAILED, f"other here than the Hub lists: {', '.join(changed)}")
+        else:
+            result.add("hashes on the Hub", OK, f"{len(hub_files)} files are those that the Hub lists")
+    try:
+        sums = load_checksums(folder)
+    except FileNotFoundError:
+        result.add(CHECKSUMS_NAME, NOT_CHECKED, "the folder has none")
+        return
+    except ValueError as error:
+        result.add(CHECKSUMS_NAME, FAILED, str(error))
+        return
+    problems = find_changed_files(folder, sums)
+    if problems:
+        result.add(CHECKSUMS_NAME, FAILED, "; ".join(problems))
+    else:
+        result.add(CHECKSUMS_NAME, OK, f"{len(sums)} files have the hashes that were published with them")
+
+
+def _check_format(result: Verification, folder: Path) -> None:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+    if pickles:
+        result.add("format", OK, f"{', '.join(pickles)}: a pickle, opened so that nothing in it can run")
+    else:
+        result.add("format", OK, "safetensors, which hold numbers only")
+
+
+def _check_license(result: Verification, folder: Path) -> None:
+    card = folder / "README.md"
+    if not card.is_file():
+        result.add("licence", FAILED, "no README.md, so nothing says who may use the model")
+        return
+    from huggingface_hub import ModelCard
+
+    try:
+        stated = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.license
+    except Exception as error:  # YAML errors of many kinds: all mean that the metadata cannot be read
+        result.add("licence", FAILED, f"the front matter of README.md cannot be read: {error}")
+        return
+    if not stated:
+        result.add("licence", FAILED, "README.md names no license")
+        return
+    try:
+        provenance = find_model_class(folder).config_class.from_pretrained(folder).provenance
+    except Exception as error:  # a broken config fails the check of the weights, in its own words
+        result.add("licence", NOT_CHECKED, f"{stated}; the config cannot be read: {str(error).splitlines()[0]}")
+        return
+    license = LICENSES.get(stated)
+    for part in PARTS:
+        known = find_component(str((provenance.get(part) or {}).get("source", "")))
+        binding = LICENSES.get(known.license_id or "") if known else None
+        if known and binding and license and is_permissive(license) and not is_permissive(binding):
+            result.add(
+                "licence", FAILED, f"the card says {stated}, but the {part} is {known.name} under {known.license_id}"
+            )
+            return
+    result.add("licence", OK, str(stated))
+
+
+def _check_weights(result: Verification, folder: Path, hub_options: dict[str, Any]) -> Any:
+    try:
+        loaded = load_model(folder, **hub_options)
+    except Exception as error:  # anything that keeps a model from loading is the finding
+        result.add("weights", FAILED, " ".join(str(error).split()))
+        return None
+    tensors = loaded.state_dict()
+    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if damaged:
+        result.add("weights", FAILED, f"NaN or infinite: {', '.join(damaged[:5])}")
+    else:
+        result.add("weights", OK, f"{len(tensors)} tensors, each in its place, all finite")
+    return loaded.eval()
+
+
+def _check_probe(result: Verification, loaded: Any) -> None:
+    config = loaded.config
+    probe = build_probe(config.sampling_rate, PROBE_SEGMENTS * config.segment_seconds)
+    try:
+        report = load_pipeline(loaded)(probe, sampling_rate=config.sampling_rate)
+    except Exception as error:  # the model's own refusals, such as hidden states that are not finite
+        result.add("probe signal", FAILED, " ".join(str(error).split()))
+        return
+    outside = [
+        name
+        for name, score in report["scores"].items()
+        if not report["ranges"][name][0] <= score <= report["ranges"][name][1]
+    ]
+    scores = ", ".join(f"{name} {score:.2f}" for name, score in report["scores"].items())
+    if outside:
+        result.add("probe signal", FAILED, f"outside their ranges: {', '.join(outside)} ({scores})")
+    else:
+        result.add("probe signal", OK, f"finite and within range: {scores}")
+
+
+def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_options: dict[str, Any]) -> None:
+    """Say which published checkpoints have these numbers; only those that the caller named can fail the model."""
+    own = loaded.state_dict()
+    equal: dict[str, list[str]] = {part: [] for part in PARTS}
+    unknown = []
+    references = list(against) or [str(EMBEDDED_MODEL), PUBLISHED_HEADS, *PUBLISHED_ENCODERS]
+    for reference in references:
+        title = "apex-tiny (in this package)" if reference == str(EMBEDDED_MODEL) else reference
+        options = hub_options if against else {**hub_options, "local_files_only": True}
+        try:
+            theirs = _load_reference(reference, options)
+        except (OSError, ValueError) as error:
+            if against:
+                result.add(f"equals {title}", FAILED, f"cannot be read: {' '.join(str(error).split())}")
+            else:
+                unknown.append(title)
+            continue
+        found = {part: _count_differences(own, theirs, part) for part in PARTS}
+        held = {part: differing for part, differing in found.items() if differing is not None}
+        for part, differing in held.items():
+            if differing == 0:
+                equal[part].append(title)
+        if against:
+            words = ", ".join(f"{part}: {_describe_difference(differing)}" for part, differing in held.items())
+            result.add(f"equals {title}", OK if not any(held.values()) else FAILED, words)
+    result.identity = _describe_identity(equal, unknown)
+
+
+def _load_reference(reference: str, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    if os.path.isfile(reference):
+        return read_heads(reference).state_dict
+    if os.path.isdir(reference) and not os.path.isfile(os.path.join(reference, "config.json")):
+        return read_heads(reference).state_dict
+    fields, _ = PreTrainedConfig.get_config_dict(reference, **options)
+    if fields.get("model_type") in ENCODER_MODEL_TYPES:
+        return read_encoder(reference, **options).state_dict
+    if fields.get("mert_model_name"):
+        return read_heads(reference, **options).state_dict
+    return dict(load_model(reference, **options).state_dict())
+
+
+def _count_differences(own: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], part: str) -> int | None:
+    """Count the tensors of a part that differ in any number, shape or name; `None` where the reference has none."""
+
+    def select(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.") == (part == "encoder")}
+
+    first, second = select(own), select(theirs)
+    if not second:
+        return None
+    return sum(
+        name not in first
+        or name not in second
+        or not torch.equal(first[name].cpu(), second[name].to(first[name].dtype))
+        for name in {*first, *second}
+    )
+
+
+def _describe_difference(differing: int | None) -> str:
+    return "every number equal" if not differing else f"{differing} tensors differ"
+
+
+def _describe_identity(equal: dict[str, list[str]], unknown: Sequence[str]) -> str:
+    both = [title for title in equal["encoder"] if title in equal["heads"]]
+    if both:
+        sentence = f"It is {both[0]}: every number is equal."
+    elif equal["encoder"] and equal["heads"]:
+        sentence = (
+            f"It is a published model: its heads are those of {equal['heads'][0]}, its encoder is "
+            f"{equal['encoder'][0]}; every number is equal."
+        )
+    elif equal["heads"] or equal["encoder"]:
+        if equal["heads"]:
+            sentence = f"Its heads are those of {equal['heads'][0]}; its encoder is that of"
+        else:
+            sentence = f"Its encoder is that of {equal['encoder'][0]}; its heads are those of"
+        sentence += " no checkpoint that was compared."
+    else:
+        sentence = "It equals no checkpoint that was compared."
+    if unknown:
+        sentence += (
+            f" Not compared, because they are not on this machine: {', '.join(unknown)} (`--against ID` fetches one)."
+        )
+    return sentence

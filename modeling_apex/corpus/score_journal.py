@@ -1,0 +1,157 @@
+"""
+Keep the reports of a long run safe: a journal that grows row by row, and a final file that appears whole.
+
+While songs are scored, each report is one line of `OUTPUT.partial`. An interrupted run, also one that was killed, is
+taken up by the same command: what the journal holds is not scored again. At the end the journal becomes the output, in
+the format of its suffix, by one rename. Two runs never share a journal: the second is refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_json
+from modeling_apex.storage.output_lock import OutputLock
+
+OUTPUT_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+# A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
+# the name is read back as it was.
+TEXT_ERRORS = "backslashreplace"
+# The last line of a journal that is about to become the output.
+FINISHED = {"is_finished": True}
+
+
+class ScoreJournal:
+    """
+    The reports of one run.
+
+    Args:
+        output (`str` or `os.PathLike`):
+            The final file; its suffix is one of .jsonl, .json, .csv, .parquet.
+        settings (`dict`):
+            What decides the numbers: model id and revision, dtype, engine, precision, resampler. A journal of
+            other settings is refused.
+        overwrite (`bool`, defaults to `False`):
+            Whether an existing output may be replaced.
+
+    Raises:
+        `ValueError`: If the suffix is unknown, or the journal belongs to other settings.
+        `FileExistsError`: If the output exists.
+        [`OutputInUseError`]: If another run is writing it.
+        `ImportError`: If the format needs a package that is not installed.
+    """
+
+    def __init__(self, output: str | os.PathLike, settings: Mapping[str, Any], *, overwrite: bool = False):
+        self.output = Path(output)
+        if self.output.suffix not in OUTPUT_FORMATS:
+            raise ValueError(f"{output}: unknown format; the suffix must be one of {', '.join(OUTPUT_FORMATS)}.")
+        if self.output.suffix == ".parquet":
+            _import_pyarrow()
+        self.path = self.output.with_name(self.output.name + ".partial")
+        self.settings = json.loads(json.dumps(dict(settings)))
+        self.reports: dict[str, dict[str, Any]] = {}
+        self._lock = OutputLock(self.output, is_file=True)
+        self._lock.__enter__()
+        try:
+            self._file = self._open(overwrite)
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+
+    def _open(self, overwrite: bool) -> Any:
+        whole = self._read_lines()
+        # A journal that says it is the output: the run was killed between its last two steps.
+        is_finished = (
+            bool(whole)
+            and json.loads(whole[-1]) == FINISHED
+            and self.output.exists()
+            and not self._get_unnamed_output().exists()
+        )
+        if overwrite and is_finished:
+            self.path.unlink()
+            whole = []
+        if self.output.exists() and not (overwrite or is_finished):
+            raise FileExistsError(f"{self.output}: exists. Name another output, or pass --overwrite to replace it.")
+        if self.path.exists():
+            if whole:
+                settings = json.loads(whole[0])["settings"]
+                if settings != self.settings:
+                    raise ValueError(
+                        f"{self.path}: an unfinished run with other settings ({json.dumps(settings)}) left this "
+                        "journal. Finish it with the same command, or delete it."
+                    )
+                for line in whole[1:]:
+                    report = json.loads(line)
+                    if report != FINISHED:
+                        self.reports[report["song"]] = report
+            os.truncate(self.path, sum(len(line) + 1 for line in whole))
+        file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `close`)
+        if file.tell() == 0:
+            file.write(json.dumps({"settings": self.settings}) + "\n")
+            file.flush()
+        return file
+
+    def _read_lines(self) -> list[bytes]:
+        """Return the whole lines of the journal; a kill can leave half a line behind the last line break."""
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+
+    def _get_unnamed_output(self) -> Path:
+        return self.output.with_name(self.output.name + ".writing")
+
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Append the report of one song; it survives whatever happens to this process afterwards."""
+        self._file.write(json.dumps(report, ensure_ascii=False) + "\n")
+        self._file.flush()
+        self.reports[report["song"]] = dict(report)
+
+    def finish(self, order: list[str]) -> None:
+        """Write the output, with the songs in the given order, and remove the journal."""
+        reports = [self.reports[song] for song in order]
+        part = self._get_unnamed_output()
+        if self.output.suffix == ".jsonl":
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in reports)
+            part.write_text(lines, encoding="utf-8", errors=TEXT_ERRORS)
+        elif self.output.suffix == ".json":
+            part.write_text(format_json(reports), encoding="utf-8", errors=TEXT_ERRORS)
+        elif self.output.suffix == ".csv":
+            part.write_text(format_csv(reports), encoding="utf-8", errors=TEXT_ERRORS)
+        else:
+            pyarrow, parquet = _import_pyarrow()
+            columns, rows = flatten_reports(reports)
+            table = pyarrow.table({column: [_escape_surrogates(row[column]) for row in rows] for column in columns})
+            parquet.write_table(table, part)
+        self._file.write(json.dumps(FINISHED) + "\n")
+        self._file.close()
+        os.replace(part, self.output)
+        self.path.unlink()
+
+    def close(self) -> None:
+        """Close the journal and give the output back; what the journal holds stays for the next run."""
+        try:
+            self._file.close()
+        finally:
+            self._lock.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _escape_surrogates(value: Any) -> Any:
+    return value.encode("utf-8", TEXT_ERRORS).decode("utf-8") if isinstance(value, str) else value
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError('Parquet output needs pyarrow: pip install "apex-music[data]".') from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,213 @@
+"""
+Where songs to embed come from: a built dataset, a Hub dataset, or a folder of audio files.
+
+What comes in is a name; what leaves is a source that knows its splits and how many songs each has, and that yields any
+range of songs in a fixed order. That order is what a corpus embedding is resumed by, so a source also has a
+fingerprint of its song ids.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
+
+# What travels with the embeddings besides numbers: what training groups, splits and reports by, and categories to
+# learn from. Lyrics and titles do not, so that a shard stays a table of numbers.
+TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
+SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
+ROWS_AT_ONCE = 8  # rows hold whole audio files
+
+
+@dataclass(frozen=True)
+class Song:
+    """One song to embed: its id, its audio as `audio_apex` takes it, and the columns that travel with it."""
+
+    id: str
+    audio: Any
+    columns: dict[str, Any]
+
+
+class SongSource(Protocol):
+    """Splits of songs in a fixed order."""
+
+    name: str
+    splits: dict[str, int]
+    columns: pa.Schema
+
+    def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
+        """Yield the songs `start` to `stop` of a split."""
+
+    def list_ids(self, split: str) -> list[str]:
+        """Return all song ids of a split, in order."""
+
+
+def open_song_source(name: str | os.PathLike) -> SongSource:
+    """
+    Open a dataset folder, a folder of audio, or a Hub dataset.
+
+    Args:
+        name (`str` or `os.PathLike`):
+            A folder with Parquet shards `<split>-00000-of-00001.parquet` (also under `data/`), a folder of audio
+            files, or a Hub dataset id.
+
+    Returns:
+        [`SongSource`]
+
+    Raises:
+        `FileNotFoundError`: If a folder holds neither shards nor audio, or the name leads nowhere.
+        `ValueError`: If a dataset lacks the columns `id` and `audio`.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
+        return ParquetSongSource(path, shards) if shards else AudioFolderSource(path)
+    if path.exists() or path.is_absolute() or str(name).count("/") != 1:
+        raise FileNotFoundError(
+            f"{name}: not a folder. Pass a dataset folder that datasets_scripts wrote, a folder of audio files, or a "
+            "Hub dataset id such as owner/name."
+        )
+    return HubSongSource(str(name))
+
+
+def compute_source_fingerprint(source: SongSource) -> str:
+    """
+    Hash the song ids of every split, in order.
+
+    Raises:
+        `ValueError`: If an id occurs twice.
+    """
+    digest = hashlib.sha256()
+    seen: set[str] = set()
+    for split in sorted(source.splits):
+        digest.update(f"\0{split}\0".encode())
+        for song_id in source.list_ids(split):
+            if song_id in seen:
+                raise ValueError(f"{source.name}: the song id {song_id!r} occurs twice; ids must be unique.")
+            seen.add(song_id)
+            digest.update(song_id.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def select_columns(schema: pa.Schema) -> pa.Schema:
+    """Keep the columns that travel with embeddings: numbers, booleans, and a few short texts."""
+
+    def is_kept(field: pa.Field) -> bool:
+        kind = field.type
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        return is_number or field.name in TEXT_COLUMNS
+
+    return pa.schema([pa.field(field.name, field.type) for field in schema if is_kept(field) and field.name != "id"])
+
+
+class ParquetSongSource:
+    """A dataset folder in the layout of datasets_scripts, read without copying it into a cache."""
+
+    def __init__(self, folder: Path, shards: list[Path]):
+        self.name = str(folder)
+        self._folder = folder
+        self._shards: dict[str, list[Path]] = {}
+        for shard in shards:
+            match = SHARD_NAME.fullmatch(shard.name)
+            if match is None:
+                raise ValueError(f"{shard}: expected shards named like train-00000-of-00001.parquet.")
+            self._shards.setdefault(match["split"], []).append(shard)
+        schema = pq.read_schema(shards[0])
+        _refuse_missing_columns(self.name, schema.names)
+        self.columns = select_columns(schema)
+        self.splits = {
+            split: sum(pq.read_metadata(shard).num_rows for shard in files) for split, files in self._shards.items()
+        }
+
+    def list_ids(self, split: str) -> list[str]:
+        tables = [pq.read_table(shard, columns=["id"]) for shard in self._shards[split]]
+        return [str(value) for value in pa.concat_tables(tables)["id"].to_pylist()]
+
+    def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
+        wanted = ["id", "audio", *self.columns.names]
+        position = 0
+        for shard in self._shards[split]:
+            with pq.ParquetFile(shard) as file:
+                for number in range(file.num_row_groups):
+                    num_rows = file.metadata.row_group(number).num_rows
+                    if position + num_rows > start and position < stop:
+                        yield from self._read_row_group(file, number, wanted, start - position, stop - position)
+                    position += num_rows
+
+    def _read_row_group(
+        self, file: pq.ParquetFile, number: int, wanted: list[str], start: int, stop: int
+    ) -> Iterator[Song]:
+        position = 0
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[number], columns=wanted):
+            first, last = max(start - position, 0), min(stop - position, batch.num_rows)
+            if first < last:
+                for row in batch.slice(first, last - first).to_pylist():
+                    yield self._build_song(row)
+            position += batch.num_rows
+
+    def _build_song(self, row: dict[str, Any]) -> Song:
+        song_id, audio = str(row.pop("id")), row.pop("audio")
+        if isinstance(audio, dict) and audio.get("bytes") is None and audio.get("path"):
+            audio = {**audio, "path": str(self._folder / audio["path"])}  # an absolute path stays as it is
+        return Song(song_id, audio, row)
+
+
+class AudioFolderSource:
+    """A folder of audio files: one split, `train`, in the order of the paths; an id is the path in the folder."""
+
+    def __init__(self, folder: Path):
+        self.name = str(folder)
+        self._folder = folder
+        self._paths = find_songs([str(folder)])
+        self.splits = {"train": len(self._paths)}
+        self.columns = pa.schema([])
+
+    def list_ids(self, split: str) -> list[str]:
+        return [os.path.relpath(path, self._folder) for path in self._paths]
+
+    def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
+        for path in self._paths[start:stop]:
+            yield Song(os.path.relpath(path, self._folder), path, {})
+
+
+class HubSongSource:
+    """A dataset on the Hub, by way of `datasets.load_dataset`; audio stays encoded until it is needed."""
+
+    def __init__(self, name: str, **loading_options: Any):
+        from datasets import Audio, load_dataset
+
+        self.name = name
+        self._dataset = load_dataset(name, **loading_options)
+        self.splits = {str(split): len(songs) for split, songs in self._dataset.items()}
+        songs = next(iter(self._dataset.values()))
+        _refuse_missing_columns(name, songs.column_names)
+        if isinstance(songs.features["audio"], Audio):
+            self._dataset = self._dataset.cast_column("audio", Audio(decode=False))
+        self.columns = select_columns(songs.features.arrow_schema)
+
+    def list_ids(self, split: str) -> list[str]:
+        return [str(value) for value in self._dataset[split]["id"]]
+
+    def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
+        songs = self._dataset[split].select_columns(["id", "audio", *self.columns.names])
+        for index in np.arange(start, min(stop, len(songs))).tolist():
+            row = songs[index]
+            yield Song(str(row.pop("id")), row.pop("audio"), row)
+
+
+def _refuse_missing_columns(name: str, columns: list[str]) -> None:
+    missing = [column for column in ("id", "audio") if column not in columns]
+    if missing:
+        raise ValueError(
+            f"{name}: no column {' and no column '.join(missing)}; it has {', '.join(columns)}. Build the dataset "
+            "with datasets_scripts, or rename its columns."
+        )

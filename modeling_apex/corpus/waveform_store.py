@@ -1,0 +1,128 @@
+"""
+Decoded songs on disk, for training the encoder itself: each song is decoded once, not once an epoch.
+
+What comes in is a source of songs; what leaves is an [`EmbeddingStore`] whose rows are normalised segments
+`(N, T)` in float16 instead of embeddings. A 30 s segment at 24 kHz takes 1.4 MB, a thousand songs of three minutes
+8.6 GB: this is for corpora that fit on a disk, where an end-to-end run is affordable at all.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modeling_apex.corpus.embedding_manifest import save_json
+from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_apex.corpus.song_decoding import BackgroundDecoder
+from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.storage.output_lock import OutputLock
+
+logger = logging.getLogger(__name__)
+
+STORE_FORMAT = 1
+
+
+def open_waveform_store(
+    source: SongSource, cache_dir: str | os.PathLike, extractor: ApexFeatureExtractor, *, num_decoders: int = 1
+) -> EmbeddingStore:
+    """
+    Open the decoded songs of a source; the first time, decode them.
+
+    Args:
+        source ([`SongSource`]):
+            The songs.
+        cache_dir (`str` or `os.PathLike`):
+            Where decoded songs are kept, under a name that changes with source and segment length.
+        extractor ([`ApexFeatureExtractor`]):
+            Sampling rate and segment length.
+        num_decoders (`int`, defaults to 1):
+            Threads that decode.
+
+    Returns:
+        [`EmbeddingStore`]: with `segments` of shape `(num_segments, segment_num_samples)`, float16. Broken songs are
+        left out, and listed with their reasons in its manifest.
+    """
+    manifest = {
+        "format": STORE_FORMAT,
+        "ids_sha256": compute_source_fingerprint(source),
+        "splits": dict(source.splits),
+        "sampling_rate": extractor.sampling_rate,
+        "segment_seconds": extractor.segment_seconds,
+        "columns": source.columns.names,
+    }
+    sha256 = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"
+    if not folder.is_dir():
+        with OutputLock(folder, is_file=True, waits=True):  # another training run may be decoding the same songs
+            if not folder.is_dir():
+                _decode_source(source, folder, manifest, extractor, num_decoders)
+    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    splits = {split: _open_split(folder, split, extractor.segment_num_samples) for split in source.splits}
+    return EmbeddingStore(folder, content, sha256, splits)
+
+
+def _decode_source(
+    source: SongSource, folder: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
+) -> None:
+    part = folder.with_name(f"{folder.name}.writing")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    try:
+        failures: list[dict[str, str]] = []
+        for split in source.splits:
+            failures += _write_split(source, split, part, extractor, num_decoders)
+        save_json(part / "manifest.json", {**manifest, "failures": failures})
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_split(
+    source: SongSource, split: str, part: Path, extractor: ApexFeatureExtractor, num_decoders: int
+) -> list[dict[str, str]]:
+    rows: list[dict[str, Any]] = []
+    counts: list[int] = []
+    failures: list[dict[str, str]] = []
+    segment_bytes = 2 * extractor.segment_num_samples
+    songs = source.iterate(split, 0, source.splits[split])
+    with (
+        open(part / f"{split}.segments.f16", "wb") as file,
+        BackgroundDecoder(songs, extractor, num_threads=num_decoders) as decoder,
+    ):
+        count = 0
+        for segment in decoder:
+            if segment.samples is None:
+                logger.warning("left out: %s: %s", segment.song.id, segment.error)
+                failures.append({"split": split, "id": segment.song.id, "error": str(segment.error)})
+                file.seek(-count * segment_bytes, os.SEEK_CUR)
+                file.truncate()
+                count = 0
+                continue
+            file.write(segment.samples.astype(np.float16).tobytes())
+            count += 1
+            if segment.is_last:
+                rows.append({"id": segment.song.id, **segment.song.columns})
+                counts.append(count)
+                count = 0
+    schema = pa.schema([pa.field("id", pa.string()), *source.columns])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), part / f"{split}.songs.parquet")
+    np.save(part / f"{split}.offsets.npy", np.cumsum([0, *counts]).astype(np.int64))
+    return failures
+
+
+def _open_split(folder: Path, split: str, segment_num_samples: int) -> EmbeddingSplit:
+    offsets = np.load(folder / f"{split}.offsets.npy")
+    shape = (int(offsets[-1]), segment_num_samples)
+    path = folder / f"{split}.segments.f16"
+    # An empty file cannot be mapped.
+    segments: Any = np.memmap(path, np.float16, "r", shape=shape) if shape[0] else np.zeros(shape, np.float16)
+    songs = pq.read_table(folder / f"{split}.songs.parquet")
+    return EmbeddingSplit(split, segments, offsets, np.zeros((len(offsets) - 1, 0), np.float32), songs)

@@ -1,0 +1,319 @@
+"""
+Score songs without importing transformers: the short way to a first score, for the commands.
+
+What comes in is a model's folder in this package's own format; what leaves is a [`QuickScorer`], which computes with
+the same code as the pipeline ([`SongScoring`], [`ScoreHeads`], [`PackedEncoder`]) and gives the same reports, bit for
+bit. Of transformers, the pipeline needs modules that take longer to import than a song takes to score.
+
+Only what is plain takes this way: on a CPU, float32, one file of weights in which each has the name, shape and type
+that the config foretells. For anything else [`load_quick_scorer`] returns `None`, and the pipeline, which knows what
+to do or what to say, is loaded instead. Nothing is refused here, so no message exists twice.
+"""
+
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from modeling_apex.inference.configuration_fields_apex import OWN_FIELDS, ApexFields
+from modeling_apex.inference.packed_encoder_apex import PackedEncoder, can_arrange
+from modeling_apex.inference.read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
+from modeling_apex.inference.score_heads_apex import ScoreHeads, SongScores
+from modeling_apex.inference.scoring_apex import SongScoring, describe_model
+from modeling_apex.inference.worker_threads_apex import count_workers
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+ENCODER_PREFIX = "encoder."
+# What transformers writes into a config.json beside our own fields, and what does not change a score here.
+FIELDS_OF_TRANSFORMERS = frozenset(
+    {"architectures", "auto_map", "custom_pipelines", "dtype", "model_type", "transformers_version"}
+)
+# What must be known of the encoder, and the type that it has in JSON.
+ENCODER_FIELDS: Mapping[str, type] = {
+    "conv_bias": bool,
+    "conv_dim": list,
+    "conv_kernel": list,
+    "conv_pos_batch_norm": bool,
+    "conv_stride": list,
+    "do_stable_layer_norm": bool,
+    "feat_extract_activation": str,
+    "feat_extract_norm": str,
+    "feat_proj_layer_norm": bool,
+    "hidden_act": str,
+    "hidden_size": int,
+    "intermediate_size": int,
+    "layer_norm_eps": float,
+    "mask_feature_prob": float,
+    "mask_time_prob": float,
+    "num_attention_heads": int,
+    "num_conv_pos_embedding_groups": int,
+    "num_conv_pos_embeddings": int,
+    "num_hidden_layers": int,
+}
+# Fields that choose another encoder than the one that is computed here.
+ENCODER_VARIANTS = ("_attn_implementation", "adapter_attn_dim", "attn_implementation", "quantization_config")
+
+
+class QuickModel(ScoreHeads, nn.Module):
+    """
+    An `ApexModel` for inference on a CPU: the same heads behind the packed encoder.
+
+    It is born without weights, and can score from `load_weights` on.
+
+    Args:
+        config ([`ApexFields`]):
+            The model's config; its encoder is one that [`can_arrange`] accepts.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: ApexFields):
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):  # shapes and types, no memory
+            self.build_heads(config)
+        self.eval()
+
+    def list_weights(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """List shape and type of each entry of an `ApexModel`'s state dict, encoder and all."""
+        heads = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.state_dict().items()}
+        encoder = list_encoder_shapes(self.config.encoder_config)
+        return {**{f"{ENCODER_PREFIX}{name}": (shape, torch.float32) for name, shape in encoder.items()}, **heads}
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take the weights that `list_weights` names, without copying those of the heads."""
+        encoder = {name: weight for name, weight in weights.items() if name.startswith(ENCODER_PREFIX)}
+        self.load_state_dict({name: weights[name] for name in weights if name not in encoder}, assign=True)
+        encoder = {name.removeprefix(ENCODER_PREFIX): weight for name, weight in encoder.items()}
+        self.packed_encoder = PackedEncoder(encoder, self.config.encoder_config)
+
+    def _encode(self, segments: torch.Tensor) -> torch.Tensor:
+        return self.packed_encoder(segments, self.config.layer_indices)
+
+    def forward(self, segment_embeddings: torch.Tensor, output_segment_scores: bool = False) -> SongScores:
+        """Score songs from their segment embeddings `(B, S, D)`, as `ApexModel` does."""
+        embeddings, mask = self._gather_segments(None, None, segment_embeddings)  # (N, D), (B, S)
+        return self.score_songs(embeddings, mask, output_segment_scores=output_segment_scores)
+
+
+class QuickScorer(SongScoring):
+    """
+    Score songs as `ApexPopularityPipeline` does.
+
+    Args:
+        model ([`QuickModel`]):
+            The model.
+        batch_size (`int`, *optional*):
+            As in the pipeline.
+    """
+
+    def __init__(self, model: QuickModel, batch_size: int | None = None):
+        self.model = model
+        self._batch_size = batch_size
+        self.feature_extractor = model.config
+        self.model_id, self.model_revision = describe_model(model.config)
+
+    def __call__(self, songs: Iterable[Any], **options: Any) -> Iterator[dict[str, Any]]:
+        """
+        Score songs one after the other.
+
+        Args:
+            songs (`Iterable`):
+                The songs, each as the pipeline takes one.
+            options:
+                Those of the pipeline's call, but for `batch_size`. `read_ahead` is on for a list and off for an
+                iterator.
+
+        Returns:
+            `Iterator[dict]`: one report a song.
+
+        Raises:
+            `TypeError`, `ValueError`: If an option is unknown or has no such value; what else a song can raise with
+                `on_error="raise"`.
+        """
+        preprocess_options, forward_options, postprocess_options = self._sanitize_parameters(**options)
+        read_ahead = preprocess_options.pop("read_ahead", isinstance(songs, Sequence))
+        items = (item for song in songs for item in self.preprocess(song, **preprocess_options))
+        batch_size = self._batch_size or (count_workers() if read_ahead else 1)
+        if not read_ahead:
+            return self._score(items, batch_size, forward_options, postprocess_options)
+        items_ahead = ReadAhead(items, max(SEGMENTS_AHEAD, batch_size))
+        return ClosingIterator(self._score(items_ahead, batch_size, forward_options, postprocess_options), items_ahead)
+
+    def _score(
+        self,
+        items: Iterable[dict[str, Any]],
+        batch_size: int,
+        forward_options: dict[str, Any],
+        postprocess_options: dict[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        outputs: list[dict[str, Any]] = []  # of the song that is not yet whole
+        remaining = iter(items)
+        while batch := list(itertools.islice(remaining, batch_size)):
+            inputs = {name: [item[name] for item in batch] for name in ("is_last", "facts")}
+            with torch.inference_mode():
+                values = torch.cat([item["input_values"] for item in batch])  # (n, T)
+                output = self._forward({**inputs, "input_values": values}, **forward_options)
+            for number, item in enumerate(batch):
+                outputs.append({"facts": item["facts"], "embedding": output["embedding"][number : number + 1]})
+                if item["is_last"]:
+                    yield self.postprocess(outputs, **postprocess_options)
+                    outputs = []
+
+
+def load_quick_scorer(
+    model: str | os.PathLike, *, device: str | None = None, batch_size: int | None = None
+) -> QuickScorer | None:
+    """
+    Load a scorer that needs no transformers, where a model and this machine allow it.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            A model's folder; a Hub id is for the pipeline.
+        device (`str`, *optional*):
+            Where the user wants the model; by default an accelerator if there is one, as in the pipeline.
+        batch_size (`int`, *optional*):
+            As in the pipeline.
+
+    Returns:
+        [`QuickScorer`] or `None`: `None` where the pipeline is due.
+    """
+    folder = Path(os.path.expanduser(model))
+    if not folder.is_dir() or device not in (None, "cpu") or (device is None and _has_accelerator()):
+        return None
+    if (folder / "adapter_config.json").exists():  # transformers would put the adapter on top
+        return None
+    config: Any = _read_config(folder / CONFIG_FILE)
+    weights = _read_weights(folder / WEIGHTS_FILE)
+    if config is None or weights is None:
+        return None
+    config._name_or_path = os.path.expanduser(os.fspath(model))
+    quick_model = QuickModel(config)
+    if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != quick_model.list_weights():
+        return None
+    quick_model.load_weights(weights)
+    scorer = QuickScorer(quick_model, batch_size)
+    if (notice := config.provenance.get("notice")) and _shows_warnings():
+        logger.warning(f"{scorer.model_id}: {notice}")
+    return scorer
+
+
+def list_encoder_shapes(encoder: Any) -> dict[str, tuple[int, ...]]:
+    """
+    List the weights of a HuBERT encoder.
+
+    Args:
+        encoder (`HubertConfig` or any object with its attributes):
+            The encoder's config, one that [`can_arrange`] accepts.
+
+    Returns:
+        `dict[str, tuple[int, ...]]`: name and shape of each entry of `HubertModel`'s state dict.
+    """
+    size, wide = encoder.hidden_size, encoder.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(name: str, *shape: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = shape
+        if bias:
+            shapes[f"{name}.bias"] = shape[:1]
+
+    if encoder.mask_time_prob > 0 or encoder.mask_feature_prob > 0:
+        shapes["masked_spec_embed"] = (size,)
+    num_inputs = 1
+    for index, (num_outputs, kernel) in enumerate(zip(encoder.conv_dim, encoder.conv_kernel, strict=True)):
+        name = f"feature_extractor.conv_layers.{index}"
+        add(f"{name}.conv", num_outputs, num_inputs, kernel, bias=encoder.conv_bias)
+        if encoder.feat_extract_norm == "layer" or index == 0:
+            add(f"{name}.layer_norm", num_outputs)
+        num_inputs = num_outputs
+    if encoder.feat_proj_layer_norm:
+        add("feature_projection.layer_norm", num_inputs)
+    add("feature_projection.projection", size, num_inputs)
+    position, width = "encoder.pos_conv_embed.conv", encoder.num_conv_pos_embeddings
+    shapes[f"{position}.bias"] = (size,)
+    shapes[f"{position}.parametrizations.weight.original0"] = (1, 1, width)
+    shapes[f"{position}.parametrizations.weight.original1"] = (
+        size,
+        size // encoder.num_conv_pos_embedding_groups,
+        width,
+    )
+    add("encoder.layer_norm", size)
+    for index in range(encoder.num_hidden_layers):
+        name = f"encoder.layers.{index}"
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            add(f"{name}.attention.{part}", size, size)
+        add(f"{name}.layer_norm", size)
+        add(f"{name}.feed_forward.intermediate_dense", wide, size)
+        add(f"{name}.feed_forward.output_dense", size, wide)
+        add(f"{name}.final_layer_norm", size)
+    return shapes
+
+
+def _has_accelerator() -> bool:
+    # Before torch 2.6 there is no one question for all kinds: the pipeline knows how to ask.
+    return not hasattr(torch, "accelerator") or torch.accelerator.is_available()
+
+
+def _shows_warnings() -> bool:
+    """Tell whether the user's setting for messages of transformers, which the pipeline obeys, lets warnings pass."""
+    return os.environ.get("TRANSFORMERS_VERBOSITY", "warning").lower() not in ("error", "critical")
+
+
+def _read_config(path: Path) -> ApexFields | None:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(fields, dict) or fields.get("model_type") != "apex" or fields.get("mert_model_name") is not None:
+        return None
+    names = set(fields)
+    if not set(OWN_FIELDS) <= names or names - set(OWN_FIELDS) - FIELDS_OF_TRANSFORMERS:
+        return None
+    encoder = _read_encoder_config(fields["encoder_config"])
+    if encoder is None:
+        return None
+    config = ApexFields()
+    try:
+        config.set_fields(**{**{name: fields[name] for name in OWN_FIELDS}, "encoder_config": encoder})
+        config.validate_encoder()
+    except (TypeError, ValueError):
+        return None
+    return config
+
+
+def _read_encoder_config(fields: Any) -> SimpleNamespace | None:
+    if not isinstance(fields, dict) or fields.get("model_type", "hubert") != "hubert":
+        return None
+    if any(fields.get(name) is not None for name in ENCODER_VARIANTS):
+        return None
+    if not all(_has_type(fields.get(name), kind) for name, kind in ENCODER_FIELDS.items()):
+        return None
+    # Sizes, and whether they fit together, are for `validate_encoder`.
+    encoder = SimpleNamespace(**{name: fields[name] for name in ENCODER_FIELDS})
+    return encoder if can_arrange(encoder) else None
+
+
+def _has_type(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor] | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("format") != "pt":
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError):
+        return None

@@ -1,0 +1,5 @@
+"""
+What lies on disk: outputs that are whole or called something else, written by one run at a time.
+
+Nothing else of this package is imported here.
+"""

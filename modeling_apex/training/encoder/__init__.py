@@ -1,0 +1,1 @@
+"""Training the encoder together with its heads."""

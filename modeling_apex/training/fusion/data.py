@@ -1,0 +1,183 @@
+"""
+What a spectrogram-fusion model learns from: songs with track features come in, arrays that training slices leave.
+
+Track features are found by their names (`track_features_apex`), their statistics and categories come from the training
+split alone. Spectrograms are computed once, by the model's own front end, and kept on disk: an epoch then decodes and
+transforms nothing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
+from modeling_apex.corpus.waveform_store import open_waveform_store
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.modeling_spectrogram_fusion_apex import compute_log_spectrogram
+from modeling_apex.inference.track_features_apex import TRACK_FEATURES, encode_features, is_missing
+
+logger = logging.getLogger(__name__)
+
+STORE_FORMAT = 1
+SEGMENTS_AT_ONCE = 16
+MAXIMUM_NUM_CATEGORIES = 256  # the most frequent; the others are unseen categories
+SPECTROGRAM_SETTINGS = (
+    *("spectrogram", "sampling_rate", "segment_seconds", "fft_size", "hop_size", "num_mel_bands"),
+    *("minimum_hertz", "maximum_hertz", "power_floor"),
+)
+
+
+def open_fusion_store(
+    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, num_decoders: int = 1
+) -> EmbeddingStore:
+    """
+    Open the songs of a source for training; the first time, decode them and compute their spectrograms.
+
+    Args:
+        source ([`SongSource`]):
+            The songs.
+        cache_dir (`str` or `os.PathLike`):
+            Where decoded songs and spectrograms are kept, under names that change with source and settings.
+        config ([`SpectrogramFusionConfig`]):
+            Front end and segments; with `branches` `"features"`, no audio is decoded.
+        num_decoders (`int`, defaults to 1):
+            Threads that decode.
+
+    Returns:
+        [`EmbeddingStore`]: with `segments` of shape `(num_segments, num_bands, num_frames)`, float32; empty ones
+        where the model does not hear the songs.
+    """
+    if not config.has_audio:
+        return _open_feature_table(source)
+    extractor = ApexFeatureExtractor.from_config(config)
+    waveforms = open_waveform_store(source, cache_dir, extractor, num_decoders=num_decoders)
+    settings = {name: getattr(config, name) for name in SPECTROGRAM_SETTINGS}
+    described = {"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings}
+    sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    folder = Path(cache_dir) / f"spectrograms-{sha256[:16]}"
+    if not folder.is_dir():
+        part = folder.with_name(f"{folder.name}.writing")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name, split in waveforms.splits.items():
+            _write_spectrograms(part / f"{name}.npy", split, config)
+        part.rename(folder)
+    splits = {
+        name: EmbeddingSplit(
+            name, np.load(folder / f"{name}.npy", mmap_mode="r"), split.offsets, split.song_embeddings, split.songs
+        )
+        for name, split in waveforms.splits.items()
+    }
+    return EmbeddingStore(folder, waveforms.manifest, sha256, splits)
+
+
+def _write_spectrograms(path: Path, split: EmbeddingSplit, config: Any) -> None:
+    num_frames = 1 + config.segment_num_samples // config.hop_size
+    shape = (split.num_segments, config.num_bands, num_frames)
+    if not split.num_segments:  # an empty file cannot be mapped
+        np.save(path, np.zeros(shape, np.float32))
+        return
+    spectrograms = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    for start in range(0, split.num_segments, SEGMENTS_AT_ONCE):
+        rows = torch.from_numpy(np.asarray(split.segments[start : start + SEGMENTS_AT_ONCE], np.float32))
+        spectrograms[start : start + len(rows)] = compute_log_spectrogram(rows, config).numpy()
+    spectrograms.flush()
+
+
+def _open_feature_table(source: SongSource) -> EmbeddingStore:
+    """Return the songs with one empty segment each."""
+    splits = {}
+    schema = pa.schema([pa.field("id", pa.string()), *source.columns])
+    for name, num_songs in source.splits.items():
+        rows = [{"id": song.id, **song.columns} for song in source.iterate(name, 0, num_songs)]
+        empty: Any = np.zeros((num_songs, 0, 0), np.float32)
+        table = pa.Table.from_pylist(rows, schema=schema)
+        offsets = np.arange(num_songs + 1, dtype=np.int64)
+        splits[name] = EmbeddingSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), table)
+    manifest = {"ids_sha256": compute_source_fingerprint(source)}
+    return EmbeddingStore(Path(source.name), manifest, manifest["ids_sha256"], splits)
+
+
+def build_feature_specs(split: EmbeddingSplit, leaking_features: str, target_column: str) -> list[dict[str, Any]]:
+    """
+    Describe the track features that the songs of a split have: `config.features` of a model that learns from them.
+
+    Args:
+        split ([`EmbeddingSplit`]):
+            The training songs; statistics and categories come from them.
+        leaking_features (`str`):
+            `"drop"` leaves out what is computed from how a track did; `"keep"` does not.
+        target_column (`str`):
+            The column to predict, never a feature.
+
+    Returns:
+        `list[dict]`: in the order of `TRACK_FEATURES`. A feature that no song has, or whose value all songs share,
+        teaches nothing and is left out.
+    """
+    specs: list[dict[str, Any]] = []
+    for feature in TRACK_FEATURES:
+        name = feature["name"]
+        is_wanted = name != target_column and not (feature["is_leaking"] and leaking_features == "drop")
+        known = [value for value in split.list_values(name) if not is_missing(value)] if is_wanted else []
+        if len(set(known)) < 2:
+            continue
+        described = {"name": name, "kind": feature["kind"], "is_leaking": feature["is_leaking"]}
+        if feature["kind"] == "categorical":
+            names, counts = np.unique([str(value) for value in known], return_counts=True)
+            frequent = np.argsort(-counts, kind="stable")[:MAXIMUM_NUM_CATEGORIES]
+            specs.append({**described, "categories": sorted(str(names[index]) for index in frequent)})
+            continue
+        values = np.asarray(known, np.float64)
+        values = np.log1p(values) if feature["transform"] == "log1p" else values
+        statistics = {"mean": float(values.mean()), "std": float(values.std())}
+        specs.append({**described, "transform": feature["transform"], **statistics})
+    return specs
+
+
+def build_feature_rows(split: EmbeddingSplit, features: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
+    """
+    Encode the track features of all songs of a split.
+
+    Returns:
+        `np.ndarray` of shape `(num_songs, num_features)`, float32; NaN for what is missing, also where the dataset has
+        no such column.
+    """
+    columns = {feature["name"]: split.list_values(feature["name"]) for feature in features}
+    rows = [
+        encode_features({name: values[song] for name, values in columns.items()}, features)
+        for song in range(split.num_songs)
+    ]
+    return np.asarray(rows, np.float32).reshape(split.num_songs, len(features))
+
+
+def build_fusion_labels(split: EmbeddingSplit, target_column: str, hit_threshold: float) -> NDArray[np.float32]:
+    """
+    Collect popularity, and whether it reaches the threshold of a hit.
+
+    Returns:
+        `np.ndarray` of shape `(num_songs, 2)`, float32; NaN where a song has no popularity.
+
+    Raises:
+        `ValueError`: If the songs have no such column, or a popularity is outside 0 to 100.
+    """
+    if target_column not in split.songs.column_names:
+        raise ValueError(
+            f"the songs have no column `{target_column}` to predict; they have "
+            f"{', '.join(split.songs.column_names)}. Name another by target_column."
+        )
+    popularity = split.build_labels([target_column])[:, 0]
+    if np.any((popularity < 0) | (popularity > 100)):
+        raise ValueError(f"`{target_column}` holds values outside 0 to 100, which is the range of popularity.")
+    is_hit = np.where(np.isnan(popularity), np.nan, popularity >= hit_threshold)
+    return np.stack([popularity, is_hit], axis=1).astype(np.float32)

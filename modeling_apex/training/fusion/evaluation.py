@@ -1,0 +1,181 @@
+"""
+`apex-music evaluate` for a spectrogram-fusion model: errors, correlations and hits, beside the trivial baselines.
+
+What comes in is a model and a dataset of songs with popularity and track features; what leaves is one dict, and a
+table of it: per split the errors and correlations of popularity, and F1, precision, recall and AUC of predicted hits
+at the model's own threshold, with bootstrap intervals over groups of songs where the dataset names groups.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modeling_apex.corpus.song_decoding import decode_song
+from modeling_apex.corpus.song_source import Song, SongSource, open_song_source
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
+from modeling_apex.inference.report_apex import format_table
+from modeling_apex.inference.track_features_apex import is_missing
+from modeling_apex.statistics.hit_metrics import HIT_METRICS, compute_hit_results
+from modeling_apex.statistics.metrics import METRICS, compute_head_results
+from modeling_apex.training.evaluate import ALL_PLATFORMS, format_interval, format_number
+
+
+def evaluate_fusion_model(
+    model: str | os.PathLike | SpectrogramFusionModel,
+    source: str | os.PathLike | SongSource,
+    *,
+    splits: Sequence[str] | None = None,
+    target_column: str = "popularity",
+    num_draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Evaluate a model on a dataset of songs, through the classes that score any song.
+
+    Args:
+        model (`str`, `os.PathLike` or [`SpectrogramFusionModel`]):
+            The model.
+        source (`str`, `os.PathLike` or [`SongSource`]):
+            The songs.
+        splits (`Sequence[str]`, *optional*):
+            Which splits; defaults to all but `train`.
+        target_column (`str`, defaults to `"popularity"`):
+            Column of the popularity, 0 to 100.
+        num_draws (`int`, defaults to 1000):
+            Bootstrap samples.
+        seed (`int`, defaults to 0):
+            Seed of the samples.
+
+    Returns:
+        `dict`: `model`, `features`, `leaking_features`, `hit_threshold`, `failures`, and `splits`: per split
+        `popularity` (as `compute_head_results` gives it) and `hit` (as `compute_hit_results` does). Survives JSON.
+
+    Raises:
+        `ValueError`: If a split or the target column is missing.
+    """
+    songs = open_song_source(source) if isinstance(source, (str, os.PathLike)) else source
+    loaded: Any = model
+    if isinstance(model, (str, os.PathLike)):
+        loaded = SpectrogramFusionModel.from_pretrained(os.fspath(model), dtype=torch.float32)
+    loaded.eval()
+    config = loaded.config
+    if target_column not in songs.columns.names:
+        raise ValueError(
+            f"{songs.name}: no column `{target_column}` to compare with; it has {', '.join(songs.columns.names)}. "
+            "Name another by --target-column."
+        )
+    chosen = [name for name in songs.splits if name != "train"] if splits is None else list(splits)
+    unknown = [name for name in chosen if name not in songs.splits]
+    if unknown or not chosen:
+        raise ValueError(
+            f"{songs.name}: no split {', '.join(map(repr, unknown)) or 'to evaluate on'}; it has "
+            f"{', '.join(songs.splits)}. Name one of them by --split."
+        )
+    training_labels = _list_labels(songs, "train", target_column)
+    results: dict[str, Any] = {}
+    failures: list[dict[str, str]] = []
+    for name in chosen:
+        scores, scored = predict_songs(loaded, songs, name, failures)
+        labels = np.array([_read_label(song, target_column) for song in scored])
+        results[name] = {
+            "popularity": compute_head_results(
+                scores[:, 0],
+                labels,
+                training_labels if len(training_labels) else labels,
+                num_draws=num_draws,
+                seed=seed,
+            ),
+            "hit": compute_hit_results(
+                scores[:, 1],
+                np.where(np.isnan(labels), np.nan, labels >= config.hit_threshold),
+                threshold=config.hit_threshold,
+                num_draws=num_draws,
+                seed=seed,
+                groups=_list_groups(scored),
+            ),
+        }
+    return {
+        "model": str(config._name_or_path),
+        "branches": config.branches,
+        "features": config.feature_names,
+        "leaking_features": config.leaking_names,
+        "hit_threshold": config.hit_threshold,
+        "baselines_from": "train" if len(training_labels) else "the songs themselves, for want of training songs",
+        "num_draws": num_draws,
+        "failures": failures,
+        "splits": results,
+    }
+
+
+def predict_songs(
+    model: SpectrogramFusionModel, source: SongSource, split: str, failures: list[dict[str, str]]
+) -> tuple[NDArray[np.float32], list[Song]]:
+    """
+    Score the songs of a split; what cannot be decoded is added to `failures`.
+
+    Returns:
+        `tuple[np.ndarray, list[Song]]`: scores of shape `(num_scored_songs, num_heads)`, and the songs they are of.
+    """
+    config: Any = model.config
+    extractor = ApexFeatureExtractor.from_config(config)
+    scores, scored = [], []
+    for song in source.iterate(split, 0, source.splits[split]):
+        row = {name: song.columns.get(name) for name in config.feature_names}
+        inputs: dict[str, Any] = {"features": model.encode_features([row])} if config.features else {}
+        if config.has_audio:
+            segments = list(decode_song(song, extractor))
+            if segments[-1].error is not None:
+                failures.append({"split": split, "id": song.id, "error": segments[-1].error})
+                continue
+            values = np.stack([segment.samples for segment in segments if segment.samples is not None])
+            inputs["input_values"] = torch.from_numpy(values).unsqueeze(0).to(model.device)  # (1, S, T)
+        with torch.inference_mode():
+            scores.append(model(**inputs).scores.float().cpu().numpy())
+        scored.append(song)
+    return np.concatenate([np.zeros((0, len(config.heads)), np.float32), *scores]), scored
+
+
+def _list_labels(source: SongSource, split: str, target_column: str) -> NDArray[np.float64]:
+    songs = source.iterate(split, 0, source.splits[split]) if split in source.splits else ()
+    return np.array([_read_label(song, target_column) for song in songs])
+
+
+def _read_label(song: Song, target_column: str) -> float:
+    value: Any = song.columns.get(target_column)
+    return float("nan") if is_missing(value) else float(value)
+
+
+def _list_groups(songs: Sequence[Song]) -> NDArray | None:
+    groups = [song.columns.get("group") for song in songs]
+    return None if None in groups else np.array(groups)
+
+
+def format_fusion_results(results: Mapping[str, Any]) -> str:
+    """Return results as text: two tables a split, one of popularity and one of hits, and what stands behind them."""
+    parts = []
+    for split, result in results["splits"].items():
+        popularity, hit = result["popularity"], result["hit"]
+        mean = popularity["baselines"]["mean"]
+        header = [f"{split}, {ALL_PLATFORMS}", "songs", *METRICS, "mean: MSE / MAE"]
+        cells = [format_interval(popularity[metric]) for metric in METRICS]
+        baseline = f"{format_number(mean['mse'])} / {format_number(mean['mae'])}"
+        row = ["popularity", str(popularity["num_songs"]), *cells, baseline]
+        parts.append(format_table(header, [row]))
+        if not hit["num_songs"]:
+            continue
+        rows = [["model", *(format_interval({**hit[name], "value": hit[name]["estimate"]}) for name in HIT_METRICS)]]
+        for name, baseline in hit["baselines"].items():
+            rows.append([name.replace("_", " "), *(format_number(baseline.get(metric)) for metric in HIT_METRICS)])
+        title = f"{split}, hits (popularity from {results['hit_threshold']:g}: {hit['hit_share']:.0%} of the songs)"
+        parts.append(format_table([title, *(name.replace("_", " ") for name in HIT_METRICS)], rows))
+    leaking = ", ".join(results["leaking_features"])
+    parts.append(
+        f"[low, high]: 95 % bootstrap. Features that leak the target: {leaking or 'none'}. "
+        f"Baselines from: {results['baselines_from']}."
+    )
+    return "\n\n".join(parts)

@@ -1,0 +1,1 @@
+"""The recipe of apex-tiny, the embedded demonstration model."""

@@ -1,0 +1,129 @@
+"""Exported folders: complete, and usable where this package is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, pipeline
+
+from modeling_apex import ApexModel, load_pipeline
+from modeling_apex.checkpoints.export import INFERENCE_FILES, build_short_card, export_model
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def exported(tiny_model: ApexModel, tmp_path: Path) -> Path:
+    return export_model(tiny_model, tmp_path / "exported")
+
+
+def run_elsewhere(program: str, folder: Path, *words: str) -> dict:
+    """Run a program in a fresh process that has transformers but not this package, with the Hub out of reach."""
+    prologue = f"""
+import importlib.util, sys
+sys.path = [path for path in sys.path if path not in ("", {str(REPOSITORY)!r})]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
+assert importlib.util.find_spec("modeling_apex") is None, "the package must not be importable here"
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", prologue + program, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_folder_is_complete(exported: Path) -> None:
+    names = {path.name for path in exported.iterdir()}
+    assert names == {*INFERENCE_FILES, "config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    config = json.loads((exported / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_apex.ApexModel"
+    assert config["custom_pipelines"]["apex-popularity"]["impl"] == "pipeline_apex.ApexPopularityPipeline"
+
+
+def test_every_inference_file_is_shipped() -> None:
+    flat = {path.name for path in (REPOSITORY / "modeling_apex" / "inference").glob("*_apex.py")}
+    assert flat == set(INFERENCE_FILES)
+
+
+def test_runs_as_remote_code_without_the_package(exported: Path, song_file, tmp_path: Path) -> None:
+    song = song_file("song.wav", 0.35, 44_100, num_channels=2)
+    program = """
+import json, sys
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
+folder, song = sys.argv[1:]
+trust = {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(folder, **trust)
+extractor = AutoFeatureExtractor.from_pretrained(folder, **trust)
+model = AutoModel.from_pretrained(folder, **trust)
+inferred = pipeline(model=folder, **trust)
+named = pipeline("apex-popularity", model=folder, **trust)
+report = inferred(song, return_timeline=True)
+assert type(model).__module__.startswith("transformers_modules"), type(model)
+assert named(song)["scores"] == report["scores"]
+import soundfile, torch
+waveform, rate = soundfile.read(song, dtype="float32")
+from_array = inferred(waveform.T, sampling_rate=rate)
+features = extractor(torch.zeros(5000), sampling_rate=24000, return_tensors="pt")
+assert torch.isfinite(model(**features).scores).all()
+print(json.dumps({"scores": report["scores"], "array": from_array["scores"], "segments": len(report["segments"]),
+                  "heads": config.head_names}))
+"""
+    result = run_elsewhere(program, tmp_path, str(exported), str(song))
+    here = load_pipeline(exported)(str(song))
+    assert result["scores"] == pytest.approx(here["scores"], rel=1e-5)
+    assert result["array"] == pytest.approx(here["scores"], rel=1e-5)
+    assert result["segments"] == here["num_segments"]
+    assert result["heads"] == list(here["scores"])
+
+
+def test_installed_package_asks_for_no_trust(exported: Path, song_file) -> None:
+    song = str(song_file())
+    scorer = pipeline("apex-popularity", model=str(exported))
+    assert type(scorer.model) is ApexModel
+    assert scorer(song)["scores"] == load_pipeline(exported)(song)["scores"]
+    assert not hasattr(AutoConfig.from_pretrained(exported), "custom_pipelines")
+
+
+def test_export_of_an_export_is_the_same(exported: Path, tmp_path: Path) -> None:
+    again = export_model(exported, tmp_path / "again")
+    for path in exported.iterdir():
+        if path.suffix not in (".json", ".safetensors"):
+            assert (again / path.name).read_bytes() == path.read_bytes(), path.name
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (exported, again))
+    tensors, tensors_again = (load_file(folder / "model.safetensors") for folder in (exported, again))
+    # transformers 5.0 writes the weight norm of the positional convolution under its older names.
+    older = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+    for name, tensor in tensors_again.items():
+        prefix, _, last = name.rpartition(".")
+        assert torch.equal(tensors[f"{prefix}.{older.get(last, last)}"], tensor), name
+    assert len(tensors) == len(tensors_again)
+    # Loading records the precision it loaded in; everything else must be equal.
+    assert first["encoder_config"].pop("dtype", None) is None
+    assert second["encoder_config"].pop("dtype", "float32") == "float32"
+    assert first == second
+
+
+def test_card_names_scores_ranges_and_origin(tiny_model: ApexModel) -> None:
+    tiny_model.config.provenance = {"epoch": 50, "notice": "a demonstration model"}
+    card = build_short_card(tiny_model.config)
+    assert "| `score_streams` | 0 to 100 | engagement by plays |" in card
+    assert "| `clarity` | 1 to 5 | clarity of song structure |" in card
+    assert "> a demonstration model" in card
+    assert '"epoch": 50' in card
+
+
+def test_folder_that_holds_something_is_refused(tiny_model: ApexModel, exported: Path) -> None:
+    with pytest.raises(FileExistsError, match="exists and is not an empty folder"):
+        export_model(tiny_model, exported)

@@ -1,0 +1,852 @@
+"""Rooms 1 to 3: what is read and how exactly, what is refused and with which words, and how much memory it takes."""
+
+import importlib
+import io
+import math
+import os
+import shutil
+import tracemalloc
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_apex.inference import audio_apex, audio_limits_apex, decoding_apex, resampling_apex
+from modeling_apex.inference.audio_apex import (
+    AudioError,
+    AudioLimits,
+    StreamingResampler,
+    load_audio,
+    open_audio,
+    resample,
+    split_segments,
+    stream_segments,
+)
+
+RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 44101)
+
+
+def build_song(seconds: float, sampling_rate: int = 8000, num_channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Build noise under a slow swell, of shape `(num_samples, num_channels)`, or `(num_samples,)` for mono."""
+    num_samples = round(seconds * sampling_rate)
+    noise = np.random.default_rng(seed).standard_normal((num_samples, num_channels))
+    swell = 0.1 + 0.1 * np.sin(np.arange(num_samples)[:, None] / sampling_rate)
+    song = (noise * swell).astype(np.float32)
+    return song[:, 0] if num_channels == 1 else song
+
+
+def encode(song: np.ndarray, sampling_rate: int, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, song, sampling_rate, **options)
+    return buffer.getvalue()
+
+
+def encode_with_av(
+    container: str, codec: str | None, *, seconds: float = 2.0, sampling_rate: int = 48000, num_video_frames: int = 0
+) -> bytes:
+    """Encode a stereo 440 Hz tone, and grey pictures if asked."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        streams: list[tuple[Any, list]] = []
+        if num_video_frames:
+            video = output.add_stream("mpeg4", rate=25)
+            video.width = video.height = 32
+            video.pix_fmt = "yuv420p"
+            pictures = [av.VideoFrame(32, 32, "yuv420p") for _ in range(num_video_frames)]
+            streams.append((video, pictures))
+        if codec is not None:
+            audio: Any = output.add_stream(codec, rate=sampling_rate, layout="stereo")
+            audio.bit_rate = 128_000
+            tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * sampling_rate)) / sampling_rate)
+            frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]).astype(np.float32), "fltp", "stereo")
+            frame.sample_rate = sampling_rate
+            streams.append((audio, [frame]))
+        for stream, frames in streams:
+            for item in [*frames, None]:
+                for packet in stream.encode(item):
+                    output.mux(packet)
+    return buffer.getvalue()
+
+
+def read_native(source: Any, **options: Any) -> tuple[np.ndarray, audio_apex.AudioStream]:
+    with open_audio(source, **options) as stream:
+        return np.concatenate(list(stream.blocks)), stream
+
+
+def compute_relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def resample_with_convolution(waveform: np.ndarray, original_rate: int, target_rate: int) -> np.ndarray:
+    """Restate the published filter as one strided convolution in plain torch, one output phase at a time."""
+    if original_rate == target_rate:
+        return waveform
+    divisor = math.gcd(original_rate, target_rate)
+    original, target = original_rate // divisor, target_rate // divisor
+    base = min(original, target) * 0.99
+    width = math.ceil(6 * original / base)
+    padded = torch.nn.functional.pad(torch.from_numpy(waveform).double(), (width, width + original))
+    taps = torch.arange(-width, width + original, dtype=torch.float64) / original
+    num_outputs = -(-len(waveform) * target // original)
+    output = torch.zeros(-(-num_outputs // target), target, dtype=torch.float64)
+    for phase in range(min(target, num_outputs)):
+        times = ((taps - phase / target) * base).clamp(-6, 6)
+        kernel = torch.sinc(times) * torch.cos(times * math.pi / 12) ** 2 * base / original
+        filtered = torch.nn.functional.conv1d(padded[None, None], kernel[None, None], stride=original)[0, 0]
+        output[:, phase] = filtered[: len(output)]
+    return output.reshape(-1)[:num_outputs].numpy()
+
+
+class TestResampling:
+    @pytest.mark.parametrize("rate", RATES)
+    def test_equals_the_published_filter(self, rate: int) -> None:
+        # The phases of 44101 Hz are 24,000 convolutions: a short song keeps them few.
+        num_samples = 700 if rate == 44101 else rate // 2 + 7
+        song = build_song(1, num_samples)
+        actual = resample(song, rate, 24000)
+        expected = resample_with_convolution(song, rate, 24000)
+        assert actual.shape == expected.shape == (math.ceil(24000 * num_samples / rate),)
+        assert actual.dtype == np.float32
+        assert compute_relative_error(actual, expected) <= 1e-6
+
+    def test_equals_the_published_filter_over_several_long_periods(self) -> None:
+        song = build_song(1, 7000)
+        actual = resample(song, 2003, 2001)
+        assert compute_relative_error(actual, resample_with_convolution(song, 2003, 2001)) <= 1e-6
+
+    @pytest.mark.parametrize("method", audio_apex.RESAMPLERS)
+    def test_same_rate_returns_the_same_values(self, method: str) -> None:
+        song = build_song(0.1)
+        assert np.array_equal(resample(song, 24000, 24000, method=method), song)
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        rate=st.sampled_from([8000, 22050, 24000, 44100, 48000, 9601]),
+        method=st.sampled_from(audio_apex.RESAMPLERS),
+        lengths=st.lists(st.integers(0, 9000), max_size=6),
+    )
+    def test_blocks_equal_the_whole(self, rate: int, method: str, lengths: list[int]) -> None:
+        song = build_song(1, sum(lengths))
+        whole = resample(song, rate, 24000, method=method)
+        state = StreamingResampler(rate, 24000, method=method)
+        pieces = [state.push(block) for block in np.split(song, np.cumsum(lengths))]
+        streamed = np.concatenate([*pieces, state.finish()])
+        assert streamed.shape == whole.shape
+        np.testing.assert_allclose(streamed, whole, atol=2e-6)
+
+    @pytest.mark.parametrize("method", audio_apex.RESAMPLERS)
+    @pytest.mark.parametrize("rate", [8000, 44100, 48000, 44101])
+    def test_a_tone_keeps_its_frequency_and_amplitude(self, rate: int, method: str) -> None:
+        tone = 0.7 * np.sin(2 * np.pi * 1000 * np.arange(2 * rate) / rate)
+        resampled = resample(tone, rate, 24000, method=method)
+        expected = 0.7 * np.sin(2 * np.pi * 1000 * np.arange(48000) / 24000)
+        middle = slice(2000, -2000)
+        np.testing.assert_allclose(resampled[:48000][middle], expected[middle], atol=2e-3)
+
+    def test_awkward_rates_stay_small(self) -> None:
+        song = build_song(1, 10_000)
+        tracemalloc.start()
+        resample(song, 44101, 24000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100e6
+
+    def test_filters_of_awkward_rates_are_not_kept(self) -> None:
+        resampling_apex._recall_sinc_kernel.cache_clear()
+        for rate in (44101, 44099, 8001):
+            assert len(resample(build_song(0.01, rate), rate, 24000)) == math.ceil(round(0.01 * rate) * 24000 / rate)
+        assert resampling_apex._recall_sinc_kernel.cache_info().currsize == 0
+        for rate in (8000, 11025, 22050, 32000, 44100, 48000, 88200, 96000, 176400, 192000, 384000):
+            assert len(resample(build_song(0.01, rate), rate, 24000))
+            assert resampling_apex._get_sinc_kernel(rate, 24000) is resampling_apex._get_sinc_kernel(rate, 24000)
+
+    def test_nothing_in_nothing_out(self) -> None:
+        assert resample(np.zeros(0), 44100, 24000).shape == (0,)
+
+    def test_refusals(self) -> None:
+        with pytest.raises(ValueError, match=r"Unknown resampler 'cubic'. Choose one of sinc, soxr"):
+            resample(np.zeros(9), 8000, 24000, method="cubic")
+        with pytest.raises(ValueError, match=r"`waveform` must be one-dimensional mono audio, got the shape \(2, 9\)"):
+            resample(np.zeros((2, 9)), 8000, 24000)
+        with pytest.raises(ValueError, match=r"`original_rate` must be a positive whole number of hertz, got 0"):
+            resample(np.zeros(9), 0, 24000)
+        with pytest.raises(TypeError, match="`target_rate` must be a number of hertz, got str"):
+            resample(np.zeros(9), 8000, "24000")  # type: ignore[arg-type]
+        state = StreamingResampler(8000, 24000)
+        with pytest.raises(ValueError, match=r"A block must be one-dimensional mono audio, got the shape \(1, 9\)"):
+            state.push(np.zeros((1, 9)))
+        state.finish()
+        with pytest.raises(ValueError, match="This resampler is finished"):
+            state.push(np.zeros(9))
+        with pytest.raises(ValueError, match="This resampler is finished"):
+            state.finish()
+
+
+class TestDecoding:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"format": "WAV"},
+            {"format": "WAV", "subtype": "FLOAT"},
+            {"format": "FLAC"},
+            {"format": "AIFF"},
+            {"format": "OGG", "subtype": "VORBIS"},
+            {"format": "OGG", "subtype": "OPUS"},
+            {"format": "MP3"},
+            {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.9},
+        ],
+        ids=lambda options: "-".join(map(str, options.values())),
+    )
+    def test_blocks_equal_the_whole_file(self, tmp_path: Path, options: dict) -> None:
+        song = build_song(5, 48000, 2)
+        path = tmp_path / "song"
+        path.write_bytes(encode(song, 48000, **options))
+        whole, rate = soundfile.read(path, dtype="float32")
+        assert len(whole) > 3 * decoding_apex.BLOCK_NUM_SAMPLES
+        for source in (path, path.read_bytes()):
+            read, stream = read_native(source)
+            assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (rate, 2, [])
+            assert stream.name == (str(path) if source is path else "<bytes>")
+            assert np.array_equal(read, whole.mean(axis=1))
+
+    @pytest.mark.parametrize(
+        ("container", "codec"),
+        [
+            ("mp4", "aac"),
+            ("adts", "aac"),
+            ("matroska", "aac"),
+            ("webm", "libopus"),
+            ("asf", "wmav2"),
+            ("mpegts", "aac"),
+        ],
+    )
+    def test_ffmpeg_reads_what_libsndfile_cannot(self, tmp_path: Path, container: str, codec: str) -> None:
+        path = tmp_path / "song"
+        path.write_bytes(encode_with_av(container, codec))
+        for source in (path, path.read_bytes()):
+            read, stream = read_native(source)
+            assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (48000, 2, [])
+            assert len(read) == pytest.approx(2 * 48000, abs=5000)
+            spectrum = np.abs(np.fft.rfft(read[20000:68000]))
+            assert np.argmax(spectrum) == 440
+            assert np.sqrt(2 * np.mean(read[20000:68000] ** 2)) == pytest.approx(0.5, rel=0.05)
+
+    def test_sound_of_a_video(self) -> None:
+        read, stream = read_native(encode_with_av("mp4", "aac", num_video_frames=10))
+        assert len(read) == pytest.approx(2 * 48000, abs=5000)
+        assert stream.warnings == []
+
+    def test_video_without_sound(self) -> None:
+        with pytest.raises(AudioError, match=r"<bytes>: this MP4/M4A/QuickTime file has no sound in it"):
+            open_audio(encode_with_av("mp4", None, num_video_frames=5))
+
+    def test_mp3_whose_length_is_not_stated_is_read_to_its_end(self) -> None:
+        # libsndfile estimates the length from the first frames and stops there; loud frames come first here.
+        song = np.concatenate([build_song(5, 44100), np.zeros(5 * 44100, np.float32)])
+        data = encode(song, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+        assert decoding_apex._count_mp3_samples(io.BytesIO(data))[1]
+        bare = data[data.find(b"\xff\xfb", 4) :]
+        num_samples, has_length = decoding_apex._count_mp3_samples(io.BytesIO(bare))
+        assert not has_length
+        assert len(soundfile.read(io.BytesIO(bare))[0]) < num_samples / 2
+        read, stream = read_native(bare)
+        assert len(read) == pytest.approx(10 * 44100, abs=5000)
+        assert stream.warnings == []
+
+    def test_mp3_behind_a_large_tag(self) -> None:
+        data = encode(build_song(1, 44100), 44100, format="MP3")
+        tag = b"ID3\x03\x00\x00" + bytes([0, 3, 0, 0]) + bytes(3 * 16384)
+        tagged = decoding_apex._count_mp3_samples(io.BytesIO(tag + data))
+        assert tagged == decoding_apex._count_mp3_samples(io.BytesIO(data))
+        assert 44100 <= tagged[0] <= 44100 + 4 * 1152
+        assert np.array_equal(read_native(tag + data)[0], read_native(data)[0])
+
+    @pytest.mark.parametrize("options", [{"format": "MP3"}, {"format": "WAV"}, {"format": "FLAC"}], ids=str)
+    def test_truncated_song_is_scored_as_far_as_it_decodes(self, tmp_path: Path, options: dict) -> None:
+        data = encode(build_song(6, 44100), 44100, **options)
+        path = tmp_path / "song"
+        path.write_bytes(data[: len(data) // 2])
+        read, stream = read_native(path)
+        assert 1 < len(read) / 44100 < 3.5
+        seconds = f"{len(read) / 44100:.1f}"
+        assert stream.warnings == [
+            f"the file declares 6.0 s but only {seconds} s decode; scored what decodes",
+        ]
+
+    @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000], ids=hex)
+    def test_wav_written_to_a_pipe_is_complete(self, size: int) -> None:
+        data = bytearray(encode(build_song(1), 8000, format="WAV"))
+        offset = data.find(b"data") + 4
+        data[4:8] = data[offset : offset + 4] = size.to_bytes(4, "little")
+        read, stream = read_native(bytes(data))
+        assert len(read) == 8000
+        assert stream.warnings == []
+
+    def test_damaged_aac_keeps_what_decoded(self) -> None:
+        data = bytearray(encode_with_av("adts", "aac", seconds=4))
+        half = len(data) // 2
+        data[half:] = np.random.default_rng(0).bytes(len(data) - half)
+        read, stream = read_native(bytes(data))
+        assert 1 < len(read) / 48000 < 4
+        assert stream.warnings == [] or "scored what decodes" in stream.warnings[0]
+
+    def test_decoder_error_in_mid_song(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class FailingConverter:
+            def __init__(self, **options: Any) -> None:
+                self.converter, self.num_calls = AudioResampler(**options), 0
+
+            def resample(self, frame: Any) -> list:
+                self.num_calls += 1
+                if self.num_calls > 20:
+                    raise ValueError("Frame does not match AudioResampler setup.")
+                return self.converter.resample(frame)
+
+        AudioResampler = av.AudioResampler  # noqa: N806
+        monkeypatch.setattr(av, "AudioResampler", FailingConverter)
+        read, stream = read_native(encode_with_av("adts", "aac"))
+        assert 0 < len(read) < 30 * 1024
+        assert stream.warnings == [
+            "decoding failed after 0.4 s (Frame does not match AudioResampler setup.); scored what decodes"
+        ]
+
+    def test_tags_that_are_not_text(self) -> None:
+        data = encode_with_av("mp4", "aac")
+        damaged = data.replace(b"isom", b"i\xff\xf0m")
+        assert damaged != data
+        np.testing.assert_array_equal(read_native(damaged)[0], read_native(data)[0])
+
+    def test_a_header_that_points_outside_the_file(self) -> None:
+        data = bytearray(encode_with_av("asf", "wmav2"))
+        data[48:52] = b"\xff\xff\xff\xff"
+        with pytest.raises(AudioError, match=r"<bytes>: this WMA/ASF file cannot be decoded \(.*Is it complete\?"):
+            open_audio(bytes(data))
+
+    def test_channels_that_change_in_mid_song(self) -> None:
+        frame = types.SimpleNamespace
+        mono, stereo = frame(channels=[0]), frame(channels=[0, 1])
+
+        def build(rate: int, layout: Any) -> Any:
+            samples = np.zeros((len(layout.channels), 100), np.float32)
+            return frame(sample_rate=rate, layout=layout, samples=100, to_ndarray=lambda: samples)
+
+        for other in (build(8000, stereo), build(16000, mono)):
+            blocks = decoding_apex._join_frames(av, build(8000, mono), iter([build(8000, mono), other]))
+            assert len(next(blocks)) == 200
+            with pytest.raises(AudioError, match="the sampling rate or the channels change in mid-song"):
+                next(blocks)
+
+    def test_headers_of_nothing_end(self) -> None:
+        tags = b"ID3\x03\0\0\0\0\0\0" * 100
+        handle = io.BytesIO(tags + b"\xff\xfb\x90\x00" + bytes(413))
+        assert decoding_apex._count_mp3_samples(handle) == (0, False)
+        chunks = b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * (decoding_apex.MAX_RIFF_CHUNKS + 1)
+        assert decoding_apex._measure_riff_shortfall(io.BytesIO(chunks + b"data\0\0\x01\0" + bytes(9))) == 1
+        frames = io.BytesIO((b"\xff\xf3\x14\xc4" + bytes(20)) * 1000)
+        assert decoding_apex._count_mp3_samples(frames, max_seconds=1)[0] <= 24_000 + 576
+
+    def test_nothing_decodes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = bytearray(encode(build_song(3, 44100), 44100, format="FLAC"))
+        start = len(data) // 50
+        data[start:] = bytes(len(data) - start)
+        stream = open_audio(bytes(data))
+        with pytest.raises(AudioError, match=r"<bytes>: cannot be decoded \(.*\)\. Is the file complete\?"):
+            list(stream.blocks)
+
+    def test_an_incomplete_container(self) -> None:
+        # The index of an MP4 file stands at its end.
+        data = encode_with_av("mp4", "aac")
+        with pytest.raises(AudioError, match=r"<bytes>: this MP4/M4A/QuickTime file cannot be decoded .*complete"):
+            open_audio(data[: len(data) // 2])
+
+    @pytest.mark.parametrize("ending", ["mp3", "wav", "raw", "vox", "gsm", "au", "m4a"])
+    def test_text_is_not_audio_whatever_its_name(self, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"song.{ending}"
+        path.write_text("This is a sentence about a song.\n" * 500)
+        with pytest.raises(AudioError, match=r"song\.\w+: is not audio that libsndfile or FFmpeg can decode"):
+            open_audio(path)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "#EXTM3U\n#EXTINF:1\n{}\n",
+            "\ufeff\n#extinf:1\n{}\n",
+            "[playlist]\nFile1={}\n",
+            "ffconcat version 1.0\nfile '{}'\n",
+            '<?xml version="1.0"?>\n<!-- a list -->\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">{}</MPD>',
+            '<asx version="3.0"><ref href="{}"/></asx>',
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\n{}",
+        ],
+    )
+    def test_playlists_are_not_followed(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "secret.wav").write_bytes(encode(build_song(1), 8000, format="WAV"))
+        path = tmp_path / "list.mp3"
+        path.write_text(text.format("secret.wav"))
+        with pytest.raises(
+            AudioError, match=r"list\.mp3: is an? .*, not a song\. Playlists are not followed; pass the"
+        ):
+            open_audio(path)
+
+    @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+    def test_archives_are_not_unpacked(self, tmp_path: Path, ending: str) -> None:
+        (tmp_path / "songs").mkdir()
+        (tmp_path / "songs" / "song.wav").write_bytes(encode(build_song(1), 8000, format="WAV"))
+        kind = {"tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar"}.get(ending, ending)
+        archive = shutil.make_archive(str(tmp_path / "album"), kind, tmp_path / "songs")
+        with pytest.raises(
+            AudioError, match=r"album\.\S+: is an? \w+ archive, not a song\. Unpack it and pass the songs"
+        ):
+            open_audio(archive)
+
+
+class TestMissingPackages:
+    @pytest.fixture
+    def hide(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        real = importlib.import_module
+
+        def hide(hidden: str) -> None:
+            def import_module(name: str) -> types.ModuleType:
+                if name == hidden:
+                    raise ImportError(f"No module named {name!r}")
+                return real(name)
+
+            monkeypatch.setattr(audio_limits_apex.importlib, "import_module", import_module)
+
+        return hide
+
+    def test_without_av_a_known_container_names_the_extra(self, hide: Callable[[str], None]) -> None:
+        data = encode_with_av("mp4", "aac")
+        hide("av")
+        with pytest.raises(ImportError, match=r'<bytes>: to decode this MP4.*av is needed: .*"apex-music\[audio\]"'):
+            open_audio(data)
+
+    def test_without_av_an_mp3_is_refused_rather_than_cut_short(self, hide: Callable[[str], None]) -> None:
+        song = np.concatenate([build_song(5, 44100), np.zeros(5 * 44100, np.float32)])
+        data = encode(song, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+        hide("av")
+        assert open_audio(data).sampling_rate == 44100
+        with pytest.raises(ImportError, match=r'to decode this MP3 file, av is needed: .*"apex-music\[audio\]"'):
+            open_audio(data[data.find(b"\xff\xfb", 4) :])
+
+    def test_without_av_unknown_content_is_not_audio(self, hide: Callable[[str], None]) -> None:
+        hide("av")
+        with pytest.raises(AudioError, match=r"<bytes>: is not audio that .* can decode; its first bytes are b'not"):
+            open_audio(b"not a song" * 100)
+
+    def test_without_soundfile(self, hide: Callable[[str], None]) -> None:
+        hide("soundfile")
+        with pytest.raises(ImportError, match='soundfile is needed: pip install "soundfile"'):
+            open_audio(b"RIFF" * 100)
+
+    def test_without_soxr(self, hide: Callable[[str], None]) -> None:
+        hide("soxr")
+        with pytest.raises(ImportError, match='soxr is needed: pip install "soxr"'):
+            resample(np.zeros(9), 8000, 24000, method="soxr")
+
+
+class TestSources:
+    song = build_song(0.5)
+    stereo = build_song(0.5, num_channels=2)
+
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [
+            (song, song),
+            (song.astype(np.float64), song),
+            (song[None], song),
+            (song[:, None], song),
+            (stereo, stereo.mean(axis=1)),
+            (stereo.T, stereo.mean(axis=1)),
+            (stereo[:2], stereo[:2].mean(axis=0)),
+            (torch.from_numpy(song), song),
+            (torch.from_numpy(stereo.T).requires_grad_(), stereo.mean(axis=1)),
+            (torch.from_numpy(song).bfloat16(), torch.from_numpy(song).bfloat16().float().numpy()),
+        ],
+    )
+    def test_arrays(self, source: Any, expected: np.ndarray) -> None:
+        read, stream = read_native(source, sampling_rate=8000)
+        assert stream.name == "<array>"
+        assert read.dtype == np.float32
+        np.testing.assert_allclose(read, expected, atol=1e-7)
+
+    @pytest.mark.parametrize("rate", [8000, 8000.0, np.int64(8000)])
+    def test_dicts(self, rate: Any) -> None:
+        for source in (
+            {"array": self.song, "sampling_rate": rate},
+            {"raw": self.song, "sampling_rate": rate},
+            {"array": self.song.tolist(), "sampling_rate": rate, "path": None},
+            {"bytes": encode(self.song, 8000, format="WAV", subtype="FLOAT"), "path": None},
+        ):
+            read, stream = read_native(source)
+            assert stream.sampling_rate == 8000
+            np.testing.assert_array_equal(read, self.song)
+
+    def test_dict_of_a_dataset_that_does_not_decode(self, tmp_path: Path) -> None:
+        data = encode(self.song, 8000, format="WAV", subtype="FLOAT")
+        path = tmp_path / "song.wav"
+        path.write_bytes(data)
+        for source in ({"path": "song.wav", "bytes": data}, {"path": str(path), "bytes": None}):
+            read, stream = read_native(source)
+            assert stream.name == source["path"]
+            np.testing.assert_array_equal(read, self.song)
+
+    def test_decoder_objects(self) -> None:
+        samples = types.SimpleNamespace(data=torch.from_numpy(self.stereo.T.copy()), sample_rate=8000)
+        decoder = types.SimpleNamespace(get_all_samples=lambda: samples)
+        np.testing.assert_allclose(read_native(decoder)[0], self.stereo.mean(axis=1), atol=1e-7)
+        with pytest.raises(AudioError, match="<audio decoder>: `sampling_rate` is 44100, but this audio states"):
+            open_audio(decoder, sampling_rate=44100)
+
+    def test_file_objects_are_read_from_their_beginning(self, tmp_path: Path) -> None:
+        data = encode(self.song, 8000, format="WAV", subtype="FLOAT")
+        path = tmp_path / "song.wav"
+        path.write_bytes(data)
+        at_its_end = io.BytesIO(data)
+        at_its_end.seek(0, io.SEEK_END)
+        pipe = types.SimpleNamespace(read=io.BytesIO(data).read)
+        with path.open("rb") as file:
+            for source, name in ((at_its_end, "<file object>"), (pipe, "<file object>"), (file, str(path))):
+                read, stream = read_native(source)
+                assert stream.name == name
+                np.testing.assert_array_equal(read, self.song)
+            assert not file.closed
+        assert not at_its_end.closed
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_bytes(self, kind: type) -> None:
+        data = encode(self.song, 8000, format="WAV", subtype="FLOAT")
+        np.testing.assert_array_equal(read_native(kind(data))[0], self.song)
+
+    def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "song.wav").write_bytes(encode(self.song, 8000, format="WAV"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with open_audio("~/song.wav") as stream:
+            assert stream.name == "~/song.wav"
+
+    def test_load_audio(self) -> None:
+        loaded = load_audio(self.stereo, sampling_rate=8000, target_rate=24000)
+        np.testing.assert_allclose(loaded, resample(self.stereo.mean(axis=1), 8000, 24000), atol=1e-6)
+        soxr = load_audio(self.song, sampling_rate=8000, resampler="soxr")
+        assert soxr.shape == (12000,)
+
+
+class TestRefusals:
+    def test_paths(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"No such audio file: .*absent\.mp3"):
+            open_audio(tmp_path / "absent.mp3")
+        with pytest.raises(
+            IsADirectoryError, match=r"is a folder, not a song. Pass the files in it, or use `apex-mus"
+        ):
+            open_audio(tmp_path)
+        (tmp_path / "empty.wav").touch()
+        with pytest.raises(AudioError, match=r"empty\.wav: the file is empty \(0 bytes\)"):
+            open_audio(tmp_path / "empty.wav")
+        with pytest.raises(AudioError, match=r"/dev/null: not a regular file. Pass it as an open file"):
+            open_audio("/dev/null")
+        with pytest.raises(
+            AudioError, match=r"s3://songs/a\.mp3: only http and https URLs are read. Download the song"
+        ):
+            open_audio("s3://songs/a.mp3")
+
+    @pytest.mark.parametrize("name", ["loop.wav", "null\0.wav", "x" * 300 + ".wav", "~nobody-has-this-name/x.wav"])
+    def test_names_that_cannot_be_opened(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "loop.wav").symlink_to("loop.wav")
+        with pytest.raises(AudioError, match=r"\.wav: cannot be opened \(.*\)\. Check the name and what it leads to"):
+            open_audio(name if name.startswith("~") else tmp_path / name)
+
+    def test_a_pipe_is_refused_without_waiting_for_a_writer(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.wav")
+        with pytest.raises(AudioError, match=r"pipe\.wav: not a regular file"):
+            open_audio(tmp_path / "pipe.wav")
+
+    def test_what_takes_the_place_of_a_file_is_looked_at_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "song.wav"
+        path.touch()
+        regular = path.stat()
+        path.unlink()
+        os.mkfifo(path)
+        monkeypatch.setattr(Path, "stat", lambda self, **options: regular)
+        with pytest.raises(AudioError, match=r"song\.wav: not a regular file"):
+            open_audio(path)
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        with pytest.raises(
+            AudioError, match=r"/proc/self/mem: cannot be read \(.*\)\. Check the disk, or copy the file"
+        ):
+            open_audio("/proc/self/mem")
+
+    @pytest.mark.parametrize("source", [None, 3, [0.1, 0.2], object()], ids=lambda source: type(source).__name__)
+    def test_kinds(self, source: Any) -> None:
+        with pytest.raises(TypeError, match=r"Cannot read audio from \w+. Pass a path, an http"):
+            open_audio(source)
+
+    def test_dicts(self) -> None:
+        with pytest.raises(TypeError, match=r"The dict holds \['sound'\] and no audio. Pass a path"):
+            open_audio({"sound": 1})
+        with pytest.raises(TypeError, match="<array>: expected a numpy array or a torch tensor, got str"):
+            open_audio({"array": "song.wav", "sampling_rate": 8000})
+        with pytest.raises(
+            AudioError, match="<array>: `sampling_rate` is 44100, but this audio states its own rate, 8"
+        ):
+            open_audio({"array": np.zeros(9), "sampling_rate": 8000}, sampling_rate=44100)
+
+    def test_text_mode(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"<file object>: reading gives str, not bytes\. Open the file in 'rb' mode"
+        ):
+            open_audio(io.StringIO("song"))
+
+    def test_arrays(self) -> None:
+        with pytest.raises(
+            AudioError, match=r"<array>: an array has no sampling rate of its own. Pass `sampling_rate="
+        ):
+            open_audio(np.zeros(9))
+        for integers in (np.zeros(9, np.int16), torch.zeros(9, dtype=torch.int32)):
+            with pytest.raises(AudioError, match=r"samples are int\d\d, but must be floats.*array / 32768"):
+                open_audio(integers, sampling_rate=8000)
+        with pytest.raises(AudioError, match=r"the shape is \(1, 2, 9\), but must be \(samples,\)"):
+            open_audio(np.zeros((1, 2, 9)), sampling_rate=8000)
+        for empty in (np.zeros(0), np.zeros((2, 0)), np.zeros((0, 2))):
+            with pytest.raises(AudioError, match="<array>: holds no samples"):
+                open_audio(empty, sampling_rate=8000)
+
+    @pytest.mark.parametrize("rate", [0, -8000, 8000.5, math.nan, math.inf, pytest.param(10**400, id="huge")])
+    def test_rates_that_are_none(self, rate: float) -> None:
+        with pytest.raises(
+            AudioError, match=r"<array>: `sampling_rate` must be a positive whole number of hertz, got"
+        ):
+            open_audio(np.zeros(9), sampling_rate=rate)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("rate", ["8000", True])
+    def test_rates_of_a_wrong_kind(self, rate: Any) -> None:
+        with pytest.raises(TypeError, match=r"<array>: `sampling_rate` must be a number of hertz, got (str|bool)"):
+            open_audio(np.zeros(9), sampling_rate=rate)
+
+    def test_a_file_knows_its_own_rate(self) -> None:
+        data = encode(build_song(0.1), 8000, format="WAV")
+        assert open_audio(data, sampling_rate=8000).sampling_rate == 8000
+        with pytest.raises(
+            AudioError, match="<bytes>: `sampling_rate` is 16000, but this audio states its own rate, 80"
+        ):
+            open_audio(data, sampling_rate=16000)
+
+    def test_a_file_without_samples(self) -> None:
+        stream = open_audio(encode(np.zeros(0), 8000, format="WAV"))
+        with pytest.raises(AudioError, match="<bytes>: holds no samples"):
+            list(stream.blocks)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_samples_that_are_not_finite(self, value: float) -> None:
+        song = build_song(20)
+        song[100_000] = value
+        for source in (
+            {"array": song, "sampling_rate": 8000},
+            encode(song, 8000, format="WAV", subtype="FLOAT"),
+        ):
+            with pytest.raises(AudioError, match=r"samples are NaN or infinite near 8\.2 s"):
+                load_audio(source)
+
+    def test_samples_that_overflow_in_the_filter(self) -> None:
+        song = np.full(9000, 0.1, np.float32)
+        song[8500] = -3e38
+        for source in (song, encode(song, 8000, format="WAV", subtype="FLOAT")):
+            stream = open_audio(source, sampling_rate=8000)
+            with pytest.raises(AudioError, match=r"samples reach 3e\+38 near 0\.0 s, but belong between -1 and 1"):
+                list(stream.blocks)
+
+    def test_silence_is_allowed_and_said(self) -> None:
+        for source in (np.zeros(8000), np.zeros((2, 8000))):
+            with stream_segments(source, sampling_rate=8000, segment_seconds=1) as segments:
+                assert [segment.samples.any() for segment in segments] == [False]
+                assert segments.warnings == ["the song is silent"]
+
+
+class TestLimits:
+    song = build_song(2, num_channels=2)
+
+    @pytest.mark.parametrize("format", ["WAV", "FLAC", None])
+    def test_each_limit(self, format: str | None) -> None:
+        source = encode(self.song, 8000, format=format) if format else {"array": self.song, "sampling_rate": 8000}
+        for limits, message in (
+            (AudioLimits(max_seconds=1.5), r"lasts 2\.0 s or more, but the limit is 1\.5 s.*AudioLimits\(max_seconds"),
+            (
+                AudioLimits(max_bytes=500),
+                r"\d+ bytes or more, but the limit is 500\. Raise it with AudioLimits\(max_b",
+            ),
+            (AudioLimits(max_channels=1), r"has 2 channels, but 1 to 1 are accepted\. Mix it down first"),
+            (AudioLimits(max_sampling_rate=7999), r"sampling rate is 8000 Hz, but must lie between 4000 and 7999 Hz"),
+            (AudioLimits(min_sampling_rate=8001), r"sampling rate is 8000 Hz, but must lie between 8001 and 384000"),
+        ):
+            with pytest.raises(AudioError, match=message):
+                open_audio(source, limits=limits)
+
+    def test_duration_is_watched_while_reading(self) -> None:
+        # ADTS states no length.
+        stream = open_audio(encode_with_av("adts", "aac"), limits=AudioLimits(max_seconds=1))
+        with pytest.raises(AudioError, match=r"lasts \d\.\d s or more, but the limit is 1 s"):
+            list(stream.blocks)
+
+    def test_files_and_file_objects_have_a_size(self, tmp_path: Path) -> None:
+        (tmp_path / "song.wav").write_bytes(encode(self.song, 8000, format="WAV"))
+        pipe = types.SimpleNamespace(read=io.BytesIO(bytes(5000)).read)
+        for source in (tmp_path / "song.wav", io.BytesIO(bytes(5000)), pipe):
+            with pytest.raises(AudioError, match=r"bytes or more, but the limit is 4000"):
+                open_audio(source, limits=AudioLimits(max_bytes=4000))
+
+    def test_more_channels_on_request(self) -> None:
+        song = build_song(1, num_channels=6)
+        with pytest.raises(AudioError, match=r"has 6 channels, but 1 to 2 are accepted.*`array.mean\(axis=0\)`"):
+            open_audio(song.T, sampling_rate=8000)
+        with pytest.raises(AudioError, match="has 6 channels"):
+            open_audio(encode(song, 8000, format="WAV"))
+        limits = AudioLimits(max_channels=6)
+        for source in (song, song.T):
+            read, _ = read_native(source, sampling_rate=8000, limits=limits)
+            np.testing.assert_allclose(read, song.mean(axis=1), atol=1e-6)
+
+    @pytest.mark.parametrize("is_stated", [True, False])
+    def test_hours_packed_into_kilobytes(self, monkeypatch: pytest.MonkeyPatch, is_stated: bool) -> None:
+        monkeypatch.setattr(audio_limits_apex, "GRACE_SAMPLES", 100_000)
+        song = bytearray(encode(np.zeros(400_000), 8000, format="FLAC"))
+        if not is_stated:
+            song[21:26] = bytes([song[21] & 0xF0, 0, 0, 0, 0])
+        with pytest.raises(
+            AudioError, match=r"its \d+ bytes unpack to \d+ samples or more, but the limit is 128 samples a byte"
+        ):
+            list(open_audio(bytes(song)).blocks)
+        patient = AudioLimits(max_samples_per_byte=1000)
+        assert len(load_audio(bytes(song), target_rate=8000, limits=patient)) == 400_000
+        array = {"array": np.zeros(400_000), "sampling_rate": 8000}
+        assert len(load_audio(array, target_rate=8000, limits=AudioLimits(max_samples_per_byte=0.01))) == 400_000
+
+    def test_limits_have_kinds(self) -> None:
+        with pytest.raises(TypeError, match=r"`AudioLimits.max_bytes` must be a number, got '2 GB'"):
+            AudioLimits(max_bytes="2 GB")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"`AudioLimits.allow_private_addresses` must be true or false, got 1"):
+            AudioLimits(allow_private_addresses=1)  # type: ignore[arg-type]
+
+    def test_limits_are_positive(self) -> None:
+        with pytest.raises(ValueError, match=r"`AudioLimits.max_seconds` must be positive, got 0"):
+            AudioLimits(max_seconds=0)
+
+
+class TestSegments:
+    @settings(max_examples=50, deadline=None)
+    @given(num_samples=st.integers(1, 400), length=st.integers(1, 120), pad_value=st.sampled_from([0.0, -1.0]))
+    def test_split(self, num_samples: int, length: int, pad_value: float) -> None:
+        song = build_song(1, num_samples)
+        segments, num_real_samples = split_segments(song, length, pad_value=pad_value)
+        assert segments.shape == (math.ceil(num_samples / length), length)
+        assert num_real_samples.sum() == num_samples
+        assert (num_real_samples[:-1] == length).all()
+        np.testing.assert_array_equal(segments.reshape(-1)[:num_samples], song)
+        assert (segments.reshape(-1)[num_samples:] == pad_value).all()
+
+    def test_split_refusals(self) -> None:
+        for wrong in (np.zeros(0), np.zeros((2, 9))):
+            with pytest.raises(ValueError, match="`waveform` must be one-dimensional and not empty, got the shape"):
+                split_segments(wrong, 3)
+        with pytest.raises(ValueError, match="`segment_num_samples` must be positive, got 0"):
+            split_segments(np.zeros(9), 0)
+
+    @settings(max_examples=25, deadline=None)
+    @given(num_samples=st.integers(1, 30_000), rate=st.sampled_from([8000, 24000, 44100]))
+    def test_stream_equals_split(self, num_samples: int, rate: int) -> None:
+        song = build_song(1, num_samples)
+        expected, num_real_samples = split_segments(resample(song, rate, 24000), 2400)
+        with stream_segments(song, sampling_rate=rate, segment_seconds=0.1) as stream:
+            segments = list(stream)
+        assert [segment.num_real_samples for segment in segments] == num_real_samples.tolist()
+        assert [segment.start_sample for segment in segments] == [2400 * i for i in range(len(expected))]
+        assert [segment.is_last for segment in segments] == [False] * (len(expected) - 1) + [True]
+        np.testing.assert_allclose([segment.samples for segment in segments], expected, atol=2e-6)
+        assert stream.num_real_samples == num_real_samples.sum()
+        assert (stream.name, stream.sampling_rate, stream.num_channels) == ("<array>", rate, 1)
+
+    @pytest.mark.parametrize("num_samples", [1, 399])
+    def test_too_short(self, num_samples: int) -> None:
+        song = build_song(1, num_samples)
+        segments = stream_segments(song, sampling_rate=24000, minimum_num_samples=400)
+        with pytest.raises(
+            AudioError, match=rf"<array>: lasts 0\.0\d+ s \({num_samples} samples at 24000 Hz\), but at"
+        ):
+            list(segments)
+        assert len(list(stream_segments(song, sampling_rate=24000, minimum_num_samples=num_samples))) == 1
+
+    def test_refusals(self) -> None:
+        with pytest.raises(ValueError, match="`segment_seconds` must be at least one sample long, got 0"):
+            stream_segments(np.zeros(9), sampling_rate=24000, segment_seconds=0)
+        with pytest.raises(ValueError, match="`target_rate` must be a positive whole number of hertz, got 0"):
+            stream_segments(np.zeros(9), sampling_rate=24000, target_rate=0)
+        with pytest.raises(ValueError, match="Unknown resampler 'cubic'"):
+            stream_segments(np.zeros(9), sampling_rate=24000, resampler="cubic")
+
+    @pytest.mark.parametrize("is_exhausted", [True, False])
+    def test_sources_are_closed(self, tmp_path: Path, is_exhausted: bool) -> None:
+        path = tmp_path / "song.wav"
+        path.write_bytes(encode(build_song(5), 8000, format="WAV"))
+        segments = stream_segments(path, segment_seconds=1)
+        handles = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+        assert len(handles) == 1
+        assert not next(segments).is_last
+        if is_exhausted:
+            assert len(list(segments)) == 4
+        else:
+            segments.close()
+            assert list(segments) == []
+        assert not [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+
+    def test_memory_does_not_grow_with_the_song(self, tmp_path: Path) -> None:
+        peaks = []
+        for minutes in (2, 2, 10):  # the first run pays for imports and the filter
+            path = tmp_path / f"{minutes}.flac"
+            path.write_bytes(encode(build_song(minutes * 60), 8000, format="FLAC"))
+            tracemalloc.start()
+            with stream_segments(path) as segments:
+                assert sum(segment.num_real_samples for segment in segments) == minutes * 60 * 24000
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert peaks[2] - peaks[1] < 1e6
+
+    def test_segments_are_float32_whatever_comes_in(self) -> None:
+        song = build_song(1, 24000).astype(np.float64)
+        segments, _ = split_segments(song[:50], 20)
+        assert segments.dtype == np.float32
+        with stream_segments(song, sampling_rate=24000, segment_seconds=0.3) as stream:
+            assert {segment.samples.dtype for segment in stream} == {np.dtype(np.float32)}
+
+    def test_defaults(self) -> None:
+        assert [part.num_real_samples for part in stream_segments(build_song(31), sampling_rate=8000)] == [
+            720_000,
+            24_000,
+        ]
+        (single,) = stream_segments(np.ones(1, np.float32), sampling_rate=24000)
+        assert (single.num_real_samples, single.is_last) == (1, True)
+
+    def test_a_segment_may_be_one_sample(self) -> None:
+        song = np.arange(3, dtype=np.float32) / 4
+        parts = list(stream_segments(song, sampling_rate=24000, segment_seconds=1 / 24000))
+        assert [part.samples.tolist() for part in parts] == [[0.0], [0.25], [0.5]]
+
+    def test_limits_reach_the_decoder(self) -> None:
+        limits = AudioLimits(max_channels=1)
+        song = build_song(1, num_channels=2)
+        for read in (stream_segments, load_audio):
+            with pytest.raises(AudioError, match="2 channels"):
+                read(song, sampling_rate=8000, limits=limits)
+
+    def test_too_short_says_what_is_needed(self) -> None:
+        segments = stream_segments(build_song(1, 12), sampling_rate=24000, minimum_num_samples=24)
+        with pytest.raises(
+            AudioError, match=r"0\.0005 s \(12 samples at 24000 Hz\), but at least 0\.0010 s \(24 samp"
+        ):
+            list(segments)

@@ -1,0 +1,135 @@
+"""Room 10: the report as data, as rows and as text."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
+from modeling_apex.inference.report_apex import (
+    build_error_report,
+    build_report,
+    compute_percentile,
+    escape_controls,
+    flatten_reports,
+    format_csv,
+    format_duration,
+    format_json,
+    format_report,
+    format_table,
+)
+
+SCORES = [50.0, 11.6, 3.0, 3.5, 2.25, 4.0, 1.5]
+
+
+def report(song: str = "a.mp3", **options: object) -> dict:
+    fields: dict = {
+        "popularity_exponent": POPULARITY_EXPONENT,
+        "duration_seconds": 144.4,
+        "num_segments": 5,
+        "model_id": "amaai-lab/apex",
+        "model_revision": "0123abc",
+    }
+    return build_report(song, SCORES, DEFAULT_HEADS, **{**fields, **options})
+
+
+def test_percentiles_are_those_of_the_paper() -> None:
+    # The 80th percentile scores 50 and the median 11.6 (arXiv 2605.03395).
+    assert compute_percentile(50, POPULARITY_EXPONENT) == pytest.approx(80)
+    assert compute_percentile(11.6, POPULARITY_EXPONENT) == pytest.approx(50, abs=0.1)
+    assert compute_percentile(0, POPULARITY_EXPONENT) == 0
+    assert compute_percentile(100, POPULARITY_EXPONENT) == 100
+    scores = [0, 1, 5, 20, 60, 99, 100]
+    percentiles = [compute_percentile(score, POPULARITY_EXPONENT) for score in scores]
+    assert percentiles == sorted(percentiles)
+
+
+def test_report_survives_json() -> None:
+    timeline = [{"start_seconds": 0.0, "end_seconds": 30.0, "scores": {"coherence": 3.0}}]
+    full = report(segments=timeline, embedding=[0.5, -1.0], warnings=["the song is silent"])
+    assert json.loads(json.dumps(full)) == full
+    assert full["percentiles"].keys() == {"score_streams", "score_likes"}
+    assert full["ranges"]["clarity"] == [1.0, 5.0]
+    assert "percentiles" not in report(with_percentiles=False)
+
+
+def test_rows_have_one_set_of_columns_whether_songs_failed_or_not() -> None:
+    failed = build_error_report("b.mp3", "b.mp3: empty file", model_id="m")
+    columns, rows = flatten_reports([failed, report()])
+    assert columns[:2] == ["song", "score_streams"]
+    assert all(list(row) == columns for row in rows)
+    assert rows[0]["error"] == "b.mp3: empty file"
+    assert rows[0]["coherence"] is None
+    assert rows[1]["score_streams_percentile"] == pytest.approx(80)
+    parsed = list(csv.DictReader(io.StringIO(format_csv([failed, report()]))))
+    assert float(parsed[1]["clarity"]) == 4.0
+    assert parsed[0]["clarity"] == ""
+
+
+def test_names_with_commas_quotes_and_line_breaks_survive_csv() -> None:
+    name = 'a, "b"\nc.mp3'
+    assert next(csv.DictReader(io.StringIO(format_csv([report(name)]))))["song"] == name
+
+
+def test_json_text_is_an_array() -> None:
+    assert [row["song"] for row in json.loads(format_json([report("ä.mp3"), report("b.mp3")]))] == ["ä.mp3", "b.mp3"]
+
+
+def test_text_names_scores_ranges_meaning_and_timeline() -> None:
+    timeline = [
+        {"start_seconds": 0.0, "end_seconds": 30.0, "scores": dict.fromkeys(report()["scores"], 2.0)},
+        {"start_seconds": 30.0, "end_seconds": 41.0, "scores": dict.fromkeys(report()["scores"], 3.0)},
+    ]
+    text = format_report(report(segments=timeline, warnings=["the file is truncated"]))
+    assert "a.mp3  (2:24, 5 segments)" in text
+    assert "naturalness of vocal breathing and phrasing" in text
+    assert "0 to 100" in text
+    assert "0:30 to 0:41" in text
+    assert "warning: the file is truncated" in text
+    assert "not scored: no" in format_report(build_error_report("x", "no", model_id="m"))
+
+
+def test_table_aligns() -> None:
+    lines = format_table(["song", "value"], [["a", "1.0"], ["longer", "10.0"]]).splitlines()
+    assert lines == ["song    value", "-------------", "a         1.0", "longer   10.0"]
+
+
+def test_duration() -> None:
+    assert [format_duration(seconds) for seconds in (0, 59.4, 60, 3599.6)] == ["0:00", "0:59", "1:00", "60:00"]
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="runs from 0 to 100, got 101"):
+        compute_percentile(101, POPULARITY_EXPONENT)
+    with pytest.raises(ValueError, match="`exponent` must be positive"):
+        compute_percentile(50, 0)
+    with pytest.raises(ValueError, match="2 scores for 7 heads"):
+        build_report(
+            "a",
+            [1, 2],
+            DEFAULT_HEADS,
+            popularity_exponent=3.0,
+            duration_seconds=1,
+            num_segments=1,
+            model_id="m",
+        )
+    with pytest.raises(ValueError, match=r"scores \['clarity'\] are not finite"):
+        build_report(
+            "a",
+            [*SCORES[:5], float("nan"), 1.5],
+            DEFAULT_HEADS,
+            popularity_exponent=3.0,
+            duration_seconds=1,
+            num_segments=1,
+            model_id="m",
+        )
+
+
+def test_names_cannot_command_a_terminal() -> None:
+    name = "a\x1b[31m\nb\u202ec\udcff \N{MUSICAL NOTE}é.wav"
+    shown = r"a\x1b[31m\nb\u202ec\udcff" + " \N{MUSICAL NOTE}é.wav"
+    assert escape_controls(name) == shown
+    text = format_report(build_error_report(name, f"{name}: is empty", model_id="m", model_revision=None))
+    assert text == f"{shown}\n  not scored: {shown}: is empty"
+    assert format_table(["song"], [[name]]).splitlines()[2] == shown

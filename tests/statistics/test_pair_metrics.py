@@ -1,0 +1,139 @@
+"""Metrics of pairs against scikit-learn, and what the bootstrap promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from modeling_apex.arena.arena_plots import compute_roc_curve
+from modeling_apex.statistics.pair_metrics import (
+    METRICS,
+    compute_accuracy,
+    compute_auc,
+    compute_bootstrap_p_value,
+    compute_calibration_bins,
+    compute_calibration_error,
+    compute_f1,
+    compute_holm_rejections,
+    draw_bootstrap_weights,
+    summarize_draws,
+)
+
+PAIRS = st.lists(st.tuples(st.integers(-4, 4), st.sampled_from([0.0, 0.5, 1.0])), min_size=4, max_size=40).filter(
+    lambda pairs: {0.0, 1.0} <= {outcome for _, outcome in pairs}
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PAIRS)
+def test_metrics_agree_with_scikit_learn(pairs: list[tuple[int, float]]) -> None:
+    margins, outcomes = np.array(pairs, dtype=float).T
+    is_decisive = outcomes != 0.5
+    expected = roc_auc_score(outcomes[is_decisive], margins[is_decisive])
+    assert compute_auc(margins, outcomes)[0] == pytest.approx(expected)
+    sided = np.where(margins == 0, 0.5, margins)
+    truth, votes = outcomes[is_decisive], (sided > 0)[is_decisive]
+    assert compute_accuracy(sided, outcomes)[0] == pytest.approx(accuracy_score(truth, votes))
+    assert compute_f1(sided, outcomes)[0] == pytest.approx(f1_score(truth, votes, average="macro", zero_division=0))
+    assert compute_f1(sided, outcomes, average="a")[0] == pytest.approx(f1_score(truth, votes, zero_division=0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(PAIRS)
+def test_metrics_are_symmetric_in_a_and_b(pairs: list[tuple[int, float]]) -> None:
+    margins, outcomes = np.array(pairs, dtype=float).T
+    for compute in METRICS.values():
+        assert compute(-margins, 1.0 - outcomes)[0] == pytest.approx(compute(margins, outcomes)[0], nan_ok=True)
+
+
+def test_weights_equal_repeating_battles() -> None:
+    generator = np.random.default_rng(0)
+    margins, outcomes = generator.normal(size=30), generator.integers(0, 2, 30).astype(float)
+    weights = draw_bootstrap_weights(30, 5, seed=1)
+    strata = generator.integers(0, 3, 30)
+    for name, compute in METRICS.items():
+        for draw, value in zip(weights.astype(int), compute(margins, outcomes, weights), strict=True):
+            rows = np.repeat(np.arange(30), draw)
+            assert value == pytest.approx(compute(margins[rows], outcomes[rows])[0]), name
+    expected = [
+        compute_auc(margins[rows], outcomes[rows], strata=strata[rows])[0]
+        for rows in (np.repeat(np.arange(30), draw) for draw in weights.astype(int))
+    ]
+    np.testing.assert_allclose(compute_auc(margins, outcomes, weights, strata), expected)
+
+
+def test_auc_within_strata_ignores_what_a_stratum_knows() -> None:
+    strata = np.repeat([0, 1], 4)
+    outcomes = np.array([1, 1, 1, 0, 0, 0, 0, 1], dtype=float)
+    assert compute_auc(strata * -1.0, outcomes)[0] > 0.7
+    assert compute_auc(strata * -1.0, outcomes, strata=strata)[0] == 0.5
+
+
+def test_undefined_metrics_are_nan_and_summarised_as_none() -> None:
+    assert np.isnan(compute_auc(np.ones(3), np.ones(3))[0])
+    assert np.isnan(compute_auc(np.ones(3), np.full(3, 0.5))[0])
+    assert summarize_draws(np.nan, np.array([np.nan])) == {"estimate": None, "low": None, "high": None}
+    assert compute_bootstrap_p_value(np.array([np.nan])) is None
+
+
+def test_a_coin_counts_as_half() -> None:
+    outcomes = np.array([1.0, 1.0, 0.0])
+    assert compute_accuracy(np.zeros(3), outcomes)[0] == 0.5
+    assert compute_auc(np.zeros(3), outcomes)[0] == 0.5
+
+
+def test_bootstrap_draws_are_seeded_and_can_draw_groups() -> None:
+    np.testing.assert_array_equal(draw_bootstrap_weights(9, 4, 7), draw_bootstrap_weights(9, 4, 7))
+    assert (draw_bootstrap_weights(9, 4, 7).sum(axis=1) == 9).all()
+    grouped = draw_bootstrap_weights(6, 50, 7, groups=np.array([0, 0, 1, 1, 2, 2]))
+    np.testing.assert_array_equal(grouped[:, ::2], grouped[:, 1::2])
+
+
+def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
+    covered = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        outcomes = (generator.random(150) < 0.6).astype(float)
+        draws = compute_accuracy(np.ones(150), outcomes, draw_bootstrap_weights(150, 200, seed))
+        summary = summarize_draws(outcomes.mean(), draws)
+        covered += summary["low"] <= 0.6 <= summary["high"]
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_p_values_and_holm() -> None:
+    assert compute_bootstrap_p_value(np.ones(99)) == pytest.approx(0.02)
+    assert compute_bootstrap_p_value(np.array([-1.0, 1.0] * 50)) == 1.0
+    assert compute_holm_rejections([0.04, 0.001, 0.02]) == [True, True, True]
+    assert compute_holm_rejections([0.04, 0.03, 0.02]) == [False, False, False]
+    assert compute_holm_rejections([]) == []
+
+
+def test_calibration() -> None:
+    outcomes = np.array([1.0, 0.0, 0.0, 0.0, 0.5])
+    assert compute_calibration_error(np.full(5, 0.25), outcomes) == pytest.approx(0.0)
+    assert compute_calibration_error(np.full(5, 0.75), outcomes) == pytest.approx(0.5)
+    assert sum(b["weight"] for b in compute_calibration_bins(np.linspace(0, 1, 5), outcomes)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        compute_calibration_bins(np.array([1.2]), np.array([1.0]))
+
+
+def test_roc_curve_agrees_with_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    margins, outcomes = generator.integers(-3, 4, 50).astype(float), generator.integers(0, 2, 50).astype(float)
+    x, y = compute_roc_curve(margins, outcomes)
+    expected_x, expected_y, _ = sklearn_roc_curve(outcomes, margins, drop_intermediate=False)
+    np.testing.assert_allclose(x, expected_x)
+    np.testing.assert_allclose(y, expected_y)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="must be one-dimensional"):
+        compute_auc(np.ones(2), np.ones(3))
+    with pytest.raises(ValueError, match="1 margins are NaN"):
+        compute_auc(np.array([np.nan, 1.0]), np.ones(2))
+    with pytest.raises(ValueError, match="Choose 'macro' or 'a'"):
+        compute_f1(np.ones(2), np.ones(2), average="micro")
+    with pytest.raises(ValueError, match="needs items and draws"):
+        draw_bootstrap_weights(0, 1, 0)

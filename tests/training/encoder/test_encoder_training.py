@@ -1,0 +1,144 @@
+"""Training of the whole model from audio."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import modeling_apex.training.loop as loop
+from modeling_apex import ApexFeatureExtractor, ApexModel, load_audio, load_pipeline
+from modeling_apex.corpus.song_source import open_song_source
+from modeling_apex.corpus.waveform_store import open_waveform_store
+from modeling_apex.training.encoder.task import EndToEndTask, freeze_unused_layers, train_end_to_end
+from modeling_apex.training.train import build_accelerator, build_trained_model
+
+from song_folders import write_dataset
+
+SIZES = {"train": 8, "validation": 4}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "dataset", SIZES, broken=("validation-song-1",))
+
+
+@pytest.fixture
+def task(dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable) -> Callable[..., EndToEndTask]:
+    def build(**differences: Any) -> EndToEndTask:
+        arguments = quick(train_encoder=True, max_segments_per_song=2, batch_size=8, **differences)
+        extractor = ApexFeatureExtractor.from_config(tiny_model.config)
+        store = open_waveform_store(open_song_source(dataset), tmp_path / "cache", extractor)
+        model = build_trained_model(tiny_model, arguments)
+        return EndToEndTask(store, model, arguments, build_accelerator(arguments, tmp_path))
+
+    return build
+
+
+def test_decoded_songs_are_those_of_the_feature_extractor(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel
+) -> None:
+
+    extractor = ApexFeatureExtractor.from_config(tiny_model.config)
+    source = open_song_source(dataset)
+    store = open_waveform_store(source, tmp_path / "cache", extractor)
+    assert [failure["id"] for failure in store.manifest["failures"]] == ["validation-song-1"]
+    assert store.get_split("validation").list_values("id") == [f"validation-song-{index}" for index in (0, 2, 3)]
+    split = store.get_split("train")
+    for index, song in enumerate(source.iterate("train", 0, 8)):
+        values = extractor(load_audio(song.audio), sampling_rate=24_000)["input_values"][0]
+        stored = np.asarray(split.segments[split.offsets[index] : split.offsets[index + 1]], np.float32)
+        assert stored == pytest.approx(values, abs=4e-3)
+
+
+@pytest.mark.parametrize("mode", ["song", "segment"])
+def test_every_trained_tensor_gets_a_gradient(task: Callable, mode: str) -> None:
+    made = task(mode=mode)
+    made.module.train()
+    made.plan_epoch(0)
+    sums, counts = made.compute_error_sums(made.module, 0)
+    assert counts.tolist() == [8 if mode == "song" else 13] * 7  # songs of 1, 2 and 3 segments, at most 2 drawn
+    made.loss(sums / counts, counts > 0).backward()
+    for name, parameter in made.module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            # What is the same for all keys of an attention cancels in its softmax.
+            assert parameter.grad.abs().sum() > 0 or "k_proj.bias" in name, name
+        else:
+            assert parameter.grad is None, name
+            assert name.endswith(("masked_spec_embed", ".bias")), name
+
+
+def test_layers_beyond_the_last_chosen_one_are_frozen(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable
+) -> None:
+    tiny_model.config.layer_indices = [0, 1]
+    tiny_model.requires_grad_(True)
+    freeze_unused_layers(tiny_model)
+    layers = tiny_model.encoder.encoder.layers
+    assert [next(layer.parameters()).requires_grad for layer in layers] == [True, False, False]
+
+
+def test_training_moves_the_encoder_and_resumes_bit_for_bit(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model.config.encoder_config.hidden_dropout = 0.1
+    arguments = quick(train_encoder=True, batch_size=4, num_epochs=3, encoder_learning_rate=1e-3)
+    options = {"model": tiny_model, "cache_dir": tmp_path / "cache"}
+    whole = train_end_to_end(dataset, tmp_path / "whole", arguments, **options)
+    record = loop._record
+
+    def record_and_die(*values: Any) -> None:
+        record(*values)
+        if values[-1]["epoch"] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_record", record_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train_end_to_end(dataset, tmp_path / "parts", arguments, **options)
+    monkeypatch.undo()
+    torch.manual_seed(4)
+    parts = train_end_to_end(dataset, tmp_path / "parts", arguments, resume=True, **options)
+    assert parts.history == whole.history
+    first, second = (load_file(result.best / "model.safetensors") for result in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    trained = ApexModel.from_pretrained(whole.best).state_dict()
+    before = tiny_model.state_dict()
+    assert not torch.equal(trained["aggregator.weight"], before["aggregator.weight"])
+    name = "encoder.feature_extractor.conv_layers.0.conv.weight"
+    assert not torch.equal(trained[name], before[name])
+
+
+def test_the_saved_model_scores_as_the_validation_says(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable
+) -> None:
+    result = train_end_to_end(
+        dataset, tmp_path / "run", quick(train_encoder=True, batch_size=4, num_epochs=2), model=tiny_model
+    )
+    assert (tmp_path / "run-waveforms").is_dir()
+    scorer = load_pipeline(result.best)
+    songs = [song for song in open_song_source(dataset).iterate("validation", 0, 4) if song.id != "validation-song-1"]
+    reports = [scorer(song.audio) for song in songs]
+    for name, metrics in result.history[result.best_epoch]["validation"].items():
+        errors = [report["scores"][name] - song.columns[name] for report, song in zip(reports, songs, strict=True)]
+        assert np.mean(np.square(errors)) == pytest.approx(metrics["mse"], rel=0.02)  # float16 on disk
+        assert 0 <= reports[0]["training_percentiles"][name] <= 100
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["songs"] == {"train": 8, "validation": 3}
+
+
+def test_refuses_arguments_without_the_encoder(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable
+) -> None:
+    with pytest.raises(ValueError, match="needs train_encoder=True"):
+        train_end_to_end(dataset, tmp_path / "run", quick(), model=tiny_model)
+
+
+def test_command_needs_a_model_to_start_from(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from modeling_apex.cli import main
+
+    assert main(["train", str(dataset), "--output", str(tmp_path / "run"), "--train-encoder"]) == 2
+    assert "--train-encoder needs --model" in capsys.readouterr().err
