@@ -11,18 +11,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from modeling_apex.corpus.embed import iterate_shards
 from modeling_apex.corpus.embedding_manifest import load_manifest, refuse_other_identity
+from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows
 from modeling_apex.storage.output_lock import OutputLock
 
 SONGS_PER_BLOCK = 1024  # songs whose segments are averaged at once, in float64; bounds memory, changes nothing
@@ -30,147 +30,7 @@ STORE_FORMAT = 1  # part of the name of a store, so that a change of layout buil
 SEGMENT_COLUMNS = ("segment_index", "num_real_samples", "embedding")
 
 
-class StoredRows:
-    """
-    The rows of a `.npy` file, read when they are asked for.
-
-    Not memory-mapped: pages of a map count as memory of the process, after an epoch as much as the whole file, and for
-    scattered rows the system maps far more than is read. Reading row by row is no slower.
-
-    Args:
-        path (`Path`):
-            The file; it holds a matrix of float32.
-    """
-
-    def __init__(self, path: Path):
-        array = np.load(path, mmap_mode="r")
-        self.shape: tuple[int, int] = array.shape
-        self._path = path
-        self._offset = getattr(array, "offset", 0)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        width = self.shape[1]
-        row_bytes = width * np.dtype(np.float32).itemsize
-        with open(self._path, "rb", buffering=0) as file:
-            if isinstance(rows, slice):
-                start, stop, _ = rows.indices(len(self))
-                file.seek(self._offset + start * row_bytes)
-                return np.fromfile(file, np.float32, max(stop - start, 0) * width).reshape(-1, width)
-            values = np.empty((len(rows), width), np.float32)
-            for value, row in zip(values, rows.tolist(), strict=True):
-                file.seek(self._offset + row * row_bytes)
-                file.readinto(value.data)
-        return values
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
-        return np.asarray(self[:], dtype)
-
-
-Rows = StoredRows | NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EmbeddingSplit:
-    """
-    The songs of one split.
-
-    Args:
-        name (`str`):
-            Name of the split.
-        segments ([`StoredRows`] of shape `(num_segments, hidden_size)`):
-            Embeddings of all segments, song after song.
-        offsets (`np.ndarray` of shape `(num_songs + 1,)`):
-            Song `i` owns the segments `offsets[i]` to `offsets[i + 1]`.
-        song_embeddings ([`StoredRows`] of shape `(num_songs, hidden_size)`):
-            Mean of each song's segments.
-        songs (`pa.Table`):
-            One row a song: `id` and what travelled with it.
-    """
-
-    name: str
-    segments: Rows
-    offsets: NDArray[np.int64]
-    song_embeddings: Rows
-    songs: pa.Table
-
-    @property
-    def num_songs(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def num_segments(self) -> int:
-        return int(self.offsets[-1])
-
-    def build_labels(self, head_names: Sequence[str]) -> NDArray[np.float32]:
-        """
-        Collect labels as one matrix.
-
-        Returns:
-            `np.ndarray` of shape `(num_songs, num_heads)`, float32: NaN where a song has no label, also where the
-            dataset has no such column.
-        """
-        labels = np.full((self.num_songs, len(head_names)), np.nan, np.float32)
-        for position, name in enumerate(head_names):
-            if name in self.songs.column_names:
-                labels[:, position] = self.songs[name].cast(pa.float32()).to_numpy()
-        return labels
-
-    def list_values(self, column: str) -> list[Any]:
-        """Return a column of the songs as Python values; `None` for each song where there is no such column."""
-        if column not in self.songs.column_names:
-            return [None] * self.num_songs
-        values: list[Any] = self.songs[column].to_pylist()
-        return values
-
-
-@dataclass(frozen=True)
-class EmbeddingStore:
-    """All splits of a folder of embeddings, its manifest, and the hash of that manifest."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    manifest_sha256: str
-    splits: dict[str, EmbeddingSplit]
-
-    def get_split(self, name: str) -> EmbeddingSplit:
-        """
-        Return a split.
-
-        Raises:
-            `ValueError`: If there is no such split or it holds no song.
-        """
-        if name not in self.splits or not self.splits[name].num_songs:
-            raise ValueError(
-                f"{self.folder}: no split {name!r} with songs; there is {', '.join(self.splits) or 'none'}. Training "
-                "needs `train` and `validation`: build the dataset with its splits (datasets_scripts) and embed it."
-            )
-        return self.splits[name]
-
-    def refuse_shared_groups(self, first: str = "train", second: str = "validation") -> None:
-        """
-        Refuse splits that share a group, such as a creator whose songs sit on both sides.
-
-        Raises:
-            `ValueError`: If a group is in both splits, or a split has no groups.
-        """
-        groups = [set(self.get_split(name).list_values("group")) for name in (first, second)]
-        if any(None in values for values in groups):
-            raise ValueError(
-                f"{self.folder}: songs without a `group`, so nothing shows that {first} and {second} are apart. Build "
-                "the dataset with datasets_scripts, or train with require_grouped_splits=False."
-            )
-        shared = sorted(groups[0] & groups[1])
-        if shared:
-            raise ValueError(
-                f"{self.folder}: {len(shared)} groups are both in {first} and in {second}, for example {shared[0]!r}. "
-                "Split by group (datasets_scripts does), or train with require_grouped_splits=False."
-            )
-
-
-def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> EmbeddingStore:
+def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> SongStore:
     """
     Open a folder of embeddings for training; the first time, build its columns.
 
@@ -181,7 +41,7 @@ def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike
             Where the columns are kept. Defaults to `columns/` in the folder itself.
 
     Returns:
-        [`EmbeddingStore`]
+        [`SongStore`]
 
     Raises:
         `FileNotFoundError`: If the folder has no manifest.
@@ -201,15 +61,15 @@ def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike
             if not columns.is_dir():
                 _build_columns(folder, manifest, columns)
     splits = {split: _open_split(columns, split) for split in manifest["source"]["splits"]}
-    return EmbeddingStore(folder, manifest, manifest_sha256, splits)
+    return SongStore(folder, manifest, manifest_sha256, splits)
 
 
-def _open_split(columns: Path, split: str) -> EmbeddingSplit:
+def _open_split(columns: Path, split: str) -> SongSplit:
     segments, song_embeddings = (
         StoredRows(columns / f"{split}.{kind}.npy") for kind in ("segments", "song_embeddings")
     )
     songs = pq.read_table(columns / f"{split}.songs.parquet")
-    return EmbeddingSplit(split, segments, np.load(columns / f"{split}.offsets.npy"), song_embeddings, songs)
+    return SongSplit(split, segments, np.load(columns / f"{split}.offsets.npy"), song_embeddings, songs)
 
 
 def _build_columns(folder: Path, manifest: dict[str, Any], columns: Path) -> None:

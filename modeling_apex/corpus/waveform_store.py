@@ -1,7 +1,7 @@
 """
 Decoded songs on disk, for training the encoder itself: each song is decoded once, not once an epoch.
 
-What comes in is a source of songs; what leaves is an [`EmbeddingStore`] whose rows are normalised segments
+What comes in is a source of songs; what leaves is an [`SongStore`] whose rows are normalised segments
 `(N, T)` in float16 instead of embeddings. A 30 s segment at 24 kHz takes 1.4 MB, a thousand songs of three minutes
 8.6 GB: this is for corpora that fit on a disk, where an end-to-end run is affordable at all.
 """
@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_apex.corpus.embedding_manifest import save_json
-from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_apex.corpus.song_decoding import BackgroundDecoder
 from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
+from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.storage.output_lock import OutputLock
 
@@ -32,7 +32,7 @@ STORE_FORMAT = 1
 
 def open_waveform_store(
     source: SongSource, cache_dir: str | os.PathLike, extractor: ApexFeatureExtractor, *, num_decoders: int = 1
-) -> EmbeddingStore:
+) -> SongStore:
     """
     Open the decoded songs of a source; the first time, decode them.
 
@@ -47,7 +47,7 @@ def open_waveform_store(
             Threads that decode.
 
     Returns:
-        [`EmbeddingStore`]: with `segments` of shape `(num_segments, segment_num_samples)`, float16. Broken songs are
+        [`SongStore`]: with `segments` of shape `(num_segments, segment_num_samples)`, float16. Broken songs are
         left out, and listed with their reasons in its manifest.
     """
     manifest = {
@@ -66,7 +66,7 @@ def open_waveform_store(
                 _decode_source(source, folder, manifest, extractor, num_decoders)
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     splits = {split: _open_split(folder, split, extractor.segment_num_samples) for split in source.splits}
-    return EmbeddingStore(folder, content, sha256, splits)
+    return SongStore(folder, content, sha256, splits)
 
 
 def _decode_source(
@@ -118,11 +118,11 @@ def _write_split(
     return failures
 
 
-def _open_split(folder: Path, split: str, segment_num_samples: int) -> EmbeddingSplit:
+def _open_split(folder: Path, split: str, segment_num_samples: int) -> SongSplit:
     offsets = np.load(folder / f"{split}.offsets.npy")
     shape = (int(offsets[-1]), segment_num_samples)
     path = folder / f"{split}.segments.f16"
     # An empty file cannot be mapped.
     segments: Any = np.memmap(path, np.float16, "r", shape=shape) if shape[0] else np.zeros(shape, np.float16)
     songs = pq.read_table(folder / f"{split}.songs.parquet")
-    return EmbeddingSplit(split, segments, offsets, np.zeros((len(offsets) - 1, 0), np.float32), songs)
+    return SongSplit(split, segments, offsets, np.zeros((len(offsets) - 1, 0), np.float32), songs)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
-from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore, open_embedding_store
+from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.statistics.metrics import BASELINES, METRICS, compute_head_results
@@ -90,7 +91,7 @@ def evaluate_model(
     }
 
 
-def predict_split(model: ApexModel, split: EmbeddingSplit) -> NDArray[np.float32]:
+def predict_split(model: ApexModel, split: SongSplit) -> NDArray[np.float32]:
     """
     Score the songs of a split by the model's own forward pass.
 
@@ -113,7 +114,7 @@ def predict_split(model: ApexModel, split: EmbeddingSplit) -> NDArray[np.float32
     return np.concatenate(scores)
 
 
-def group_by_platform(split: EmbeddingSplit) -> dict[str, NDArray[np.int64]]:
+def group_by_platform(split: SongSplit) -> dict[str, NDArray[np.int64]]:
     """Return the rows of all songs, and of each platform where there are several."""
     platforms = split.list_values("platform")
     groups = {ALL_PLATFORMS: np.arange(split.num_songs)}
@@ -124,7 +125,7 @@ def group_by_platform(split: EmbeddingSplit) -> dict[str, NDArray[np.int64]]:
     return groups
 
 
-def list_label_sources(store: EmbeddingStore) -> list[str]:
+def list_label_sources(store: SongStore) -> list[str]:
     """Return who gave the aesthetic labels, such as people or a model; a reader must see it beside the numbers."""
     return sorted(
         {str(value) for split in store.splits.values() for value in split.list_values("label_source") if value}

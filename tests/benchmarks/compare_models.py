@@ -79,7 +79,7 @@ class Songs:
 
     folder: Path
     dataset: Path
-    stores: dict[str, Any]  # per split the `EmbeddingSplit` of its spectrograms; `train` and `validation` too
+    stores: dict[str, Any]  # per split the `SongSplit` of its spectrograms; `train` and `validation` too
     labels: dict[str, np.ndarray]
     waveforms: list[dict[str, Any]]  # a few test songs, for timing
 

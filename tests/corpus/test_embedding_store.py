@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_apex.corpus.embedding_store import StoredRows
+from modeling_apex.corpus.song_store import StoredRows
 
 
 @pytest.fixture

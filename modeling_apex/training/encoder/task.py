@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeling_apex.corpus.embedding_store import EmbeddingStore
 from modeling_apex.corpus.song_source import SongSource, open_song_source
+from modeling_apex.corpus.song_store import SongStore
 from modeling_apex.corpus.waveform_store import open_waveform_store
 from modeling_apex.engines.model_hashes import compute_weights_hash
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
@@ -95,7 +95,7 @@ class EndToEndTask:
     What the training loop needs to know of a model that learns from audio.
 
     Args:
-        store ([`EmbeddingStore`]):
+        store ([`SongStore`]):
             Decoded songs, from `open_waveform_store`.
         model ([`ApexModel`]):
             What is trained; `config.freeze_encoder` is false.
@@ -108,7 +108,7 @@ class EndToEndTask:
         `ValueError`: If a split is missing, a head has no labels, or there are too few songs.
     """
 
-    def __init__(self, store: EmbeddingStore, model: ApexModel, arguments: ApexTrainingArguments, accelerator: Any):
+    def __init__(self, store: SongStore, model: ApexModel, arguments: ApexTrainingArguments, accelerator: Any):
         config: Any = model.config
         self.head_names = list(config.head_names)
         self._store = store

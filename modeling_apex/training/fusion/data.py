@@ -20,8 +20,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
+from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.corpus.waveform_store import open_waveform_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_spectrogram_fusion_apex import compute_log_spectrogram
@@ -40,7 +40,7 @@ SPECTROGRAM_SETTINGS = (
 
 def open_fusion_store(
     source: SongSource, cache_dir: str | os.PathLike, config: Any, *, num_decoders: int = 1
-) -> EmbeddingStore:
+) -> SongStore:
     """
     Open the songs of a source for training; the first time, decode them and compute their spectrograms.
 
@@ -55,7 +55,7 @@ def open_fusion_store(
             Threads that decode.
 
     Returns:
-        [`EmbeddingStore`]: with `segments` of shape `(num_segments, num_bands, num_frames)`, float32; empty ones
+        [`SongStore`]: with `segments` of shape `(num_segments, num_bands, num_frames)`, float32; empty ones
         where the model does not hear the songs.
     """
     if not config.has_audio:
@@ -74,15 +74,15 @@ def open_fusion_store(
             _write_spectrograms(part / f"{name}.npy", split, config)
         part.rename(folder)
     splits = {
-        name: EmbeddingSplit(
+        name: SongSplit(
             name, np.load(folder / f"{name}.npy", mmap_mode="r"), split.offsets, split.song_embeddings, split.songs
         )
         for name, split in waveforms.splits.items()
     }
-    return EmbeddingStore(folder, waveforms.manifest, sha256, splits)
+    return SongStore(folder, waveforms.manifest, sha256, splits)
 
 
-def _write_spectrograms(path: Path, split: EmbeddingSplit, config: Any) -> None:
+def _write_spectrograms(path: Path, split: SongSplit, config: Any) -> None:
     num_frames = 1 + config.segment_num_samples // config.hop_size
     shape = (split.num_segments, config.num_bands, num_frames)
     if not split.num_segments:  # an empty file cannot be mapped
@@ -95,7 +95,7 @@ def _write_spectrograms(path: Path, split: EmbeddingSplit, config: Any) -> None:
     spectrograms.flush()
 
 
-def _open_feature_table(source: SongSource) -> EmbeddingStore:
+def _open_feature_table(source: SongSource) -> SongStore:
     """Return the songs with one empty segment each."""
     splits = {}
     schema = pa.schema([pa.field("id", pa.string()), *source.columns])
@@ -104,17 +104,17 @@ def _open_feature_table(source: SongSource) -> EmbeddingStore:
         empty: Any = np.zeros((num_songs, 0, 0), np.float32)
         table = pa.Table.from_pylist(rows, schema=schema)
         offsets = np.arange(num_songs + 1, dtype=np.int64)
-        splits[name] = EmbeddingSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), table)
+        splits[name] = SongSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), table)
     manifest = {"ids_sha256": compute_source_fingerprint(source)}
-    return EmbeddingStore(Path(source.name), manifest, manifest["ids_sha256"], splits)
+    return SongStore(Path(source.name), manifest, manifest["ids_sha256"], splits)
 
 
-def build_feature_specs(split: EmbeddingSplit, leaking_features: str, target_column: str) -> list[dict[str, Any]]:
+def build_feature_specs(split: SongSplit, leaking_features: str, target_column: str) -> list[dict[str, Any]]:
     """
     Describe the track features that the songs of a split have: `config.features` of a model that learns from them.
 
     Args:
-        split ([`EmbeddingSplit`]):
+        split ([`SongSplit`]):
             The training songs; statistics and categories come from them.
         leaking_features (`str`):
             `"drop"` leaves out what is computed from how a track did; `"keep"` does not.
@@ -145,7 +145,7 @@ def build_feature_specs(split: EmbeddingSplit, leaking_features: str, target_col
     return specs
 
 
-def build_feature_rows(split: EmbeddingSplit, features: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
+def build_feature_rows(split: SongSplit, features: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
     """
     Encode the track features of all songs of a split.
 
@@ -161,7 +161,7 @@ def build_feature_rows(split: EmbeddingSplit, features: Sequence[dict[str, Any]]
     return np.asarray(rows, np.float32).reshape(split.num_songs, len(features))
 
 
-def build_fusion_labels(split: EmbeddingSplit, target_column: str, hit_threshold: float) -> NDArray[np.float32]:
+def build_fusion_labels(split: SongSplit, target_column: str, hit_threshold: float) -> NDArray[np.float32]:
     """
     Collect popularity, and whether it reaches the threshold of a hit.
 

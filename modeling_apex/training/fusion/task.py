@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_apex.corpus.song_source import SongSource, open_song_source
+from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
 from modeling_apex.inference.heads_apex import POPULARITY_EXPONENT
 from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
@@ -93,7 +93,7 @@ def score_spectrograms(
 
 def predict_stored_songs(
     model: SpectrogramFusionModel,
-    split: EmbeddingSplit,
+    split: SongSplit,
     features: NDArray[np.float32],
     start: int = 0,
     stop: int | None = None,
@@ -104,7 +104,7 @@ def predict_stored_songs(
     Args:
         model ([`SpectrogramFusionModel`]):
             The model.
-        split ([`EmbeddingSplit`]):
+        split ([`SongSplit`]):
             The songs.
         features (`np.ndarray` of shape `(num_songs, num_features)`):
             Their track features, from `build_feature_rows`.
@@ -134,7 +134,7 @@ class FusionTask:
     What the training loop needs to know of a spectrogram-fusion model.
 
     Args:
-        store ([`EmbeddingStore`]):
+        store ([`SongStore`]):
             Spectrograms and songs, from `open_fusion_store`.
         model ([`SpectrogramFusionModel`]):
             What is trained.
@@ -148,7 +148,7 @@ class FusionTask:
     """
 
     def __init__(
-        self, store: EmbeddingStore, model: SpectrogramFusionModel, arguments: ApexTrainingArguments, accelerator: Any
+        self, store: SongStore, model: SpectrogramFusionModel, arguments: ApexTrainingArguments, accelerator: Any
     ):
         config: Any = model.config
         self.head_names = list(config.head_names)
@@ -230,13 +230,13 @@ class FusionTask:
 
 
 def build_fusion_config(
-    split: EmbeddingSplit, arguments: ApexTrainingArguments, differences: Mapping[str, Any] | None = None
+    split: SongSplit, arguments: ApexTrainingArguments, differences: Mapping[str, Any] | None = None
 ) -> SpectrogramFusionConfig:
     """
     Build the config of the model that a run will train: what the arguments say, and the features that the songs have.
 
     Args:
-        split ([`EmbeddingSplit`]):
+        split ([`SongSplit`]):
             The training songs.
         arguments ([`ApexTrainingArguments`]):
             Branches, threshold, target, whether leaking features are kept.
@@ -268,7 +268,7 @@ def _list_audio_fields(arguments: ApexTrainingArguments) -> dict[str, Any]:
 
 
 def build_fusion_model(
-    config: SpectrogramFusionConfig, split: EmbeddingSplit, labels: NDArray[np.float32], seed: int
+    config: SpectrogramFusionConfig, split: SongSplit, labels: NDArray[np.float32], seed: int
 ) -> SpectrogramFusionModel:
     """
     Build the untrained model: band statistics of the training songs, heads that start at the mean label.
@@ -276,7 +276,7 @@ def build_fusion_model(
     Args:
         config ([`SpectrogramFusionConfig`]):
             Its config.
-        split ([`EmbeddingSplit`]):
+        split ([`SongSplit`]):
             The training songs.
         labels (`np.ndarray` of shape `(num_songs, 2)`):
             Their labels.
@@ -296,7 +296,7 @@ def build_fusion_model(
     return model
 
 
-def compute_band_statistics(split: EmbeddingSplit) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def compute_band_statistics(split: SongSplit) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
     Compute mean and standard deviation of each band over all frames of a split, a few segments at a time.
 
@@ -385,7 +385,7 @@ def train_fusion(
     return run_training(task, trained, arguments, accelerator, output, data, **options)
 
 
-def refuse_missing_popularity(store: EmbeddingStore, arguments: ApexTrainingArguments) -> None:
+def refuse_missing_popularity(store: SongStore, arguments: ApexTrainingArguments) -> None:
     """
     Refuse to train on what nothing teaches or measures.
 

@@ -1,7 +1,7 @@
 """
 Training of trunk and heads on stored embeddings.
 
-What comes in is an [`EmbeddingStore`] and an [`ApexModel`] whose encoder made it; what the loop sees is a task whose
+What comes in is an [`SongStore`] and an [`ApexModel`] whose encoder made it; what the loop sees is a task whose
 batches are gathered rows of columns on disk, shared out over the processes.
 """
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeling_apex.corpus.embedding_store import EmbeddingSplit, EmbeddingStore, Rows
+from modeling_apex.corpus.song_store import Rows, SongSplit, SongStore
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.heads.grouped_heads import BatchShare, GroupedHeads
@@ -40,7 +40,7 @@ class HeadsTask:
     What the training loop needs to know of heads on stored embeddings.
 
     Args:
-        store ([`EmbeddingStore`]):
+        store ([`SongStore`]):
             The embeddings.
         model ([`ApexModel`]):
             Where the initial weights come from; its config names the heads.
@@ -53,7 +53,7 @@ class HeadsTask:
         `ValueError`: If a split is missing, a head has no labels, or there are too few songs.
     """
 
-    def __init__(self, store: EmbeddingStore, model: Any, arguments: ApexTrainingArguments, accelerator: Any):
+    def __init__(self, store: SongStore, model: Any, arguments: ApexTrainingArguments, accelerator: Any):
         self.config: ApexConfig = model.config
         self.head_names = list(model.config.head_names)
         self._store = store
@@ -167,7 +167,7 @@ def build_sigma_group(loss: MultiTaskLoss, arguments: ApexTrainingArguments) -> 
     return [{"params": [loss.log_sigmas], "lr": arguments.sigma_learning_rate, "weight_decay": 0.0}]
 
 
-def refuse_missing_labels(store: EmbeddingStore, head_names: Sequence[str]) -> None:
+def refuse_missing_labels(store: SongStore, head_names: Sequence[str]) -> None:
     """
     Refuse to train a head that nothing teaches or measures.
 
@@ -222,14 +222,14 @@ def compute_step_seed(seed: int, epoch: int, batch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, batch]).generate_state(1)[0])
 
 
-def predict_songs(heads: GroupedHeads, split: EmbeddingSplit, mode: str, accelerator: Any) -> NDArray[np.float32]:
+def predict_songs(heads: GroupedHeads, split: SongSplit, mode: str, accelerator: Any) -> NDArray[np.float32]:
     """
     Score all songs of a split, shared out over the processes.
 
     Args:
         heads ([`GroupedHeads`]):
             The heads, in evaluation mode.
-        split ([`EmbeddingSplit`]):
+        split ([`SongSplit`]):
             The songs.
         mode (`str`):
             `"song"`: score song embeddings. `"segment"`: score segments and average their scores.
