@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
+from modeling_apex.statistics.pair_metrics import OUTCOMES, read_votes
 
-PREFERENCES = ("A", "B", "TIE", "BOTH_BAD")
 SCORE_GROUPS = ("popularity", "aesthetics", "other", "truth")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SUBSETS = ("all", "instrumental", "vocal")
 
-_OUTCOMES = {"A": 1.0, "B": 0.0, "TIE": 0.5, "BOTH_BAD": math.nan}
 _INSTRUMENTAL_WORDS = {"true": 1, "1": 1, "yes": 1, "false": 0, "0": 0, "no": 0, "": -1, "null": -1, "none": -1}
 _MISSING_WORDS = ("", "nan", "null", "none")
 
@@ -88,7 +87,7 @@ class BattleTable:
     @property
     def outcomes(self) -> np.ndarray:
         """Give 1 where A won, 0 where B won, 0.5 for a tie and NaN for `BOTH_BAD`, shape `(num_battles,)`."""
-        return np.array([_OUTCOMES[preference] for preference in self.preferences], dtype=np.float64)
+        return read_votes(self.preferences)
 
     @property
     def is_decisive(self) -> np.ndarray:
@@ -99,6 +98,11 @@ class BattleTable:
     def is_voted(self) -> np.ndarray:
         """Mark the battles that compare: all but `BOTH_BAD`, shape `(num_battles,)`."""
         return self.preferences != "BOTH_BAD"
+
+    def number_systems(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the names of the systems, in order, and of each battle their numbers, shape `(num_battles, 2)`."""
+        names, flat = np.unique(self.systems.astype(str), return_inverse=True)
+        return names, flat.reshape(-1, 2)
 
     def get_group_indices(self, *groups: str) -> list[int]:
         """Give the positions of the scores of some groups on the last axis of `scores`."""
@@ -123,18 +127,6 @@ class BattleTable:
             durations=self.durations[rows],
             loudness=self.loudness[rows],
             scores=self.scores[rows],
-        )
-
-    def swap_sides(self) -> "BattleTable":
-        """Build the same battles with A and B exchanged everywhere."""
-        exchanged = {"A": "B", "B": "A", "TIE": "TIE", "BOTH_BAD": "BOTH_BAD"}
-        return replace(
-            self,
-            preferences=np.array([exchanged[preference] for preference in self.preferences], dtype=object),
-            systems=self.systems[:, ::-1],
-            durations=self.durations[:, ::-1],
-            loudness=self.loudness[:, ::-1],
-            scores=self.scores[:, ::-1],
         )
 
 
@@ -294,9 +286,9 @@ class _RowReader:
 
     def read_preference(self) -> str:
         value = self.row.get("preference")
-        if value not in PREFERENCES:
+        if value not in OUTCOMES:
             raise ValueError(
-                f"Unknown preference {value!r} in {self.where}. Expected one of {', '.join(PREFERENCES)}; "
+                f"Unknown preference {value!r} in {self.where}. Expected one of {', '.join(OUTCOMES)}; "
                 "an unknown vote is never counted as a tie."
             )
         return str(value)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modeling_apex.statistics.pair_metrics import compute_auc, compute_f1, draw_bootstrap_weights, summarize_draws
+from modeling_apex.statistics.bootstrap import draw_bootstrap_weights, summarize_draws
+from modeling_apex.statistics.pair_metrics import compute_auc, compute_f1, divide_or_nan
 
 HIT_METRICS = ("f1", "precision", "recall", "auc", "accuracy", "weighted_f1")
 DECISION = 0.5  # a song counts as a predicted hit from this probability on
@@ -59,11 +60,13 @@ def compute_hit_metrics(
     )
     return {
         "f1": f1,
-        "precision": _divide(right, num_called),
-        "recall": _divide(right, num_hits),
+        "precision": divide_or_nan(right, num_called),
+        "recall": divide_or_nan(right, num_hits),
         "auc": compute_auc(chances, truth, drawn),
-        "accuracy": _divide(drawn @ (called == truth), total),
-        "weighted_f1": _divide(num_hits * np.nan_to_num(f1) + (total - num_hits) * np.nan_to_num(f1_of_others), total),
+        "accuracy": divide_or_nan(drawn @ (called == truth), total),
+        "weighted_f1": divide_or_nan(
+            num_hits * np.nan_to_num(f1) + (total - num_hits) * np.nan_to_num(f1_of_others), total
+        ),
     }
 
 
@@ -119,7 +122,3 @@ def _describe_constant(probability: float, truth: NDArray[np.float64]) -> dict[s
     metrics = compute_hit_metrics(np.full(len(truth), probability), truth)
     named = {name: float(metrics[name][0]) for name in ("f1", "weighted_f1", "accuracy")}
     return {"predicts_hit": probability, **{name: None if np.isnan(value) else value for name, value in named.items()}}
-
-
-def _divide(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)

@@ -17,7 +17,7 @@ from modeling_apex.arena.battle_table import (
     load_battle_table,
 )
 
-from simulated_battles import build_rows, build_table
+from simulated_battles import build_rows, build_table, swap_sides
 
 
 def build_row(**changes: Any) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def test_missing_scores_are_counted_and_listed_and_never_filled() -> None:
 
 def test_swapping_twice_changes_nothing() -> None:
     table = build_table(30, tie_share=0.2, both_bad_share=0.2)
-    again = table.swap_sides().swap_sides()
+    again = swap_sides(swap_sides(table))
     np.testing.assert_array_equal(again.scores, table.scores)
     np.testing.assert_array_equal(again.preferences, table.preferences)
-    np.testing.assert_array_equal(table.swap_sides().outcomes, 1.0 - table.outcomes)
+    np.testing.assert_array_equal(swap_sides(table).outcomes, 1.0 - table.outcomes)
 
 
 def test_truth_is_joined_by_battle(tmp_path: Path) -> None:
