@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from modeling_apex.arena.battle_table import BattleTable, build_battle_table
+from modeling_apex.arena.battle_files import build_battle_table
+from modeling_apex.arena.battle_table import BattleTable
 
 POPULARITY = ("score_streams", "score_likes")
 AESTHETICS = ("coherence", "musicality", "memorability", "clarity", "naturalness")

@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from modeling_apex.arena.battle_table import BattleTable, build_score_columns, load_battle_table
+from modeling_apex.arena.battle_files import load_battle_table
+from modeling_apex.arena.battle_table import BattleTable
+from modeling_apex.arena.ranking import find_groups
 from modeling_apex.corpus.identity import ContentIdentity, identify_audio, refuse_differences
+from modeling_apex.inference.heads_apex import HEAD_GROUPS
 from modeling_apex.storage.output_folder import replace_text
 
 REQUIRED_COLUMNS = ("battle_uuid", "preference", "audio_a", "audio_b")
@@ -103,20 +106,12 @@ def compute_battle_scores(
             f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
             "Name another output, or delete the file."
         )
-    score_names = list(dict.fromkeys(name for row in rows for name in row["scored"]))
-    if not score_names:
+    groups = {name: group for row in rows for name, group in row["scored"].items()}
+    if not groups:
         reasons = sorted({str(row[f"error_{side}"]) for row in rows for side in "ab"})
         raise ValueError(f"No song of {len(rows)} battles could be scored. Reasons: {'; '.join(reasons[:5])}.")
-    _save_table(path, rows, score_names)
-    return load_battle_table(path, scores=_declare(score_names))
-
-
-def _declare(score_names: list[str]) -> list[str]:
-    columns = [f"{name}_{side}" for name in score_names for side in "ab"]
-    return [
-        f"{column.name}:{column.group}={column.column_a},{column.column_b}"
-        for column in build_score_columns(columns, score_names)
-    ]
+    _save_table(path, rows, list(groups))
+    return load_battle_table(path, scores=[f"{name}:{group}" for name, group in groups.items()])
 
 
 def _is_withheld(audio: Any) -> bool:
@@ -162,13 +157,14 @@ def _score_battle(
     score_song: Callable[[Any], Mapping[str, Any]],
     loudness: Callable[[Any], float] | None,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"scored": []}
+    found: dict[str, Any] = {"scored": {}}
     for side in "ab":
         audio = battle[f"audio_{side}"]
         before = _identify(audio)
         report: Mapping[str, Any] = {"error": WITHHELD} if _is_withheld(audio) else score_song(audio)
         scores = dict(report.get("scores", {}))
-        found["scored"] += [name for name in scores if name not in found["scored"]]
+        groups = find_groups(report) if scores else {}
+        found["scored"] |= {name: groups[name] if groups.get(name) in HEAD_GROUPS else "other" for name in scores}
         found.update({f"{name}_{side}": float(value) for name, value in scores.items()})
         found[f"measured_duration_{side}"] = report.get("duration_seconds")
         found[f"loudness_{side}"] = loudness(audio) if scores and loudness is not None else None

@@ -67,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_plots import save_plots
     from modeling_apex.arena.arena_report import save_results
-    from modeling_apex.arena.battle_table import join_truth
+    from modeling_apex.arena.battle_files import join_truth
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
     from modeling_apex.storage.output_lock import OutputLock
 
@@ -104,8 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load_battles(arguments: argparse.Namespace) -> Any:
+    from modeling_apex.arena.battle_files import SUFFIXES, load_battle_table
     from modeling_apex.arena.battle_scores import compute_battle_scores
-    from modeling_apex.arena.battle_table import SUFFIXES, load_battle_table
 
     is_table = Path(arguments.battles).suffix.lower() in SUFFIXES
     if arguments.model is None:

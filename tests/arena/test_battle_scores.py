@@ -41,7 +41,13 @@ def build_dataset() -> list[dict[str, Any]]:
     ]
 
 
-def score(output: Path, scorer: CountingScorer, dataset: Any = None, weights: str = "a" * 64, **options: Any) -> Any:
+def score(
+    output: Path,
+    scorer: Any,
+    dataset: Any = None,
+    weights: str = "a" * 64,
+    **options: Any,
+) -> Any:
     options = {"model_id": "tiny@main", "loudness": None, **options}
     return compute_battle_scores(dataset or build_dataset(), scorer, output, weights_sha256=weights, **options)
 
@@ -177,6 +183,18 @@ def test_scores_of_the_version_before_are_refused_with_the_command(tmp_path: Pat
     with pytest.raises(ValueError, match=text):
         score(output, CountingScorer())
     assert json.loads(output.read_text()) == row
+
+
+def test_scores_count_in_the_groups_that_reports_state(tmp_path: Path) -> None:
+    groups = {"plays": "popularity", "mood": "aesthetics", "hits": "hit"}
+
+    def score_song(song: Any) -> Mapping[str, Any]:
+        return {"scores": dict.fromkeys((*groups, "tempo"), 1.0), "groups": groups, "duration_seconds": 1.0}
+
+    for _ in range(2):  # also when it is read from the file
+        table = score(tmp_path / "scores.jsonl", score_song, build_dataset()[:1])
+        found = {column.name: column.group for column in table.score_columns}
+        assert found == {"plays": "popularity", "mood": "aesthetics", "hits": "other", "tempo": "other"}
 
 
 def test_loudness_is_decibels_of_full_scale(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from modeling_apex.arena import published_results
 from modeling_apex.arena.arena_plots import save_plots
 from modeling_apex.arena.arena_report import build_markdown_table, build_report, format_interval, save_results
-from modeling_apex.arena.battle_table import BattleTable, build_battle_table, join_truth
+from modeling_apex.arena.battle_files import build_battle_table, join_truth
+from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.experiment import ArenaOptions, build_conclusion, run_arena
 from modeling_apex.arena.protocols import PROTOCOLS
 from modeling_apex.commands import arena

@@ -10,7 +10,7 @@ import pytest
 
 from modeling_apex.arena import PreferenceHead, score_preference
 from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
-from modeling_apex.arena.battle_table import join_truth
+from modeling_apex.arena.battle_files import join_truth
 from modeling_apex.arena.preference import fit_preference_head
 
 from simulated_battles import build_table, swap_sides
