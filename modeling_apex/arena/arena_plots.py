@@ -108,7 +108,7 @@ def _draw_leaderboard(axes: Any, results: dict[str, Any]) -> bool:
         axes.invert_yaxis()
         axes.set(xlabel="arena score by human votes", title="Leaderboard")
         return True
-    chosen = next((name for name in reversed(predictors)), predictors[0])
+    chosen = predictors[-1]
     predicted = np.array([entry[chosen]["estimate"] for entry in board["systems"]])
     axes.errorbar(center, predicted, xerr=spread, fmt="o", elinewidth=0.7)
     for name, x, y in zip(names, center, predicted, strict=True):

@@ -79,13 +79,7 @@ def select_labelled(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray,
 
 def compute_metrics(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """
-    Compute every metric over the songs that have a label.
-
-    Args:
-        predictions (array of shape `(num_songs,)`):
-            Scores in native units.
-        labels (array of shape `(num_songs,)`):
-            Labels in native units; NaN where a song has none.
+    Compute every metric over the songs that have a label; arguments are those of [`select_labelled`].
 
     Returns:
         `dict[str, float]`: `mse`, `mae`, `pearson`, `spearman`; all NaN if no song has a label.
@@ -106,10 +100,8 @@ def compute_bootstrap_intervals(
     Compute percentile bootstrap intervals of every metric, resampling songs.
 
     Args:
-        predictions (array of shape `(num_songs,)`):
-            Scores in native units.
-        labels (array of shape `(num_songs,)`):
-            Labels in native units; NaN where a song has none.
+        predictions (array of shape `(num_songs,)`), labels (array of shape `(num_songs,)`):
+            As for [`select_labelled`].
         num_draws (`int`, defaults to 1000):
             Number of resamples.
         confidence (`float`, defaults to 0.95):
@@ -205,10 +197,8 @@ def compute_head_results(
     Compute everything that a result table says about one head on one set of songs.
 
     Args:
-        scores (`np.ndarray` of shape `(num_songs,)`):
-            Scores in native units.
-        labels (`np.ndarray` of shape `(num_songs,)`):
-            Labels in native units; NaN where a song has none.
+        scores (`np.ndarray` of shape `(num_songs,)`), labels (`np.ndarray` of shape `(num_songs,)`):
+            In native units; NaN where a song has no label.
         training_labels (`np.ndarray` of shape `(num_training_songs,)`):
             Labels that the baselines come from.
         num_draws (`int`):

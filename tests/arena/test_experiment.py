@@ -14,7 +14,7 @@ import pytest
 
 from modeling_apex.arena import published_results
 from modeling_apex.arena.arena_plots import save_plots
-from modeling_apex.arena.arena_report import build_markdown_table, build_report, format_interval, save_results
+from modeling_apex.arena.arena_report import build_report, format_interval, save_results
 from modeling_apex.arena.battle_files import build_battle_table, join_truth
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.experiment import ArenaOptions, build_conclusion, run_arena
@@ -180,7 +180,6 @@ def test_report_and_files(results: dict[str, Any], tmp_path: Path) -> None:
 def test_small_formats() -> None:
     assert format_interval(None) == format_interval({"estimate": None, "low": None, "high": None}) == "–"
     assert format_interval({"estimate": 0.5, "low": None, "high": None}) == "0.500"
-    assert "a\\|b" in build_markdown_table(["x"], [["a|b"]])
 
 
 def test_plots_name_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
