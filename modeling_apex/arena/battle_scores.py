@@ -119,13 +119,12 @@ def _is_withheld(audio: Any) -> bool:
 
 
 def _describe(battle: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what the dataset says of a battle, as it says it now, before what was found in the audio."""
-    row: dict[str, Any] = {"battle_uuid": str(battle["battle_uuid"])}
-    row.update({name: battle.get(name) for name in KEPT_COLUMNS})
+    """Put what the dataset says of a battle, as it says it now, beside what was found in the audio."""
+    row = {"battle_uuid": str(battle["battle_uuid"]), **found, **{name: battle.get(name) for name in KEPT_COLUMNS}}
     for side in "ab":
         given = battle.get(f"duration_{side}")
         row[f"duration_{side}"] = found[f"measured_duration_{side}"] if given is None else given
-    return {**row, **found}
+    return row
 
 
 def _identify(audio: Any, known: ContentIdentity | None = None, *, rereads: bool = False) -> ContentIdentity | None:
@@ -139,8 +138,7 @@ def _take_over(battle: Mapping[str, Any], row: Mapping[str, Any] | None, rereads
     """Give what is stored of a battle, or `None` if that was found in other audio, or audio nobody can identify."""
     if row is None:
         return None
-    given = ("battle_uuid", *KEPT_COLUMNS, "duration_a", "duration_b")
-    found = {name: value for name, value in row.items() if name not in given}
+    found = dict(row)
     for side in "ab":
         if _is_withheld(battle[f"audio_{side}"]) and found[f"error_{side}"] == WITHHELD:
             continue

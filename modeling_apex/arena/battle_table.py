@@ -5,7 +5,7 @@ A score that is missing stays missing: [`drop_missing_scores`] leaves such battl
 fills them in.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -104,18 +104,8 @@ class BattleTable:
 
     def select(self, rows: np.ndarray) -> "BattleTable":
         """Build the table of some rows, given as a mask or as indices."""
-        return replace(
-            self,
-            battle_ids=self.battle_ids[rows],
-            preferences=self.preferences[rows],
-            systems=self.systems[rows],
-            instrumental=self.instrumental[rows],
-            prompts=self.prompts[rows],
-            users=self.users[rows],
-            durations=self.durations[rows],
-            loudness=self.loudness[rows],
-            scores=self.scores[rows],
-        )
+        arrays = [field.name for field in fields(self) if field.name != "score_columns"]
+        return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ def compute_hit_metrics(
     Args:
         probabilities (array of shape `(num_songs,)`):
             Probability that each song is a hit, 0 to 1; a song counts as a predicted hit from 0.5 on.
-        is_hit (array of shape `(num_songs,)`):
-            1 for hits, 0 for the others.
+        is_hit (array of shape `(num_songs,)`): 1 for hits, 0 for the others.
         weights (`np.ndarray` of shape `(num_draws, num_songs)`, *optional*):
             How often each song stands in each bootstrap sample.
 
@@ -53,11 +52,8 @@ def compute_hit_metrics(
     right = drawn @ (called * truth)
     total, num_hits, num_called = drawn.sum(1), drawn @ truth, drawn @ called
     # The side of a margin is the decision; a margin of exactly zero would count as half a prediction.
-    margins = called - 0.5
-    f1, f1_of_others = (
-        compute_f1(margins, truth, drawn, average="a"),
-        compute_f1(-margins, 1 - truth, drawn, average="a"),
-    )
+    f1 = compute_f1(called - 0.5, truth, drawn, average="a")
+    f1_of_others = compute_f1(0.5 - called, 1 - truth, drawn, average="a")
     return {
         "f1": f1,
         "precision": divide_or_nan(right, num_called),
@@ -83,16 +79,11 @@ def compute_hit_results(
     Compute everything that a result says about predicted hits.
 
     Args:
-        probabilities (array of shape `(num_songs,)`):
-            Probability that each song is a hit.
-        is_hit (array of shape `(num_songs,)`):
-            1 for hits, 0 for the others; NaN where a song has no label.
-        threshold (`float`):
-            Popularity from which a song is a hit; stated with the result.
-        num_draws (`int`):
-            Bootstrap samples.
-        seed (`int`, defaults to 0):
-            Seed of the samples.
+        probabilities (array of shape `(num_songs,)`): Probability that each song is a hit.
+        is_hit (array of shape `(num_songs,)`): 1 for hits, 0 for the others; NaN where a song has no label.
+        threshold (`float`): Popularity from which a song is a hit; stated with the result.
+        num_draws (`int`): Bootstrap samples.
+        seed (`int`, defaults to 0): Seed of the samples.
         groups (array of shape `(num_songs,)`, *optional*):
             Draw whole groups, such as artists, instead of single songs.
 

@@ -54,10 +54,8 @@ def select_labelled(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray,
     Keep the songs that have a label, in float64.
 
     Args:
-        predictions (array of shape `(num_songs,)`):
-            Scores in native units.
-        labels (array of shape `(num_songs,)`):
-            Labels in native units; NaN where a song has none.
+        predictions (array of shape `(num_songs,)`): Scores in native units.
+        labels (array of shape `(num_songs,)`): Labels in native units; NaN where a song has none.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: predictions and labels of the labelled songs.
@@ -102,12 +100,9 @@ def compute_bootstrap_intervals(
     Args:
         predictions (array of shape `(num_songs,)`), labels (array of shape `(num_songs,)`):
             As for [`select_labelled`].
-        num_draws (`int`, defaults to 1000):
-            Number of resamples.
-        confidence (`float`, defaults to 0.95):
-            Probability that an interval is meant to cover.
-        seed (`int`, defaults to 0):
-            Seed of the resampling.
+        num_draws (`int`, defaults to 1000): Number of resamples.
+        confidence (`float`, defaults to 0.95): Probability that an interval is meant to cover.
+        seed (`int`, defaults to 0): Seed of the resampling.
 
     Returns:
         `dict[str, tuple[float, float]]`: lower and upper bound per metric; NaN where fewer than two songs have labels.
@@ -134,12 +129,9 @@ def compute_head_metrics(scores: NDArray, labels: NDArray, head_names: Sequence[
     Compute the metrics of each head.
 
     Args:
-        scores (`np.ndarray` of shape `(num_songs, num_heads)`):
-            Scores in native units.
-        labels (`np.ndarray` of shape `(num_songs, num_heads)`):
-            Labels in native units; NaN where a song has none.
-        head_names (`Sequence[str]`):
-            Names of the columns.
+        scores (`np.ndarray` of shape `(num_songs, num_heads)`): Scores in native units.
+        labels (`np.ndarray` of shape `(num_songs, num_heads)`): Labels in native units; NaN where a song has none.
+        head_names (`Sequence[str]`): Names of the columns.
 
     Returns:
         `dict[str, dict[str, float]]`: per head `mse`, `mae`, `pearson`, `spearman`.
@@ -167,12 +159,9 @@ def compute_baseline(labels: NDArray, training_labels: NDArray, kind: str) -> di
     Compute the errors of always predicting one number, taken from the training labels.
 
     Args:
-        labels (`np.ndarray` of shape `(num_songs,)`):
-            Labels to predict; NaN where a song has none.
-        training_labels (`np.ndarray` of shape `(num_training_songs,)`):
-            Labels that the number comes from.
-        kind (`str`):
-            `"mean"` (the best constant for the squared error) or `"median"` (for the absolute error).
+        labels (`np.ndarray` of shape `(num_songs,)`): Labels to predict; NaN where a song has none.
+        training_labels (`np.ndarray` of shape `(num_training_songs,)`): Labels that the number comes from.
+        kind (`str`): `"mean"` (the best constant for the squared error) or `"median"` (for the absolute error).
 
     Returns:
         `dict[str, float]`: `value`, `mse`, `mae`; NaN without labels. A constant has no correlation.
@@ -199,12 +188,9 @@ def compute_head_results(
     Args:
         scores (`np.ndarray` of shape `(num_songs,)`), labels (`np.ndarray` of shape `(num_songs,)`):
             In native units; NaN where a song has no label.
-        training_labels (`np.ndarray` of shape `(num_training_songs,)`):
-            Labels that the baselines come from.
-        num_draws (`int`):
-            Bootstrap resamples.
-        seed (`int`, defaults to 0):
-            Seed of the resampling.
+        training_labels (`np.ndarray` of shape `(num_training_songs,)`): Labels that the baselines come from.
+        num_draws (`int`): Bootstrap resamples.
+        seed (`int`, defaults to 0): Seed of the resampling.
 
     Returns:
         `dict`: `num_songs`, per metric `value`, `low` and `high` (95 %), and `baselines`. What is not defined is
