@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from modeling_apex import ApexModel
 from modeling_apex.corpus.embedding_manifest import build_identity
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
