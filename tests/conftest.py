@@ -46,6 +46,17 @@ TINY_ENCODER = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """
+    Start each test on one thread, whatever the machine has and another test left behind.
+
+    How many segments are computed at once follows from it, and so does what progress and batches look like. Tests of
+    several threads say how many.
+    """
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def tiny_config() -> Callable[..., ApexConfig]:
     """A factory of configs of a model that runs the whole path on a CPU in milliseconds."""
