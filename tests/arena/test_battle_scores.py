@@ -1,8 +1,8 @@
 """Scores of battles from audio: computed once, stored, resumed, never mixed, valid for what made them."""
 
 import hashlib
-import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from modeling_apex.arena.battle_files import load_battle_table
 from modeling_apex.arena.battle_scores import compute_battle_scores, compute_loudness, measure_loudness
 from modeling_apex.corpus import identity
+
+MADE_BY_0_1 = Path(__file__).parent.parent / "made_by_0_1"
 
 
 class CountingScorer:
@@ -174,15 +177,15 @@ def test_a_vote_that_was_corrected_counts_without_scoring_again(tmp_path: Path) 
 
 
 def test_scores_of_the_version_before_are_refused_with_the_command(tmp_path: Path) -> None:
-    output = tmp_path / "scores.jsonl"
-    row = {"battle_uuid": "one", "preference": "A", "scored": ["musicality"], "scored_by": "tiny@main"}
-    output.write_text(json.dumps(row) + "\n")
+    output = Path(shutil.copy(MADE_BY_0_1 / "battle_scores.jsonl", tmp_path))
+    before = output.read_bytes()
     text = (
         r"battles by version 0\.1, which did not say .* Delete it and give the same `apex-music arena` command again"
     )
     with pytest.raises(ValueError, match=text):
         score(output, CountingScorer())
-    assert json.loads(output.read_text()) == row
+    assert output.read_bytes() == before
+    assert np.isfinite(load_battle_table(output).scores).all()  # as a table of scores it is what it was
 
 
 def test_scores_count_in_the_groups_that_reports_state(tmp_path: Path) -> None:

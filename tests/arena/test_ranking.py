@@ -1,5 +1,7 @@
 """Ranking: which scores count, and places that ties share."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from modeling_apex.arena.ranking import compute_places, find_groups, rank_reports
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS, FUSION_HEADS
 from modeling_apex.inference.report_apex import build_report as build_stated_report
 
 RANGES = {"score_streams": [0, 100], "score_likes": [0, 100], "musicality": [1, 5], "clarity": [1, 5]}
@@ -64,6 +66,13 @@ def test_reports_of_the_version_before_are_grouped_by_name_and_then_by_range() -
     ]
     assert order(reports, "aesthetics") == order(reports, "stars") == "ba"
     assert order(reports, "popularity") == "ab"  # the score of that name
+
+
+@pytest.mark.parametrize("heads", [DEFAULT_HEADS, FUSION_HEADS], ids=["apex", "fusion"])
+def test_reports_that_the_version_before_wrote_are_grouped(heads: Any, request: pytest.FixtureRequest) -> None:
+    stored = json.loads((Path(__file__).parent.parent / "made_by_0_1" / "reports.json").read_text())
+    report = stored[request.node.callspec.id]
+    assert find_groups(report) == {head["name"]: head["group"] for head in heads}
 
 
 def test_reports_as_they_are_built_are_grouped() -> None:
