@@ -106,7 +106,7 @@ def compute_battle_scores(
             f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
             "Name another output, or delete the file."
         )
-    groups = {name: group for row in rows for name, group in row["scored"].items()}
+    groups = {name: group for row in rows for name, group in row["groups"].items()}
     if not groups:
         reasons = sorted({str(row[f"error_{side}"]) for row in rows for side in "ab"})
         raise ValueError(f"No song of {len(rows)} battles could be scored. Reasons: {'; '.join(reasons[:5])}.")
@@ -155,14 +155,14 @@ def _score_battle(
     score_song: Callable[[Any], Mapping[str, Any]],
     loudness: Callable[[Any], float] | None,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"scored": {}}
+    found: dict[str, Any] = {"groups": {}}
     for side in "ab":
         audio = battle[f"audio_{side}"]
         before = _identify(audio)
         report: Mapping[str, Any] = {"error": WITHHELD} if _is_withheld(audio) else score_song(audio)
         scores = dict(report.get("scores", {}))
         groups = find_groups(report) if scores else {}
-        found["scored"] |= {name: groups[name] if groups.get(name) in HEAD_GROUPS else "other" for name in scores}
+        found["groups"] |= {name: groups[name] if groups.get(name) in HEAD_GROUPS else "other" for name in scores}
         found.update({f"{name}_{side}": float(value) for name, value in scores.items()})
         found[f"measured_duration_{side}"] = report.get("duration_seconds")
         found[f"loudness_{side}"] = loudness(audio) if scores and loudness is not None else None
@@ -171,7 +171,7 @@ def _score_battle(
         after = _identify(audio, before)
         is_same = before is not None and after is not None and after.sha256 == before.sha256
         found[f"identity_{side}"] = before.to_json() if before is not None and is_same else None
-    return found
+    return {**found, "scored": list(found["groups"])}
 
 
 def _read_stored(path: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
