@@ -23,10 +23,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from datasets_scripts.audio_files import hash_file
-from datasets_scripts.disk_columns import Column, iterate_chunks
 from modeling_apex.storage.output_lock import LOCK_NAME
 
 WORKING_FOLDER = ".build"
@@ -55,14 +55,14 @@ class PreparedSplit:
     Args:
         path_prefix (`str`):
             Where its shards go, such as `"data/train"`.
-        row_bytes ([`Column`] of length `num_rows`):
+        row_bytes (`np.ndarray` of shape `(num_rows,)`):
             About how many bytes each row takes; decides where shards are cut.
         iterate_tables (`Callable[[int, int], Iterator[pa.Table]]`):
             Gives the rows from a first to before a last.
     """
 
     path_prefix: str
-    row_bytes: Column
+    row_bytes: NDArray[np.int64]
     iterate_tables: Callable[[int, int], Iterator[pa.Table]]
 
 
@@ -208,23 +208,15 @@ def _plan_shards(prepared: PreparedDataset, max_shard_bytes: int) -> list[_Shard
         raise ValueError(f"`max_shard_bytes` must be positive, got {max_shard_bytes}.")
     shards = []
     for split in prepared.splits.values():
-        bounds = [*_iterate_shard_starts(split.row_bytes, max_shard_bytes), len(split.row_bytes)]
+        # A row goes to the shard in which its first byte falls.
+        numbers = (np.cumsum(split.row_bytes) - split.row_bytes) // max_shard_bytes
+        bounds = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             path = f"{split.path_prefix}-{number:05d}-of-{len(bounds) - 1:05d}.parquet"
             shards.append(_Shard(path, split, start, stop))
     if not shards:
         raise EmptyDatasetError("No split has any rows: nothing was written.")
     return shards
-
-
-def _iterate_shard_starts(row_bytes: Column, max_shard_bytes: int) -> Iterator[int]:
-    """A row goes to the shard in which its first byte falls."""
-    num_bytes, last_shard = 0, -1
-    for start, sizes in iterate_chunks(row_bytes):
-        ends = num_bytes + np.cumsum(sizes)
-        shards = (ends - sizes) // max_shard_bytes
-        yield from (start + np.flatnonzero(np.diff(shards, prepend=last_shard))).tolist()
-        num_bytes, last_shard = int(ends[-1]), int(shards[-1])
 
 
 def _forget_other_shards(output: Path, working_folder: Path, identity: list[Any], shards: list[_Shard]) -> None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from datasets_scripts.audio_files import AudioFacts
 from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
-from datasets_scripts.disk_columns import Column
 
 ROWS_PER_BATCH = 500
 
@@ -84,13 +83,18 @@ class WorkingTable:
         self.path = path
 
     def iterate_rows(
-        self, indices: Column, columns: Sequence[str] | None = None, *, start: int = 0, stop: int | None = None
+        self,
+        indices: NDArray[np.int64],
+        columns: Sequence[str] | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Iterator[pa.Table]:
         """
         Read rows, in tables of at most `ROWS_PER_BATCH`.
 
         Args:
-            indices ([`Column`]):
+            indices (`np.ndarray`):
                 Row numbers in ascending order, each at most once.
             columns (`Sequence[str]`, *optional*):
                 The columns to keep.

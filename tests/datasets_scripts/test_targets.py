@@ -1,21 +1,15 @@
 """Popularity targets: hand-worked cases, then properties that hold for any counts."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from datasets_scripts import disk_columns
 from datasets_scripts.targets import (
-    compute_percentile_column,
     compute_percentile_ranks,
     compute_popularity_scores,
     compute_popularity_targets,
-    invert_popularity_scores,
 )
 
 counts = st.lists(st.integers(0, 10**12) | st.integers(0, 5), min_size=1, max_size=60)
@@ -47,7 +41,6 @@ def test_targets_compose_rank_and_transform():
 def test_scores_are_computed_in_float64():
     third = np.array([100 / 3], np.float32)
     assert compute_popularity_scores(third).dtype == np.float64
-    assert invert_popularity_scores(third).dtype == np.float64
 
 
 @given(counts)
@@ -71,10 +64,10 @@ def test_targets_are_monotone_in_the_counts(values):
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20), st.floats(0.5, 5))
 @settings(max_examples=50, deadline=None)
-def test_the_transform_inverts(percentiles, exponent):
+def test_the_transform_is_a_power_of_the_share(percentiles, exponent):
     scores = compute_popularity_scores(percentiles, exponent=exponent)
     assert np.all((scores >= 0) & (scores <= 100))
-    assert invert_popularity_scores(scores, exponent=exponent) == pytest.approx(percentiles, abs=1e-9)
+    assert 100 * (scores / 100) ** (1 / exponent) == pytest.approx(percentiles, abs=1e-9)
 
 
 def test_no_songs_have_no_percentiles():
@@ -90,37 +83,10 @@ def test_no_songs_have_no_percentiles():
         (lambda: compute_percentile_ranks([1, 2], ["a"]), r"shape \(1,\) but `counts` has \(2,\)"),
         (lambda: compute_popularity_scores([100.5]), "`percentiles` must lie between 0 and 100"),
         (lambda: compute_popularity_scores([float("nan")]), "`percentiles` must lie between 0 and 100"),
-        (lambda: invert_popularity_scores([-1.0]), "`scores` must lie between 0 and 100"),
+        (lambda: compute_popularity_scores([-1.0]), "`percentiles` must lie between 0 and 100"),
         (lambda: compute_popularity_scores([1.0], exponent=0.0), "`exponent` must be a positive number, got 0.0"),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=60), st.integers(1, 9))
-@settings(max_examples=50, deadline=None)
-def test_percentiles_of_a_column_are_those_of_an_array(songs, num_rows):
-    platforms, counts = np.array(songs).T
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk_columns, "ROWS_PER_CHUNK", num_rows)
-        percentiles = compute_percentile_column(counts, platforms)[:]
-    assert percentiles.tolist() == compute_percentile_ranks(counts, platforms).tolist()
-
-
-def test_a_column_of_percentiles_leaves_no_file_outside_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A build's folder is where there is room; the system's folder for temporary files may be small or in memory.
-    folder = tmp_path / "columns"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # writing there would fail
-    percentiles = compute_percentile_column(np.array([3, 0, 3, 10, 1]), np.zeros(5, np.int64), folder)
-    assert percentiles[:].tolist() == [60.0, 10.0, 60.0, 90.0, 30.0]
-    assert percentiles[:].dtype == np.float64
-    assert [path.parent for path in tmp_path.rglob("column-*")] == [folder]
-
-
-def test_percentiles_need_no_folder() -> None:
-    assert compute_percentile_column(np.array([1, 2]), np.zeros(2, np.int64))[:].tolist() == [25.0, 75.0]
