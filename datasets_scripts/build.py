@@ -23,6 +23,7 @@ from datasets_scripts.parquet_folder import (
 )
 from datasets_scripts.song_record import GROUP_KEYS, CorpusOptions
 from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
+from datasets_scripts.sources import load_identities, refuse_changed_sources
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, DEFAULT_COLUMNS, NO_AUDIO, SongSource, TrainingSongs
 from datasets_scripts.worker_pool import WorkerDiedError
@@ -37,6 +38,10 @@ Build the datasets that training and evaluation read.
 Every sub-command but `synthetic` writes a folder with Parquet shards, a dataset card and manifest.json (row counts,
 hashes, options, versions), read by datasets.load_dataset(FOLDER), offline and as a stream. A build that was stopped,
 however it was, goes on when the same command is given again, and ends with the same bytes.
+
+A finished dataset is valid for exactly the tables, labels and audio that made it. Given again, a command says that it
+is finished if they are the same, or refuses and names what changed; --overwrite then builds anew. Files whose size,
+times and inode are as before are not read again; --recheck reads them all.
 """
 TRAINING_DESCRIPTION = f"""\
 Songs with play and like counts: filter, turn counts into targets, split, join aesthetic labels.
@@ -157,9 +162,10 @@ def _run_builder(args: argparse.Namespace) -> int:
     with OutputLock(output):
         working_folder = open_output_folder(output, options=builder.describe_options(), overwrite=args.overwrite)
         if working_folder is None:
+            refuse_changed_sources(builder, output, rereads=args.recheck)
             print(f"{output} is finished already: nothing to do (--overwrite builds it again).")
         else:
-            prepared = builder.prepare(working_folder)
+            prepared = builder.prepare(working_folder, {} if args.recheck else load_identities(working_folder))
             manifest = write_parquet_folder(prepared, output, max_shard_bytes=round(args.max_shard_size * MEBIBYTE))
             _print_summary(manifest, output)
     if args.push_to_hub:
@@ -180,6 +186,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write, or to go on with")
     group.add_argument("--overwrite", action="store_true", help="build again what is finished")
+    group.add_argument("--recheck", action="store_true", help="read every source again, also those known as unchanged")
     group.add_argument(
         "--max-shard-size",
         type=float,
@@ -348,7 +355,7 @@ def _create_training_builder(args: argparse.Namespace) -> TrainingSongs:
         labels=args.labels,
         label_source=args.label_source,
         corpus=_build_corpus_options(args, needs_audio=not all(without_audio)),
-        **_license(args),
+        **_get_shared_options(args),
     )
 
 
@@ -370,7 +377,7 @@ def _create_songeval_builder(args: argparse.Namespace) -> Any:
         columns=parse_columns(args.column),
         label_source=args.label_source,
         corpus=corpus,
-        **_license(args),
+        **_get_shared_options(args),
     )
 
 
@@ -384,7 +391,7 @@ def _create_music_arena_builder(args: argparse.Namespace) -> Any:
         duplicates=args.duplicates,
         decisive_only=args.decisive_only,
         embeds_audio=not args.no_embed_audio,
-        **_license(args),
+        **_get_shared_options(args),
     )
 
 
@@ -392,7 +399,7 @@ def _create_fma_builder(args: argparse.Namespace) -> Any:
     from datasets_scripts.fma import Fma
 
     corpus = _build_corpus_options(args, needs_audio=args.audio is not None)
-    return Fma(tracks=args.tracks, audio=args.audio, corpus=corpus, **_license(args))
+    return Fma(tracks=args.tracks, audio=args.audio, corpus=corpus, **_get_shared_options(args))
 
 
 def _create_spotify_builder(args: argparse.Namespace) -> Any:
@@ -414,7 +421,7 @@ def _create_spotify_builder(args: argparse.Namespace) -> Any:
         columns=parse_columns(args.column),
         leaking_features=args.leaking_features,
         corpus=corpus,
-        **_license(args),
+        **_get_shared_options(args),
     )
 
 
@@ -458,8 +465,9 @@ def _build_corpus_options(args: argparse.Namespace, *, needs_audio: bool) -> Cor
     )
 
 
-def _license(args: argparse.Namespace) -> dict[str, str]:
-    return {"license_id": args.license} if args.license else {}
+def _get_shared_options(args: argparse.Namespace) -> dict[str, str]:
+    # This command has a folder of its own: nothing needs to be read to name one in the cache of `datasets`.
+    return {"cache_key": "none"} | ({"license_id": args.license} if args.license else {})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
 """
-A corpus of songs on its way to a dataset: records of any source come in, filtered, ranked, split rows leave.
+A corpus of songs on its way to a dataset: scanned songs come in, filtered, ranked, split rows leave.
 
-Four steps. *Scan*: see `song_scan`. *Examine*: the audio of the songs that are still in is decoded once (resumable, in
-parallel). *Plan*: filters, percentiles, splits and the leakage check, on numbers in memory. *Read*: rows of one split,
-with their audio, as Arrow tables of bounded size.
+Three steps. *Examine*: the audio of the songs that are still in is decoded once (resumable, in parallel). *Plan*:
+filters, percentiles, splits and the leakage check, on numbers in memory. *Read*: rows of one split, with their audio,
+as Arrow tables of bounded size.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -20,9 +19,8 @@ from datasets_scripts.audio_examination import examine_songs
 from datasets_scripts.audio_files import hash_file
 from datasets_scripts.audio_fingerprint import cluster_fingerprints
 from datasets_scripts.parquet_folder import EmptyDatasetError
-from datasets_scripts.song_record import CorpusOptions, SongRecord
-from datasets_scripts.song_scan import ScannedSongs
-from datasets_scripts.song_schema import build_song_features
+from datasets_scripts.song_scan import ScannedSongs, compute_audio_key
+from datasets_scripts.sources import raise_changed
 from datasets_scripts.splits import (
     NO_KEY,
     SPLIT_NAMES,
@@ -46,39 +44,25 @@ PLANNED_SONG = np.dtype([("row", "<i8"), ("group", "<u8"), ("scores", "<f4", (2,
 
 class SongCorpus:
     """
-    Scan, examine, filter, rank and split songs, then read them back split by split.
+    Examine, filter, rank and split songs, then read them back split by split.
 
     Args:
-        records (`Iterable[SongRecord]`):
-            The songs, streamed once.
-        options ([`CorpusOptions`]):
-            What to keep and how to divide it.
+        scanned ([`ScannedSongs`]):
+            The songs, with their audio identified. Its numbers are used up.
         working_folder (`Path`):
             A folder for working files. What an earlier, killed run left there is used again.
-        extra_columns (`Mapping[str, datasets.Value]`, *optional*):
-            Columns beyond the shared ones, filled from `SongRecord.extras`.
 
     Raises:
-        `ValueError`: If an id occurs twice and `refuses_duplicate_ids`.
+        `ValueError`: If an audio file changes meanwhile.
         [`EmptyDatasetError`]: If no song is left.
     """
 
-    def __init__(
-        self,
-        records: Iterable[SongRecord],
-        options: CorpusOptions,
-        working_folder: Path,
-        *,
-        extra_columns: Mapping[str, datasets.Value] | None = None,
-    ):
-        self.options = options
-        self.features = build_song_features(extra_columns)
+    def __init__(self, scanned: ScannedSongs, working_folder: Path):
+        self.options, self.features = scanned.options, scanned.features
+        self.num_records, self.num_dropped = scanned.num_records, scanned.num_dropped
         self.corrupt_songs: list[dict[str, str]] = []
-        self._scanned = ScannedSongs(records, options, self.features, working_folder)
-        self.num_records, self.num_dropped = self._scanned.num_records, self._scanned.num_dropped
-        self._audio = examine_songs(
-            self._scanned.table, np.flatnonzero(self._scanned.is_kept), self.num_records, working_folder, options
-        )
+        self._scanned = scanned
+        self._audio = examine_songs(scanned, working_folder)
         self._filter_by_audio()
         self._plan()
 
@@ -219,7 +203,7 @@ class SongCorpus:
         columns: dict[str, Any] = {name: scanned[name] for name in scanned.column_names}
         paths = columns.pop("audio_path").to_pylist()
         columns["audio"] = [
-            self._read_audio(path, size) for path, size in zip(paths, planned["num_bytes"].tolist(), strict=True)
+            self._read_audio(path, row) for path, row in zip(paths, planned["row"].tolist(), strict=True)
         ]
         columns["group"] = [f"{key:016x}" for key in planned["group"]]
         for name, scores in zip(("score_streams", "score_likes"), planned["scores"].T, strict=True):
@@ -230,14 +214,14 @@ class SongCorpus:
         arrays = [_cast(columns[column.name], column.type) for column in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    def _read_audio(self, path: str | None, row_bytes: int) -> dict[str, Any] | None:
+    def _read_audio(self, path: str | None, row: int) -> dict[str, Any] | None:
         if not self.options.needs_audio or path is None:
             return None
         if not self.options.embeds_audio:
             return {"bytes": None, "path": path}
         data = Path(path).read_bytes()
-        if len(data) != row_bytes - ROW_BYTES:
-            raise ValueError(f"{path} changed while the dataset was being built. Start the build again.")
+        if compute_audio_key(path, hashlib.sha256(data).hexdigest()) != self._scanned.audio_keys[row]:
+            raise_changed(path)
         return {"bytes": data, "path": Path(path).name}
 
 

@@ -1,5 +1,6 @@
 """
-The first look at a corpus: records of any source come in; the songs that their metadata lets in leave.
+The first look at a corpus: records of any source come in; the songs that their metadata lets in leave, and with each
+what content its audio file has.
 
 Every record goes to a working table on disk, so that memory does not grow with its text. What filtering, ranking and
 splitting need of it are 50 bytes of counts and keys, in columns of numbers in memory: half a gigabyte for ten million
@@ -7,17 +8,21 @@ songs.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import tee
 from pathlib import Path
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from datasets_scripts.song_record import CorpusOptions, SongRecord, build_working_row
+from datasets_scripts.sources import AUDIO_SOURCE, SourceFile, identify_files
 from datasets_scripts.splits import compute_exact_key, compute_key
 from datasets_scripts.working_files import WorkingTable, WorkingTableWriter
+from modeling_apex.corpus.identity import ContentIdentity
 
 UNKNOWN_COUNT = -1
 UNKNOWN_TIME = np.iinfo(np.int64).min
@@ -50,10 +55,35 @@ class ScannedSongs:
         self.options = options
         self.features = features
         self.num_dropped: dict[str, int] = {}
+        self._folder = working_folder
         working_folder.mkdir(parents=True, exist_ok=True)
         self._scan(records, working_folder / "songs.arrow")
         self.is_kept = np.ones(self.num_records, dtype=bool)
         self._filter_by_metadata()
+        # The place and the content of each song's audio file as one number, 0 where there is none.
+        self.audio_keys = np.zeros(self.num_records if options.needs_audio else 0, dtype=np.uint64)
+
+    def identify_audio(self, known: Mapping[str, ContentIdentity]) -> Iterator[SourceFile]:
+        """
+        Find out what audio the songs have that are still in.
+
+        Args:
+            known (`Mapping[str, ContentIdentity]`):
+                What was found at these paths the last time.
+
+        Returns:
+            `Iterator[SourceFile]`: their files, except those whose content came inside a table.
+        """
+        if not self.options.needs_audio:
+            return
+        rows = np.flatnonzero(self.is_kept)
+        songs, again = tee(self.table.iterate_paths(rows))
+        files = ((AUDIO_SOURCE, path) for _, path in again)
+        identified = identify_files(files, known, num_threads=self.options.num_workers)
+        for (row, _), file in zip(songs, tqdm(identified, desc="Hashing audio", unit="song"), strict=True):
+            self.audio_keys[row] = compute_audio_key(file.path, file.identity.sha256)
+            if self._folder not in Path(file.path).parents:
+                yield file
 
     def drop(self, reason: str, is_matched: NDArray[np.bool_]) -> None:
         """Leave out the songs that match; a song counts for the first filter that drops it."""
@@ -114,3 +144,8 @@ class ScannedSongs:
                 f"training songs, have later ones dropped (--duplicate-ids drop)."
             )
         self.drop("duplicate id", is_repeated)
+
+
+def compute_audio_key(path: str | Path, sha256: str) -> int:
+    """Hash the place and the content of an audio file."""
+    return compute_exact_key(f"{path}\x1f{sha256}")

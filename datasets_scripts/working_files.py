@@ -118,6 +118,15 @@ class WorkingTable:
                 table = table.select(list(columns)) if columns is not None else table
                 yield table.take(pa.array(rows - number * ROWS_PER_BATCH))
 
+    def iterate_paths(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Path]]:
+        """Read the audio paths of some rows, ascending; rows without audio are passed over."""
+        start = 0
+        for batch in self.iterate_rows(rows, ["audio_path"]):
+            for row, path in zip(rows[start:], batch["audio_path"].to_pylist(), strict=False):
+                if path is not None:
+                    yield int(row), Path(path)
+            start += batch.num_rows
+
     def get_value(self, index: int, column: str) -> Any:
         """Return one cell, for messages."""
         return next(self.iterate_rows(np.array([index]), [column]))[column][0].as_py()
