@@ -24,7 +24,8 @@ from source_trees import (
 )
 
 from datasets_scripts import metadata_tables, parquet_folder
-from datasets_scripts.build import build_parser, main
+from datasets_scripts.build import main
+from datasets_scripts.build_arguments import build_parser
 from datasets_scripts.metadata_tables import pin_revision
 from datasets_scripts.song_record import CorpusOptions
 from datasets_scripts.sources import load_ledger, name_sources, save_ledger
