@@ -126,18 +126,13 @@ def publish_staged(
     Args:
         stage (`Callable[[Path], object]`):
             Writes the folder, at a path that does not exist yet.
-        target ([`UploadTarget`]):
-            Where it goes.
-        message (`str`):
-            Of the commit.
+        target ([`UploadTarget`]), message (`str`): Where it goes, and what the commit says.
         is_dry_run (`bool`, defaults to `False`):
             Whether to stop before anything is sent.
         max_file_bytes (`int`), private_paths (`Sequence[str]`), needs_card (`bool`):
             As for [`check_folder`]; the home and the current folder are private anyway.
-        api (`huggingface_hub.HfApi`, *optional*):
-            The client; defaults to one with huggingface_hub's own token and endpoint.
-        say (`Callable[[str], None]`, defaults to `print`):
-            Takes the lines for people.
+        api (`huggingface_hub.HfApi`, *optional*), say (`Callable[[str], None]`, defaults to `print`):
+            The client, with huggingface_hub's own token and endpoint by default, and what takes the lines for people.
 
     Returns:
         `str` or `None`: the commit, or `None` after a dry run.
@@ -150,10 +145,8 @@ def publish_staged(
         from huggingface_hub import HfApi
 
         api = HfApi()
-    if not is_dry_run:
-        say(f"account: {check_account(api)}")
     # The repository is read first: whatever changes while the folder is made ready is then noticed.
-    state, is_state_known = _read_state(api, target, must_be_known=not is_dry_run, say=say)
+    state, is_state_known = _read_state(api, target, is_dry_run=is_dry_run, say=say)
     with tempfile.TemporaryDirectory(prefix="apex-publish-") as temporary:
         folder = Path(temporary) / "folder"
         stage(folder)
@@ -178,12 +171,15 @@ def publish_staged(
 
 
 def _read_state(
-    api: Any, target: UploadTarget, *, must_be_known: bool, say: Callable[[str], None]
+    api: Any, target: UploadTarget, *, is_dry_run: bool, say: Callable[[str], None]
 ) -> tuple[RepositoryState | None, bool]:
+    """Return what the repository holds, and whether that is known: a dry run goes on without account and Hub."""
+    if not is_dry_run:
+        say(f"account: {check_account(api)}")
     try:
         return read_repository(api, target.repo_id, repo_type=target.repo_type, branch=target.branch), True
     except get_hub_errors() as error:
-        if must_be_known:
+        if not is_dry_run:
             raise PublishError(f"{target.repo_id} could not be read: {describe_error(error)}") from error
         say(f"the Hub could not be read, so this compares with nothing: {describe_error(error)}")
         return None, False
