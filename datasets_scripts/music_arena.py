@@ -30,7 +30,6 @@ from datasets_scripts.sources import (
     AUDIO_SOURCE,
     check_unchanged,
     identify_files,
-    list_places,
     raise_changed,
     save_ledger,
 )
@@ -135,10 +134,6 @@ class MusicArena(datasets.ArrowBasedBuilder):
     BUILDER_CONFIGS: ClassVar[list] = [MusicArenaConfig(name="battles", version=BUILDER_VERSION)]
     DEFAULT_CONFIG_NAME = "battles"
 
-    def list_places(self) -> list[str]:
-        """Name all that the build reads, for the ledger."""
-        return list_places(self.config.list_source_files(), self.config.list_audio_folders())
-
     def read_sources(
         self, working_folder: Path, known: Mapping[str, ContentIdentity]
     ) -> tuple[tuple[list[_Battle], dict[str, Any]], dict[str, str]]:
@@ -157,7 +152,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
         Raises:
             `ValueError`: If a battle's file changes meanwhile.
         """
-        places = self.list_places()
+        places = self.config.list_places()
         files = list(identify_files((("battles", path) for path in self.config.list_source_files()), known))
         battles, counts = self._select_battles()
         check_unchanged(files)

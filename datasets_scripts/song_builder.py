@@ -61,6 +61,10 @@ class SourcedConfig(datasets.BuilderConfig):
         """List the folders whose audio is read."""
         return []
 
+    def list_places(self) -> list[str]:
+        """Name all that is read, for the ledger."""
+        return list_places(self.list_source_files(), self.list_audio_folders())
+
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
         """Return the name of the cache: it changes with the sources, or old rows would be read for ever."""
         key = self.cache_key or compute_cache_key(self.list_source_files(), self.list_audio_folders())
@@ -103,10 +107,6 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
         """Scan, filter, rank and split the songs of the source."""
         return SongCorpus(self.read_sources(working_folder, {})[0], working_folder)
 
-    def list_places(self) -> list[str]:
-        """Name all that the build reads, for the ledger."""
-        return list_places(self.config.list_source_files(), self.config.list_audio_folders())
-
     def read_sources(
         self, working_folder: Path, known: Mapping[str, ContentIdentity]
     ) -> tuple[ScannedSongs, dict[str, str]]:
@@ -125,7 +125,7 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
         Raises:
             `ValueError`: If a table changes meanwhile.
         """
-        places = self.list_places()
+        places = self.config.list_places()
         tables = list(identify_files(name_sources(self.config.list_source_files()), known))
         features = build_song_features(self.EXTRA_COLUMNS)
         scanned = ScannedSongs(self.iterate_records(working_folder), self.config.corpus, features, working_folder)

@@ -43,7 +43,7 @@ class SourceFile(NamedTuple):
 class SourcedBuilder(Protocol):
     """What this module needs of a builder."""
 
-    def list_places(self) -> list[str]: ...
+    config: Any
 
     def read_sources(
         self, working_folder: Path, known: Mapping[str, ContentIdentity]
@@ -149,6 +149,8 @@ def save_ledger(folder: Path, places: Sequence[str], files: Iterable[SourceFile]
             hashes[source] = (
                 identity.sha256 if before is None else sha256((before + identity.sha256).encode()).hexdigest()
             )
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(folder / LEDGER_NAME)
     return hashes
 
@@ -194,7 +196,7 @@ def refuse_changed_sources(builder: SourcedBuilder, output: Path, *, rereads: bo
     places, files = load_ledger(output)
     working_folder = output / WORKING_FOLDER
     try:
-        if places == builder.list_places():
+        if places == builder.config.list_places():
             listed = ((file.source, file.path) for file in files)
             hashes = save_ledger(output, places, identify_files(listed, known))
         else:

@@ -71,7 +71,7 @@ def make_songeval_tree(root: Path) -> list[str]:
 
 
 def make_arena_tree(root: Path) -> list[str]:
-    save_arena_tree(root, {"07-2026FEB": [make_battle(number, "07-2026FEB") for number in range(3)]})
+    save_arena_tree(root, {"07-2026FEB": [make_battle(number, "07-2026FEB") for number in (1, 2)]})
     return ["music-arena", "--source", str(root)]
 
 
@@ -103,7 +103,7 @@ CHANGES = [
     ("training", "labels.jsonl", (b'"clarity": 2.0', b'"clarity": 4.0'), "labels.jsonl", ("clarity", 4.0)),
     ("training", "songs.jsonl", (b'"Title 3"', b'"Tutti 3"'), "songs.jsonl", ("title", "Tutti 3")),
     ("training", "audio/song-003.wav", None, "audio", ("audio", None)),
-    ("songeval", "metadata.jsonl", (b'"male"', b'"mole"'), "metadata.jsonl", ("gender", "mole")),
+    ("songeval", "metadata.jsonl", (b'"Coherence": 1', b'"Coherence": 4'), "metadata.jsonl", ("coherence", 3.25)),
     ("songeval", "mp3/2.wav", None, "audio", ("audio", None)),
     ("music-arena", "battle_data/07-2026FEB/battle-1.json", (b'"B"', b'"A"'), "battles", ("preference", "A")),
     ("music-arena", "audio_files/07-2026FEB/battle-1_a.mp3", None, "audio", ("audio_a", None)),
@@ -160,9 +160,7 @@ def test_a_changed_source_is_refused_by_name_and_rebuilt_on_request(
     column, value = found
     data = path.read_bytes()
     changed = data.replace(*change) if change else data[:-40] + bytes(40)
-    if len(changed) != len(data):  # a JSON vote has its own length
-        changed = changed.replace(b'"feedback": null', b'"feedback":  null')[: len(data)]
-    assert (changed if value is None else value) not in list_values(output, column) or column in ("preference",)
+    assert (changed if value is None else value) not in list_values(output, column)
     replace_unnoticed(path, changed)
     assert main(words) == 1
     said = capsys.readouterr().err
@@ -306,7 +304,7 @@ def test_sources_that_are_gone_are_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["training", "music-arena"])
 def test_an_unfinished_build_whose_audio_changed_mixes_nothing(name, tmp_path, monkeypatch):
-    words = [*make_tree(tmp_path, name), "--max-shard-size", "0.02"]
+    words = [*make_tree(tmp_path, name), "--max-shard-size", "0.01"]
     write_shard, written = parquet_folder._write_shard, []
 
     def stop_at_second(shard, *rest):
