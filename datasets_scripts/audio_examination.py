@@ -1,14 +1,13 @@
 """
-The look inside every audio file of a corpus: rows of a working table come in, arrays of what was found leave.
+The look inside every audio file of a corpus: scanned songs come in, arrays of what was found leave.
 
 Decoding a corpus is the expensive part of a build, so it runs in as many processes as asked for, and every result
-goes to a journal at once: a build that is killed looks at no file twice, unless the file changed in between.
+goes to a journal at once: a build that is killed looks at no content twice.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +15,13 @@ from tqdm.auto import tqdm
 
 from datasets_scripts.audio_files import AudioFacts, examine_audio_file
 from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
-from datasets_scripts.splits import compute_exact_key
+from datasets_scripts.song_scan import ScannedSongs, compute_audio_key
+from datasets_scripts.sources import raise_changed
 from datasets_scripts.worker_pool import open_worker_pool
-from datasets_scripts.working_files import AudioJournal, WorkingTable
+from datasets_scripts.working_files import AudioJournal
 
 # How many files are handed to the processes at a time; bounds what waits in memory.
 FILES_PER_ROUND = 64
-
-
-class ExaminationOptions(Protocol):
-    """The part of a corpus's options that matters here."""
-
-    @property
-    def needs_audio(self) -> bool: ...
-
-    @property
-    def num_workers(self) -> int: ...
 
 
 @dataclass
@@ -64,31 +54,27 @@ class ExaminedAudio:
     errors: dict[int, str]
 
 
-def examine_songs(
-    table: WorkingTable, rows: NDArray[np.int64], num_rows: int, folder: Path, options: ExaminationOptions
-) -> ExaminedAudio:
+def examine_songs(scanned: ScannedSongs, folder: Path) -> ExaminedAudio:
     """
-    Look inside the audio files of some rows, except those that an earlier run has looked at.
+    Look inside the audio files of the songs that are still in, except those that an earlier run has looked at.
 
     Args:
-        table ([`WorkingTable`]):
-            Rows with an `audio_path`.
-        rows (`np.ndarray`):
-            The rows to look at, ascending.
-        num_rows (`int`):
-            Rows of the table.
+        scanned ([`ScannedSongs`]):
+            The songs, with their audio identified.
         folder (`Path`):
             Where the journal lies.
-        options ([`ExaminationOptions`]):
-            Whether audio is needed at all, and how many processes look.
 
     Returns:
         [`ExaminedAudio`]: for every row of the table.
+
+    Raises:
+        `ValueError`: If a file changed after it was identified.
     """
     # Without audio there is nothing to keep per row.
-    size = num_rows if options.needs_audio else 0
+    file_keys = scanned.audio_keys
+    size = len(file_keys)
     found = ExaminedAudio(
-        has_file=np.zeros(size, dtype=bool),
+        has_file=file_keys != 0,
         is_sound=np.zeros(size, dtype=bool),
         has_fingerprint=np.zeros(size, dtype=bool),
         sha256=np.zeros(size, dtype=np.uint64),
@@ -97,18 +83,16 @@ def examine_songs(
         duration=np.zeros(size, dtype=np.float64),
         errors={},
     )
-    if not options.needs_audio:
+    if not scanned.options.needs_audio:
         return found
     journal = AudioJournal(folder)
-    file_keys = np.zeros(size, dtype=np.uint64)
-    for row, path in _iterate_paths(table, rows):
-        file_keys[row] = _compute_file_key(path)
-    found.has_file = file_keys != 0
     _take_over(found, journal.load(), file_keys)
-    open_rows = rows[found.has_file[rows] & (found.sha256[rows] == 0)]
+    open_rows = np.flatnonzero(found.has_file & (found.sha256 == 0))
     with tqdm(total=int(found.has_file.sum()), desc="Examining audio", unit="song", smoothing=0.05) as progress:
         progress.update(int(np.sum(found.sha256 != 0)))
-        for row, facts in _examine_all(table, open_rows, options.num_workers):
+        for row, path, facts in _examine_all(scanned, open_rows):
+            if compute_audio_key(path, facts.sha256.hex()) != file_keys[row]:
+                raise_changed(path)
             journal.append(row, int(file_keys[row]), facts)
             progress.update()
     _take_over(found, journal.load(), file_keys)
@@ -117,7 +101,7 @@ def examine_songs(
 
 
 def _take_over(found: ExaminedAudio, records: NDArray, file_keys: NDArray[np.uint64]) -> None:
-    """Copy journal records into the arrays, unless they are about a file that has changed or about another table."""
+    """Copy journal records into the arrays, unless they are about other content or about another table."""
     records = records[records["row"] < len(file_keys)]
     records = records[records["file_key"] == file_keys[records["row"]]]
     rows = records["row"]
@@ -129,29 +113,14 @@ def _take_over(found: ExaminedAudio, records: NDArray, file_keys: NDArray[np.uin
     found.duration[rows] = records["duration"]
 
 
-def _examine_all(table: WorkingTable, rows: NDArray[np.int64], num_workers: int) -> Iterator[tuple[int, AudioFacts]]:
+def _examine_all(scanned: ScannedSongs, rows: NDArray[np.int64]) -> Iterator[tuple[int, Path, AudioFacts]]:
+    num_workers = scanned.options.num_workers
     if num_workers <= 1 or len(rows) < 2:
-        for row, path in _iterate_paths(table, rows):
-            yield row, examine_audio_file(path)
+        for row, path in scanned.table.iterate_paths(rows):
+            yield row, path, examine_audio_file(path)
         return
     # Spawned, not forked: forking a process with running threads can hang.
     with open_worker_pool(num_workers, start_method="spawn", work="examined audio files") as pool:
         for start in range(0, len(rows), FILES_PER_ROUND):
-            pairs = list(_iterate_paths(table, rows[start : start + FILES_PER_ROUND]))
-            yield from zip(
-                (row for row, _ in pairs), pool.map(examine_audio_file, (path for _, path in pairs)), strict=True
-            )
-
-
-def _iterate_paths(table: WorkingTable, rows: NDArray[np.int64]) -> Iterator[tuple[int, Path]]:
-    done = 0
-    for batch in table.iterate_rows(rows, ["audio_path"]):
-        for offset, path in enumerate(batch["audio_path"].to_pylist()):
-            if path is not None:
-                yield int(rows[done + offset]), Path(path)
-        done += batch.num_rows
-
-
-def _compute_file_key(path: Path) -> int:
-    status = path.stat()
-    return compute_exact_key(f"{path}\x1f{status.st_size}\x1f{status.st_mtime_ns}")
+            songs, paths = zip(*scanned.table.iterate_paths(rows[start : start + FILES_PER_ROUND]), strict=True)
+            yield from zip(songs, paths, pool.map(examine_audio_file, paths), strict=True)

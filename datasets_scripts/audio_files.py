@@ -16,7 +16,6 @@ from datasets_scripts.audio_fingerprint import FingerprintAccumulator
 from modeling_apex.inference.audio_apex import open_audio
 
 AUDIO_SUFFIXES = (".mp3", ".flac", ".ogg", ".opus", ".wav", ".m4a", ".aac", ".webm", ".mp4")
-HASH_BLOCK_BYTES = 1024**2
 
 
 class AudioPathError(ValueError):
@@ -148,11 +147,8 @@ def examine_audio_file(path: str | Path) -> AudioFacts:
 
 def hash_file(path: str | Path) -> bytes:
     """Return the SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.digest()
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def spool_audio(audio: Mapping[str, Any], folder: Path, stem: str) -> Path | None:
@@ -174,7 +170,7 @@ def spool_audio(audio: Mapping[str, Any], folder: Path, stem: str) -> Path | Non
     if data is None:
         return Path(name) if name and os.path.isfile(name) else None
     path = folder / f"{stem}{Path(name).suffix or '.audio'}"
-    if not path.is_file() or path.stat().st_size != len(data):
+    if not path.is_file() or path.read_bytes() != data:
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
         partial.write_bytes(data)

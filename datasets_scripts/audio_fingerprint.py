@@ -9,8 +9,6 @@ part to the next. Copies of a recording differ in a few bits, different songs in
 bands never move (a silent one, a steady tone) has no such balance: it gets no fingerprint.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,25 +101,6 @@ def compute_fingerprint(energies: NDArray[np.float64]) -> bytes | None:
     if np.sqrt(np.mean(movement**2)) < MINIMUM_MOVEMENT:
         return None
     return np.packbits(movement > 0).tobytes()
-
-
-def fingerprint_audio(blocks: Iterable[NDArray[np.float32]], sampling_rate: int) -> bytes | None:
-    """
-    Compute the fingerprint of a song that is read block by block.
-
-    Args:
-        blocks (`Iterable[np.ndarray]`):
-            Consecutive mono samples, each of shape `(num_samples,)`.
-        sampling_rate (`int`):
-            Their sampling rate, in hertz.
-
-    Returns:
-        `bytes` of length `FINGERPRINT_BYTES`, or `None` when there is nothing to recognise.
-    """
-    accumulator = FingerprintAccumulator(sampling_rate)
-    for block in blocks:
-        accumulator.push(block)
-    return accumulator.finish()
 
 
 def cluster_fingerprints(

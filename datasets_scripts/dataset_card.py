@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from datasets_scripts.splits import SPLIT_NAMES
+from modeling_apex.storage.markdown import build_table
 
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST_SIZE_CATEGORY = "1M<n<10M"
@@ -78,13 +79,6 @@ def render_front_matter(manifest: Mapping[str, Any], *, pretty_name: str, licens
     return f"---\n{yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def render_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write a Markdown table, its header from the keys of the first row."""
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header), *([str(row[name]) for name in header] for row in rows)]
-    return "".join(f"| {' | '.join(_escape(cell) for cell in line)} |\n" for line in lines)
-
-
 def render_song_card(
     manifest: Mapping[str, Any],
     *,
@@ -116,24 +110,24 @@ def render_song_card(
     """
     linked = [name for name in manifest["options"]["group_by"] if name != "creator"]
     group = "creator" if "creator" in manifest["options"]["group_by"] else "prompt"
-    counts = [{"split": name, "songs": split["num_rows"]} for name, split in manifest["splits"].items()]
-    filters = [{"left out": name, "songs": count} for name, count in manifest["num_dropped"].items()]
     parts = [
         render_front_matter(manifest, pretty_name=pretty_name, license_id=license_id, tags=tags),
         f"# {pretty_name}\n\n{introduction.strip()}\n",
-        f"## Songs\n\n{render_table(counts)}",
+        f"## Songs\n\n{_build_count_table('split', 'songs', _count_rows(manifest))}\n",
         f"## Columns\n\n{_render_columns(columns)}"
         "\n`audio` is kept as its encoded file: cast it with `datasets.Audio()` to let `datasets` decode it, or pass "
         "the cell to the `apex-popularity` pipeline as it is.\n",
     ]
     if manifest["balance"]:
-        balance = [{"platform": e["platform"], "plays percentile": e["popularity_band"]} | _pick(e, SPLIT_NAMES)
-                   for e in manifest["balance"]]  # fmt: skip
+        names = ("platform", "popularity_band", *SPLIT_NAMES)
+        rows = [[str(entry[name]) for name in names] for entry in manifest["balance"]]
+        balance = build_table(["platform", "plays percentile", *SPLIT_NAMES], rows)
         method = METHOD_TEXTS[manifest["options"]["split_method"]]
         text = SPLITS_TEXT.format(group=group, method=method, linked=" or ".join(linked) or "nothing here")
-        parts += [f"## Targets\n\n{TARGETS_TEXT}", f"## Splits\n\n{text}\n{render_table(balance)}"]
-    if filters:
-        parts.append(f"## Filters\n\nOf {manifest['num_records']} songs in the source:\n\n{render_table(filters)}")
+        parts += [f"## Targets\n\n{TARGETS_TEXT}", f"## Splits\n\n{text}\n{balance}\n"]
+    if manifest["num_dropped"]:
+        table = _build_count_table("left out", "songs", manifest["num_dropped"])
+        parts.append(f"## Filters\n\nOf {manifest['num_records']} songs in the source:\n\n{table}\n")
     parts.append("`manifest.json` has the hashes, options and versions of this build.\n")
     return "\n".join(parts)
 
@@ -153,16 +147,16 @@ def render_battle_card(manifest: Mapping[str, Any], *, license_id: str, columns:
     Returns:
         `str`: the text of `README.md`.
     """
-    months = [{"month": name, "battles": split["num_rows"]} for name, split in manifest["splits"].items()]
-    votes = [{"vote": name, "battles": count} for name, count in manifest["preferences"].items()]
-    filters = [{"left out": name, "battles": count} for name, count in manifest["num_dropped"].items()]
+    months = _build_count_table("month", "battles", _count_rows(manifest))
+    votes = _build_count_table("vote", "battles", manifest["preferences"])
+    filters = _build_count_table("left out", "battles", manifest["num_dropped"])
     name = "Music Arena battles"
     parts = [
         render_front_matter(manifest, pretty_name=name, license_id=license_id, tags=["music-preference"]),
         f"# {name}\n\n{BATTLES_TEXT}",
-        f"## Battles\n\n{render_table(months)}\n{render_table(votes)}",
+        f"## Battles\n\n{months}\n\n{votes}\n",
         f"## Columns\n\n{_render_columns(columns)}",
-        f"## Filters\n\nOf {manifest['num_records']} battles in the source:\n\n{render_table(filters)}",
+        f"## Filters\n\nOf {manifest['num_records']} battles in the source:\n\n{filters}\n",
         "`manifest.json` has the hashes, options and versions of this build.\n",
     ]
     return "\n".join(parts)
@@ -172,9 +166,9 @@ def _render_columns(columns: Mapping[str, str]) -> str:
     return "".join(f"- `{name}`: {text}\n" for name, text in columns.items())
 
 
-def _pick(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: entry[name] for name in names}
+def _count_rows(manifest: Mapping[str, Any]) -> dict[str, int]:
+    return {name: split["num_rows"] for name, split in manifest["splits"].items()}
 
 
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+def _build_count_table(kind: str, unit: str, counts: Mapping[str, int]) -> str:
+    return build_table([kind, unit], [[name, str(count)] for name, count in counts.items()])

@@ -16,7 +16,6 @@ from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.field_values import read_count, read_number, read_text, read_time
 from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import SongCorpus
 from datasets_scripts.song_record import CorpusOptions, SongRecord
 
 FMA_PLATFORM = "fma"
@@ -51,7 +50,11 @@ class FmaConfig(SongDatasetConfig):
 
     def list_source_files(self) -> list[Path]:
         """List the table."""
-        return [Path(self.tracks)]
+        return [Path(self.tracks).expanduser()]
+
+    def list_audio_folders(self) -> list[Path]:
+        """List the audio folder."""
+        return [Path(self.audio).expanduser()] if self.audio else []
 
 
 class Fma(SongDatasetBuilder):
@@ -67,10 +70,9 @@ popularity targets. Every song has a licence of its own, which FMA's own tables 
 """
     TAGS = ("music-popularity", "fma")
 
-    def build_corpus(self, working_folder: Path) -> SongCorpus:
-        """Scan, filter, rank and split the songs."""
-        config: FmaConfig = self.config
-        return SongCorpus(iterate_fma_songs(config.tracks, config.audio), config.corpus, working_folder)
+    def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
+        """Stream the songs."""
+        return iterate_fma_songs(self.config.tracks, self.config.audio)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""

@@ -11,8 +11,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from modeling_apex.checkpoints.hub_files import get_hub_errors
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.zst", ".csv", ".parquet")
 HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -98,16 +101,58 @@ def iterate_table(source: str | Path, *, split: str = "train", revision: str | N
         `TableError`: If a file has an unknown format or a row cannot be read.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if _get_suffix(file)]
-        if not files:
-            raise TableError(f"No metadata table in {path}: expected files ending in {', '.join(TABLE_SUFFIXES)}.")
+    files = list_table_files(source)
+    if path.is_dir() and not files:
+        raise TableError(f"No metadata table in {path}: expected files ending in {', '.join(TABLE_SUFFIXES)}.")
+    if files:
         return (row for file in files for row in _iterate_file(file))
-    if path.is_file():
-        return _iterate_file(path)
-    if isinstance(source, str) and HUB_ID_PATTERN.fullmatch(source) and not _get_suffix(path):
-        return _iterate_hub_dataset(source, split=split, revision=revision)
+    if is_hub_id(source):
+        return _iterate_hub_dataset(str(source), split=split, revision=revision)
     raise FileNotFoundError(f"No metadata table at {path}. Give a file, a folder of files or a Hub id (owner/name).")
+
+
+def list_table_files(source: str | Path) -> list[Path]:
+    """List the files of a metadata table: a folder's, the file itself, or none where it is not on this machine."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return [file for file in sorted(path.iterdir()) if _get_suffix(file)]
+    return [path] if path.is_file() else []
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Tell whether a table is a dataset on the Hub."""
+    path = Path(source).expanduser()
+    return not path.exists() and not _get_suffix(path) and HUB_ID_PATTERN.fullmatch(str(source)) is not None
+
+
+@cache
+def pin_revision(source: str, revision: str | None = None) -> str | None:
+    """
+    Find out which commit a revision of a Hub dataset is now: branches move, and rows must be those of one commit.
+
+    Args:
+        source (`str`):
+            A metadata table.
+        revision (`str`, *optional*):
+            A branch, a tag or a commit; defaults to the main branch.
+
+    Returns:
+        `str` or `None`: the commit, or `None` for a table on this machine. It stays the same in a process.
+
+    Raises:
+        `OSError`: If the Hub does not tell.
+    """
+    if not is_hub_id(source):
+        return None
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(source, revision=revision).sha
+    except get_hub_errors() as error:
+        raise OSError(
+            f"{source}: the Hub does not tell which commit {revision or 'the main branch'} is ({error}). Check the id "
+            "and the connection, then give the same command again."
+        ) from error
 
 
 def check_columns(rows: Iterator[TableRow], required: dict[str, ColumnSpec], *, source: str) -> Iterator[TableRow]:

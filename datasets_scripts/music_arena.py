@@ -6,10 +6,11 @@ The layout is that of `music-arena/music-arena-dataset`: `battle_data/<month>/*.
 their names. Nothing is guessed: a vote that is none of the four known ones stops the build and names the file.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +20,20 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from datasets_scripts.audio_files import AudioFolder, hash_file
+from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.dataset_card import render_battle_card
 from datasets_scripts.field_values import read_count, read_flag, read_number, read_text
 from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.parquet_folder import EmptyDatasetError, PreparedDataset, PreparedSplit
-from datasets_scripts.song_builder import BUILDER_VERSION
+from datasets_scripts.song_builder import BUILDER_VERSION, SourcedConfig
+from datasets_scripts.sources import (
+    AUDIO_SOURCE,
+    check_unchanged,
+    identify_files,
+    raise_changed,
+    save_ledger,
+)
+from modeling_apex.corpus.identity import ContentIdentity, hash_json
 
 PREFERENCES = ("A", "B", "TIE", "BOTH_BAD")
 SIDES = ("a", "b")
@@ -71,7 +80,7 @@ BATTLE_COLUMNS: Mapping[str, tuple[datasets.Value | datasets.Audio, str]] = {
 
 
 @dataclass
-class MusicArenaConfig(datasets.BuilderConfig):
+class MusicArenaConfig(SourcedConfig):
     """
     Which battles.
 
@@ -88,29 +97,34 @@ class MusicArenaConfig(datasets.BuilderConfig):
             Whether ties and battles where both were bad are left out.
         embeds_audio (`bool`, defaults to `True`):
             Whether the encoded audio is stored in the rows, or only the path to it.
-        license_id (`str`, defaults to `"cc-by-4.0"`):
-            The Hub's identifier of the licence, for the card.
     """
 
+    license_id: str = "cc-by-4.0"
     source: str = ""
     months: Sequence[str] = ()
     leave_out: Sequence[str] = ()
     duplicates: str = "refuse"
     decisive_only: bool = False
     embeds_audio: bool = True
-    license_id: str = "cc-by-4.0"
 
-    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Return the name of the cache: it changes when a month gains or loses battles."""
-        counts = [(folder.name, len(list(folder.glob("*.json")))) for folder in _list_months(Path(self.source))]
-        return super().create_config_id({**config_kwargs, "battles": counts}, custom_features)
+    def list_source_files(self) -> list[Path]:
+        """List the battles of all months."""
+        return [path for month in _list_months(Path(self.source)) for path in sorted(month.glob("*.json"))]
+
+    def list_audio_folders(self) -> list[Path]:
+        """List the root: battles name paths below it."""
+        return [Path(self.source).expanduser()]
 
 
 @dataclass(frozen=True)
-class _BattleFile:
-    path: Path
+class _Battle:
+    """A battle that is kept: its fields, its month's folder, its size, and its songs, once identified by a hash."""
+
+    fields: dict[str, Any]
     month: str
     num_bytes: int
+    audio: list[Path | None]
+    sha256: tuple[str | None, ...] = (None, None)
 
 
 class MusicArena(datasets.ArrowBasedBuilder):
@@ -120,19 +134,49 @@ class MusicArena(datasets.ArrowBasedBuilder):
     BUILDER_CONFIGS: ClassVar[list] = [MusicArenaConfig(name="battles", version=BUILDER_VERSION)]
     DEFAULT_CONFIG_NAME = "battles"
 
-    def prepare(self, working_folder: Path) -> PreparedDataset:
+    def read_sources(
+        self, working_folder: Path, known: Mapping[str, ContentIdentity]
+    ) -> tuple[tuple[list[_Battle], dict[str, Any]], dict[str, str]]:
         """
-        Read and check every battle; the audio is read when it is written.
+        Read and check every battle and identify its songs; the ledger of it goes to the working folder.
 
         Args:
             working_folder (`Path`):
-                Not needed: battles are small. Kept so that all builders are prepared alike.
+                Where the ledger goes.
+            known (`Mapping[str, ContentIdentity]`):
+                What earlier runs found at each path.
+
+        Returns:
+            `tuple[tuple[list, dict], dict[str, str]]`: the battles and what was counted, and the hash of each source.
+
+        Raises:
+            `ValueError`: If a battle's file changes meanwhile.
+        """
+        places = self.config.list_places()
+        files = list(identify_files((("battles", path) for path in self.config.list_source_files()), known))
+        battles, counts = self._select_battles()
+        check_unchanged(files)
+        songs = ((AUDIO_SOURCE, path) for battle in battles for path in battle.audio if path)
+        audio = list(identify_files(songs, known))
+        hashes = {file.path: file.identity.sha256 for file in audio}
+        battles = [replace(battle, sha256=tuple(hashes.get(str(path)) for path in battle.audio)) for battle in battles]
+        return (battles, counts), save_ledger(working_folder, places, [*files, *audio])
+
+    def prepare(self, working_folder: Path, known: Mapping[str, ContentIdentity] | None = None) -> PreparedDataset:
+        """
+        Do everything but the writing; the audio is read when it is written.
+
+        Args:
+            working_folder (`Path`):
+                Where the ledger of an earlier, killed run lies.
+            known (`Mapping[str, ContentIdentity]`):
+                What that run found at each path.
 
         Returns:
             [`PreparedDataset`]: for `write_parquet_folder`.
         """
         config: MusicArenaConfig = self.config
-        battles, counts = self._select_battles()
+        (battles, counts), sources = self.read_sources(working_folder, known or {})
         months = sorted({battle.month for battle in battles})
         by_month = {month: [battle for battle in battles if battle.month == month] for month in months}
         splits = {
@@ -144,7 +188,6 @@ class MusicArena(datasets.ArrowBasedBuilder):
             for month, chosen in by_month.items()
         }
         by_config = {"default": "data/*/test-*"} | {month: f"data/{month}/test-*" for month in months}
-        digest = "".join(hash_file(battle.path).hex() for battle in battles)
         return PreparedDataset(
             builder=str(self.dataset_name),
             features=self.info.features,
@@ -157,7 +200,8 @@ class MusicArena(datasets.ArrowBasedBuilder):
                 license_id=config.license_id,
                 columns={name: text for name, (_, text) in BATTLE_COLUMNS.items()},
             ),
-            digest=f"{digest}{config.embeds_audio}",
+            sources=sources,
+            digest=hash_json([battle.fields["battle_uuid"] for battle in battles]),
         )
 
     def describe_options(self) -> dict[str, Any]:
@@ -181,10 +225,10 @@ class MusicArena(datasets.ArrowBasedBuilder):
         battles, _ = self._select_battles()
         return [datasets.SplitGenerator(name=BATTLE_SPLIT, gen_kwargs={"battles": battles})]
 
-    def _generate_tables(self, battles: list[_BattleFile]) -> Iterator[tuple[int, pa.Table]]:
+    def _generate_tables(self, battles: list[_Battle]) -> Iterator[tuple[int, pa.Table]]:
         yield from enumerate(self._iterate_tables(battles, 0, len(battles)))
 
-    def _select_battles(self) -> tuple[list[_BattleFile], dict[str, Any]]:
+    def _select_battles(self) -> tuple[list[_Battle], dict[str, Any]]:
         config: MusicArenaConfig = self.config
         if config.duplicates not in DUPLICATE_RULES:
             raise ValueError(f"`duplicates` is {config.duplicates!r}, expected one of {', '.join(DUPLICATE_RULES)}.")
@@ -219,8 +263,9 @@ class MusicArena(datasets.ArrowBasedBuilder):
             else:
                 first_paths[uuid] = path
                 preferences[battle["preference"]] += 1
-                sizes = [found.stat().st_size for found in find_battle_audio(battle, folder, path) if found]
-                chosen.append(_BattleFile(path, month, BATTLE_BYTES + (sum(sizes) if config.embeds_audio else 0)))
+                audio = find_battle_audio(battle, folder, path)
+                sizes = [song.stat().st_size for song in audio if song and config.embeds_audio]
+                chosen.append(_Battle(battle, month, BATTLE_BYTES + sum(sizes), audio))
         _refuse_unknown_months(config.months, months_found, [month.name for month in month_folders])
         if not chosen:
             counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
@@ -233,16 +278,14 @@ class MusicArena(datasets.ArrowBasedBuilder):
         }
         return chosen, facts
 
-    def _iterate_tables(self, battles: list[_BattleFile], start: int, stop: int) -> Iterator[pa.Table]:
-        folder = AudioFolder(self.config.source)
+    def _iterate_tables(self, battles: list[_Battle], start: int, stop: int) -> Iterator[pa.Table]:
         schema = self.info.features.arrow_schema
         rows: list[dict[str, Any]] = []
         gathered = 0
         for battle in battles[start:stop]:
-            row = read_battle(battle.path)
-            for side, path in zip(SIDES, find_battle_audio(row, folder, battle.path), strict=True):
-                row[f"audio_{side}"] = self._read_audio(path)
-            rows.append({**row, "month": battle.month})
+            songs = zip(SIDES, battle.audio, battle.sha256, strict=True)
+            audio = {f"audio_{side}": self._read_audio(path, sha256) for side, path, sha256 in songs}
+            rows.append({**battle.fields, **audio, "month": battle.month})
             gathered += battle.num_bytes
             if gathered >= TABLE_AUDIO_BYTES:
                 yield pa.Table.from_pylist(rows, schema=schema)
@@ -250,12 +293,15 @@ class MusicArena(datasets.ArrowBasedBuilder):
         if rows:
             yield pa.Table.from_pylist(rows, schema=schema)
 
-    def _read_audio(self, path: Path | None) -> dict[str, Any] | None:
+    def _read_audio(self, path: Path | None, sha256: str | None) -> dict[str, Any] | None:
         if path is None:
             return None
         if not self.config.embeds_audio:
             return {"bytes": None, "path": str(path.resolve())}
-        return {"bytes": path.read_bytes(), "path": path.name}
+        data = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise_changed(path)
+        return {"bytes": data, "path": path.name}
 
 
 def read_battle(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The folder holds Parquet shards under `data/`, a dataset card whose `configs:` n
 with row counts, hashes, options and versions. A shard is whole or absent, and the manifest is written last, so a
 folder without one is unfinished; a build that is started again keeps the shards it finds and ends with the same bytes
 as one that was never interrupted. Nothing in the folder depends on the time, the machine's paths or the number of
-processes.
+processes, but for the ledger of its sources (see `sources`), which stays on this machine.
 """
 
 import hashlib
@@ -23,15 +23,16 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from datasets_scripts.audio_files import hash_file
-from datasets_scripts.disk_columns import Column, iterate_chunks
 from modeling_apex.storage.output_lock import LOCK_NAME
 
 WORKING_FOLDER = ".build"
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
+LEDGER_NAME = ".sources.jsonl"
 DEFAULT_MAX_SHARD_BYTES = 256 * 1024**2
 # A row group is what a streaming reader fetches at once.
 ROW_GROUP_BYTES = 32 * 1024**2
@@ -55,14 +56,14 @@ class PreparedSplit:
     Args:
         path_prefix (`str`):
             Where its shards go, such as `"data/train"`.
-        row_bytes ([`Column`] of length `num_rows`):
+        row_bytes (`np.ndarray` of shape `(num_rows,)`):
             About how many bytes each row takes; decides where shards are cut.
         iterate_tables (`Callable[[int, int], Iterator[pa.Table]]`):
             Gives the rows from a first to before a last.
     """
 
     path_prefix: str
-    row_bytes: Column
+    row_bytes: NDArray[np.int64]
     iterate_tables: Callable[[int, int], Iterator[pa.Table]]
 
 
@@ -86,6 +87,8 @@ class PreparedDataset:
             What the build counted, for the manifest.
         card (`Callable[[dict], str]`):
             Writes the card's text from the manifest.
+        sources (`dict[str, str]`):
+            A hash of the content of each source, for the manifest.
         digest (`str`):
             Changes whenever a row would.
     """
@@ -97,6 +100,7 @@ class PreparedDataset:
     options: dict[str, Any]
     facts: dict[str, Any]
     card: Callable[[dict[str, Any]], str]
+    sources: dict[str, str]
     digest: str
 
 
@@ -136,7 +140,7 @@ def open_output_folder(output: str | Path, *, options: Mapping[str, Any], overwr
             return None
         # First, so that the folder is known as ours if the removal is cut short.
         working_folder.mkdir(exist_ok=True)
-        for name in (MANIFEST_NAME, CARD_NAME):
+        for name in (MANIFEST_NAME, CARD_NAME, LEDGER_NAME):
             (output / name).unlink(missing_ok=True)
         shutil.rmtree(output / "data", ignore_errors=True)
     elif output.is_dir() and not working_folder.is_dir() and {path.name for path in output.iterdir()} - {LOCK_NAME}:
@@ -169,7 +173,7 @@ def write_parquet_folder(
     output = Path(output).expanduser()
     working_folder = output / WORKING_FOLDER
     shards = _plan_shards(prepared, max_shard_bytes)
-    _forget_other_shards(output, working_folder, [prepared.digest, prepared.options], shards)
+    _forget_other_shards(output, working_folder, [prepared.digest, prepared.options, prepared.sources], shards)
     num_rows = sum(shard.stop - shard.start for shard in shards)
     with tqdm(total=num_rows, desc="Writing", unit="row") as progress:
         for shard in shards:
@@ -178,6 +182,7 @@ def write_parquet_folder(
             progress.update(shard.stop - shard.start)
     manifest = _build_manifest(prepared, output, shards)
     write_atomically(output / CARD_NAME, prepared.card(manifest))
+    (working_folder / LEDGER_NAME).replace(output / LEDGER_NAME)
     write_atomically(output / MANIFEST_NAME, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     shutil.rmtree(working_folder)
     return manifest
@@ -208,23 +213,15 @@ def _plan_shards(prepared: PreparedDataset, max_shard_bytes: int) -> list[_Shard
         raise ValueError(f"`max_shard_bytes` must be positive, got {max_shard_bytes}.")
     shards = []
     for split in prepared.splits.values():
-        bounds = [*_iterate_shard_starts(split.row_bytes, max_shard_bytes), len(split.row_bytes)]
+        # A row goes to the shard in which its first byte falls.
+        numbers = (np.cumsum(split.row_bytes) - split.row_bytes) // max_shard_bytes
+        bounds = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             path = f"{split.path_prefix}-{number:05d}-of-{len(bounds) - 1:05d}.parquet"
             shards.append(_Shard(path, split, start, stop))
     if not shards:
         raise EmptyDatasetError("No split has any rows: nothing was written.")
     return shards
-
-
-def _iterate_shard_starts(row_bytes: Column, max_shard_bytes: int) -> Iterator[int]:
-    """A row goes to the shard in which its first byte falls."""
-    num_bytes, last_shard = 0, -1
-    for start, sizes in iterate_chunks(row_bytes):
-        ends = num_bytes + np.cumsum(sizes)
-        shards = (ends - sizes) // max_shard_bytes
-        yield from (start + np.flatnonzero(np.diff(shards, prepend=last_shard))).tolist()
-        num_bytes, last_shard = int(ends[-1]), int(shards[-1])
 
 
 def _forget_other_shards(output: Path, working_folder: Path, identity: list[Any], shards: list[_Shard]) -> None:
@@ -297,6 +294,7 @@ def _build_manifest(prepared: PreparedDataset, output: Path, shards: list[_Shard
         "format_version": 1,
         "builder": prepared.builder,
         "options": prepared.options,
+        "sources": prepared.sources,
         **prepared.facts,
         "configs": prepared.configs,
         "columns": list(prepared.features),

@@ -6,11 +6,11 @@ A builder can be used in Python like any other builder of `datasets` (`download_
 the same [`SongCorpus`].
 """
 
-import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,48 +20,75 @@ import pyarrow as pa
 from datasets_scripts.dataset_card import render_song_card
 from datasets_scripts.parquet_folder import PreparedDataset, PreparedSplit
 from datasets_scripts.song_corpus import SongCorpus
-from datasets_scripts.song_record import CorpusOptions, format_time
+from datasets_scripts.song_record import CorpusOptions, SongRecord, format_time
+from datasets_scripts.song_scan import ScannedSongs
 from datasets_scripts.song_schema import build_column_descriptions, build_song_features
+from datasets_scripts.sources import (
+    check_unchanged,
+    compute_cache_key,
+    identify_files,
+    list_places,
+    name_sources,
+    save_ledger,
+)
 from datasets_scripts.splits import SPLIT_NAMES
+from modeling_apex.corpus.identity import ContentIdentity
 
 BUILDER_VERSION = datasets.Version("1.0.0")
 DEFAULT_LICENSE = "other"
 
 
 @dataclass
-class SongDatasetConfig(datasets.BuilderConfig):
+class SourcedConfig(datasets.BuilderConfig):
+    """
+    The configuration that every builder has.
+
+    Args:
+        license_id (`str`, defaults to `"other"`):
+            The Hub's identifier of the licence, for the card.
+        cache_key (`str`, *optional*):
+            Names the content of the sources in the cache of `datasets`; found out from the files unless given.
+    """
+
+    license_id: str = DEFAULT_LICENSE
+    cache_key: str | None = None
+
+    def list_source_files(self) -> list[Path]:
+        """List the local files whose rows are read."""
+        return []
+
+    def list_audio_folders(self) -> list[Path]:
+        """List the folders whose audio is read."""
+        return []
+
+    def list_places(self) -> list[str]:
+        """Name all that is read, for the ledger."""
+        return list_places(self.list_source_files(), self.list_audio_folders())
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """Return the name of the cache: it changes with the sources, or old rows would be read for ever."""
+        key = self.cache_key or compute_cache_key(self.list_source_files(), self.list_audio_folders())
+        return f"{super().create_config_id(config_kwargs, custom_features)}-{key}"
+
+
+@dataclass
+class SongDatasetConfig(SourcedConfig):
     """
     The configuration that every builder of songs has.
 
     Args:
         corpus ([`CorpusOptions`], *optional*):
             What to keep and how to divide it.
-        license_id (`str`, defaults to `"other"`):
-            The Hub's identifier of the licence, for the card.
     """
 
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
-    license_id: str = DEFAULT_LICENSE
-
-    def list_source_files(self) -> list[Path]:
-        """List the local files whose change must lead to a new build."""
-        return []
-
-    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Return the name of the cache: it changes with the source, or old rows would be read for ever."""
-        state = hashlib.blake2b(digest_size=8)
-        for path in self.list_source_files():
-            if path.exists():
-                status = path.stat()
-                state.update(f"{path}\x1f{status.st_size}\x1f{status.st_mtime_ns}\x1e".encode())
-        return f"{super().create_config_id(config_kwargs, custom_features)}-{state.hexdigest()}"
 
 
 class SongDatasetBuilder(datasets.ArrowBasedBuilder):
     """
     The shell around a [`SongCorpus`]; subclasses say where the songs come from.
 
-    Subclasses set `BUILDER_CONFIG_CLASS`, `PRETTY_NAME`, `INTRODUCTION`, and implement `build_corpus` and
+    Subclasses set `BUILDER_CONFIG_CLASS`, `PRETTY_NAME`, `INTRODUCTION`, and implement `iterate_records` and
     `describe_options`.
     """
 
@@ -72,26 +99,58 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
     EXTRA_COLUMNS: ClassVar[Mapping[str, datasets.Value]] = {}
     EXTRA_DESCRIPTIONS: ClassVar[Mapping[str, str]] = {}
 
+    def iterate_records(self, working_folder: Path) -> Iterable[SongRecord]:
+        """Stream the songs of the source."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `iterate_records`.")
+
     def build_corpus(self, working_folder: Path) -> SongCorpus:
         """Scan, filter, rank and split the songs of the source."""
-        raise NotImplementedError(f"{type(self).__name__} must implement `build_corpus`.")
+        return SongCorpus(self.read_sources(working_folder, {})[0], working_folder)
+
+    def read_sources(
+        self, working_folder: Path, known: Mapping[str, ContentIdentity]
+    ) -> tuple[ScannedSongs, dict[str, str]]:
+        """
+        Scan the songs and identify all that they come from; the ledger of it goes to the working folder.
+
+        Args:
+            working_folder (`Path`):
+                Where working files go.
+            known (`Mapping[str, ContentIdentity]`):
+                What earlier runs found at each path.
+
+        Returns:
+            `tuple[ScannedSongs, dict[str, str]]`: the songs, and the hash of each source.
+
+        Raises:
+            `ValueError`: If a table changes meanwhile.
+        """
+        places = self.config.list_places()
+        tables = list(identify_files(name_sources(self.config.list_source_files()), known))
+        features = build_song_features(self.EXTRA_COLUMNS)
+        scanned = ScannedSongs(self.iterate_records(working_folder), self.config.corpus, features, working_folder)
+        check_unchanged(tables)
+        return scanned, save_ledger(working_folder, places, chain(tables, scanned.identify_audio(known)))
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest, without paths of this machine."""
         return {**describe_corpus_options(self.config.corpus), "license": self.config.license_id}
 
-    def prepare(self, working_folder: Path) -> PreparedDataset:
+    def prepare(self, working_folder: Path, known: Mapping[str, ContentIdentity] | None = None) -> PreparedDataset:
         """
         Do everything but the writing.
 
         Args:
             working_folder (`Path`):
                 Where working files go; those of an earlier, killed run are used again.
+            known (`Mapping[str, ContentIdentity]`):
+                What that run found at each path.
 
         Returns:
             [`PreparedDataset`]: for `write_parquet_folder`.
         """
-        corpus = self.build_corpus(working_folder)
+        scanned, sources = self.read_sources(working_folder, known or {})
+        corpus = SongCorpus(scanned, working_folder)
         splits = {name: name for name in SPLIT_NAMES if corpus.num_songs[name]}
         return PreparedDataset(
             builder=str(self.dataset_name),
@@ -109,6 +168,7 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
                 "balance": corpus.balance,
             },
             card=self.render_card,
+            sources=sources,
             digest=corpus.compute_digest(),
         )
 

@@ -1,133 +1,74 @@
 """
-A corpus of songs on its way to a dataset: records of any source come in, filtered, ranked, split rows leave.
+A corpus of songs on its way to a dataset: scanned songs come in, filtered, ranked, split rows leave.
 
-Four steps, each in memory that does not grow with the corpus. *Scan*: every record goes to a working table on disk,
-and what ranking, filtering and splitting need to columns of numbers, on disk as well. *Examine*: the audio of the
-songs that are still in is decoded once (resumable, in parallel); what is found there, a few numbers a song, is the one
-thing held in memory. *Plan*: filters, percentiles, splits and the leakage check, on the numbers. *Read*: rows of one
-split, with their audio, as Arrow tables.
+Three steps. *Examine*: the audio of the songs that are still in is decoded once (resumable, in parallel). *Plan*:
+filters, percentiles, splits and the leakage check, on numbers in memory. *Read*: rows of one split, with their audio,
+as Arrow tables of bounded size.
 """
 
 import hashlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from datasets_scripts.audio_examination import examine_songs
 from datasets_scripts.audio_files import hash_file
 from datasets_scripts.audio_fingerprint import cluster_fingerprints
-from datasets_scripts.disk_columns import (
-    Column,
-    DiskColumn,
-    build_records,
-    iterate_chunks,
-    iterate_groups,
-    iterate_marked,
-    save_column,
-    sort_records,
-)
 from datasets_scripts.parquet_folder import EmptyDatasetError
-from datasets_scripts.song_record import CorpusOptions, SongRecord, build_working_row
-from datasets_scripts.song_schema import build_song_features
+from datasets_scripts.song_scan import ScannedSongs, compute_audio_key
+from datasets_scripts.sources import raise_changed
 from datasets_scripts.splits import (
     NO_KEY,
     SPLIT_NAMES,
-    SplitAssignment,
     build_splits,
     check_split_leakage,
-    compute_exact_key,
-    compute_key,
     compute_quota_codes,
     compute_split_balance,
     compute_split_codes,
 )
-from datasets_scripts.targets import compute_percentile_column, compute_popularity_scores
-from datasets_scripts.working_files import WorkingTable, WorkingTableWriter
+from datasets_scripts.targets import compute_percentile_ranks, compute_popularity_scores
 
-UNKNOWN_COUNT = -1
-UNKNOWN_TIME = np.iinfo(np.int64).min
 # A table that is read from disk holds about this many bytes of audio.
 TABLE_AUDIO_BYTES = 32 * 1024**2
 # Size of a row without its audio, for cutting shards.
 ROW_BYTES = 500
 MAX_NAMED_SONGS = 100
-# Rows of numbers that are collected before they are written.
-ROWS_PER_WRITE = 4096
-COMPUTED_COLUMNS = ("audio", "group", "score_streams", "score_likes")
 
-# What is kept of every record beside its working row: counts, seconds since 1970, a code and hashes.
-SONG_NUMBERS = np.dtype(
-    [
-        ("plays", "<i8"),
-        ("likes", "<i8"),
-        ("created", "<i8"),
-        ("platform", "<u2"),
-        ("id", "<u8"),
-        ("creator", "<u8"),
-        ("prompt", "<u8"),
-    ]
-)
-# The same of a song that passed the filters, with its row in the working table.
-SONG = np.dtype([("row", "<i8"), *SONG_NUMBERS.descr])
 # A song of a split, ready to be written.
 PLANNED_SONG = np.dtype([("row", "<i8"), ("group", "<u8"), ("scores", "<f4", (2,)), ("num_bytes", "<i8")])
-KEYED_ROW = np.dtype([("key", "<u8"), ("row", "<i8")])
 
 
 class SongCorpus:
     """
-    Scan, examine, filter, rank and split songs, then read them back split by split.
+    Examine, filter, rank and split songs, then read them back split by split.
 
     Args:
-        records (`Iterable[SongRecord]`):
-            The songs, streamed once.
-        options ([`CorpusOptions`]):
-            What to keep and how to divide it.
+        scanned ([`ScannedSongs`]):
+            The songs, with their audio identified. Its numbers are used up.
         working_folder (`Path`):
             A folder for working files. What an earlier, killed run left there is used again.
-        extra_columns (`Mapping[str, datasets.Value]`, *optional*):
-            Columns beyond the shared ones, filled from `SongRecord.extras`.
 
     Raises:
-        `ValueError`: If an id occurs twice and `refuses_duplicate_ids`.
+        `ValueError`: If an audio file changes meanwhile.
         [`EmptyDatasetError`]: If no song is left.
     """
 
-    def __init__(
-        self,
-        records: Iterable[SongRecord],
-        options: CorpusOptions,
-        working_folder: Path,
-        *,
-        extra_columns: Mapping[str, datasets.Value] | None = None,
-    ):
-        self.options = options
-        self.features = build_song_features(extra_columns)
-        self._folder = working_folder
-        # Columns of a run that was killed are of no use to this one.
-        self._columns_folder = working_folder / "columns"
-        shutil.rmtree(self._columns_folder, ignore_errors=True)
-        self._columns_folder.mkdir(parents=True)
-        self.num_dropped: dict[str, int] = {}
+    def __init__(self, scanned: ScannedSongs, working_folder: Path):
+        self.options, self.features = scanned.options, scanned.features
+        self.num_records, self.num_dropped = scanned.num_records, scanned.num_dropped
         self.corrupt_songs: list[dict[str, str]] = []
-        self._scan(records)
-        self._filter_by_metadata()
-        self._audio = examine_songs(
-            self._table, np.flatnonzero(self._is_kept), self.num_records, self._folder, options
-        )
+        self._scanned = scanned
+        self._audio = examine_songs(scanned, working_folder)
         self._filter_by_audio()
         self._plan()
 
-    def get_row_bytes(self, split: str) -> Column:
+    def get_row_bytes(self, split: str) -> NDArray[np.int64]:
         """Return about how many bytes every row of a split takes when it is stored."""
-        return self._splits[split].field("num_bytes")
+        return self._splits[split]["num_bytes"]
 
     def iterate_tables(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
         """
@@ -146,7 +87,7 @@ class SongCorpus:
         """
         songs = self._splits[split]
         done = start
-        for scanned in self._table.iterate_rows(songs.field("row"), start=start, stop=stop):
+        for scanned in self._scanned.table.iterate_rows(songs["row"], start=start, stop=stop):
             planned = songs[done : done + scanned.num_rows]
             done += scanned.num_rows
             for first, last in _cut_by_bytes(planned["num_bytes"] - ROW_BYTES):
@@ -154,184 +95,101 @@ class SongCorpus:
 
     def compute_digest(self) -> str:
         """Return a hash that changes whenever a row of the result would."""
-        digest = hashlib.sha256(hash_file(self._table.path))
-        columns: list[Column] = [*self._splits.values(), self._audio.sha256]
-        for column in columns:
-            for _, chunk in iterate_chunks(column):
-                digest.update(np.ascontiguousarray(chunk).data)
+        digest = hashlib.sha256(hash_file(self._scanned.table.path))
+        for column in (*self._splits.values(), self._audio.sha256):
+            digest.update(column.data)
         return digest.hexdigest()
 
     @property
     def _stores_audio_bytes(self) -> bool:
         return self.options.needs_audio and self.options.embeds_audio
 
-    def _scan(self, records: Iterable[SongRecord]) -> None:
-        shared = {name: feature for name, feature in self.features.items() if name not in COMPUTED_COLUMNS}
-        schema = datasets.Features({**shared, "audio_path": datasets.Value("string")}).arrow_schema
-        path = self._folder / "songs.arrow"
-        writer = WorkingTableWriter(path, schema)
-        self._numbers = self._create_column(SONG_NUMBERS)
-        waiting: list[tuple[int, ...]] = []
-        platform_codes: dict[str, int] = {}
-        for record in records:
-            writer.append(build_working_row(record))
-            waiting.append(_describe_numbers(record, platform_codes.setdefault(record.platform, len(platform_codes))))
-            if len(waiting) == ROWS_PER_WRITE:
-                self._numbers.append(np.array(waiting, SONG_NUMBERS))
-                waiting = []
-        self._numbers.append(np.array(waiting, SONG_NUMBERS))
-        writer.close()
-        self.num_records = len(self._numbers)
-        self._table = WorkingTable(path)
-        self.platforms = list(platform_codes)
-
-    def _filter_by_metadata(self) -> None:
-        latest = self._find_latest_creation()
-        is_kept = self._create_column(bool)
-        for _, songs in iterate_chunks(self._numbers):
-            is_dropped = self._list_metadata_filters(songs, latest)
-            is_kept.append(self._drop(np.ones(len(songs), dtype=bool), is_dropped))
-        repeated = self._find_repeated(self._numbers.field("id"), is_kept)
-        if self.options.refuses_duplicate_ids and len(repeated):
-            raise ValueError(
-                f"The id {self._name_song(int(repeated[:1][0]))} occurs twice. Remove one of the two, or, for "
-                f"training songs, have later ones dropped (--duplicate-ids drop)."
-            )
-        self._is_kept = self._drop_rows("duplicate id", is_kept, repeated)
-
-    def _list_metadata_filters(self, songs: NDArray, latest: float) -> dict[str, NDArray[np.bool_]]:
-        options, is_dropped = self.options, {}
-        if options.needs_popularity:
-            is_dropped["without play or like count"] = (songs["plays"] < 0) | (songs["likes"] < 0)
-            if not options.keeps_zero_plays:
-                is_dropped["zero plays"] = songs["plays"] == 0
-        if options.minimum_age_days > 0:
-            is_dropped["without creation date"] = songs["created"] == UNKNOWN_TIME
-            is_dropped[f"younger than {options.minimum_age_days:g} days"] = songs["created"] > latest
-        return is_dropped
-
-    def _find_latest_creation(self) -> float:
-        """Return the second after which songs are too young."""
-        newest = 0.0
-        if self.options.as_of is not None:
-            newest = self.options.as_of.timestamp()
-        else:
-            for _, created in iterate_chunks(self._numbers.field("created")):
-                newest = max(newest, float(created.max()))
-        return newest - timedelta(days=self.options.minimum_age_days).total_seconds()
-
     def _filter_by_audio(self) -> None:
         if not self.options.needs_audio:
             return
-        audio, is_sound = self._audio, self._create_column(bool)
-        for start, (is_kept, has_file, decodes) in iterate_chunks(self._is_kept, audio.has_file, audio.is_sound):
-            corrupt = start + np.flatnonzero(is_kept & has_file & ~decodes)
-            for row in corrupt[: MAX_NAMED_SONGS - len(self.corrupt_songs)].tolist():
-                self.corrupt_songs.append({"id": self._name_song(row), "reason": audio.errors[row]})
-            is_sound.append(self._drop(is_kept, {"without audio file": ~has_file, "corrupt audio": ~decodes}))
-        self._is_kept = self._drop_rows("duplicate audio", is_sound, self._find_repeated(audio.sha256, is_sound))
-
-    def _drop(self, is_kept: NDArray[np.bool_], is_dropped: dict[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        """Apply filters to a chunk one after the other; a song counts for the first that drops it."""
-        for reason, is_matched in is_dropped.items():
-            self.num_dropped[reason] = self.num_dropped.get(reason, 0) + int(np.sum(is_kept & is_matched))
-            is_kept = is_kept & ~is_matched
-        return is_kept
-
-    def _drop_rows(self, reason: str, is_kept: Column, rows: Column) -> DiskColumn:
-        self.num_dropped[reason] = len(rows)
-        return self._save(kept & ~is_listed for kept, is_listed in iterate_marked(is_kept, rows))
-
-    def _find_repeated(self, keys: Column, is_kept: Column) -> Column:
-        """Find every kept song whose key an earlier kept song has: their rows, ascending."""
-        songs = (
-            build_records(KEYED_ROW, key=values[kept], row=start + np.flatnonzero(kept))
-            for start, (values, kept) in iterate_chunks(keys, is_kept)
-        )
-        by_key = sort_records(songs, KEYED_ROW, ["key", "row"], self._columns_folder)
-        repeated = (chunk[~is_first] for chunk, _, is_first in iterate_groups(by_key, ["key"]))
-        return sort_records(repeated, KEYED_ROW, ["row"], self._columns_folder).field("row")
+        scanned, audio = self._scanned, self._audio
+        is_corrupt = scanned.is_kept & audio.has_file & ~audio.is_sound
+        for row in np.flatnonzero(is_corrupt)[:MAX_NAMED_SONGS].tolist():
+            self.corrupt_songs.append({"id": scanned.name_song(row), "reason": audio.errors[row]})
+        scanned.drop("without audio file", ~audio.has_file)
+        scanned.drop("corrupt audio", ~audio.is_sound)
+        scanned.drop("duplicate audio", scanned.find_repeated(audio.sha256))
 
     def _plan(self) -> None:
-        songs = self._select_songs()
-        if not len(songs):
+        rows = np.flatnonzero(self._scanned.is_kept)
+        if not len(rows):
             dropped = ", ".join(f"{count} {reason}" for reason, count in self.num_dropped.items() if count)
             raise EmptyDatasetError(
                 f"No song is left of {self.num_records} ({dropped or 'the source is empty'}). "
                 f"Check the source, its columns and the filters."
             )
-        platforms = songs.field("platform")
-        percentiles = [self._rank(songs.field(name), platforms) for name in ("plays", "likes")]
-        group_keys = self._save(self._iterate_group_keys(songs), np.uint64)
-        assignment = self._split(songs, group_keys, percentiles[0])
+        # Whole columns give way to those of the songs that are left, one by one: there are millions of rows.
+        numbers = self._scanned.numbers
+        songs = {name: numbers.pop(name)[rows] for name in list(numbers)}
+        percentiles = [self._rank(songs.pop(name), songs["platform"]) for name in ("plays", "likes")]
+        group_keys = self._compute_group_keys(songs)
+        codes = self._split(rows, songs, group_keys, percentiles[0])
         self.balance = []
         if self.options.needs_popularity:
-            self.balance = compute_split_balance(assignment.split_codes, platforms, percentiles[0])
+            self.balance = compute_split_balance(codes, songs["platform"], percentiles[0])
             for entry in self.balance:
-                entry["platform"] = self.platforms[int(entry["platform"])]
-        self._splits = {name: self._create_column(PLANNED_SONG) for name in SPLIT_NAMES}
-        columns: list[Column] = [assignment.split_codes, songs.field("row"), group_keys, *percentiles]
-        for _, (codes, rows, groups, *ranks) in iterate_chunks(*columns):
-            planned = self._plan_songs(rows, groups, np.stack(ranks, axis=1))
-            for code, column in enumerate(self._splits.values()):
-                column.append(planned[codes == code])
-        self.num_songs = {name: len(column) for name, column in self._splits.items()}
+                entry["platform"] = self._scanned.platforms[int(entry["platform"])]
+        self._splits = {}
+        for code, name in enumerate(SPLIT_NAMES):
+            chosen = np.flatnonzero(codes == code)
+            planned = np.empty(len(chosen), PLANNED_SONG)
+            planned["row"], planned["group"] = rows[chosen], group_keys[chosen]
+            for column, ranks in enumerate(percentiles):
+                known = ranks[chosen]
+                planned["scores"][:, column] = (
+                    compute_popularity_scores(known) if self.options.needs_popularity else known
+                )
+            planned["num_bytes"] = ROW_BYTES
+            if self._stores_audio_bytes:
+                planned["num_bytes"] += self._audio.num_bytes[planned["row"]]
+            self._splits[name] = planned
+        self.num_songs = {name: len(planned) for name, planned in self._splits.items()}
 
-    def _select_songs(self) -> DiskColumn:
-        songs = self._create_column(SONG)
-        for start, (numbers, is_kept) in iterate_chunks(self._numbers, self._is_kept):
-            kept = numbers[is_kept]
-            fields = {name: kept[name] for name in SONG_NUMBERS.fields or ()}
-            songs.append(build_records(SONG, row=start + np.flatnonzero(is_kept), **fields))
-        return songs
-
-    def _rank(self, counts: Column, platforms: Column) -> Column:
+    def _rank(self, counts: NDArray[np.int64], platforms: NDArray[np.uint16]) -> NDArray[np.float64]:
         if self.options.needs_popularity:
-            return compute_percentile_column(counts, platforms, self._columns_folder)
+            return compute_percentile_ranks(counts, platforms)
         # Songs without counts have no place among the others.
-        return self._save((np.full(len(chunk), np.nan) for _, chunk in iterate_chunks(counts)), np.float64)
+        return np.full(len(counts), np.nan)
 
-    def _plan_songs(self, rows: NDArray, group_keys: NDArray, percentiles: NDArray[np.float64]) -> NDArray:
-        scores = compute_popularity_scores(percentiles) if self.options.needs_popularity else percentiles
-        embedded = self._audio.num_bytes[rows] if self._stores_audio_bytes else np.zeros(len(rows), dtype=np.int64)
-        return build_records(PLANNED_SONG, row=rows, group=group_keys, scores=scores, num_bytes=ROW_BYTES + embedded)
+    def _compute_group_keys(self, songs: Mapping[str, NDArray]) -> NDArray[np.uint64]:
+        keys = songs["id"]
+        for name in ("prompt", "creator"):
+            if name in self.options.group_by:
+                keys = np.where(songs[name] != NO_KEY, songs[name], keys)
+        return keys
 
-    def _iterate_group_keys(self, songs: DiskColumn) -> Iterator[NDArray[np.uint64]]:
-        for _, chunk in iterate_chunks(songs):
-            keys = chunk["id"]
-            for name in ("prompt", "creator"):
-                if name in self.options.group_by:
-                    keys = np.where(chunk[name] != NO_KEY, chunk[name], keys)
-            yield keys
-
-    def _split(self, songs: DiskColumn, group_keys: Column, percentiles: Column) -> SplitAssignment:
-        keys: dict[str, Column] = {name: songs.field(name) for name in ("id", "creator", "prompt")}
-        if self.options.needs_audio:
-            keys["audio"] = self._cluster_audio(songs.field("row")[:])
-        grouping = {name: keys[name] for name in self.options.group_by if name in keys}
+    def _split(
+        self,
+        rows: NDArray[np.int64],
+        songs: Mapping[str, NDArray],
+        group_keys: NDArray[np.uint64],
+        percentiles: NDArray[np.float64],
+    ) -> NDArray[np.int8]:
+        options = self.options
+        keys = {name: songs[name] for name in ("creator", "prompt")}
+        if options.needs_audio:
+            keys["audio"] = self._cluster_audio(rows)
+        grouping = {name: keys[name] for name in options.group_by if name in keys}
         # Songs of one creator share a split because the creator is their group; the rest has to be seen to.
         linked = {name: column for name, column in grouping.items() if name != "creator"}
-        codes = self._compute_split_codes(group_keys, songs.field("platform"), percentiles)
-        assignment = build_splits(codes, linked, folder=self._columns_folder)
+        if options.split_method == "hash":
+            codes = compute_split_codes(group_keys, seed=options.seed, ratios=options.split_ratios)
+        else:
+            # Songs without counts have no popularity to balance: they are one band.
+            known, platforms = np.nan_to_num(percentiles), songs["platform"]
+            codes = compute_quota_codes(group_keys, platforms, known, seed=options.seed, ratios=options.split_ratios)
+        assignment = build_splits(codes, linked)
         check_split_leakage(
-            assignment.split_codes,
-            grouping,
-            name_song=lambda position: self._name_song(int(songs[position : position + 1]["row"][0])),
-            folder=self._columns_folder,
+            assignment.split_codes, grouping, name_song=lambda position: self._scanned.name_song(int(rows[position]))
         )
         for name, count in assignment.num_left_out.items():
             self.num_dropped[f"{name} shared with another split"] = count
-        return assignment
-
-    def _compute_split_codes(self, group_keys: Column, platforms: Column, percentiles: Column) -> Column:
-        seed, ratios = self.options.seed, self.options.split_ratios
-        if self.options.split_method == "hash":
-            chunks = (chunk for _, chunk in iterate_chunks(group_keys))
-            return self._save((compute_split_codes(keys, seed=seed, ratios=ratios) for keys in chunks), np.int8)
-        # Songs without counts have no popularity to balance: they are one band.
-        known = self._save((np.nan_to_num(chunk) for _, chunk in iterate_chunks(percentiles)), np.float64)
-        folder = self._columns_folder
-        return compute_quota_codes(group_keys, platforms, known, seed=seed, ratios=ratios, folder=folder)
+        return assignment.split_codes
 
     def _cluster_audio(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         fingerprinted = rows[self._audio.has_fingerprint[rows]]
@@ -345,7 +203,7 @@ class SongCorpus:
         columns: dict[str, Any] = {name: scanned[name] for name in scanned.column_names}
         paths = columns.pop("audio_path").to_pylist()
         columns["audio"] = [
-            self._read_audio(path, size) for path, size in zip(paths, planned["num_bytes"].tolist(), strict=True)
+            self._read_audio(path, row) for path, row in zip(paths, planned["row"].tolist(), strict=True)
         ]
         columns["group"] = [f"{key:016x}" for key in planned["group"]]
         for name, scores in zip(("score_streams", "score_likes"), planned["scores"].T, strict=True):
@@ -356,38 +214,15 @@ class SongCorpus:
         arrays = [_cast(columns[column.name], column.type) for column in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    def _read_audio(self, path: str | None, row_bytes: int) -> dict[str, Any] | None:
+    def _read_audio(self, path: str | None, row: int) -> dict[str, Any] | None:
         if not self.options.needs_audio or path is None:
             return None
         if not self.options.embeds_audio:
             return {"bytes": None, "path": path}
         data = Path(path).read_bytes()
-        if len(data) != row_bytes - ROW_BYTES:
-            raise ValueError(f"{path} changed while the dataset was being built. Start the build again.")
+        if compute_audio_key(path, hashlib.sha256(data).hexdigest()) != self._scanned.audio_keys[row]:
+            raise_changed(path)
         return {"bytes": data, "path": Path(path).name}
-
-    def _create_column(self, dtype: DTypeLike) -> DiskColumn:
-        return DiskColumn(dtype, self._columns_folder)
-
-    def _save(self, chunks: Iterable[NDArray], dtype: DTypeLike = bool) -> DiskColumn:
-        return save_column(chunks, dtype, self._columns_folder)
-
-    def _name_song(self, row: int) -> str:
-        return str(self._table.get_value(row, "id"))
-
-
-def _describe_numbers(record: SongRecord, platform_code: int) -> tuple[int, ...]:
-    """Return the row of `SONG_NUMBERS` of a record."""
-    return (
-        UNKNOWN_COUNT if record.play_count is None else record.play_count,
-        UNKNOWN_COUNT if record.like_count is None else record.like_count,
-        UNKNOWN_TIME if record.created_at is None else round(record.created_at.timestamp()),
-        platform_code,
-        compute_exact_key(record.id),
-        # A creator's name means something on their platform; a prompt is the same text everywhere.
-        compute_key(record.platform, record.creator),
-        compute_key(record.prompt),
-    )
 
 
 def _cut_by_bytes(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

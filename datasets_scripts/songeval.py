@@ -18,7 +18,6 @@ from datasets_scripts.field_values import read_text
 from datasets_scripts.labels import read_labels
 from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import SongCorpus
 from datasets_scripts.song_record import CorpusOptions, SongRecord
 from datasets_scripts.song_schema import AESTHETIC_NAMES
 
@@ -56,7 +55,11 @@ class SongEvalConfig(SongDatasetConfig):
 
     def list_source_files(self) -> list[Path]:
         """List the table."""
-        return [Path(self.source) / "metadata.jsonl"]
+        return [Path(self.source).expanduser() / "metadata.jsonl"]
+
+    def list_audio_folders(self) -> list[Path]:
+        """List the folder."""
+        return [Path(self.source).expanduser()]
 
 
 class SongEval(SongDatasetBuilder):
@@ -84,11 +87,9 @@ whether the raters were people. There are no popularity targets.
         "gender": "of the voice, as the source has it",
     }
 
-    def build_corpus(self, working_folder: Path) -> SongCorpus:
-        """Scan and split the rated songs."""
-        config: SongEvalConfig = self.config
-        records = iterate_rated_songs(config.source, config.columns, config.label_source)
-        return SongCorpus(records, config.corpus, working_folder, extra_columns=self.EXTRA_COLUMNS)
+    def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
+        """Stream the rated songs."""
+        return iterate_rated_songs(self.config.source, self.config.columns, self.config.label_source)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""

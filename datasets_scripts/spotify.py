@@ -17,9 +17,17 @@ import datasets
 
 from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.field_values import read_count, read_flag, read_number, read_text
-from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
+from datasets_scripts.metadata_tables import (
+    ColumnSpec,
+    TableError,
+    TableRow,
+    check_columns,
+    is_hub_id,
+    iterate_table,
+    list_table_files,
+    pin_revision,
+)
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import SongCorpus
 from datasets_scripts.song_record import CorpusOptions, SongRecord
 from datasets_scripts.song_schema import SONG_COLUMNS
 from modeling_apex.inference.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
@@ -90,8 +98,11 @@ class SpotifyTracksConfig(SongDatasetConfig):
 
     def list_source_files(self) -> list[Path]:
         """List the table."""
-        path = Path(self.tracks)
-        return sorted(path.iterdir()) if path.is_dir() else [path]
+        return list_table_files(self.tracks)
+
+    def list_audio_folders(self) -> list[Path]:
+        """List the audio folder."""
+        return [Path(self.audio).expanduser()] if self.audio else []
 
 
 class SpotifyTracks(SongDatasetBuilder):
@@ -122,13 +133,12 @@ track did, so a model that has them is told a part of the answer, and cannot jud
         **{feature["name"]: _describe(feature) for feature in TRACK_FEATURES},
     }
 
-    def build_corpus(self, working_folder: Path) -> SongCorpus:
-        """Scan, filter and split the tracks."""
+    def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
+        """Stream the tracks."""
         config: SpotifyTracksConfig = self.config
-        records = iterate_tracks(
+        return iterate_tracks(
             config.tracks, config.audio, columns=config.columns, leaking_features=config.leaking_features
         )
-        return SongCorpus(records, config.corpus, working_folder, extra_columns=self.EXTRA_COLUMNS)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""
@@ -139,6 +149,7 @@ track did, so a model that has them is told a part of the answer, and cannot jud
             "columns": dict(config.columns),
             "leaking_features": config.leaking_features,
             "leaking_names": list(LEAKING_NAMES),
+            **({"revision": pin_revision(config.tracks)} if is_hub_id(config.tracks) else {}),
             **super().describe_options(),
         }
 
@@ -178,7 +189,7 @@ def iterate_tracks(
     specs = {name: ColumnSpec(column) for name, column in {**DEFAULT_COLUMNS, **(columns or {})}.items()}
     folder = None if audio is None else AudioFolder(audio)
     required = {name: specs[name] for name in ("id", "artist", "popularity")}
-    for row in check_columns(iterate_table(tracks), required, source=str(tracks)):
+    for row in check_columns(iterate_table(tracks, revision=pin_revision(str(tracks))), required, source=str(tracks)):
         record = _build_record(row, specs, keeps_leaking=leaking_features == "keep")
         if folder is not None:
             named = read_text(specs["audio_path"].find(row.values))

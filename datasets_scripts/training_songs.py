@@ -14,9 +14,17 @@ from typing import Any, ClassVar
 from datasets_scripts.audio_files import AudioFolder, spool_audio
 from datasets_scripts.field_values import read_count, read_flag, read_number, read_text, read_time
 from datasets_scripts.labels import LabelTable
-from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
+from datasets_scripts.metadata_tables import (
+    ColumnSpec,
+    TableError,
+    TableRow,
+    check_columns,
+    is_hub_id,
+    iterate_table,
+    list_table_files,
+    pin_revision,
+)
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_corpus import SongCorpus
 from datasets_scripts.song_record import SongRecord
 from datasets_scripts.splits import compute_exact_key
 
@@ -87,9 +95,14 @@ class TrainingSongsConfig(SongDatasetConfig):
     label_source: str = "pseudo-labels"
 
     def list_source_files(self) -> list[Path]:
-        """List the tables that are local."""
-        paths = [Path(source.metadata) for source in self.sources] + ([Path(self.labels)] if self.labels else [])
-        return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        """List the tables that are local, the labels last."""
+        tables = [source.metadata for source in self.sources] + ([self.labels] if self.labels else [])
+        return [file for table in tables for file in list_table_files(table)]
+
+    def list_audio_folders(self) -> list[Path]:
+        """List the audio folders of the sources."""
+        places = [source.audio for source in self.sources if source.audio not in (AUDIO_IN_TABLE, NO_AUDIO)]
+        return [Path(place).expanduser() for place in places]
 
 
 class TrainingSongs(SongDatasetBuilder):
@@ -105,18 +118,17 @@ AI-generated songs with play and like counts turned into popularity targets, and
 """
     TAGS = ("music-popularity",)
 
-    def build_corpus(self, working_folder: Path) -> SongCorpus:
-        """Scan, filter, rank and split the songs of all sources."""
+    def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
+        """Stream the songs of all sources."""
         config: TrainingSongsConfig = self.config
         if not config.sources:
             raise ValueError("`sources` is empty: give at least one SongSource(metadata, audio).")
         labels = LabelTable(config.labels, label_source=config.label_source) if config.labels else None
-        records = (
+        return (
             record
             for source in config.sources
             for record in iterate_song_records(source, config.columns, labels, working_folder / "audio")
         )
-        return SongCorpus(records, config.corpus, working_folder)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""
@@ -127,7 +139,7 @@ AI-generated songs with play and like counts turned into popularity targets, and
                 "audio": source.audio if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else _describe_place(source.audio),
                 "platform": source.platform,
                 "split": source.split,
-                "revision": source.revision,
+                "revision": pin_revision(source.metadata, source.revision),
             }
             for source in config.sources
         ]
@@ -170,7 +182,8 @@ def iterate_song_records(
     if source.audio == AUDIO_IN_TABLE:
         required["audio"] = specs["audio"]
     folder = None if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else AudioFolder(source.audio)
-    rows = iterate_table(source.metadata, split=source.split, revision=source.revision)
+    revision = pin_revision(source.metadata, source.revision)
+    rows = iterate_table(source.metadata, split=source.split, revision=revision)
     for row in check_columns(rows, required, source=source.metadata):
         record = _build_record(row, specs, source.platform)
         if folder is not None:
@@ -242,5 +255,4 @@ def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], platform: str 
 
 def _describe_place(place: str) -> str:
     """Return a Hub id as it is and a path without its folders, which say something about a machine only."""
-    path = Path(place).expanduser()
-    return path.resolve().name if path.exists() else place
+    return place if is_hub_id(place) else Path(place).expanduser().resolve().name

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from datasets_scripts.audio_files import AudioFacts
 from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
-from datasets_scripts.disk_columns import Column
 
 ROWS_PER_BATCH = 500
 
@@ -84,13 +83,18 @@ class WorkingTable:
         self.path = path
 
     def iterate_rows(
-        self, indices: Column, columns: Sequence[str] | None = None, *, start: int = 0, stop: int | None = None
+        self,
+        indices: NDArray[np.int64],
+        columns: Sequence[str] | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Iterator[pa.Table]:
         """
         Read rows, in tables of at most `ROWS_PER_BATCH`.
 
         Args:
-            indices ([`Column`]):
+            indices (`np.ndarray`):
                 Row numbers in ascending order, each at most once.
             columns (`Sequence[str]`, *optional*):
                 The columns to keep.
@@ -113,6 +117,15 @@ class WorkingTable:
                 table = pa.Table.from_batches([reader.get_batch(number)])
                 table = table.select(list(columns)) if columns is not None else table
                 yield table.take(pa.array(rows - number * ROWS_PER_BATCH))
+
+    def iterate_paths(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Path]]:
+        """Read the audio paths of some rows, ascending; rows without audio are passed over."""
+        start = 0
+        for batch in self.iterate_rows(rows, ["audio_path"]):
+            for row, path in zip(rows[start:], batch["audio_path"].to_pylist(), strict=False):
+                if path is not None:
+                    yield int(row), Path(path)
+            start += batch.num_rows
 
     def get_value(self, index: int, column: str) -> Any:
         """Return one cell, for messages."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hub_card.card_checks import CARD_NAME
-from hub_card.markdown import build_table, format_bytes, format_number
+from hub_card.markdown import format_bytes, format_number
 from hub_card.model_card import build_environment
 from hub_card.result_files import MissingFactError, get_fact, load_result_file
 from modeling_apex.checkpoints.component_licenses import LICENSES
+from modeling_apex.storage.markdown import build_table
 
 MANIFEST_NAME = "manifest.json"
 # Where the part begins that is added to the builder's card; a card that has it already is rendered anew from there.

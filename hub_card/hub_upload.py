@@ -37,6 +37,28 @@ class ReadBackError(PublishError):
 
 
 @dataclass(frozen=True)
+class UploadTarget:
+    """
+    Where a folder goes.
+
+    Args:
+        repo_id (`str`): `"owner/name"`; made if absent.
+        repo_type (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`.
+        branch (`str`, defaults to `"main"`): Where the commit goes; made if absent.
+        is_private (`bool`, defaults to `False`): Whether a new repository is private, and a public one refused.
+        removes_other_files (`bool`, defaults to `False`): Whether files that only the repository has are removed.
+        space_sdk (`str`, *optional*): Of a new Space, such as `"gradio"`.
+    """
+
+    repo_id: str
+    repo_type: str = "model"
+    branch: str = MAIN_BRANCH
+    is_private: bool = False
+    removes_other_files: bool = False
+    space_sdk: str | None = None
+
+
+@dataclass(frozen=True)
 class RepositoryState:
     """
     A repository as it was read, before anything was sent.
@@ -71,10 +93,7 @@ class UploadPlan:
 
     Args:
         folder (`Path`): What is sent.
-        repo_id (`str`): `"owner/name"`.
-        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
-        branch (`str`): Where the commit goes.
-        is_private (`bool`): Whether a repository that is made is private.
+        target (`UploadTarget`): Where it goes.
         state (`RepositoryState`, *optional*): The repository now; `None` if it must be made.
         files (`tuple[PlannedFile, ...]`): Every file of the folder.
         removed (`tuple[str, ...]`): Files of the repository that the folder does not have.
@@ -82,10 +101,7 @@ class UploadPlan:
     """
 
     folder: Path
-    repo_id: str
-    repo_type: str
-    branch: str
-    is_private: bool
+    target: UploadTarget
     state: RepositoryState | None
     files: tuple[PlannedFile, ...]
     removed: tuple[str, ...]
@@ -98,14 +114,15 @@ class UploadPlan:
 
     def format(self) -> str:
         """Return the plan as text: where it goes, every file with size and hash, and what is removed."""
+        target = self.target
         if not self.is_state_known:
-            where = f"a {self.repo_type} repository that could not be read"
+            where = f"a {target.repo_type} repository that could not be read"
         elif self.state is None:
-            where = f"a new {'private' if self.is_private else 'public'} {self.repo_type} repository"
+            where = f"a new {'private' if target.is_private else 'public'} {target.repo_type} repository"
         else:
             kind = "private" if self.state.is_private else "public"
-            where = f"the {kind} {self.repo_type} repository, now at commit {self.state.commit[:12]}"
-        lines = [f"{self.repo_id}, branch {self.branch}: {where}"]
+            where = f"the {kind} {target.repo_type} repository, now at commit {self.state.commit[:12]}"
+        lines = [f"{target.repo_id}, branch {target.branch}: {where}"]
         lines += [f"  {f.status:<8}{f.num_bytes:>15,}  {f.sha256}  {f.path}" for f in self.files]
         lines += [f"  {'removed':<8}{'':>15}  {'':64}  {path}" for path in self.removed]
         sent = [file for file in self.files if file.status != SAME]
@@ -187,15 +204,7 @@ def read_repository(
 
 
 def build_upload_plan(
-    folder: str | os.PathLike,
-    repo_id: str,
-    state: RepositoryState | None,
-    *,
-    repo_type: str = "model",
-    branch: str = MAIN_BRANCH,
-    is_private: bool = False,
-    removes_other_files: bool = False,
-    is_state_known: bool = True,
+    folder: str | os.PathLike, target: UploadTarget, state: RepositoryState | None, *, is_state_known: bool = True
 ) -> UploadPlan:
     """
     Compare a folder with a repository.
@@ -203,18 +212,10 @@ def build_upload_plan(
     Args:
         folder (`str` or `os.PathLike`):
             What is sent; it must have been checked.
-        repo_id (`str`):
-            `"owner/name"`.
+        target ([`UploadTarget`]):
+            Where it goes.
         state ([`RepositoryState`], *optional*):
             The repository now, or `None` if it must be made.
-        repo_type (`str`, defaults to `"model"`):
-            `"model"`, `"dataset"` or `"space"`.
-        branch (`str`, defaults to `"main"`):
-            Where the commit goes.
-        is_private (`bool`, defaults to `False`):
-            Whether a repository that is made is private; an existing one must then be private too.
-        removes_other_files (`bool`, defaults to `False`):
-            Whether files of the repository that the folder does not have are removed.
         is_state_known (`bool`, defaults to `True`):
             Whether `state` was read at all; false in a dry run without the Hub.
 
@@ -222,16 +223,16 @@ def build_upload_plan(
         [`UploadPlan`]
 
     Raises:
-        [`PublishError`]: If the repository is public and private was asked for, or it holds other files and
-            `removes_other_files` is false.
+        [`PublishError`]: If the repository is public and private was asked for, or it holds other files that are not
+            to be removed.
     """
     from modeling_apex.inference.published_apex import compute_file_hash
 
     root = Path(folder)
-    if state is not None and is_private and not state.is_private:
+    if state is not None and target.is_private and not state.is_private:
         raise PublishError(
-            f"{repo_id} is public, and --private was asked for. Make it private in its settings first, or choose "
-            "another repository."
+            f"{target.repo_id} is public, and a private repository was asked for. Make it private in its settings "
+            "first, publish for everyone, or choose another repository."
         )
     there = {file.path: file for file in state.files} if state is not None else {}
     files = []
@@ -240,15 +241,16 @@ def build_upload_plan(
         status = NEW if name not in there else SAME if is_same_file(path, there[name]) else CHANGED
         files.append(PlannedFile(name, path.stat().st_size, compute_file_hash(path), status))
     removed = tuple(sorted(set(there) - {file.path for file in files} - {HUBS_OWN_FILE}))
-    if removed and not removes_other_files:
+    if removed and not target.removes_other_files:
         raise PublishError(
-            f"{repo_id} holds files that this folder does not have: {', '.join(removed)}. What it then holds would be "
-            "no one's work. Pass --remove-other-files to remove them in the same commit, or choose another repository."
+            f"{target.repo_id} holds files that this folder does not have: {', '.join(removed)}. What it then holds "
+            "would be no one's work. Pass --remove-other-files to remove them in the same commit, or choose another "
+            "repository."
         )
-    return UploadPlan(root, repo_id, repo_type, branch, is_private, state, tuple(files), removed, is_state_known)
+    return UploadPlan(root, target, state, tuple(files), removed, is_state_known)
 
 
-def upload(api: Any, plan: UploadPlan, message: str, *, space_sdk: str | None = None) -> str:
+def upload(api: Any, plan: UploadPlan, message: str) -> str:
     """
     Send a plan as one commit and read it back.
 
@@ -259,8 +261,6 @@ def upload(api: Any, plan: UploadPlan, message: str, *, space_sdk: str | None = 
             What [`build_upload_plan`] returned.
         message (`str`):
             Of the commit.
-        space_sdk (`str`, *optional*):
-            Of a Space that is made, such as `"gradio"`.
 
     Returns:
         `str`: the commit.
@@ -271,35 +271,36 @@ def upload(api: Any, plan: UploadPlan, message: str, *, space_sdk: str | None = 
             sent is not sent again by the next attempt.
         [`ReadBackError`]: If what the Hub has afterwards is not what was sent.
     """
-    parent = _prepare_repository(api, plan, space_sdk)
+    parent = _prepare_repository(api, plan)
     commit = _commit(api, plan, parent, message) if plan.has_changes else parent
     read_back(api, plan, commit)
     return commit
 
 
-def _prepare_repository(api: Any, plan: UploadPlan, space_sdk: str | None) -> str:
+def _prepare_repository(api: Any, plan: UploadPlan) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
+    target, repo_id, kind = plan.target, plan.target.repo_id, plan.target.repo_type
     if plan.state is not None:
         if not plan.state.has_branch:
-            api.create_branch(plan.repo_id, repo_type=plan.repo_type, branch=plan.branch, revision=plan.state.commit)
+            api.create_branch(repo_id, repo_type=kind, branch=target.branch, revision=plan.state.commit)
         return plan.state.commit
-    sdk = {"space_sdk": space_sdk} if space_sdk else {}
+    sdk = {"space_sdk": target.space_sdk} if target.space_sdk else {}
     try:
-        api.create_repo(plan.repo_id, repo_type=plan.repo_type, private=plan.is_private, exist_ok=False, **sdk)
+        api.create_repo(repo_id, repo_type=kind, private=target.is_private, exist_ok=False, **sdk)
     except HfHubHTTPError as error:
         status = _get_status(error)
         if status == 409:
             raise RepositoryChangedError(
-                f"{plan.repo_id} was made by somebody else in the meantime, or exists and this account may not see "
+                f"{repo_id} was made by somebody else in the meantime, or exists and this account may not see "
                 "it. Look at it, then run this again."
             ) from error
         if status in (401, 403):
-            raise PublishError(f"this account may not make {plan.repo_id}: {describe_error(error)}") from error
-        raise PublishError(f"{plan.repo_id} could not be made: {describe_error(error)}") from error
-    if plan.branch != MAIN_BRANCH:
-        api.create_branch(plan.repo_id, repo_type=plan.repo_type, branch=plan.branch)
-    return str(api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=plan.branch).sha)
+            raise PublishError(f"this account may not make {repo_id}: {describe_error(error)}") from error
+        raise PublishError(f"{repo_id} could not be made: {describe_error(error)}") from error
+    if target.branch != MAIN_BRANCH:
+        api.create_branch(repo_id, repo_type=kind, branch=target.branch)
+    return str(api.repo_info(repo_id, repo_type=kind, revision=target.branch).sha)
 
 
 def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
@@ -316,18 +317,18 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
     ]
     try:
         info = api.create_commit(
-            plan.repo_id,
+            plan.target.repo_id,
             operations,
             commit_message=message,
-            repo_type=plan.repo_type,
-            revision=plan.branch,
+            repo_type=plan.target.repo_type,
+            revision=plan.target.branch,
             parent_commit=parent,
         )
     except HfHubHTTPError as error:
         if _get_status(error) in CONFLICT_CODES:
             raise RepositoryChangedError(
-                f"{plan.repo_id} changed after it was read (it was at {parent[:12]}), so nothing was committed. Look "
-                "at the change, then run this again."
+                f"{plan.target.repo_id} changed after it was read (it was at {parent[:12]}), so nothing was "
+                "committed. Look at the change, then run this again."
             ) from error
         raise _build_interruption(plan, error) from error
     except get_hub_errors() as error:
@@ -341,8 +342,8 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
 
 def _build_interruption(plan: UploadPlan, error: BaseException) -> PublishError:
     return PublishError(
-        f"the upload to {plan.repo_id} broke off: {describe_error(error)} Run the same command again: it reads the "
-        "repository anew, and large files that arrived whole are not sent twice."
+        f"the upload to {plan.target.repo_id} broke off: {describe_error(error)} Run the same command again: it reads "
+        "the repository anew, and large files that arrived whole are not sent twice."
     )
 
 
@@ -363,7 +364,8 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
     """
     from modeling_apex.inference.published_apex import compute_file_hash
 
-    listed = {file.path for file in list_hub_files(api, plan.repo_id, repo_type=plan.repo_type, revision=commit)}
+    repo_id, kind = plan.target.repo_id, plan.target.repo_type
+    listed = {file.path for file in list_hub_files(api, repo_id, repo_type=kind, revision=commit)}
     expected = {file.path for file in plan.files}
     problems = [f"{path} is not there" for path in sorted(expected - listed)]
     problems += [f"{path} should not be there" for path in sorted(listed - expected - {HUBS_OWN_FILE})]
@@ -373,9 +375,7 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
         # A new folder for each: no cache can answer in the Hub's place, and one file at a time is on this disk.
         with tempfile.TemporaryDirectory(prefix="apex-read-back-") as folder:
             try:
-                path = api.hf_hub_download(
-                    plan.repo_id, file.path, repo_type=plan.repo_type, revision=commit, local_dir=folder
-                )
+                path = api.hf_hub_download(repo_id, file.path, repo_type=kind, revision=commit, local_dir=folder)
             except get_hub_errors() as error:
                 problems.append(f"{file.path} could not be read: {describe_error(error)}")
                 continue
@@ -384,7 +384,7 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
             problems.append(f"{file.path} has SHA-256 {found}, sent was {file.sha256}")
     if problems:
         raise ReadBackError(
-            f"{plan.repo_id} at commit {commit[:12]} is not what was sent: {'; '.join(problems)}. Do not announce it; "
+            f"{repo_id} at commit {commit[:12]} is not what was sent: {'; '.join(problems)}. Do not announce it; "
             "run this again."
         )
 

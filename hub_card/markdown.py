@@ -3,7 +3,6 @@ Numbers and tables as the text of a card.
 """
 
 import re
-from collections.abc import Sequence
 
 from hub_card.result_files import Estimate
 
@@ -43,12 +42,6 @@ def format_bytes(num_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.2f} GB"
-
-
-def build_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Build a Markdown table; a bar in a cell is escaped."""
-    lines = [list(header), ["---"] * len(header), *(list(row) for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def demote_headings(text: str, levels: int = 1) -> str:

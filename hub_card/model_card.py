@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hub_card.markdown import build_table, demote_headings, format_estimate, format_number
+from hub_card.markdown import demote_headings, format_estimate, format_number
 from hub_card.model_facts import ModelFacts
 from hub_card.result_files import Evaluation
 from modeling_apex.checkpoints.component_licenses import (
@@ -23,6 +23,7 @@ from modeling_apex.checkpoints.component_licenses import (
     is_permissive,
 )
 from modeling_apex.inference.heads_apex import SCORE_MEANINGS
+from modeling_apex.storage.markdown import build_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBEDDED_PATH = "modeling_apex/pretrained/apex-tiny"

@@ -125,18 +125,15 @@ def build_model_facts(
     Args:
         model (`str` or `os.PathLike`):
             Folder of the model.
-        results (`str` or `os.PathLike`, *optional*):
-            Its result file; defaults to `results.json` beside it.
-        facts (`str` or `os.PathLike`, *optional*):
-            Facts that no program measured; defaults to `facts.json` beside it, if that is there.
+        results, facts (`str` or `os.PathLike`, *optional*):
+            Its result file, and facts that no program measured; default to `results.json`, which must be there, and
+            `facts.json` beside it.
         arena (`str` or `os.PathLike`, *optional*):
             What `apex-music arena` wrote; defaults to the folder `arena` beside the model, if that is there.
         no_arena_because (`str`, *optional*):
             Why there are no battles; needed where there are none, here or in the facts.
-        plots (`Sequence[str]`):
-            Paths of pictures, relative to the card.
-        repo_id (`str`, *optional*):
-            The Hub repository that the card is for.
+        plots (`Sequence[str]`), repo_id (`str`, *optional*):
+            Paths of pictures, relative to the card, and the Hub repository that the card is for.
 
     Returns:
         [`ModelFacts`]
@@ -152,33 +149,21 @@ def build_model_facts(
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
     config = ApexConfig.from_pretrained(folder)
-    provenance = dict(config.provenance)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
     stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
-    is_tiny = provenance.get("name") == TINY_NAME
-    components = build_components(provenance, stated)
+    is_tiny = config.provenance.get("name") == TINY_NAME
+    components = build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
-    reason = no_arena_because or stated.get("no_arena_because")
     return ModelFacts(
-        title=stated.get("title") or (TINY_NAME if is_tiny else _demand(stated, "title")),
-        summary=stated.get("summary") or (_describe_tiny() if is_tiny else _demand(stated, "summary")),
-        notice=provenance.get("notice"),
-        heads=[dict(head) for head in config.heads],
-        popularity_exponent=config.popularity_exponent,
-        sampling_rate=config.sampling_rate,
-        segment_seconds=config.segment_seconds,
-        encoder={name: getattr(config.encoder_config, name) for name in ("hidden_size", "num_hidden_layers")},
+        **_describe_in_words(stated, content, is_tiny, str(results_path)),
+        **_describe_config(config),
         num_parameters=count_parameters(folder),
-        provenance=provenance,
         components=components,
-        aesthetic_labels=_get_label_source(stated, content, is_tiny),
-        training_summary=stated.get("training_summary")
-        or (_describe_tiny_training(content, str(results_path)) if is_tiny else _demand(stated, "training_summary")),
         evaluations=tuple(read_evaluations(content, config.head_names, source=str(results_path))),
         arena=arena_results,
-        battles=_describe_battles(arena_results, stated, reason),
+        battles=_describe_battles(arena_results, stated, no_arena_because or stated.get("no_arena_because")),
         plots=tuple(plots),
         energy=stated.get("energy"),
         contact=stated.get("contact"),
@@ -299,6 +284,28 @@ def count_parameters(folder: str | os.PathLike) -> int:
                 continue
             total += math.prod(entry["shape"])
     return total
+
+
+def _describe_config(config: Any) -> dict[str, Any]:
+    return {
+        "notice": config.provenance.get("notice"),
+        "heads": [dict(head) for head in config.heads],
+        "popularity_exponent": config.popularity_exponent,
+        "sampling_rate": config.sampling_rate,
+        "segment_seconds": config.segment_seconds,
+        "encoder": {name: getattr(config.encoder_config, name) for name in ("hidden_size", "num_hidden_layers")},
+        "provenance": dict(config.provenance),
+    }
+
+
+def _describe_in_words(
+    stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool, source: str
+) -> dict[str, Any]:
+    described = {"title": TINY_NAME, "summary": _describe_tiny()} if is_tiny else {}
+    words = {name: stated.get(name) or described.get(name) or _demand(stated, name) for name in ("title", "summary")}
+    words["aesthetic_labels"] = _get_label_source(stated, content, is_tiny)
+    training = stated.get("training_summary") or (_describe_tiny_training(content, source) if is_tiny else None)
+    return words | {"training_summary": training or _demand(stated, "training_summary")}
 
 
 def _demand(stated: Mapping[str, Any], name: str) -> Any:

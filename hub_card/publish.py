@@ -19,6 +19,8 @@ from hub_card.dataset_card import find_changed_shards
 from hub_card.hub_upload import (
     MAIN_BRANCH,
     PublishError,
+    RepositoryState,
+    UploadTarget,
     build_upload_plan,
     check_account,
     describe_error,
@@ -30,6 +32,8 @@ from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, c
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
 
 ARENA_FILES = ("results.json", "report.md")
+# Where `datasets_scripts` notes the places of a dataset's sources.
+LEDGER_NAME = ".sources.jsonl"
 USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
 
 
@@ -85,15 +89,18 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
     """
     source = Path(arguments.model or arguments.dataset)
     stage = stage_dataset if arguments.dataset else stage_model
-    return publish_staged(
-        lambda folder: stage(arguments, folder),
+    target = UploadTarget(
         arguments.repo,
         repo_type="dataset" if arguments.dataset else "model",
-        message=arguments.message or f"Publish {source.resolve().name}",
         branch=arguments.revision,
         is_private=arguments.private,
-        is_dry_run=arguments.dry_run,
         removes_other_files=arguments.remove_other_files,
+    )
+    return publish_staged(
+        lambda folder: stage(arguments, folder),
+        target,
+        message=arguments.message or f"Publish {source.resolve().name}",
+        is_dry_run=arguments.dry_run,
         max_file_bytes=arguments.max_file_bytes,
         private_paths=[str(source.resolve())],
         api=api,
@@ -103,17 +110,13 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
 
 def publish_staged(
     stage: Callable[[Path], object],
-    repo_id: str,
+    target: UploadTarget,
     *,
-    repo_type: str,
     message: str,
-    branch: str = MAIN_BRANCH,
-    is_private: bool = False,
     is_dry_run: bool = False,
-    removes_other_files: bool = False,
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES,
     private_paths: Sequence[str] = (),
-    space_sdk: str | None = None,
+    needs_card: bool = True,
     api: Any = None,
     say: Callable[[str], None] = print,
 ) -> str | None:
@@ -123,30 +126,13 @@ def publish_staged(
     Args:
         stage (`Callable[[Path], object]`):
             Writes the folder, at a path that does not exist yet.
-        repo_id (`str`):
-            `"owner/name"`; made if absent.
-        repo_type (`str`):
-            `"model"`, `"dataset"` or `"space"`.
-        message (`str`):
-            Of the commit.
-        branch (`str`, defaults to `"main"`):
-            Where the commit goes; made if absent.
-        is_private (`bool`, defaults to `False`):
-            Whether a new repository is private, and a public one refused.
+        target ([`UploadTarget`]), message (`str`): Where it goes, and what the commit says.
         is_dry_run (`bool`, defaults to `False`):
             Whether to stop before anything is sent.
-        removes_other_files (`bool`, defaults to `False`):
-            Whether files of the repository that the folder does not have are removed.
-        max_file_bytes (`int`, defaults to 5 GB):
-            Size above which a file is refused, in bytes.
-        private_paths (`Sequence[str]`):
-            Folders of this machine that no file may name, beside the home and the current one.
-        space_sdk (`str`, *optional*):
-            Of a new Space, such as `"gradio"`.
-        api (`huggingface_hub.HfApi`, *optional*):
-            The client; defaults to one with huggingface_hub's own token and endpoint.
-        say (`Callable[[str], None]`, defaults to `print`):
-            Takes the lines for people.
+        max_file_bytes (`int`), private_paths (`Sequence[str]`), needs_card (`bool`):
+            As for [`check_folder`]; the home and the current folder are private anyway.
+        api (`huggingface_hub.HfApi`, *optional*), say (`Callable[[str], None]`, defaults to `print`):
+            The client, with huggingface_hub's own token and endpoint by default, and what takes the lines for people.
 
     Returns:
         `str` or `None`: the commit, or `None` after a dry run.
@@ -159,46 +145,44 @@ def publish_staged(
         from huggingface_hub import HfApi
 
         api = HfApi()
-    if not is_dry_run:
-        say(f"account: {check_account(api)}")
     # The repository is read first: whatever changes while the folder is made ready is then noticed.
-    state, is_state_known = None, True
-    try:
-        state = read_repository(api, repo_id, repo_type=repo_type, branch=branch)
-    except get_hub_errors() as error:
-        if not is_dry_run:
-            raise PublishError(f"{repo_id} could not be read: {describe_error(error)}") from error
-        is_state_known = False
-        say(f"the Hub could not be read, so this compares with nothing: {describe_error(error)}")
+    state, is_state_known = _read_state(api, target, is_dry_run=is_dry_run, say=say)
     with tempfile.TemporaryDirectory(prefix="apex-publish-") as temporary:
         folder = Path(temporary) / "folder"
         stage(folder)
         check_folder(
             folder,
-            repo_type=repo_type,
+            repo_type=target.repo_type,
             max_file_bytes=max_file_bytes,
             secrets=list_secrets(api),
             private_paths=[*private_paths, *list_private_paths(), temporary],
+            needs_card=needs_card,
         )
-        plan = build_upload_plan(
-            folder,
-            repo_id,
-            state,
-            repo_type=repo_type,
-            branch=branch,
-            is_private=is_private,
-            removes_other_files=removes_other_files,
-            is_state_known=is_state_known,
-        )
+        plan = build_upload_plan(folder, target, state, is_state_known=is_state_known)
         say(plan.format())
         if is_dry_run:
             say("dry run: nothing was sent")
             return None
         if not plan.has_changes:
             say("the repository has all of this already; reading it back")
-        commit = upload(api, plan, message, space_sdk=space_sdk)
+        commit = upload(api, plan, message)
     say(f"commit {commit}: {len(plan.files)} files read back, every hash is that of the file sent")
     return commit
+
+
+def _read_state(
+    api: Any, target: UploadTarget, *, is_dry_run: bool, say: Callable[[str], None]
+) -> tuple[RepositoryState | None, bool]:
+    """Return what the repository holds, and whether that is known: a dry run goes on without account and Hub."""
+    if not is_dry_run:
+        say(f"account: {check_account(api)}")
+    try:
+        return read_repository(api, target.repo_id, repo_type=target.repo_type, branch=target.branch), True
+    except get_hub_errors() as error:
+        if not is_dry_run:
+            raise PublishError(f"{target.repo_id} could not be read: {describe_error(error)}") from error
+        say(f"the Hub could not be read, so this compares with nothing: {describe_error(error)}")
+        return None, False
 
 
 def stage_model(arguments: argparse.Namespace, staged: Path) -> None:
@@ -263,12 +247,17 @@ def stage_dataset(arguments: argparse.Namespace, staged: Path) -> None:
         problems.append("its rows hold paths of this machine in place of audio; build it without --no-embed-audio")
     if problems:
         raise FolderRefusedError(f"{source}: not published, because " + "; ".join(problems))
-    # Hard links where the disk allows: shards are large, and nothing here writes to them.
-    shutil.copytree(source, staged, symlinks=True, copy_function=_link_or_copy)
+    link_folder(source, staged)
     (staged / "README.md").unlink(missing_ok=True)
     shutil.copyfile(source / "README.md", staged / "README.md")
     arguments = argparse.Namespace(**{**vars(arguments), "dataset": str(staged)})
     write_card(arguments, staged, repo_id=arguments.repo)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Copy a dataset, without what a build notes of this machine; by hard links where the disk allows: it is large."""
+    left_out = shutil.ignore_patterns(LEDGER_NAME)
+    shutil.copytree(source, target, symlinks=True, copy_function=_link_or_copy, ignore=left_out)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -41,6 +41,7 @@ from transformers.pipelines import pipeline  # noqa: F401, E402
 import datasets_scripts.build  # noqa: E402
 import modeling_apex.cli  # noqa: E402
 import modeling_apex.training.train  # noqa: E402
+from datasets_scripts.parquet_folder import LEDGER_NAME  # noqa: E402
 from modeling_apex import ApexModel  # noqa: E402
 from modeling_apex.corpus.embedding_manifest import build_identity  # noqa: E402
 
@@ -223,7 +224,8 @@ def build_build_job(folder: Path, model: Path) -> Job:
     return Job(
         run=lambda output: datasets_scripts.build.main([*words, "--output", str(output)]),
         list_rows=list_rows,
-        list_files=lambda output: [path for path in output.rglob("*") if path.is_file()],
+        # What a build notes of the places of its sources depends on the moment.
+        list_files=lambda output: [path for path in output.rglob("*") if path.is_file() and path.name != LEDGER_NAME],
     )
 
 

@@ -1,7 +1,7 @@
 """
 Peak memory of building training songs from metadata tables of growing size, as JSON on the standard output.
 
-Run as `python tests/benchmarks/measure_build_memory.py 100000 1000000 3000000`. Tables are made on the fly as
+Run as `python tests/benchmarks/measure_build_memory.py 100000 1000000 10000000`. Tables are made on the fly as
 JSONL.zst, and each build runs in a process of its own, so that one build's peak is not the other's. The peak counts
 every resident page of the process, those of mapped files among them; the second peak, sampled, is what the process
 allocated. Linux only.
@@ -76,5 +76,5 @@ def measure_build(num_rows: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    results = [measure_build(int(argument)) for argument in sys.argv[1:] or ("100000", "1000000", "3000000")]
+    results = [measure_build(int(argument)) for argument in sys.argv[1:] or ("100000", "1000000", "10000000")]
     print(json.dumps(results, indent=2))

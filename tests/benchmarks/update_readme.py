@@ -12,16 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.storage.markdown import build_table
+
 REPOSITORY = Path(__file__).parent.parent.parent
 README = REPOSITORY / "README.md"
 RESULTS = Path(__file__).parent / "results"
 TINY_RESULTS = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny" / "results.json"
-
-
-def format_markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def describe_resamplers(result: dict[str, Any]) -> str:
@@ -31,7 +27,7 @@ def describe_resamplers(result: dict[str, Any]) -> str:
         for name, difference in result["difference"].items()
     ]
     return (
-        format_markdown_table(["score", "mean change", "largest change"], rows)
+        build_table(["score", "mean change", "largest change"], rows)
         + f"\n\nModel: {result['model']}; {result['songs']}. Made by `{result['command']}`."
     )
 
@@ -50,7 +46,7 @@ def describe_tiny(result: dict[str, Any]) -> str:
         rows.append([f"`{name}`", cells[0], ceilings[0], cells[1], ceilings[1]])
     header = ["score", "new songs", "ceiling", "unseen systems", "ceiling"]
     return (
-        format_markdown_table(header, rows)
+        build_table(header, rows)
         + f"\n\nSpearman correlation with 95 % intervals on {test['num_songs']} and {unseen['num_songs']} synthetic "
         "songs whose five factors were drawn independently; the ceiling is what a listener who knows the truth of the "
         "simulation reaches."
@@ -74,7 +70,7 @@ def describe_heads(result: dict[str, Any]) -> str:
     header = ["training the heads", "published, by row", "published, by tensor", "ours", "published / ours"]
     floor = result["floor"]
     return (
-        format_markdown_table(header, rows)
+        build_table(header, rows)
         + f"\n\nRandom embeddings of {result['num_songs']:,} songs, {result['num_threads']} thread, processor "
         "seconds, all in one run of `tests/benchmarks/bench_heads.py`, which says what the two restatements of the "
         f"published design do. The matrix products of an epoch, {floor['epoch_teraflop']:.2f} TFLOP, take "
@@ -110,7 +106,7 @@ def describe_scoring(result: dict[str, Any]) -> str:
     total = sum(result["rooms"].values())
     rooms = "; ".join(f"{name} {seconds / total:.1%}" for name, seconds in result["rooms"].items())
     return (
-        format_markdown_table(header, rows)
+        build_table(header, rows)
         + f"\n\nA song of {result['song_seconds']:.0f} s at the shape of MERT-v1-95M with random weights, "
         f"{machine['cpu']} ({machine['capability']}), {machine['num_threads']} threads; "
         "the floor is what its matrix products take at the best rate that this CPU reaches. On this CPU the published "
@@ -130,7 +126,7 @@ def describe_read_ahead(result: dict[str, Any]) -> str:
         for name, case in result["cases"].items()
     ]
     return (
-        format_markdown_table(["files", "times faster", "if decoding cost nothing"], rows)
+        build_table(["files", "times faster", "if decoding cost nothing"], rows)
         + f"\n\n{result['model']}, {result['num_songs']} songs, {result['num_cores']} cores, {result['num_threads']} "
         f"thread for the model, seconds on a clock with and without reading ahead (`{result['command']}`). Behind a "
         "large encoder decoding is a small part of the work and so is the gain."
@@ -160,7 +156,7 @@ def describe_build_memory(results: list[dict[str, Any]]) -> str:
     names = ("megabytes_peak", "megabytes_peak_without_mapped_files", "megabytes_after_import")
     rows = [[f"{result['num_rows']:,}", *(str(result[name]) for name in names)] for result in results]
     return (
-        format_markdown_table(["rows", "peak memory, MB", "of it allocated", "after the imports"], rows)
+        build_table(["rows", "peak memory, MB", "of it allocated", "after the imports"], rows)
         + "\n\nTables of made-up songs without audio, about a kilobyte of text a row; "
         "`tests/benchmarks/measure_build_memory.py`."
     )
@@ -180,7 +176,7 @@ def describe_presets(result: dict[str, Any]) -> str:
         for name, groups in result["differences"].items()
     ]
     return (
-        format_markdown_table(["difference of mean Spearman", "popularity", "aesthetics"], rows)
+        build_table(["difference of mean Spearman", "popularity", "aesthetics"], rows)
         + f"\n\nSynthetic songs, embedded by apex-tiny; {result['num_seeds']} seeds, 95 % intervals; "
         "`tests/benchmarks/compare_presets.py`."
     )
@@ -196,7 +192,7 @@ def describe_hostile_audio(result: dict[str, Any]) -> str:
         rows.append([kind, str(sum(outcomes.values())), str(read), str(refused), str(faults)])
     faults = result["faults"]
     return (
-        format_markdown_table(["what is wrong with the file", "cases", "read", "refused by name", "faults"], rows)
+        build_table(["what is wrong with the file", "cases", "read", "refused by name", "faults"], rows)
         + f"\n\n{result['num_cases']:,} cases: {faults['crash']} crashes, {faults['hang']} hangs (more than "
         f"{result['limits']['processor_seconds']:g} s of processor time), {faults['not finite']} scores that are not "
         f"finite, {faults['unexplained error'] + faults['unnamed error']} errors of an unplanned kind. Most memory: "
@@ -224,7 +220,7 @@ def describe_kills(result: dict[str, Any]) -> str:
     ]
     header = ["command", "kills", "Ctrl-C", "rows lost", "rows twice", "outputs with other bytes", "files left behind"]
     return (
-        format_markdown_table(header, rows)
+        build_table(header, rows)
         + f"\n\nEach was killed at random moments and started again until it ended, and compared with a run in peace. "
         f"Made by `{result['command']}`."
     )
@@ -236,7 +232,7 @@ def describe_leaks(result: dict[str, Any]) -> str:
     rows = [list(map("{:,}".format, map(int, marks))), [f"{value:,.0f} MB" for value in marks.values()]]
     header = ["songs", *rows[0]]
     return (
-        format_markdown_table(header, [["resident memory", *rows[1]]])
+        build_table(header, [["resident memory", *rows[1]]])
         + f"\n\n{result['songs']:,} songs of half a second to five, of all lengths, {result['broken_songs']} of them "
         f"broken, through {result['model']}. Made by `{result['command']}`."
     )
@@ -255,7 +251,7 @@ def describe_cold_start(result: dict[str, Any]) -> str:
         for name, words in names.items()
     ]
     return (
-        format_markdown_table(["whole process / `import transformers, torch`", "wall", "CPU"], rows)
+        build_table(["whole process / `import transformers, torch`", "wall", "CPU"], rows)
         + f"\n\napex-tiny on the CPU; {result['clip']}; medians of {result['num_rounds']} rounds; torch "
         f"{result['versions']['torch']}, transformers {result['versions']['transformers']}. Made by "
         f"`{result['command']}`."
@@ -289,7 +285,7 @@ def describe_engines(result: dict[str, Any]) -> str:
     header += ["change of popularity (0 to 100)", "change of aesthetics (1 to 5)"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return (
-        format_markdown_table(header, rows)
+        build_table(header, rows)
         + f"\n\nTimes and errors: {result['full_size']['model']}, one thread, least of {result['num_rounds']} rounds "
         f"in one run (load average {result['load_average']:.0f}), {result['hardware']}; {versions}. On random weights "
         f"the error says what the arithmetic does, not what a song would show. Changes: the largest of any score of "
@@ -314,7 +310,7 @@ def describe_gpu(result: dict[str, Any]) -> str:
         for path in result["paths"]
     ]
     header = ["precision", "songs of 3 minutes a second", "share of the peak rate", "error against float32 on a CPU"]
-    return format_markdown_table(header, rows) + f"\n\n{result['hardware']}, {result['model']}; `{result['command']}`."
+    return build_table(header, rows) + f"\n\n{result['hardware']}, {result['model']}; `{result['command']}`."
 
 
 def describe_embed_processes(result: dict[str, Any]) -> str:
@@ -331,7 +327,7 @@ def describe_embed_processes(result: dict[str, Any]) -> str:
     header = ["model", "one thread, s", "two threads", "two processes", "CPU time, two threads", "two processes"]
     songs = "; ".join(f"{model['songs']} of noise for {name}" for name, model in result["models"].items())
     return (
-        format_markdown_table(header, rows)
+        build_table(header, rows)
         + f"\n\nTimes faster than one process of one thread, and times its CPU time; {result['num_cores']} cores, the "
         f"least of {result['num_rounds']} rounds, load average {result['load_before']:.1f} at the start; {songs}. One "
         "process decodes in a thread beside the encoder, so behind a small encoder a second core was already in part "
@@ -359,7 +355,7 @@ def describe_models(result: dict[str, Any]) -> str:
         f"{name}, {songs}" for songs in ("new artists", "unseen generators") for name in ("Spearman", "MAE", "F1")
     ]
     header = ["model", *names, "parameters", "CPU s / song"]
-    parts = [format_markdown_table(header, rows), describe_leaking_features(result), describe_fusion(result)]
+    parts = [build_table(header, rows), describe_leaking_features(result), describe_fusion(result)]
     return "\n\n".join(parts)
 
 
@@ -403,7 +399,7 @@ def describe_fusion(result: dict[str, Any]) -> str:
         f"on {num_tiny:,} other synthetic songs with aesthetic labels, which no other model had. Seconds are of one "
         f"thread, from encoded audio to report. `{result['command']}`."
     )
-    return format_markdown_table(header, rows) + "\n\n" + text
+    return build_table(header, rows) + "\n\n" + text
 
 
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {

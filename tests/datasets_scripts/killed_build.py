@@ -38,8 +38,10 @@ def build_until_killed(arguments: Sequence[str], moment: str, call_number: int) 
     sys.exit(build.main(arguments))
 
 
-def read_folder(folder: Path, is_read: Callable[[Path], bool] = lambda path: True) -> dict[str, bytes]:
-    """Read all files of a folder by relative path."""
+def read_folder(
+    folder: Path, is_read: Callable[[Path], bool] = lambda path: path.name != parquet_folder.LEDGER_NAME
+) -> dict[str, bytes]:
+    """Read all files of a folder by relative path, but for what a build notes of the places of its sources."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -69,6 +69,7 @@ def test_audio_from_a_table_becomes_a_file(tmp_path):
     path = spool_audio({"bytes": b"RIFF", "path": "x/y.wav"}, tmp_path / "spool", "key")
     assert path == tmp_path / "spool" / "key.wav"
     assert path.read_bytes() == b"RIFF"
+    assert spool_audio({"bytes": b"RIFX", "path": "x/y.wav"}, tmp_path / "spool", "key").read_bytes() == b"RIFX"
     assert spool_audio({"bytes": None, "path": str(path)}, tmp_path, "key") == path
     assert spool_audio({"bytes": None, "path": None}, tmp_path, "key") is None
 

@@ -17,8 +17,8 @@ from killed_build import build_until_killed, read_folder
 from source_trees import make_suno_row, save_json_lines
 
 import datasets_scripts
-from datasets_scripts.build import build_parser, main, parse_columns
-from datasets_scripts.hub_upload import push_folder_to_hub, push_world_to_hub
+from datasets_scripts.build import main
+from datasets_scripts.build_arguments import build_parser, parse_columns
 from modeling_apex.storage.output_lock import OutputLock
 
 from full_disks import fill_disk
@@ -311,76 +311,6 @@ def test_the_missing_extra_is_named(monkeypatch):
 
 def test_columns_are_read_from_choices():
     assert parse_columns(["a=b|c.d", "udio:x=y=z"]) == {"a": "b|c.d", "udio:x": "y=z"}
-
-
-class RecordingApi:
-    """Stands in for `huggingface_hub.HfApi` and remembers what it was asked."""
-
-    def __init__(self):
-        self.calls = []
-
-    def create_repo(self, repo_id, **options):
-        self.calls.append(("create_repo", repo_id, options))
-        return f"https://hub.invalid/datasets/{repo_id}"
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload_folder", options))
-
-
-def test_a_finished_folder_is_published(training_folder):
-    api = RecordingApi()
-    assert push_folder_to_hub(training_folder, "me/songs", api=api) == "https://hub.invalid/datasets/me/songs"
-    create, upload = api.calls
-    assert create == ("create_repo", "me/songs", {"repo_type": "dataset", "private": True, "exist_ok": True})
-    assert upload[1]["folder_path"] == training_folder
-    assert upload[1]["repo_id"] == "me/songs"
-    assert upload[1]["repo_type"] == "dataset"
-
-
-def test_the_command_publishes_what_it_built(suno_tree, tmp_path, monkeypatch, capsys):
-    import huggingface_hub
-
-    api = RecordingApi()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
-    arguments = training_arguments(suno_tree, tmp_path / "out", "--push-to-hub", "me/songs", "--public")
-    assert main(arguments) == 0
-    assert "Published as https://hub.invalid/datasets/me/songs" in capsys.readouterr().out
-    assert api.calls[0][2]["private"] is False
-
-
-def test_a_broken_line_to_the_hub_is_one_sentence(training_folder):
-    class BrokenApi(RecordingApi):
-        def upload_folder(self, **options):
-            raise OSError("the line broke")
-
-    with pytest.raises(OSError, match=r"me/songs: publishing failed: the line broke .*give the same command again"):
-        push_folder_to_hub(training_folder, "me/songs", api=BrokenApi())
-
-
-def test_a_synthetic_world_is_published_and_called_synthetic(tmp_path, monkeypatch, capsys):
-    import huggingface_hub
-
-    api = RecordingApi()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
-    folder = tmp_path / "world"
-    words = ["--layout", "training", "--num-songs", "2", "--seconds", "6", "--num-processes", "1"]
-    assert main(["synthetic", *words, "--output", str(folder), "--push-to-hub", "me/world"]) == 0
-    assert "Published as https://hub.invalid/datasets/me/world" in capsys.readouterr().out
-    assert api.calls[0][2]["private"] is True
-    assert api.calls[1][1]["folder_path"] == folder
-    card = (folder / "README.md").read_text()
-    assert "- synthetic" in card
-    assert '"num_songs": 2' in card
-    with pytest.raises(FileNotFoundError, match=r"No world\.json in .*: this is not a synthetic world"):
-        push_world_to_hub(tmp_path / "nothing", "me/world", api=api)
-
-
-def test_what_cannot_be_published_is_refused(suno_tree, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No manifest\.json in .*: finish the build"):
-        push_folder_to_hub(tmp_path, "me/songs", api=RecordingApi())
-    assert main(training_arguments(suno_tree, tmp_path / "out", "--no-embed-audio")) == 0
-    with pytest.raises(ValueError, match="hold paths of this machine in place of audio"):
-        push_folder_to_hub(tmp_path / "out", "me/songs", api=RecordingApi())
 
 
 def test_nothing_to_write_is_an_error(tmp_path, capsys):

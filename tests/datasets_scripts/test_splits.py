@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets_scripts import disk_columns
 from datasets_scripts.splits import (
     LEFT_OUT,
     NO_KEY,
     SPLIT_NAMES,
     SplitLeakageError,
+    _compute_uniform,
     build_splits,
     check_split_leakage,
     compute_key,
@@ -122,28 +122,37 @@ def test_quotas_leave_a_split_without_a_share_empty():
     assert np.bincount(np.asarray(codes)).tolist() == [40, 10]
 
 
-@given(songs, seeds, st.integers(1, 9))
+@given(songs, seeds)
 @settings(max_examples=50, deadline=None)
-def test_splits_do_not_depend_on_how_many_songs_are_in_memory_at_once(table, seed, num_rows):
+def test_splits_are_those_of_a_plain_restatement(table, seed):
     creators, linked = build_keys(table)
     platforms = np.array([row[1] % 3 for row in table])
     percentiles = np.random.default_rng(seed).uniform(0, 100, len(table))
+    members = {key: np.flatnonzero(creators == key).tolist() for key in sorted(set(creators.tolist()))}
+    uniform = dict(zip(creators.tolist(), _compute_uniform(creators, seed).tolist(), strict=True))
 
-    def split():
-        codes = compute_quota_codes(creators, platforms, percentiles, seed=seed, ratios=(50, 30, 20))
-        assignment = build_splits(codes, linked)
-        balance = compute_split_balance(assignment.split_codes, platforms, percentiles)
-        return codes[:].tolist(), assignment.split_codes[:].tolist(), assignment.num_left_out, balance
+    def find_place(key):
+        mean = sum(percentiles[row] for row in members[key]) / len(members[key])
+        return platforms[members[key][0]], min(int(mean * 5 // 100), 4), uniform[key]
 
-    at_once = split()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk_columns, "ROWS_PER_CHUNK", num_rows)
-        patch.setattr(disk_columns, "MAX_MERGED_RUNS", 2)
-        assert split() == at_once
+    wanted, num_assigned = np.zeros(len(table), dtype=np.int8), np.zeros(3)
+    for key in sorted(members, key=find_place):
+        shares = np.array([0.5, 0.3, 0.2]) * (num_assigned.sum() + len(members[key]))
+        code = int(np.argmax(shares - num_assigned))
+        wanted[members[key]], num_assigned[code] = code, num_assigned[code] + len(members[key])
+    codes = compute_quota_codes(creators, platforms, percentiles, seed=seed, ratios=(50, 30, 20))
+    assert codes.tolist() == wanted.tolist()
+    left_out = dict.fromkeys(linked, 0)
+    for later in (1, 2):
+        for name, keys in linked.items():
+            earlier = {int(keys[row]) for row in range(len(table)) if 0 <= wanted[row] < later} - {NO_KEY}
+            leaking = [row for row in range(len(table)) if wanted[row] == later and int(keys[row]) in earlier]
+            wanted[leaking], left_out[name] = LEFT_OUT, left_out[name] + len(leaking)
+    assignment = build_splits(codes, linked)
+    assert (assignment.split_codes.tolist(), assignment.num_left_out) == (wanted.tolist(), left_out)
 
 
-def test_leakage_is_found_across_chunks(monkeypatch):
-    monkeypatch.setattr(disk_columns, "ROWS_PER_CHUNK", 2)
+def test_leakage_is_found_between_the_last_of_many():
     keys = {"prompt": np.array([9, 5, 5, 5], dtype=np.uint64)}
     with pytest.raises(SplitLeakageError, match=r"2 \(train\) and 3 \(test\) share one prompt"):
         check_split_leakage(np.array([0, 0, 0, 2], dtype=np.int8), keys)

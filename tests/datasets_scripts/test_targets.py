@@ -1,17 +1,12 @@
 """Popularity targets: hand-worked cases, then properties that hold for any counts."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from datasets_scripts import disk_columns
 from datasets_scripts.targets import (
-    compute_percentile_column,
     compute_percentile_ranks,
     compute_popularity_scores,
     compute_popularity_targets,
@@ -96,30 +91,3 @@ def test_no_songs_have_no_percentiles():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=60), st.integers(1, 9))
-@settings(max_examples=50, deadline=None)
-def test_percentiles_of_a_column_are_those_of_an_array(songs, num_rows):
-    platforms, counts = np.array(songs).T
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk_columns, "ROWS_PER_CHUNK", num_rows)
-        percentiles = compute_percentile_column(counts, platforms)[:]
-    assert percentiles.tolist() == compute_percentile_ranks(counts, platforms).tolist()
-
-
-def test_a_column_of_percentiles_leaves_no_file_outside_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A build's folder is where there is room; the system's folder for temporary files may be small or in memory.
-    folder = tmp_path / "columns"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # writing there would fail
-    percentiles = compute_percentile_column(np.array([3, 0, 3, 10, 1]), np.zeros(5, np.int64), folder)
-    assert percentiles[:].tolist() == [60.0, 10.0, 60.0, 90.0, 30.0]
-    assert percentiles[:].dtype == np.float64
-    assert [path.parent for path in tmp_path.rglob("column-*")] == [folder]
-
-
-def test_percentiles_need_no_folder() -> None:
-    assert compute_percentile_column(np.array([1, 2]), np.zeros(2, np.int64))[:].tolist() == [25.0, 75.0]

@@ -75,10 +75,12 @@ class LoopbackHub:
     def get_repository(self, repo_id: str, repo_type: str = "model") -> Repository:
         return self.repositories[repo_type, repo_id]
 
-    def add_repository(self, repo_id: str, files: dict[str, bytes], *, is_private: bool = False) -> Repository:
+    def add_repository(
+        self, repo_id: str, files: dict[str, bytes], *, is_private: bool = False, repo_type: str = "model"
+    ) -> Repository:
         repository = Repository(is_private)
         repository.add_commit("main", {".gitattributes": b"*.safetensors filter=lfs\n", **files}, "initial commit")
-        self.repositories["model", repo_id] = repository
+        self.repositories[repo_type, repo_id] = repository
         return repository
 
     def count(self, method: str, pattern: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
+from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, UploadTarget, read_repository
 from hub_card.publish import build_parser, main, publish, publish_staged
 from modeling_apex.checkpoints.export import INFERENCE_FILES
 from modeling_apex.checkpoints.verification import verify_model
@@ -115,7 +115,7 @@ def test_private_repository(run: Publish, hub: LoopbackHub, monkeypatch: pytest.
 
 def test_private_is_refused_for_a_public_repository(run: Publish, hub: LoopbackHub) -> None:
     run()
-    with pytest.raises(PublishError, match="tester/apex is public, and --private was asked for"):
+    with pytest.raises(PublishError, match="tester/apex is public, and a private repository was asked for"):
         run("--private")
 
 
@@ -238,9 +238,8 @@ def test_a_space_is_published_the_same_way(api: HfApi, hub: LoopbackHub) -> None
         (folder / "app.py").write_text("import demo\n")
         (folder / "README.md").write_text("---\nsdk: gradio\n---\n\n# Demo\n")
 
-    publish_staged(
-        stage, "tester/demo", repo_type="space", space_sdk="gradio", message="Deploy", api=api, say=lambda line: None
-    )
+    target = UploadTarget("tester/demo", repo_type="space", space_sdk="gradio")
+    publish_staged(stage, target, message="Deploy", api=api, say=lambda line: None)
     assert set(hub.get_files("tester/demo", "space")) == {".gitattributes", "README.md", "app.py", "demo/__init__.py"}
 
 
@@ -249,8 +248,9 @@ def test_a_card_that_the_hub_refuses_is_named(api: HfApi, hub: LoopbackHub) -> N
         folder.mkdir()
         (folder / "README.md").write_text("no front matter at all\n")
 
+    target = UploadTarget("tester/demo", repo_type="space", space_sdk="gradio")
     with pytest.raises(PublishError, match=r"the Hub refuses the card: Invalid metadata .* Nothing was committed"):
-        publish_staged(stage, "tester/demo", repo_type="space", space_sdk="gradio", message="Deploy", api=api)
+        publish_staged(stage, target, message="Deploy", api=api)
     assert set(hub.get_files("tester/demo", "space")) == {".gitattributes"}
 
 
