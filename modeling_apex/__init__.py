@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from modeling_apex.inference.report_apex import flatten_reports, format_csv
     from modeling_apex.loading import load_pipeline
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC_NAMES = {
     "ApexConfig": "inference.configuration_apex",
