@@ -82,9 +82,9 @@ def load_pipeline(
             f"`hf download {model}` once while connected, or pass a folder."
         ) from error
     if not is_default or scorer.model.device.type == "cuda":
-        from modeling_apex.engines.build import build_engine
+        from modeling_apex.engines.choice import choose_encoder
 
-        scorer.model.encoder_engine = build_engine(
+        scorer.model.encoder_engine = choose_encoder(
             scorer.model, engine, precision, compile=compile, require_validation=require_validation
         )
     return scorer

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import HubertConfig
 
-from modeling_apex.inference.configuration_apex import PREDICTION_LEVELS, ApexConfig
+from modeling_apex.checkpoints.published import PublishedWeights, infer_head_config, read_encoder, read_heads
+from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.inference.configuration_fields_apex import PREDICTION_LEVELS
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.modeling_apex import ApexModel
-from modeling_apex.inference.published_apex import PublishedWeights, infer_head_config, read_encoder, read_heads
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.storage.output_folder import write_new_folder
 

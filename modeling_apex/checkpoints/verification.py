@@ -25,7 +25,7 @@ from modeling_apex.checkpoints.hub_files import (
     list_hub_files,
     load_checksums,
 )
-from modeling_apex.inference.published_apex import ENCODER_MODEL_TYPES, read_encoder, read_heads
+from modeling_apex.checkpoints.published import ENCODER_MODEL_TYPES, read_encoder, read_heads
 from modeling_apex.loading import find_model_class, load_model, load_pipeline
 from modeling_apex.registration import EMBEDDED_MODEL
 

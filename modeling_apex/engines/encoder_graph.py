@@ -372,7 +372,7 @@ def name_graph(folder: Path, engine: str, precision: str) -> Path:
 
 
 def open_graph(path: Path, engine: str, precision: str) -> EncoderEngine:
-    """Open an exported graph, as it is; `build_engine` is the door that also checks it."""
+    """Open an exported graph, as it is; `choose_encoder` is the door that also checks it."""
     return OnnxEngine(path, precision) if engine == "onnx" else OpenVinoEngine(path, precision)
 
 
@@ -391,7 +391,7 @@ def read_config(folder: Path) -> ApexConfig:
 
 def load_exported_model(folder: str | os.PathLike) -> ApexModel:
     """
-    Load layer mix and heads of an engine folder; its encoder is the graph, which `build_engine` opens.
+    Load layer mix and heads of an engine folder; its encoder is the graph, which `choose_encoder` opens.
 
     Args:
         folder (`str` or `os.PathLike`):

@@ -8,7 +8,7 @@ What differs from transformers' `HubertModel`, which stays the reference (`pool_
 - the positional convolution, 128 frames wide, is a product in the frequency domain;
 - query, key and value come from one product, and attention works a few queries of one head at a time, so that their
   logits stay in cache;
-- weights are packed once (`packed_linear_apex`);
+- weights are packed once (`packed_linear`);
 - the chosen layers are averaged as they pass;
 - of the zeros that pad the last segment, one frame is computed and counted as many times as it occurs. All frames that
   see nothing but the padding are the same vector, and away from the edges they stay the same through every layer, so
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .mapped_weights_apex import page_out, trim_heap
-from .packed_linear_apex import build_linear
-from .worker_threads_apex import map_in_workers
+from modeling_apex.engines.mapped_weights import page_out, trim_heap
+from modeling_apex.engines.packed_linear import build_linear
+from modeling_apex.inference.worker_threads_apex import map_in_workers
 
 # Output frames of the front end computed at a time, queries of attention, and rows of the feed-forward layer: the
 # largest whose intermediate results stay in the cache of one core.

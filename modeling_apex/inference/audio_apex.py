@@ -15,7 +15,7 @@ import numpy as np
 
 from .audio_limits_apex import AudioError, AudioLimits, check_rate
 from .decoding_apex import AudioStream, open_audio
-from .resampling_apex import RESAMPLERS, StreamingResampler, resample
+from .resampling_apex import RESAMPLERS, StreamingResampler
 
 __all__ = [
     "RESAMPLERS",
@@ -27,7 +27,6 @@ __all__ = [
     "StreamingResampler",
     "load_audio",
     "open_audio",
-    "resample",
     "split_segments",
     "stream_segments",
 ]

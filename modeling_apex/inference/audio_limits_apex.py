@@ -14,6 +14,10 @@ from typing import Any
 
 import numpy as np
 
+# The code beside a checkpoint does the plain work; the rest is in the package, which is on no index.
+INSTALL_PACKAGE = "install it with `pip install .` in a clone of its repository."
+MAX_SEGMENT_SAMPLES = 2**25
+"""Longest segment, in samples: 23 minutes at 24 kHz."""
 GRACE_SAMPLES = 2**24
 """Samples that are decoded before an unlikely compression counts: 6 minutes at 44.1 kHz."""
 

@@ -13,14 +13,8 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .audio_apex import load_audio, split_segments
-
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .audio_limits_apex import AudioError
-from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES
-from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
-from .download_apex import download  # noqa: F401
+from .audio_limits_apex import MAX_SEGMENT_SAMPLES, AudioError
 from .normalization_apex import normalize_segments
-from .resampling_apex import RESAMPLERS  # noqa: F401
 
 __all__ = ["ApexFeatureExtractor", "normalize_segments"]
 

@@ -22,20 +22,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .checkpoint_limits_apex import MAX_WIDTH  # noqa: F401
-from .configuration_apex import NUM_QUANTILES  # noqa: F401
-from .configuration_fields_apex import ApexFields  # noqa: F401
 from .configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
-from .heads_apex import FUSION_HEADS  # noqa: F401
-from .mapped_weights_apex import page_out  # noqa: F401
 from .modeling_apex import ApexPreTrainedModel, compute_masked_squared_error
-from .packed_encoder_apex import PackedEncoder  # noqa: F401
-from .packed_linear_apex import build_linear  # noqa: F401
-from .published_apex import read_heads  # noqa: F401
 from .score_heads_apex import gather_segments, place_rows
-from .track_features_apex import encode_features  # noqa: F401
-from .worker_threads_apex import count_workers  # noqa: F401
 
 CHANNELS_PER_GROUP = 8  # of group norm
 # The mel scale as Slaney's Auditory Toolbox draws it: linear below 1 kHz, logarithmic above.

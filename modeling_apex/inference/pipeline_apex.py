@@ -6,29 +6,16 @@ What comes in is a path, URL, bytes, file object, array or dataset value, one or
 so memory depends on neither the length of a song nor the number of songs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import IterableDataset
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .audio_apex import stream_segments  # noqa: F401
-from .audio_limits_apex import AudioLimits  # noqa: F401
-from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES  # noqa: F401
-from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
-from .download_apex import download  # noqa: F401
 from .feature_extraction_apex import ApexFeatureExtractor
-from .heads_apex import DEFAULT_HEADS  # noqa: F401
-from .normalization_apex import normalize_segments  # noqa: F401
-from .read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
-from .report_apex import build_report  # noqa: F401
-from .resampling_apex import RESAMPLERS  # noqa: F401
 from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
-from .track_features_apex import is_missing  # noqa: F401
-from .worker_threads_apex import count_workers
 
 __all__ = ["ON_ERROR", "SONG_ERRORS", "ApexPopularityPipeline", "describe_model"]
 
@@ -88,7 +75,9 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    modelcard = None  # transformers 5.0 reads it on saving, and sets it nowhere
+    # In the installed package: what makes segments in a thread of its own, and how many at once suit a CPU.
+    read_ahead: ClassVar[Callable[[Any, int], Any] | None] = None
+    count_workers: ClassVar[Callable[[], int] | None] = None
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any):
         if feature_extractor is None:
@@ -123,16 +112,16 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
         """Return the iterator over reports that transformers builds, with a thread between decoding and the model."""
         options = dict(preprocess_params)
         read_ahead = options.pop("read_ahead", getattr(inputs, "may_read_ahead", True))
+        read_ahead = read_ahead and type(self).read_ahead is not None
         if batch_size == AS_SUITS:
-            batch_size = count_workers() if read_ahead and self.device.type == "cpu" else 1
+            count = type(self).count_workers if read_ahead and self.device.type == "cpu" else None
+            batch_size = 1 if count is None else count()
         reports = super().get_iterator(inputs, num_workers, batch_size, options, forward_params, postprocess_params)
         # Reports are made of what the model makes of what a loader loads; worker processes already read ahead.
         from_model: Any = getattr(reports, "loader", None)
         if not read_ahead or num_workers > 0 or not hasattr(from_model, "loader"):
             return reports
-        batches = ReadAhead(from_model.loader, max(1, SEGMENTS_AHEAD // batch_size))
-        from_model.loader = batches
-        return ClosingIterator(reports, batches)
+        return type(self).read_ahead(reports, batch_size)  # type: ignore[misc]
 
 
 class _SongStream(IterableDataset[Any]):

@@ -91,6 +91,13 @@ class ClosingIterator:
             raise
 
 
+def read_ahead(reports: Any, batch_size: int) -> ClosingIterator:
+    """Put a thread between the loader that reports are made from and the model; `registration` hangs this in."""
+    batches = ReadAhead(reports.loader.loader, max(1, SEGMENTS_AHEAD // batch_size))
+    reports.loader.loader = batches
+    return ClosingIterator(reports, batches)
+
+
 class _Reader:
     """One iteration. The thread knows the buffer and not the reader, so a reader that nobody holds can be dropped."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .audio_limits_apex import check_rate, import_optional
-from .decoding_apex import BLOCK_NUM_SAMPLES
+from .decoders_apex import BLOCK_NUM_SAMPLES
 
 RESAMPLERS = ("sinc", "soxr")
 ORDINARY_PERIOD = 1000
@@ -99,7 +99,7 @@ class StreamingResampler:
     """
     Resample a song block by block.
 
-    What `push` returns over all blocks, with `finish` at the end, is what `resample` returns for the whole song, up
+    What `push` returns over all blocks, with `finish` at the end, does not depend on how a song is cut into blocks, up
     to float32 rounding.
 
     Args:
@@ -206,36 +206,3 @@ class StreamingResampler:
         self._num_pending = len(self._pending[0])
         self._num_returned += len(resampled)
         return resampled
-
-
-def resample(waveform: np.ndarray, original_rate: int, target_rate: int, *, method: str = "sinc") -> np.ndarray:
-    """
-    Resample a whole waveform.
-
-    Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`):
-            Mono audio at the original rate, float32.
-        original_rate (`int`):
-            Its rate, in hertz.
-        target_rate (`int`):
-            The wanted rate, in hertz.
-        method (`str`, defaults to `"sinc"`):
-            `"sinc"` or `"soxr"`; see `StreamingResampler`.
-
-    Returns:
-        `np.ndarray` of shape `(num_resampled,)`: Mono audio at the target rate, float32. With `"sinc"`,
-        `num_resampled` is `num_samples * target_rate / original_rate`, rounded up.
-
-    Raises:
-        `ValueError`: If the waveform is not one-dimensional, a rate is not a positive whole number, or the method is
-            unknown.
-    """
-    waveform = np.asarray(waveform, np.float32)
-    if waveform.ndim != 1:
-        raise ValueError(f"`waveform` must be one-dimensional mono audio, got the shape {waveform.shape}.")
-    resampler = StreamingResampler(original_rate, target_rate, method=method)
-    if method == "soxr" and resampler.original_rate != resampler.target_rate:
-        soxr = import_optional("soxr", "soxr")
-        resampled: np.ndarray = soxr.resample(waveform, resampler.original_rate, resampler.target_rate, quality="HQ")
-        return resampled
-    return np.concatenate([resampler.push(waveform), resampler.finish()])

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .worker_threads_apex import count_workers
-
 
 class LinearBlock(nn.Module):
     """Linear, batch norm, GELU, dropout: the unit that trunk and branches are made of."""
@@ -76,8 +74,8 @@ class ScoreHeads:
     """
 
     config: Any
-    # How many segments the encoder gets at once: by default one for each worker of a CPU, 8 on an accelerator. Set it
-    # on the model; it changes memory and speed, never scores.
+    # How many segments the encoder gets at once: by default all on a CPU, where it sees to it that few are in the
+    # making, and 8 on an accelerator. Set it on the model; it changes memory and speed, never scores.
     segments_per_pass: int | None = None
     aggregator: nn.Conv1d
     shared: nn.Sequential
@@ -110,7 +108,7 @@ class ScoreHeads:
             `FloatingPointError`: If the encoder yields NaN or infinity.
         """
         is_frozen, is_on_cpu = self.config.freeze_encoder, input_values.device.type == "cpu"
-        group = self.segments_per_pass or (count_workers() if is_on_cpu else 8)
+        group = self.segments_per_pass or (len(input_values) if is_on_cpu else 8)
         embeddings = []
         for segments in input_values.split(group):  # (n, T)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):

@@ -6,6 +6,7 @@ the embeddings of a song become its report. [`SongScoring`] holds these steps: `
 pipeline of transformers, which batches items across songs, and the command line without one where it can.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,7 @@ import torch
 from .audio_apex import stream_segments
 from .audio_limits_apex import AudioLimits
 from .normalization_apex import normalize_segments
-from .report_apex import build_error_report, build_report
-from .track_features_apex import is_missing
+from .song_report_apex import build_error_report, build_report
 
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
@@ -224,7 +224,7 @@ def describe_features(row: list[float], config: Any) -> dict[str, list[str]]:
     Returns:
         `dict[str, list[str]]`: names under `given`, `missing`, and `leaking` (those given that leak the target).
     """
-    given = [name for name, value in zip(config.feature_names, row, strict=True) if not is_missing(value)]
+    given = [name for name, value in zip(config.feature_names, row, strict=True) if not math.isnan(value)]
     return {
         "given": given,
         "missing": [name for name in config.feature_names if name not in given],

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig, HubertConfig
 
 from modeling_apex import ApexConfig
-from modeling_apex.inference.configuration_apex import OWN_FIELDS
+from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 from published_layout import MERT_95M
@@ -133,7 +133,7 @@ def test_wrong_fields_are_refused(fields: dict, error: type[Exception], message:
 def test_own_fields_are_all_that_is_stored(tmp_path: Path) -> None:
     ApexConfig().save_pretrained(tmp_path)
     stored = set(json.loads((tmp_path / "config.json").read_text()))
-    assert stored - {"model_type", "transformers_version", "architectures", "dtype"} <= set(OWN_FIELDS)
+    assert stored - {"model_type", "transformers_version", "architectures", "dtype"} <= set(list_fields(ApexFields))
 
 
 def test_hubert_config_object_is_taken_as_it_is() -> None:

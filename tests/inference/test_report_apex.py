@@ -8,9 +8,6 @@ import pytest
 
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
 from modeling_apex.inference.report_apex import (
-    build_error_report,
-    build_report,
-    compute_percentile,
     escape_controls,
     flatten_reports,
     format_csv,
@@ -19,6 +16,7 @@ from modeling_apex.inference.report_apex import (
     format_report,
     format_table,
 )
+from modeling_apex.inference.song_report_apex import build_error_report, build_report, compute_percentile
 
 SCORES = [50.0, 11.6, 3.0, 3.5, 2.25, 4.0, 1.5]
 

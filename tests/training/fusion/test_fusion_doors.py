@@ -13,7 +13,7 @@ from test_export import run_elsewhere
 from transformers import pipeline
 
 from modeling_apex import ApexModel, SpectrogramFusionModel, flatten_reports, load_audio, load_pipeline, rank_reports
-from modeling_apex.checkpoints.export import INFERENCE_FILES, build_short_card, export_model
+from modeling_apex.checkpoints.export import build_short_card, export_model, list_code
 from modeling_apex.cli import main
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
@@ -146,7 +146,13 @@ def test_export_runs_as_remote_code_without_the_package(song_file: SongFile, tmp
     model = build_fusion_model()
     folder = export_model(model, tmp_path / "exported")
     names = {path.name for path in folder.iterdir()}
-    assert names == {*INFERENCE_FILES, "config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert names == {
+        *(path.name for path in list_code("spectrogram-fusion")),
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+    }
     song = song_file("song.wav", 0.35, 44_100, num_channels=2)
     program = """
 import json, sys
