@@ -5,7 +5,6 @@ Where a model was not exported beforehand, its graph is written once into the ca
 and found there again by the fingerprint of the model; the records of `validation` lie beside it.
 """
 
-import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ from modeling_apex.engines.encoder_graph import (
     read_engine_facts,
 )
 from modeling_apex.engines.model_hashes import compute_fingerprint
-from modeling_apex.engines.packed_encoder import PackedEncoderCache
+from modeling_apex.engines.packed_cache import PackedEncoderCache
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 from modeling_apex.engines.validation import build_record_key, find_record, require_record, save_record
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
@@ -74,14 +73,13 @@ def choose_encoder(
         `RuntimeError`: If a float32 engine differs from torch by more than rounding.
     """
     check_engine(engine, precision, compile=compile)
-    is_default = engine == "torch" and precision == "float32" and not compile
+    if engine == "torch" and precision == "float32" and not compile:
+        return _choose_default(model)
     exported = get_exported_folder(model)
     if exported is not None and read_engine_facts(exported)["engine"] != engine:
         raise ValueError(
             f"{exported}: is an export for the engine {read_engine_facts(exported)['engine']}, not {engine}."
         )
-    if exported is None and is_default:
-        return _choose_default(model)
     if exported is None:
         _refuse_unfit_model(model, engine, precision)
     return _build_engine(model, exported, engine, precision, compile, require_validation)
@@ -96,7 +94,7 @@ def _choose_default(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor] 
     # In the model, so that it lives as long; a copied model starts with an empty one.
     cache: PackedEncoderCache = model.__dict__.setdefault("_packed_encoders", PackedEncoderCache())
     packed = cache.get(model.encoder)
-    return None if packed is None else functools.partial(packed, layer_indices=model.config.layer_indices)
+    return None if packed is None else lambda segments: packed(segments, model.config.layer_indices)
 
 
 def _build_engine(

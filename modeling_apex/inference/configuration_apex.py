@@ -45,23 +45,16 @@ class ApexConfig(ApexFields, PreTrainedConfig):
         layer_indices (`list[int]`, defaults to `[2, 5, 8, -1]`):
             Which entries of the encoder's hidden states are mixed. Entry 0 is the input of the first layer, so the
             default names layers 2, 5, 8 and 12 (the paper says 3, 6, 9, 12; the published weights need these).
-        sampling_rate (`int`, defaults to 24000):
-            Sampling rate of the encoder, in hertz.
-        segment_seconds (`float`, defaults to 30.0):
-            Length of a segment, in seconds.
-        shared_dims (`list[int]`, defaults to `[512, 256]`):
-            Widths of the trunk that all heads share.
-        branch_dims (`list[int]`, defaults to `[128, 64]`):
-            Widths of each head's own branch.
-        dropout_shared (`float`, defaults to 0.3):
-            Dropout probability in the trunk.
-        dropout_branch (`float`, defaults to 0.1):
-            Dropout probability in the branches.
+        sampling_rate (`int`, defaults to 24000): Sampling rate of the encoder, in hertz.
+        segment_seconds (`float`, defaults to 30.0): Length of a segment, in seconds.
+        shared_dims (`list[int]`, defaults to `[512, 256]`): Widths of the trunk that all heads share.
+        branch_dims (`list[int]`, defaults to `[128, 64]`): Widths of each head's own branch.
+        dropout_shared (`float`, defaults to 0.3): Dropout probability in the trunk.
+        dropout_branch (`float`, defaults to 0.1): Dropout probability in the branches.
         prediction_level (`str`, defaults to `"song"`):
             `"song"`: segment embeddings are averaged, then scored. `"segment"`: each segment is scored, then the
             scores are averaged (the two training modes of the paper).
-        freeze_encoder (`bool`, defaults to `True`):
-            Whether the encoder is kept out of training.
+        freeze_encoder (`bool`, defaults to `True`): Whether the encoder is kept out of training.
         popularity_exponent (`float`, defaults to `ln 0.5 / ln 0.8`):
             Exponent of the power transform between percentile and popularity score.
         percentile_tables (`dict[str, list[float]]`, *optional*):
@@ -71,8 +64,7 @@ class ApexConfig(ApexFields, PreTrainedConfig):
             Where the weights come from: source ids, hashes, training facts. Shown, never computed with.
         mert_model_name (`str`, *optional*):
             Only in the published layout, which does not store the encoder: the Hub id or folder that it is read from.
-        input_dim (`int`, *optional*):
-            Only in the published layout; must equal the encoder's hidden size.
+        input_dim (`int`, *optional*): Only in the published layout; must equal the encoder's hidden size.
 
     Raises:
         `TypeError`: If a field has the wrong type.
@@ -91,8 +83,8 @@ class ApexConfig(ApexFields, PreTrainedConfig):
                 )
             if published in fields:
                 fields[name] = fields.pop(published)
-        facts = {name: fields.pop(name) for name in PUBLISHED_FACTS if name in fields}
-        fields["provenance"] = {**facts, **(fields.get("provenance") or {})}
+        if facts := {name: fields.pop(name) for name in PUBLISHED_FACTS if name in fields}:
+            fields["provenance"] = {**facts, **(fields.get("provenance") or {})}
         is_complete = fields.get("mert_model_name") is None or fields.get("encoder_config") is not None
         fields["encoder_config"] = _build_encoder_config(fields.get("encoder_config"))
         others = set_fields(self, fields)

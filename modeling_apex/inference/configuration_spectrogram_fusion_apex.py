@@ -5,14 +5,14 @@ What comes in is a `config.json`; what leaves is a validated [`SpectrogramFusion
 that feature extractor, pipeline and report read of any model here (`heads`, `sampling_rate`, `hidden_size`, ...).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from .configuration_fields_apex import declare_field, set_fields
 from .heads_apex import FUSION_HEADS
-from .track_features_apex import encode_features
+from .track_features_apex import encode_features, is_missing
 
 BRANCHES = ("fused", "audio", "features")
 SPECTROGRAMS = ("log-mel", "log-stft")
@@ -164,6 +164,30 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
             `ValueError`: If a name is unknown, or a number is outside the range of its unit.
         """
         return encode_features(values, self.features)
+
+    def describe_features(self, row: Sequence[float]) -> tuple[dict[str, list[str]], list[str]]:
+        """
+        Say which track features a song came with.
+
+        Args:
+            row (`list[float]` of length `num_features`): What `encode_features` returned; NaN is a missing value.
+
+        Returns:
+            `tuple[dict[str, list[str]], list[str]]`: names under `given`, `missing`, and `leaking` (those given that
+            leak the target), and the warning that a song without any needs: what its scores are made of then.
+        """
+        given = [name for name, value in zip(self.feature_names, row, strict=True) if not is_missing(value)]
+        described = {
+            "given": given,
+            "missing": [name for name in self.feature_names if name not in given],
+            "leaking": [name for name in self.leaking_names if name in given],
+        }
+        if given:
+            return described, []
+        if self.has_audio:
+            return described, ["scored from the audio alone: no track features were given"]
+        notice = "no track features were given, and this model hears no audio: its scores say nothing about the song"
+        return described, [notice]
 
     def _validate_together(self) -> None:
         if self.branches == "audio" and self.features:

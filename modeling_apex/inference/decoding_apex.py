@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -43,29 +42,17 @@ ACCEPTED_SOURCES = (
 @dataclass
 class AudioStream:
     """
-    Hold an opened song: what it is, and its sound as an iterator of blocks.
+    An opened song: what it is, and its sound as an iterator of blocks.
 
     Usable as a context manager. Closes what was opened for it on `close`, and by itself once `blocks` is exhausted
     or fails.
-
-    Args:
-        name (`str`):
-            How messages call the song: a path, a URL, `"<bytes>"`, `"<array>"`, ...
-        sampling_rate (`int`):
-            Native sampling rate, in hertz.
-        num_channels (`int`):
-            Channels before the mix to mono.
-        blocks (`Iterator[np.ndarray]`):
-            Mono float32 blocks of shape `(num_samples,)` at the native rate, never empty, of bounded size.
-        warnings (`list[str]`):
-            What was odd about the song. Complete once `blocks` is exhausted.
     """
 
-    name: str
-    sampling_rate: int
-    num_channels: int
-    blocks: Iterator[np.ndarray]
-    warnings: list[str] = field(default_factory=list)
+    name: str  # how messages call the song: a path, a URL, "<bytes>", "<array>", ...
+    sampling_rate: int  # native, in hertz
+    num_channels: int  # before the mix to mono
+    blocks: Iterator[np.ndarray]  # mono float32 of shape (num_samples,) at the native rate, never empty, bounded
+    warnings: list[str] = field(default_factory=list)  # what was odd; complete once `blocks` is exhausted
     resources: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def close(self) -> None:
@@ -75,9 +62,7 @@ class AudioStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -92,8 +77,7 @@ def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLi
             `path`. File objects are read from their beginning.
         sampling_rate (`int`, *optional*):
             Rate of an array, in hertz. Encoded audio knows its own rate, which this must then equal.
-        limits (`AudioLimits`, *optional*):
-            What to refuse.
+        limits (`AudioLimits`, *optional*): What to refuse.
 
     Returns:
         `AudioStream`: The song, at its native rate. Close it, or read it to its end.

@@ -33,28 +33,13 @@ HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_down
 
 @dataclass
 class ApexOutput(ModelOutput):
-    """
-    Output of [`ApexModel`].
+    """Output of [`ApexModel`]: scores in native units, in the order of `config.heads`, and what they are made of."""
 
-    Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` are given):
-            Sum over the heads of the mean squared error, in squared native units; missing labels are left out.
-        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            Scores in native units, in the order of `config.heads`.
-        song_embedding (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-            Mean of the segment embeddings of each song.
-        segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
-            Embedding of each segment; zero where `segment_mask` is false.
-        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*, returned when
-            `output_segment_scores=True`):
-            Scores of each segment on its own; zero where `segment_mask` is false.
-    """
-
-    loss: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    song_embedding: torch.Tensor | None = None
-    segment_embeddings: torch.Tensor | None = None
-    segment_scores: torch.Tensor | None = None
+    loss: torch.Tensor | None = None  # (), where labels are given: see `compute_masked_squared_error`
+    scores: torch.Tensor | None = None  # (B, H)
+    song_embedding: torch.Tensor | None = None  # (B, D), the mean of the segment embeddings of each song
+    segment_embeddings: torch.Tensor | None = None  # (B, S, D), zero where `segment_mask` is false
+    segment_scores: torch.Tensor | None = None  # (B, S, H), of each segment on its own, where asked for
 
 
 def pool_hidden_states(encoder: HubertModel, input_values: torch.Tensor, layer_indices: Iterable[int]) -> torch.Tensor:
@@ -63,15 +48,12 @@ def pool_hidden_states(encoder: HubertModel, input_values: torch.Tensor, layer_i
 
     Equal to `encoder(input_values, output_hidden_states=True).hidden_states[i].mean(1)` for each `i`, without keeping
     the others. In an encoder with `do_stable_layer_norm` (MERT-v1-330M), the last entry is the output of the final
-    layer norm, `last_hidden_state`, as in every transformers release that MERT was published for; newer releases list
-    the state before that norm instead. Layer drop and time masking, which belong to the encoder's pre-training, do
-    not happen here.
+    layer norm, as it was where MERT was published; transformers now lists the state before that norm. Layer drop and
+    time masking, which belong to the encoder's pre-training, do not happen here.
 
     Args:
-        encoder (`HubertModel`):
-            The encoder.
-        input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-            Normalised segments.
+        encoder (`HubertModel`): The encoder.
+        input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`): Normalised segments.
         layer_indices (`Iterable[int]`):
             Entries of the hidden states; 0 is the input of the first layer, negative ones count from the end.
 
@@ -139,32 +121,18 @@ class ApexPreTrainedModel(PreTrainedModel):
         """
         Load a checkpoint; every weight must be there and every stored weight must have a place.
 
-        Takes all arguments of `PreTrainedModel.from_pretrained`, and the published `amaai-lab/apex` layout, whose
-        encoder is read from `config.mert_model_name`.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`):
-                A folder or a Hub id.
-            strict (`bool`, defaults to `True`):
-                Whether a missing, unexpected or misshapen weight is an error. `False` is for surgery only: what is
-                missing is then random.
+        Takes all arguments of `PreTrainedModel.from_pretrained` and, in the installed package, the published
+        `amaai-lab/apex` layout, whose encoder is read from `config.mert_model_name`. `strict=False` is for surgery
+        only: what is missing is then random.
 
         Raises:
             `RuntimeError`: If the checkpoint does not match the model.
             `ValueError`: If a weight file is damaged, or holds far more or less than its config describes.
-            `FileNotFoundError`: If there are no safetensors weights, or the published layout's encoder cannot be
-                reached.
+            `OSError`: If there are no safetensors weights, or the published layout's encoder cannot be reached.
         """
-        if config is None or isinstance(config, (str, bytes)):
-            hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            source = config or pretrained_model_name_or_path
-            config, kwargs = cls.config_class.from_pretrained(
-                source, return_unused_kwargs=True, **{**kwargs, **hub_options}
-            )
-            kwargs.update(hub_options)
-        name = str(pretrained_model_name_or_path)
+        name, source = str(pretrained_model_name_or_path), pretrained_model_name_or_path
+        config, kwargs = cls._load_config(source, config, kwargs)
         commit = _find_commit(name, kwargs)
-        source = pretrained_model_name_or_path
         if cls.open_checkpoint is not None:
             source, kwargs = cls.open_checkpoint(cls, source, config, kwargs, strict)
         elif getattr(config, "mert_model_name", None):
@@ -188,11 +156,8 @@ class ApexPreTrainedModel(PreTrainedModel):
                 f"published pickles; it is in the package apex-music: {INSTALL_PACKAGE}"
             ) from error
         model.config._name_or_path, model.config._commit_hash = name, commit
-        problems = {
-            kind: sorted(map(str, info[kind]))
-            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info.get(kind)
-        }
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        problems = {kind: sorted(map(str, info[kind])) for kind in kinds if info.get(kind)}
         if strict and problems:
             raise RuntimeError(
                 f"{name}: the checkpoint does not match {cls.__name__}: {problems}. Load it "
@@ -200,6 +165,15 @@ class ApexPreTrainedModel(PreTrainedModel):
             )
         model.apply_encoder_freeze()
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _load_config(cls, source: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the config, loaded if it is not yet, and the arguments that are left for the model."""
+        if config is not None and not isinstance(config, (str, bytes)):
+            return config, kwargs
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        config, kwargs = cls.config_class.from_pretrained(config or source, return_unused_kwargs=True, **kwargs)
+        return config, {**kwargs, **hub_options}
 
     def apply_encoder_freeze(self) -> None:
         """Keep the encoder's parameters in or out of training, as `config.freeze_encoder` says."""
@@ -210,8 +184,7 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
     Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch a score.
 
     Args:
-        config ([`ApexConfig`]):
-            The configuration; `config.heads` decides which scores there are and in which order.
+        config ([`ApexConfig`]): The configuration; `config.heads` decides which scores there are and in which order.
     """
 
     # What encodes segments `(n, T)` to pooled layers `(n, L, D)` instead of `encoder`, where no gradient is asked for.
@@ -245,13 +218,10 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
             encode = self.encoder_engine
             if encode is None and is_on_cpu and self.choose_encoder is not None:
                 encode = self.choose_encoder()
-            elif encode is None and is_on_cpu:
-                logger.warning_once(
-                    "the encoder of transformers runs; the package apex-music gives the same scores faster: "
-                    f"{INSTALL_PACKAGE}"
-                )
             if encode is not None:
                 return encode(segments)
+            if self.choose_encoder is None:
+                logger.warning_once(f"The package apex-music gives the same scores faster: {INSTALL_PACKAGE}")
         # One 30 s segment already fills a CPU's caches, and on this path nothing bounds what several would take.
         group = self.segments_per_pass or (1 if is_on_cpu else len(segments))
         pooled = [
@@ -283,10 +253,8 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
                 Stored embeddings, as in [`ApexOutput`].
             labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
                 Labels in native units; NaN where a label is missing.
-            output_segment_scores (`bool`, defaults to `False`):
-                Whether to score each segment on its own as well.
-            return_dict (`bool`, *optional*):
-                Whether to return an [`ApexOutput`] (the default) or a tuple.
+            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
+            return_dict (`bool`, *optional*): Whether to return an [`ApexOutput`] (the default) or a tuple.
 
         Raises:
             `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
@@ -302,16 +270,11 @@ class ApexModel(ScoreHeads, ApexPreTrainedModel):
 
 def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    Sum over the heads of the mean squared error, over the labels that are there.
+    Sum over the heads of the mean squared error, over the labels that are there: `()`.
 
     Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            Scores in native units.
-        labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            Labels in native units; NaN where a label is missing.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`): Scores in native units.
+        labels (`torch.FloatTensor` of the same shape): Labels in native units; NaN where a label is missing.
 
     Raises:
         `ValueError`: If the shapes differ.

@@ -156,6 +156,31 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
+    """
+    Say what the scores of a table mean: a legend.
+
+    Args:
+        reports (`Sequence[dict]`):
+            Reports of one model, at least one.
+
+    Returns:
+        `str`: the range of each group, or of its scores by name where they differ, and what `(pN)` is, if a score has
+        a percentile.
+    """
+    ranges, groups = reports[0]["ranges"], reports[0]["groups"]
+    names: dict[tuple[str, float, float], list[str]] = {}
+    for name, (minimum, maximum) in ranges.items():
+        names.setdefault((groups[name], minimum, maximum), []).append(name)
+    are_alike = len(names) == len(set(groups.values())) and "hit" not in groups.values()
+    words = [
+        f"{group if are_alike else ', '.join(heads)} from {minimum:g} to {maximum:g}"
+        for (group, minimum, maximum), heads in names.items()
+    ]
+    note = "; (pN) is a percentile" if any(report.get("percentiles") for report in reports) else ""
+    return f"ranges: {', '.join(words)}{note}"
+
+
 def format_score(score: float, maximum: float) -> str:
     """Return a score with as many digits as its range can bear: one for 0 to 100, two for 1 to 5."""
     return f"{score:.1f}" if maximum > 10 else f"{score:.2f}"

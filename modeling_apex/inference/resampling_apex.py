@@ -22,16 +22,11 @@ ORDINARY_PERIOD = 1000
 
 @dataclass(frozen=True)
 class _SincKernel:
-    """
-    Hold the filter for one pair of rates.
+    """The filter for two rates. A period is the shortest stretch over which their sampling grids meet again."""
 
-    A period is the shortest stretch over which the two sampling grids meet again: `num_in` samples come in and
-    `num_out` go out. The input must be preceded by `margin` zeros.
-    """
-
-    num_in: int
-    num_out: int
-    margin: int
+    num_in: int  # samples of a period that come in
+    num_out: int  # and that go out
+    margin: int  # zeros that must precede the input
     dense: np.ndarray | None  # (num_in + 2 * margin, num_out): a period is one row of a matrix product
     bands: np.ndarray  # (num_out, num_taps): the taps that are not zero
     band_indices: np.ndarray  # (num_out, num_taps): where in a period's input they apply
@@ -103,10 +98,8 @@ class StreamingResampler:
     to float32 rounding.
 
     Args:
-        original_rate (`int`):
-            Rate of what comes in, in hertz.
-        target_rate (`int`):
-            Rate of what leaves, in hertz.
+        original_rate (`int`): Rate of what comes in, in hertz.
+        target_rate (`int`): Rate of what leaves, in hertz.
         method (`str`, defaults to `"sinc"`):
             `"sinc"` is torchaudio's default filter, which the published weights were trained behind; `"soxr"` is
             SoX's high-quality resampler.
@@ -139,15 +132,7 @@ class StreamingResampler:
 
     def push(self, block: np.ndarray) -> np.ndarray:
         """
-        Take the next block of a song.
-
-        Args:
-            block (`np.ndarray` of shape `(num_samples,)`):
-                Mono audio at the original rate, float32.
-
-        Returns:
-            `np.ndarray` of shape `(num_resampled,)`: The samples at the target rate that are complete by now; it may
-            be empty.
+        Take the next block `(num_samples,)` of a song, mono float32; return what is complete, perhaps nothing.
 
         Raises:
             `ValueError`: If the block is not one-dimensional or the resampler was finished.
@@ -166,12 +151,7 @@ class StreamingResampler:
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
     def finish(self) -> np.ndarray:
-        """
-        Return what is left once the last block was pushed.
-
-        Raises:
-            `ValueError`: If the resampler was finished before.
-        """
+        """Return what is left once the last block was pushed."""
         if self._is_finished:
             raise ValueError("This resampler is finished. Build a new one for the next song.")
         rest: np.ndarray

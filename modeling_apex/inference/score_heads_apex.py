@@ -46,19 +46,7 @@ class ScoreBranch(nn.Module):
 
 
 class SongScores(NamedTuple):
-    """
-    What [`ScoreHeads.score_songs`] returns; shapes and units as in [`ApexOutput`].
-
-    Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            Scores in native units, in the order of `config.heads`.
-        song_embedding (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-            Mean of the segment embeddings of each song.
-        segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
-            Embedding of each segment; zero where the mask is false.
-        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*):
-            Scores of each segment on its own, if asked for.
-    """
+    """What [`ScoreHeads.score_songs`] returns, as [`ApexOutput`] says."""
 
     scores: torch.Tensor
     song_embedding: torch.Tensor
@@ -98,8 +86,7 @@ class ScoreHeads:
         Encode segments and mix the chosen layers (rooms 5 and 6).
 
         Args:
-            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-                Normalised segments.
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`): Normalised segments.
 
         Returns:
             `torch.FloatTensor` of shape `(num_segments, hidden_size)`.
@@ -128,16 +115,7 @@ class ScoreHeads:
         raise NotImplementedError(f"{type(self).__name__} has no encoder: it must define `_encode`.")
 
     def compute_scores(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """
-        Score embeddings (rooms 8 and 9).
-
-        Args:
-            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
-                Song or segment embeddings.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_rows, num_heads)`: scores in native units.
-        """
+        """Score song or segment embeddings `(N, D)` (rooms 8 and 9): `(N, H)`, in native units."""
         hidden = self.shared(embeddings)  # (B, C)
         return torch.stack([getattr(self, f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
 
@@ -152,8 +130,7 @@ class ScoreHeads:
                 Embeddings of the real segments of all songs.
             mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`):
                 True for real segments; says whose they are.
-            output_segment_scores (`bool`, defaults to `False`):
-                Whether to score each segment on its own as well.
+            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
 
         Returns:
             [`SongScores`]
@@ -191,18 +168,7 @@ class ScoreHeads:
 
 
 def place_rows(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """
-    Put what belongs to real segments at their places; zero elsewhere.
-
-    Args:
-        rows (`torch.FloatTensor` of shape `(num_segments, width)`):
-            One row for each real segment, song by song.
-        mask (`torch.BoolTensor` of shape `(batch_size, max_segments)`):
-            True for real segments.
-
-    Returns:
-        `torch.FloatTensor` of shape `(batch_size, max_segments, width)`.
-    """
+    """Put rows `(N, width)` of real segments where `mask` `(B, S)` is true, song by song, and zero elsewhere."""
     return rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
 
 

@@ -6,7 +6,6 @@ the embeddings of a song become its report. [`SongScoring`] holds these steps: `
 pipeline of transformers, which batches items across songs, and the command line without one where it can.
 """
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -170,8 +169,7 @@ class SongScoring:
         row, fused_inputs, described, notices = facts[0]["features"], {}, None, []
         if row is not None:
             fused_inputs["features"] = torch.tensor([row], dtype=torch.float32, device=self.model.device)  # (1, K)
-            described = describe_features(row, self.model.config)
-            notices = warn_of_missing_features(described, self.model.config.has_audio)
+            described, notices = self.model.config.describe_features(row)
         try:
             with torch.no_grad():
                 output = self.model(
@@ -209,36 +207,6 @@ class SongScoring:
             percentile_tables=self.model.config.percentile_tables,
             **identity,
         )
-
-
-def describe_features(row: list[float], config: Any) -> dict[str, list[str]]:
-    """
-    Say which track features a song came with.
-
-    Args:
-        row (`list[float]` of length `num_features`):
-            What `config.encode_features` returned; NaN is a missing value.
-        config ([`SpectrogramFusionConfig`]):
-            Names of the features.
-
-    Returns:
-        `dict[str, list[str]]`: names under `given`, `missing`, and `leaking` (those given that leak the target).
-    """
-    given = [name for name, value in zip(config.feature_names, row, strict=True) if not math.isnan(value)]
-    return {
-        "given": given,
-        "missing": [name for name in config.feature_names if name not in given],
-        "leaking": [name for name in config.leaking_names if name in given],
-    }
-
-
-def warn_of_missing_features(described: Mapping[str, list[str]], has_audio: bool) -> list[str]:
-    """Return the warning that a song without any track feature needs: what its scores are made of then."""
-    if described["given"]:
-        return []
-    if has_audio:
-        return ["scored from the audio alone: no track features were given"]
-    return ["no track features were given, and this model hears no audio: its scores say nothing about the song"]
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:

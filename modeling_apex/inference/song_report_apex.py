@@ -19,12 +19,9 @@ def compute_percentile(score: float, exponent: float, minimum: float = 0.0, maxi
     popularity runs from 0 to 100).
 
     Args:
-        score (`float`):
-            The score.
-        exponent (`float`):
-            `config.popularity_exponent`.
-        minimum (`float`, defaults to 0), maximum (`float`, defaults to 100):
-            The range of the score's head.
+        score (`float`): The score.
+        exponent (`float`): `config.popularity_exponent`.
+        minimum (`float`, defaults to 0), maximum (`float`, defaults to 100): The range of the score's head.
 
     Returns:
         `float`: percentile rank, 0 to 100.
@@ -45,8 +42,7 @@ def compute_training_percentile(score: float, quantiles: Sequence[float]) -> flo
     Tell what share of the training songs a score is better than.
 
     Args:
-        score (`float`):
-            Score in native units.
+        score (`float`): Score in native units.
         quantiles (`Sequence[float]`):
             The ascending quantiles of the model's scores on its training songs, evenly spaced from 0 to 100 percent:
             an entry of `config.percentile_tables`.
@@ -86,34 +82,17 @@ def build_report(
     Assemble the report of one song.
 
     Args:
-        song (`str`, *optional*):
-            Path, URL or other name of the song.
-        scores (`Sequence[float]` of length `num_heads`):
-            Scores in native units, in the order of `heads`.
-        heads (`Sequence[dict]`):
-            `config.heads`.
-        popularity_exponent (`float`, *optional*):
-            `config.popularity_exponent`; `None` where no score is a transformed percentile, and none is stated.
-        duration_seconds (`float`):
-            Length of the audio that was scored, in seconds.
-        num_segments (`int`):
-            Number of segments.
-        model_id (`str`):
-            Name or path of the model.
-        model_revision (`str`, *optional*):
-            Commit of the model on the Hub; `None` for a local folder.
-        warnings (`Sequence[str]`):
-            What the reader must know about this song, such as a truncated file.
-        segments (`Sequence[dict]`, *optional*):
-            The timeline: `start_seconds`, `end_seconds` and `scores` of each segment.
-        embedding (`Sequence[float]`, *optional*):
-            The song embedding.
-        with_percentiles (`bool`, defaults to `True`):
-            Whether to give each score on the scale "percentile" as a percentile rank too.
-        percentile_tables (`dict[str, list[float]]`, *optional*):
-            `config.percentile_tables`; adds `training_percentiles`, the share of training songs with a lower score.
-        features (`dict[str, list[str]]`, *optional*):
-            Names of the track features that were `given`, `missing` and `leaking`, of a model that takes some.
+        song (`str`, *optional*): Path, URL or other name of the song.
+        scores (`Sequence[float]` of length `num_heads`): Scores in native units, in the order of `heads`.
+        heads (`Sequence[dict]`), popularity_exponent (`float`, *optional*), percentile_tables (`dict`, *optional*):
+            The fields of the model's config. Without an exponent, no score is a transformed percentile.
+        duration_seconds (`float`), num_segments (`int`): Length of the audio that was scored, and its segments.
+        model_id (`str`), model_revision (`str`, *optional*): The model's name or path, and its commit on the Hub.
+        warnings (`Sequence[str]`): What the reader must know about this song, such as a truncated file.
+        segments (`Sequence[dict]`, *optional*): The timeline: `start_seconds`, `end_seconds` and `scores` of each.
+        embedding (`Sequence[float]`, *optional*): The song embedding.
+        with_percentiles (`bool`, defaults to `True`): Whether to give percentiles too.
+        features (`dict[str, list[str]]`, *optional*): Names of the track features `given`, `missing` and `leaking`.
 
     Returns:
         `dict`: a report that survives `json.dumps` and `json.loads` unchanged.
@@ -121,12 +100,7 @@ def build_report(
     Raises:
         `ValueError`: If a score is not finite or the number of scores is wrong.
     """
-    if len(scores) != len(heads):
-        raise ValueError(f"{len(scores)} scores for {len(heads)} heads.")
-    named = {head["name"]: float(score) for head, score in zip(heads, scores, strict=True)}
-    damaged = [name for name, score in named.items() if not math.isfinite(score)]
-    if damaged:
-        raise ValueError(f"{song}: scores {damaged} are not finite.")
+    named = _name_scores(song, scores, heads)
     report: dict[str, Any] = {"song": song, "scores": named}
     if with_percentiles:
         report["percentiles"] = {
@@ -138,24 +112,25 @@ def build_report(
         }
     if with_percentiles and percentile_tables:
         report["training_percentiles"] = {
-            name: compute_training_percentile(named[name], table)
-            for name, table in percentile_tables.items()
-            if name in named
+            name: compute_training_percentile(named[name], table) for name, table in percentile_tables.items()
         }
     report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
-    report["groups"] = {head["name"]: head["group"] for head in heads}
-    report["scales"] = {head["name"]: head["scale"] for head in heads}
-    report["duration_seconds"] = float(duration_seconds)
-    report["num_segments"] = int(num_segments)
+    report |= {f"{kind}s": {head["name"]: head[kind] for head in heads} for kind in ("group", "scale")}
+    report |= {"duration_seconds": float(duration_seconds), "num_segments": int(num_segments)}
     report["model"] = {"id": model_id, "revision": model_revision}
     report["warnings"] = list(warnings)
-    if features is not None:
-        report["features"] = {name: list(names) for name, names in features.items()}
-    if segments is not None:
-        report["segments"] = [dict(segment) for segment in segments]
-    if embedding is not None:
-        report["embedding"] = [float(value) for value in embedding]
-    return report
+    lists = {"features": features, "segments": segments, "embedding": embedding}
+    return report | {name: value for name, value in lists.items() if value is not None}
+
+
+def _name_scores(song: str | None, scores: Sequence[float], heads: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    if len(scores) != len(heads):
+        raise ValueError(f"{len(scores)} scores for {len(heads)} heads.")
+    named = {head["name"]: float(score) for head, score in zip(heads, scores, strict=True)}
+    damaged = [name for name, score in named.items() if not math.isfinite(score)]
+    if damaged:
+        raise ValueError(f"{song}: scores {damaged} are not finite.")
+    return named
 
 
 def build_error_report(

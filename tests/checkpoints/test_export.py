@@ -62,6 +62,7 @@ def test_code_is_what_scoring_needs_and_no_more() -> None:
     for path in {**apex, **fusion}.values():
         assert not re.search(r"import (pickle|httpx|socket|ctypes)|torch\.load\(|torch\.ops", path.read_text()), path
         assert not re.search(r"packed|published|download", path.stem), path
+    assert sum(len(path.read_text().splitlines()) for path in apex.values()) <= 2500
 
 
 @pytest.mark.parametrize("model_type", ["apex", "spectrogram-fusion"])
@@ -124,7 +125,7 @@ print(json.dumps({"scores": report["scores"], "array": from_array["scores"], "se
     for refusal, reason in zip(result["refusals"], reasons, strict=True):
         assert reason in refusal
         assert "install it with `pip install .` in a clone of its repository" in refusal
-    assert result["log"].count("the package apex-music gives the same scores faster: install it") == 1
+    assert result["log"].count("The package apex-music gives the same scores faster: install it") == 1
 
 
 def test_installed_package_asks_for_no_trust(exported: Path, song_file) -> None:

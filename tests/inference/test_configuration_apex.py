@@ -44,6 +44,14 @@ def test_round_trip_keeps_every_field(tiny_config: Callable[..., ApexConfig], tm
     assert loaded.encoder_config.hidden_size == 16
 
 
+def test_heads_without_a_scale_get_that_of_their_group() -> None:
+    heads = [{**DEFAULT_HEADS[0], "name": group, "group": group} for group in ("popularity", "aesthetics", "hit")]
+    for head in heads:
+        del head["scale"]
+    assert [head["scale"] for head in ApexConfig(heads=heads).heads] == ["percentile", "rating", "probability"]
+    assert ApexConfig(heads=[{**DEFAULT_HEADS[0], "scale": "rating"}]).heads[0]["scale"] == "rating"
+
+
 def test_published_config_is_understood() -> None:
     published = {
         "mert_model_name": "m-a-p/MERT-v1-95M",
@@ -122,7 +130,23 @@ def test_fields_of_transformers_are_no_near_misses() -> None:
             ValueError,
             r"`heads\[0\].group` must be one of 'popularity'",
         ),
+        (
+            {"heads": [{**DEFAULT_HEADS[0], "scale": "stars"}]},
+            ValueError,
+            r"`heads\[0\].scale` must be one of 'percentile', 'rating', 'probability', got 'stars'",
+        ),
         ({"heads": [DEFAULT_HEADS[0], DEFAULT_HEADS[0]]}, ValueError, "names a score twice"),
+        ({"provenance": ["here"]}, TypeError, r"`provenance` must be a dict, got \['here'\]"),
+        (
+            {"segment_sec": 5, "segment_seconds": 30.0},
+            ValueError,
+            r"`segment_sec` is 5 and `segment_seconds` is 30.0, but they are two names of one field",
+        ),
+        (
+            {"mode": "song", "prediction_level": "segment"},
+            ValueError,
+            "`mode` is 'song' and `prediction_level` is 'seg",
+        ),
     ],
 )
 def test_wrong_fields_are_refused(fields: dict, error: type[Exception], message: str) -> None:
