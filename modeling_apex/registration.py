@@ -85,6 +85,9 @@ HOOKS = {
         (None, "check_fields", "modeling_apex.checkpoints.config_checks", "check_fields"),
         ("ApexFields", "validate_encoder", "modeling_apex.checkpoints.config_checks", "validate_encoder"),
     ),
+    "score_heads_apex": (
+        ("ScoreHeads", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
+    ),
     "pipeline_apex": (
         ("ApexPopularityPipeline", "read_ahead", "modeling_apex.inference.read_ahead_apex", "read_ahead"),
         ("ApexPopularityPipeline", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),

@@ -37,7 +37,7 @@ class TorchEngine(EncoderEngine):
         self._encoder = model.encoder
         self._layer_indices: Sequence[int] = model.config.layer_indices
         self._group = model.segments_per_pass or (1 if model.device.type == "cpu" else 8)
-        self._run: Callable[[torch.Tensor], torch.Tensor] = self._pool_groups
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._pool
         config = model.config.encoder_config
         if precision == "bf16" and model.device.type == "cpu" and not compile and can_arrange(config):
             packed = PackedEncoder(model.encoder.state_dict(), config, precision="bfloat16")
@@ -49,9 +49,6 @@ class TorchEngine(EncoderEngine):
 
     def _pool(self, segments: torch.Tensor) -> torch.Tensor:
         return pool_hidden_states(self._encoder, segments, self._layer_indices)
-
-    def _pool_groups(self, segments: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self._pool(group) for group in segments.split(self._group)])
 
     def __call__(self, segments: torch.Tensor) -> torch.Tensor:
         segments = segments.to(self._encoder.device, self._encoder.dtype)

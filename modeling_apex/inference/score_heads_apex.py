@@ -10,7 +10,8 @@ size, C width of the trunk, H scores.
 """
 
 import itertools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -62,9 +63,10 @@ class ScoreHeads:
     """
 
     config: Any
-    # How many segments the encoder gets at once: by default all on a CPU, where it sees to it that few are in the
-    # making, and 8 on an accelerator. Set it on the model; it changes memory and speed, never scores.
+    # How many segments the encoder gets at once: by default 8 on an accelerator, and on a CPU one, or as many as the
+    # installed package counts workers. Set it on the model; it changes memory and speed, never scores.
     segments_per_pass: int | None = None
+    count_workers: ClassVar[Callable[[], int] | None] = None
     aggregator: nn.Conv1d
     shared: nn.Sequential
 
@@ -95,7 +97,8 @@ class ScoreHeads:
             `FloatingPointError`: If the encoder yields NaN or infinity.
         """
         is_frozen, is_on_cpu = self.config.freeze_encoder, input_values.device.type == "cpu"
-        group = self.segments_per_pass or (len(input_values) if is_on_cpu else 8)
+        count = type(self).count_workers if is_on_cpu else None
+        group = self.segments_per_pass or (count() if count else 1 if is_on_cpu else 8)
         embeddings = []
         for segments in input_values.split(group):  # (n, T)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
