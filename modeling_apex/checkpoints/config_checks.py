@@ -50,7 +50,8 @@ def check_fields(config_class: Any, values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"unknown config field `{name}`; did you mean `{close[0]}`?")
     heads = check_heads("heads", values["heads"]) if "heads" in declared else FUSION_HEADS
     known = [head["name"] for head in heads]
-    for name in values["percentile_tables"] or ():
+    tables = values["percentile_tables"]
+    for name in tables if isinstance(tables, Mapping) else ():
         if name not in known:
             raise ValueError(f"`percentile_tables` names {name!r}, but the heads are {', '.join(known)}.")
     return values | {name: CHECKS[field.kind](name, values[name], **field.bounds) for name, field in declared.items()}

@@ -118,7 +118,10 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
     @property
     def heads(self) -> list[dict[str, Any]]:
         """The scores, as in [`ApexConfig`]; here they follow from the model type."""
-        return [dict(head) for head in FUSION_HEADS]
+        heads = [dict(head) for head in FUSION_HEADS]
+        if self.popularity_exponent is not None:
+            heads[0]["scale"] = "percentile"
+        return heads
 
     @property
     def head_names(self) -> list[str]:

@@ -140,6 +140,7 @@ def test_reports_flatten_and_rank(fusion_folder: Path, song_file: SongFile) -> N
 def test_percentiles_where_popularity_is_one(song_file: SongFile) -> None:
     report = load_pipeline(build_fusion_model(popularity_exponent=3.1))(str(song_file()))
     assert set(report["percentiles"]) == {"popularity"}
+    assert report["scales"] == {"popularity": "percentile", "hit_probability": "probability"}
 
 
 def test_export_runs_as_remote_code_without_the_package(song_file: SongFile, tmp_path: Path) -> None:
