@@ -115,8 +115,8 @@ class ApexPopularityPipeline(ChunkPipeline):
     def preprocess(self, inputs: Any, **options: Any) -> Iterator[dict[str, Any]]:
         return self.scorer.read(inputs, **options)
 
-    def _forward(self, items: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-        return self.scorer.encode(items, **options)
+    def _forward(self, batch: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+        return self.scorer.encode(batch, **options)
 
     def postprocess(self, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
         return self.scorer.report(outputs, **options)

@@ -9,7 +9,7 @@ line calls it directly, and `ApexPopularityPipeline` holds one.
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -164,7 +164,7 @@ class SongScorer:
         self,
         songs: Iterable[Any],
         read: Callable[[Any], Iterator[dict[str, Any]]],
-        encode: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+        encode: Callable[[dict[str, Any]], list[dict[str, Any]]],
         report: Callable[[list[dict[str, Any]]], dict[str, Any]],
         *,
         batch_size: int | None = None,
@@ -191,13 +191,12 @@ class SongScorer:
         if not batch_size:
             batch_size = count_workers() if read_ahead and self.model.device.type == "cpu" else 1
         notify = on_segment or self.on_segment
-        items = (item for song in songs for item in read(song))
+        batches = iterate_batches(songs, read, batch_size)
         num_done, outputs = 0, []
-        with closing(ReadAhead(items, max(SEGMENTS_AHEAD, batch_size)) if read_ahead else items) as source:
-            segments = iter(source)
-            while batch := list(itertools.islice(segments, batch_size)):
+        with closing(ReadAhead(batches, max(1, SEGMENTS_AHEAD // batch_size)) if read_ahead else batches) as source:
+            for batch in source:
                 encoded = encode(batch)
-                batch.clear()  # its audio is let go before more is asked for
+                del batch  # its audio is let go before more is asked for
                 for output in encoded:
                     outputs.append(output)
                     if output["facts"]["error"] is None:
@@ -266,9 +265,17 @@ class SongScorer:
         return None
 
     @torch.no_grad()
-    def encode(self, items: Sequence[Mapping[str, Any]], *, on_error: str = "raise") -> list[dict[str, Any]]:
+    def encode(
+        self, items: Sequence[Mapping[str, Any]] | Mapping[str, Any], *, on_error: str = "raise"
+    ) -> list[dict[str, Any]]:
         """
-        Encode a batch of items, of whichever songs.
+        Encode a batch of segments, of whichever songs.
+
+        Args:
+            items (`Sequence[Mapping]` or `Mapping`):
+                What `read` yields, or what `collate_items` makes of it.
+            on_error (`str`, defaults to `"raise"`):
+                As in the call.
 
         Returns:
             `list[dict]`: of each item its `is_last`, its `facts` and the `embedding` of shape `(1, hidden_size)`.
@@ -276,10 +283,12 @@ class SongScorer:
         Raises:
             `FloatingPointError`: If the encoder yields NaN or infinity; with `on_error="report"`, facts say so.
         """
-        facts = [dict(item["facts"]) for item in items]
+        batch = items if isinstance(items, Mapping) else collate_items(items)
+        facts = [dict(fact) for fact in batch["facts"]]
         rows = [row for row, fact in enumerate(facts) if fact["error"] is None]
-        embeddings = torch.zeros(len(items), self.model.config.hidden_size)  # (n, D)
-        values = torch.cat([item["input_values"] for item in items])[rows].to(self.model.device)  # (m, T)
+        embeddings = torch.zeros(len(facts), self.model.config.hidden_size)  # (n, D)
+        values = batch["input_values"].to(self.model.device)  # (n, T)
+        values = values if len(rows) == len(facts) else values[rows]  # (m, T)
         try:
             if rows:
                 embeddings[rows] = self.model.compute_segment_embeddings(values).float().cpu()
@@ -292,8 +301,8 @@ class SongScorer:
                 except FloatingPointError as error:
                     facts[row]["error"] = str(error)
         return [
-            {"is_last": item["is_last"], "embedding": embedding, "facts": fact}
-            for item, embedding, fact in zip(items, embeddings.split(1), facts, strict=True)
+            {"is_last": is_last, "embedding": embedding, "facts": fact}
+            for is_last, embedding, fact in zip(batch["is_last"], embeddings.split(1), facts, strict=True)
         ]
 
     @torch.no_grad()
@@ -344,6 +353,20 @@ class SongScorer:
             percentile_tables=config.percentile_tables,
             **identity,
         )
+
+
+def collate_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join items to a batch: `input_values` of shape `(num_segments, num_samples)`, `is_last` and `facts` as lists."""
+    batch: dict[str, Any] = {name: [item[name] for item in items] for name in ("is_last", "facts")}
+    return {**batch, "input_values": torch.cat([item["input_values"] for item in items])}
+
+
+def iterate_batches(
+    songs: Iterable[Any], read: Callable[[Any], Iterator[dict[str, Any]]], batch_size: int
+) -> Generator[dict[str, Any], None, None]:
+    """Read songs and yield batches of their items, holding on to none of them."""
+    items = itertools.chain.from_iterable(map(read, songs))
+    yield from map(collate_items, iter(lambda: list(itertools.islice(items, batch_size)), []))
 
 
 def build_timeline(

@@ -161,18 +161,18 @@ def test_a_dropped_iterator_takes_its_thread_along() -> None:
 
 
 def test_a_failing_step_ends_the_thread(tiny_model: ApexModel) -> None:
-    scorer = SongScorer(tiny_model)
+    scorer, song = SongScorer(tiny_model), {"array": make_waveform(0.3), "sampling_rate": 24_000}
     for step in ("read", "encode", "report"):
         steps = {
-            "read": lambda song: ({"is_last": True, "facts": {"error": None}} for _ in range(1)),
-            "encode": list,
-            "report": len,
+            "read": scorer.read,
+            "encode": scorer.encode,
+            "report": scorer.report,
         }
 
         def fail(inputs: Any) -> Any:
             raise ZeroDivisionError
 
-        reports = scorer.run(range(1000), **{**steps, step: fail})
+        reports = scorer.run([song] * 1000, **{**steps, step: fail})
         with pytest.raises(ZeroDivisionError) as caught:
             list(reports)
         assert caught.traceback, "the traceback is alive and holds the iterator"
