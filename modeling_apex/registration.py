@@ -88,9 +88,9 @@ HOOKS = {
     "score_heads_apex": (
         ("ScoreHeads", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
     ),
-    "pipeline_apex": (
-        ("ApexPopularityPipeline", "read_ahead", "modeling_apex.inference.read_ahead_apex", "read_ahead"),
-        ("ApexPopularityPipeline", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
+    "scoring_apex": (
+        ("SongScorer", "read_batches_ahead", "modeling_apex.inference.read_ahead_apex", "read_batches_ahead"),
+        ("SongScorer", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
     ),
     "modeling_apex": (
         ("ApexPreTrainedModel", "open_checkpoint", "modeling_apex.checkpoints.opening", "open_checkpoint"),

@@ -6,25 +6,24 @@ What comes in is a path, URL, bytes, file object, array or dataset value, one or
 so memory depends on neither the length of a song nor the number of songs.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch.utils.data import IterableDataset
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .feature_extraction_apex import ApexFeatureExtractor
-from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
-
-__all__ = ["ON_ERROR", "SONG_ERRORS", "ApexPopularityPipeline", "describe_model"]
+from .scoring_apex import SongScorer, split_options
 
 logger = logging.get_logger(__name__)
 
 AS_SUITS = 0  # the batch size of whoever named none; transformers would make it 1
 
 
-class ApexPopularityPipeline(SongScoring, ChunkPipeline):
+class ApexPopularityPipeline(ChunkPipeline):
     """
     Score songs from audio.
 
@@ -67,6 +66,9 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             the threads of a CPU where it reads ahead, and 1 elsewhere.
 
     A list returns a list of reports; a generator or dataset returns an iterator, so that nothing piles up.
+
+    Attributes:
+        scorer ([`SongScorer`]): What does all of this; the pipeline is transformers' door to it.
     """
 
     # The feature extractor follows from the model's config, so a folder that lacks its file still loads.
@@ -75,9 +77,6 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    # In the installed package: what makes segments in a thread of its own, and how many at once suit a CPU.
-    read_ahead: ClassVar[Callable[[Any, int], Any] | None] = None
-    count_workers: ClassVar[Callable[[], int] | None] = None
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any):
         if feature_extractor is None:
@@ -86,9 +85,19 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             feature_extractor = ApexFeatureExtractor.from_pretrained(feature_extractor)
         kwargs["batch_size"] = kwargs.get("batch_size") or AS_SUITS
         super().__init__(model=model, feature_extractor=feature_extractor, **kwargs)
-        self.model_id, self.model_revision = describe_model(model.config)
+        self.scorer = SongScorer(model, feature_extractor=feature_extractor)
         if notice := model.config.provenance.get("notice"):
             logger.warning(f"{self.model_id}: {notice}")
+
+    @property
+    def model_id(self) -> str:
+        """What reports call the model."""
+        return self.scorer.model_id
+
+    @property
+    def model_revision(self) -> str | None:
+        """The model's commit on the Hub, if it is from there."""
+        return self.scorer.model_revision
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Score one song or many; the class says what is accepted."""
@@ -100,6 +109,18 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             return iter(super().__call__(_SongStream(inputs, may_read_ahead=False), **kwargs))
         return super().__call__(inputs, **kwargs)
 
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return split_options(**options)
+
+    def preprocess(self, inputs: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        return self.scorer.read(inputs, **options)
+
+    def _forward(self, batch: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+        return self.scorer.encode(batch, **options)
+
+    def postprocess(self, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        return self.scorer.report(outputs, **options)
+
     def get_iterator(
         self,
         inputs: Any,
@@ -108,24 +129,43 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
         preprocess_params: dict[str, Any],
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
-    ) -> Any:
-        """Return the iterator over reports that transformers builds, with a thread between decoding and the model."""
+    ) -> "_Reports":
+        """Return the iterator over reports: the scorer's, through the steps above; a thread stands for workers."""
         options = dict(preprocess_params)
-        read_ahead = options.pop("read_ahead", getattr(inputs, "may_read_ahead", True))
-        read_ahead = read_ahead and type(self).read_ahead is not None
-        if batch_size == AS_SUITS:
-            count = type(self).count_workers if read_ahead and self.device.type == "cpu" else None
-            batch_size = 1 if count is None else count()
-        reports = super().get_iterator(inputs, num_workers, batch_size, options, forward_params, postprocess_params)
-        # Reports are made of what the model makes of what a loader loads; worker processes already read ahead.
-        from_model: Any = getattr(reports, "loader", None)
-        if not read_ahead or num_workers > 0 or not hasattr(from_model, "loader"):
-            return reports
-        return type(self).read_ahead(reports, batch_size)  # type: ignore[misc]
+        read_ahead = options.pop("read_ahead", num_workers > 0 or getattr(inputs, "may_read_ahead", True))
+        run = functools.partial(
+            self.scorer.run,
+            inputs,
+            functools.partial(self.preprocess, **options),
+            functools.partial(self.forward, **forward_params),
+            functools.partial(self.postprocess, **postprocess_params),
+            batch_size=batch_size,
+            read_ahead=read_ahead,
+        )
+        return _Reports(inputs, run)
+
+
+class _Reports:
+    """Reports as transformers gives results: they have a length where songs have one, and an iteration begins anew."""
+
+    def __init__(self, songs: Any, run: Callable[[], Iterator[dict[str, Any]]]):
+        self._songs, self._run = songs, run
+        self._reports: Iterator[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._songs)
+
+    def __iter__(self) -> "_Reports":
+        self._reports = self._run()
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        self._reports = self._reports or self._run()
+        return next(self._reports)
 
 
 class _SongStream(IterableDataset[Any]):
-    """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
+    """Songs as they come: transformers takes a dataset lazily, but no iterator that is not a generator."""
 
     def __init__(self, songs: Iterator[Any], *, may_read_ahead: bool = True):
         self.songs = songs

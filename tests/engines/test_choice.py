@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_apex import ApexModel, load_pipeline
+from modeling_apex import ApexModel, load_pipeline, load_scorer
 from modeling_apex.engines import check_engine, choice
 from modeling_apex.engines.choice import build_engine_key, choose_encoder, find_engine_folder
 from modeling_apex.engines.encoder_engine import EncoderEngine
@@ -221,3 +221,5 @@ def test_pipeline_takes_engines(
 def test_an_export_is_known_by_the_weights_it_was_made_from(onnx_folder: Path, tiny_model: ApexModel) -> None:
     assert compute_weights_hash(load_exported_model(onnx_folder)) == compute_weights_hash(tiny_model)
     assert json.loads((onnx_folder / "engine.json").read_text())["fingerprint"] == compute_fingerprint(tiny_model)
+    exported = load_scorer(onnx_folder, engine="onnx")
+    assert exported.weights_sha256 == load_scorer(tiny_model).weights_sha256

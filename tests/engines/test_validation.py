@@ -133,7 +133,7 @@ def test_nothing_to_validate_is_said(
         validate_shortcut(["a.wav"], tiny_folder)
     with pytest.raises(TypeError, match="each path loads its own; got ApexModel"):
         validate_shortcut(["a.wav"], tiny_model, precision="bf16")
-    monkeypatch.setattr(validate_module, "load_pipeline", None)
+    monkeypatch.setattr(validate_module, "load_scorer", None)
     with pytest.raises(ValueError, match="`engine` must be one of"):
         validate_shortcut(["a.wav"], tiny_folder, engine="tensorrt")
 
