@@ -33,7 +33,7 @@ from .mapped_weights_apex import page_out  # noqa: F401
 from .packed_encoder_apex import PackedEncoderCache
 from .packed_linear_apex import build_linear  # noqa: F401
 from .published_apex import read_encoder, read_heads
-from .score_heads_apex import LinearBlock, ScoreBranch, ScoreHeads
+from .score_heads_apex import LinearBlock, ScoreBranch, ScoreHeadsMixin
 from .worker_threads_apex import count_workers  # noqa: F401
 
 __all__ = [
@@ -216,7 +216,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         """Keep the encoder's parameters in or out of training, as `config.freeze_encoder` says."""
 
 
-class ApexModel(ScoreHeads, ApexPreTrainedModel):
+class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
     """
     Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch a score.
 
