@@ -86,7 +86,7 @@ HOOKS = {
         ("ApexFields", "validate_encoder", "modeling_apex.checkpoints.config_checks", "validate_encoder"),
     ),
     "score_heads_apex": (
-        ("ScoreHeads", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
+        ("ScoreHeadsMixin", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
     ),
     "scoring_apex": (
         ("SongScorer", "read_batches_ahead", "modeling_apex.inference.read_ahead_apex", "read_batches_ahead"),

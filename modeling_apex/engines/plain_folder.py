@@ -2,7 +2,7 @@
 Read a model's folder without importing transformers, which takes longer than scoring a song.
 
 What comes in is a folder in this package's own format; what leaves is a [`PlainModel`], which computes by the same
-code as `ApexModel` ([`ScoreHeads`], [`PackedEncoder`]) the same scores, bit for bit.
+code as `ApexModel` ([`ScoreHeadsMixin`], [`PackedEncoder`]) the same scores, bit for bit.
 
 Only what is plain is read: on a CPU, float32, one file of weights in which each has the name, shape and type that the
 config foretells. For anything else [`load_plain_model`] returns `None`, and `ApexModel.from_pretrained`, which knows
@@ -22,7 +22,7 @@ from torch import nn
 
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields, set_fields
-from modeling_apex.inference.score_heads_apex import ScoreHeads, SongScores
+from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER_PREFIX = "encoder."
@@ -56,7 +56,7 @@ ENCODER_FIELDS: Mapping[str, type] = {
 ENCODER_VARIANTS = ("_attn_implementation", "adapter_attn_dim", "attn_implementation", "quantization_config")
 
 
-class PlainModel(ScoreHeads, nn.Module):
+class PlainModel(ScoreHeadsMixin, nn.Module):
     """
     An `ApexModel` for inference on a CPU: the same heads behind the packed encoder.
 

@@ -24,7 +24,7 @@ from transformers.utils import ModelOutput, logging
 
 from .audio_limits_apex import INSTALL_PACKAGE
 from .configuration_apex import ApexConfig
-from .score_heads_apex import ScoreHeads
+from .score_heads_apex import ScoreHeadsMixin
 
 logger = logging.get_logger(__name__)
 
@@ -179,7 +179,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         """Keep the encoder's parameters in or out of training, as `config.freeze_encoder` says."""
 
 
-class ApexModel(ScoreHeads, ApexPreTrainedModel):
+class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
     """
     Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch a score.
 

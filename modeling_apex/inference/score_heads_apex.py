@@ -2,8 +2,8 @@
 Rooms 6 to 9 without transformers: from the encoder's pooled layers to scores.
 
 What comes in are segments or their stored embeddings `(B, S, D)`, with a mask; what leaves are scores in native units.
-[`ScoreHeads`] holds what is the same for every encoder; `ApexModel` adds the encoder of transformers, training and
-loading.
+[`ScoreHeadsMixin`] holds what is the same for every encoder; `ApexModel` adds the encoder of transformers, training
+and loading.
 
 Shape legend: B songs, S segments, N real segments of all songs, T samples of a segment, L chosen layers, D hidden
 size, C width of the trunk, H scores.
@@ -47,7 +47,7 @@ class ScoreBranch(nn.Module):
 
 
 class SongScores(NamedTuple):
-    """What [`ScoreHeads.score_songs`] returns, as [`ApexOutput`] says."""
+    """What [`ScoreHeadsMixin.score_songs`] returns, as [`ApexOutput`] says."""
 
     scores: torch.Tensor
     song_embedding: torch.Tensor
@@ -55,7 +55,7 @@ class SongScores(NamedTuple):
     segment_scores: torch.Tensor | None
 
 
-class ScoreHeads:
+class ScoreHeadsMixin:
     """
     Layer mix, trunk and branches of a model, and what they compute.
 

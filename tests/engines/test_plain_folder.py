@@ -19,7 +19,7 @@ from modeling_apex import ApexConfig, ApexModel, load_pipeline, load_scorer
 from modeling_apex.checkpoints.export import export_model
 from modeling_apex.cli import main
 from modeling_apex.engines.plain_folder import PlainModel, list_encoder_shapes, load_plain_model
-from modeling_apex.inference.score_heads_apex import ScoreHeads
+from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin
 
 from waveforms import make_waveform
 
@@ -299,7 +299,7 @@ def test_the_notice_of_a_model_is_said_once(
 
 
 def test_heads_without_an_encoder_say_so() -> None:
-    class Headless(ScoreHeads, nn.Module):
+    class Headless(ScoreHeadsMixin, nn.Module):
         pass
 
     with pytest.raises(NotImplementedError, match="Headless has no encoder: it must define `_encode`"):
