@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from modeling_apex.inference.heads_apex import FUSION_HEADS
 from modeling_apex.inference.report_apex import format_score, format_table
+from modeling_apex.inference.track_features_apex import FUSION_HEADS
 
 if TYPE_CHECKING:
     from modeling_apex.arena.preference import PreferenceHead

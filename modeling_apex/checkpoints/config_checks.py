@@ -13,8 +13,8 @@ from typing import Any
 
 from modeling_apex.checkpoints.limits import check_sizes
 from modeling_apex.inference.configuration_fields_apex import list_fields
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS, FUSION_HEADS, GROUP_SCALES, HEAD_SCALES
-from modeling_apex.inference.track_features_apex import FEATURE_KINDS, TRANSFORMS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS, GROUP_SCALES, HEAD_SCALES
+from modeling_apex.inference.track_features_apex import FEATURE_KINDS, FUSION_HEADS, TRANSFORMS
 
 NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 MAX_HEADS = 1000

@@ -16,8 +16,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_apex import inference
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
-from modeling_apex.inference.heads_apex import SCORE_MEANINGS
-from modeling_apex.inference.report_apex import format_score
+from modeling_apex.inference.report_apex import SCORE_MEANINGS, format_score
 from modeling_apex.loading import load_model
 from modeling_apex.registration import TASK
 from modeling_apex.storage.output_folder import check_new_folder, write_new_folder

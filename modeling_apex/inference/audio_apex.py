@@ -69,12 +69,8 @@ class SegmentStream:
     [`stream_segments`] builds it. One segment is read ahead, to know which is the last. The source is closed when the
     iterator is exhausted or fails, by `close`, and on leaving a `with` block.
 
-    Attributes:
-        name (`str`): How messages call the song.
-        sampling_rate (`int`): Native rate, in hertz.
-        num_channels (`int`): Native channels.
-        warnings (`list[str]`): What was odd about the song; complete after the iteration.
-        num_real_samples (`int`): Samples at the target rate that were read so far; the song's length at the end.
+    `name`, `sampling_rate`, `num_channels` and `warnings` are those of the [`AudioStream`]; `num_real_samples` counts
+    the samples at the target rate that were read so far.
     """
 
     def __init__(
@@ -165,8 +161,7 @@ def stream_segments(
     Decode, resample and cut a song, segment by segment.
 
     Args:
-        source:
-            The song, as `open_audio` takes it.
+        source: The song, as `open_audio` takes it.
         target_rate (`int`, defaults to 24000): The model's sampling rate, in hertz.
         segment_seconds (`float`, defaults to 30): Length of a segment, in seconds.
         sampling_rate (`int`, *optional*): Rate of an array, in hertz.

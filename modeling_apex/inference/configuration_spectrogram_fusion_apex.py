@@ -11,8 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .configuration_fields_apex import declare_field, set_fields
-from .heads_apex import FUSION_HEADS
-from .track_features_apex import encode_features, is_missing
+from .track_features_apex import FUSION_HEADS, encode_features, is_missing
 
 BRANCHES = ("fused", "audio", "features")
 SPECTROGRAMS = ("log-mel", "log-stft")

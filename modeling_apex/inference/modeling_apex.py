@@ -54,8 +54,7 @@ def pool_hidden_states(encoder: HubertModel, input_values: torch.Tensor, layer_i
     Args:
         encoder (`HubertModel`): The encoder.
         input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`): Normalised segments.
-        layer_indices (`Iterable[int]`):
-            Entries of the hidden states; 0 is the input of the first layer, negative ones count from the end.
+        layer_indices (`Iterable[int]`): Entries of the hidden states, as in `config.layer_indices`.
 
     Returns:
         `torch.FloatTensor` of shape `(num_segments, num_chosen_layers, hidden_size)`: time means, in float32 or finer.
@@ -180,12 +179,7 @@ class ApexPreTrainedModel(PreTrainedModel):
 
 
 class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
-    """
-    Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch a score.
-
-    Args:
-        config ([`ApexConfig`]): The configuration; `config.heads` decides which scores there are and in which order.
-    """
+    """Score songs: HuBERT encoder, mix of layers, mean over segments, trunk, one branch for each of `config.heads`."""
 
     # What encodes segments `(n, T)` to pooled layers `(n, L, D)` instead of `encoder`, where no gradient is asked for.
     encoder_engine: Callable[[torch.Tensor], torch.Tensor] | None = None

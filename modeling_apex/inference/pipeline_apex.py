@@ -43,20 +43,15 @@ class ApexPopularityPipeline(ChunkPipeline):
     says under `features` what was given, what was missing, and what of it leaks the target.
 
     Args of the call:
-        sampling_rate (`int`, *optional*):
-            Sampling rate of arrays, in hertz. Files know their own.
+        sampling_rate (`int`, *optional*): Sampling rate of arrays, in hertz. Files know their own.
         resampler (`str`, defaults to `"sinc"`):
             `"sinc"` is the filter that the published weights were trained behind; `"soxr"` is the faster alternative.
-        limits ([`AudioLimits`], *optional*):
-            What is refused: length, size, channels, sampling rate.
+        limits ([`AudioLimits`], *optional*): What is refused: length, size, channels, sampling rate.
         on_error (`str`, defaults to `"raise"`):
             `"raise"` stops at the first bad song; `"report"` puts a report with `error` in its place.
-        return_timeline (`bool`, defaults to `False`):
-            Whether to score each segment too: `segments` in the report.
-        return_embedding (`bool`, defaults to `False`):
-            Whether to give the song embedding: `embedding` in the report.
-        return_percentiles (`bool`, defaults to `True`):
-            Whether to give popularity scores as percentiles too.
+        return_timeline (`bool`, defaults to `False`): Whether to score each segment too: `segments` in the report.
+        return_embedding (`bool`, defaults to `False`): Whether to give the song embedding: `embedding` in the report.
+        return_percentiles (`bool`, defaults to `True`): Whether to give popularity scores as percentiles too.
         read_ahead (`bool`, *optional*):
             Whether songs may be taken and decoded, in a background thread, before the reports of those before them are
             out. By default they are, except for songs that come from an iterator of yours, which that thread would

@@ -11,8 +11,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .heads_apex import SCORE_MEANINGS
-
+# What SongEval asked its raters (arXiv 2505.10793), in a few words; popularity as in arXiv 2605.03395.
+SCORE_MEANINGS = {
+    "popularity": "popularity of the track",
+    "hit_probability": "probability that the popularity reaches the threshold of a hit",
+    "score_streams": "engagement by plays",
+    "score_likes": "engagement by likes",
+    "coherence": "overall coherence",
+    "musicality": "overall musicality",
+    "memorability": "memorability",
+    "clarity": "clarity of song structure",
+    "naturalness": "naturalness of vocal breathing and phrasing",
+}
 FEATURE_WORDS = {
     "given": "track features",
     "missing": "missing features",

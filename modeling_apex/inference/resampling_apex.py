@@ -98,8 +98,7 @@ class StreamingResampler:
     to float32 rounding.
 
     Args:
-        original_rate (`int`): Rate of what comes in, in hertz.
-        target_rate (`int`): Rate of what leaves, in hertz.
+        original_rate (`int`), target_rate (`int`): Rates of what comes in and of what leaves, in hertz.
         method (`str`, defaults to `"sinc"`):
             `"sinc"` is torchaudio's default filter, which the published weights were trained behind; `"soxr"` is
             SoX's high-quality resampler.

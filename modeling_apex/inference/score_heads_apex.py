@@ -85,13 +85,7 @@ class ScoreHeadsMixin:
 
     def compute_segment_embeddings(self, input_values: torch.Tensor) -> torch.Tensor:
         """
-        Encode segments and mix the chosen layers (rooms 5 and 6).
-
-        Args:
-            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`): Normalised segments.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_segments, hidden_size)`.
+        Encode normalised segments `(N, T)` and mix the chosen layers (rooms 5 and 6): `(N, D)`.
 
         Raises:
             `FloatingPointError`: If the encoder yields NaN or infinity.
@@ -129,14 +123,9 @@ class ScoreHeadsMixin:
         Average the segments of each song and score them (rooms 7 to 9).
 
         Args:
-            embeddings (`torch.FloatTensor` of shape `(num_segments, hidden_size)`):
-                Embeddings of the real segments of all songs.
-            mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`):
-                True for real segments; says whose they are.
+            embeddings (`torch.FloatTensor` of shape `(num_segments, hidden_size)`): Of all real segments, in order.
+            mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`): True for real segments.
             output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
-
-        Returns:
-            [`SongScores`]
 
         Raises:
             `FloatingPointError`: If a head yields NaN or infinity.

@@ -136,10 +136,8 @@ class SongScorer:
         Score songs one after the other.
 
         Args:
-            songs (`Iterable`):
-                The songs; what one may be, and the options, are as in [`ApexPopularityPipeline`].
-            on_segment (`Callable[[int], None]`, *optional*):
-                As in the class, for this call.
+            songs (`Iterable`): The songs; what one may be, and the options, are as in [`ApexPopularityPipeline`].
+            on_segment (`Callable[[int], None]`, *optional*): As in the class, for this call.
 
         Returns:
             `Iterator[dict]`: one report a song, in order.
@@ -176,14 +174,11 @@ class SongScorer:
         Run the three steps over songs.
 
         Args:
-            songs (`Iterable`):
-                The songs.
-            read (`Callable`), encode (`Callable`), report (`Callable`):
-                The steps, as the methods of these names.
+            songs (`Iterable`): The songs.
+            read (`Callable`), encode (`Callable`), report (`Callable`): The steps, as the methods of these names.
             batch_size (`int`, *optional*), on_segment (`Callable[[int], None]`, *optional*):
                 As in the class, for this call.
-            read_ahead (`bool`, defaults to `True`):
-                Whether a background thread takes and reads songs in advance.
+            read_ahead (`bool`, defaults to `True`): Whether a background thread takes and reads songs in advance.
 
         Returns:
             `Iterator[dict]`: one report a song. The thread is gone when the iteration ends, fails or is dropped.
@@ -275,10 +270,8 @@ class SongScorer:
         Encode a batch of segments, of whichever songs.
 
         Args:
-            items (`Sequence[Mapping]` or `Mapping`):
-                What `read` yields, or what `collate_items` makes of it.
-            on_error (`str`, defaults to `"raise"`):
-                As in the call.
+            items (`Sequence[Mapping]` or `Mapping`): What `read` yields, or what `collate_items` makes of it.
+            on_error (`str`, defaults to `"raise"`): As in the call.
 
         Returns:
             `list[dict]`: of each item its `is_last`, its `facts` and the `embedding` of shape `(1, hidden_size)`.

@@ -13,18 +13,10 @@ from typing import Any
 
 def compute_percentile(score: float, exponent: float, minimum: float = 0.0, maximum: float = 100.0) -> float:
     """
-    Turn a score on the scale "percentile" into the percentile rank that it stands for.
+    Turn a score on the scale "percentile" into the percentile rank that it stands for, 0 to 100.
 
     The inverse of `score = minimum + (maximum - minimum) * (percentile / 100) ** exponent` (arXiv 2605.03395, whose
     popularity runs from 0 to 100).
-
-    Args:
-        score (`float`): The score.
-        exponent (`float`): `config.popularity_exponent`.
-        minimum (`float`, defaults to 0), maximum (`float`, defaults to 100): The range of the score's head.
-
-    Returns:
-        `float`: percentile rank, 0 to 100.
 
     Raises:
         `ValueError`: If the score is outside its range or the exponent is not positive.
@@ -39,17 +31,15 @@ def compute_percentile(score: float, exponent: float, minimum: float = 0.0, maxi
 
 def compute_training_percentile(score: float, quantiles: Sequence[float]) -> float:
     """
-    Tell what share of the training songs a score is better than.
+    Tell what percent of the training songs have a lower score, interpolated between quantiles.
+
+    A score that many training songs share lies in the middle of them.
 
     Args:
         score (`float`): Score in native units.
         quantiles (`Sequence[float]`):
-            The ascending quantiles of the model's scores on its training songs, evenly spaced from 0 to 100 percent:
-            an entry of `config.percentile_tables`.
-
-    Returns:
-        `float`: percent of the training songs with a lower score, 0 to 100, interpolated between quantiles. A score
-        that many training songs share lies in the middle of them.
+            An entry of `config.percentile_tables`: the ascending quantiles of the model's scores on its training
+            songs, evenly spaced from 0 to 100 percent.
     """
     step = 100.0 / (len(quantiles) - 1)
     below, above = bisect.bisect_left(quantiles, score), bisect.bisect_right(quantiles, score)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS, FUSION_HEADS, POPULARITY_EXPONENT
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
 from modeling_apex.inference.report_apex import (
     describe_scales,
     escape_controls,
@@ -18,6 +18,7 @@ from modeling_apex.inference.report_apex import (
     format_table,
 )
 from modeling_apex.inference.song_report_apex import build_error_report, build_report, compute_percentile
+from modeling_apex.inference.track_features_apex import FUSION_HEADS
 
 SCORES = [50.0, 11.6, 3.0, 3.5, 2.25, 4.0, 1.5]
 
