@@ -34,41 +34,12 @@ class ApexConfig(ApexFields, PreTrainedConfig):
     """
     Describe an APEX model: encoder, segments, layers, heads.
 
-    Args:
-        encoder_config (`HubertConfig` or `dict`, *optional*):
-            The frozen encoder. Defaults to the shape of MERT-v1-95M.
-        heads (`list[dict]`, *optional*):
-            One entry a score, in the order of the output columns: `name`, `minimum`, `maximum`, `group`
-            (`"popularity"`, `"aesthetics"` or `"hit"`) and `scale`: `"percentile"` (a power of the percentile rank,
-            within the range; the default of popularity), `"rating"` (of aesthetics) or `"probability"` (of a hit).
-            Defaults to the seven heads of the paper.
-        layer_indices (`list[int]`, defaults to `[2, 5, 8, -1]`):
-            Which entries of the encoder's hidden states are mixed. Entry 0 is the input of the first layer, so the
-            default names layers 2, 5, 8 and 12 (the paper says 3, 6, 9, 12; the published weights need these).
-        sampling_rate (`int`, defaults to 24000): Sampling rate of the encoder, in hertz.
-        segment_seconds (`float`, defaults to 30.0): Length of a segment, in seconds.
-        shared_dims (`list[int]`, defaults to `[512, 256]`): Widths of the trunk that all heads share.
-        branch_dims (`list[int]`, defaults to `[128, 64]`): Widths of each head's own branch.
-        dropout_shared (`float`, defaults to 0.3): Dropout probability in the trunk.
-        dropout_branch (`float`, defaults to 0.1): Dropout probability in the branches.
-        prediction_level (`str`, defaults to `"song"`):
-            `"song"`: segment embeddings are averaged, then scored. `"segment"`: each segment is scored, then the
-            scores are averaged (the two training modes of the paper).
-        freeze_encoder (`bool`, defaults to `True`): Whether the encoder is kept out of training.
-        popularity_exponent (`float`, defaults to `ln 0.5 / ln 0.8`):
-            Exponent of the power transform between percentile and popularity score.
-        percentile_tables (`dict[str, list[float]]`, *optional*):
-            Per score, the 101 quantiles (0 to 100 percent) of the model's own scores on its training songs, so that a
-            report can say "better than 83 % of the training songs".
-        provenance (`dict`, *optional*):
-            Where the weights come from: source ids, hashes, training facts. Shown, never computed with.
-        mert_model_name (`str`, *optional*):
-            Only in the published layout, which does not store the encoder: the Hub id or folder that it is read from.
-        input_dim (`int`, *optional*): Only in the published layout; must equal the encoder's hidden size.
+    Takes the fields of [`ApexFields`] by name, which says what each one means, the names that the published config has
+    for them, and those of `PreTrainedConfig`.
 
     Raises:
         `TypeError`: If a field has the wrong type.
-        `ValueError`: If a field has a value that no model can have, or an unknown field is a near miss of one above.
+        `ValueError`: If a field has a value that no model can have, or an unknown field is a near miss of one of ours.
     """
 
     model_type = "apex"

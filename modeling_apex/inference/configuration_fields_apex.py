@@ -59,27 +59,36 @@ def set_fields(config: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 class ApexFields:
-    """The fields of an APEX config and what follows from them; [`ApexConfig`] says what each one means."""
+    """The fields of an APEX config, what they mean, and what follows from them."""
 
     # In the installed package: what checks that the encoder is one that can be, and that the other fields fit it.
     validate_encoder: ClassVar[Callable[[Any], None] | None] = None
     max_num_numbers: ClassVar[int] = 2_000_000_000
     """Most numbers (parameters and statistics) of a model: six times the largest published one."""
 
+    # The frozen encoder, a `HubertConfig` or a dict; by default of the shape of MERT-v1-95M.
     encoder_config: Any = declare_field(None)
+    # One entry a score, in the order of the output columns: `name`, `minimum`, `maximum`, `group` ("popularity",
+    # "aesthetics" or "hit") and `scale` ("percentile", "rating" or "probability"; by default that of the group).
     heads: list[dict[str, Any]] = declare_field(list(DEFAULT_HEADS), "heads")
+    # Which entries of the encoder's hidden states are mixed. Entry 0 is the input of the first layer, so the default
+    # names layers 2, 5, 8 and 12 (the paper says 3, 6, 9, 12; the published weights need these).
     layer_indices: list[int] = declare_field([2, 5, 8, -1], "ints")
-    sampling_rate: int = declare_field(24_000, "int", minimum=1)
+    sampling_rate: int = declare_field(24_000, "int", minimum=1)  # of the encoder, in hertz
     segment_seconds: float = declare_field(30.0, "float", above=0.0)
+    # Widths of the trunk that all heads share and of each head's own branch, and their dropout probabilities.
     shared_dims: list[int] = declare_field([512, 256], "ints", minimum=1, maximum=65_536)
     branch_dims: list[int] = declare_field([128, 64], "ints", minimum=1, maximum=65_536)
     dropout_shared: float = declare_field(0.3, "float", minimum=0.0, below=1.0)
     dropout_branch: float = declare_field(0.1, "float", minimum=0.0, below=1.0)
+    # "song": segment embeddings are averaged, then scored; "segment": the other way round (the paper's two modes).
     prediction_level: str = declare_field("song", "choice", choices=PREDICTION_LEVELS)
-    freeze_encoder: bool = declare_field(True, "bool")
-    popularity_exponent: float = declare_field(POPULARITY_EXPONENT, "float", above=0.0)
+    freeze_encoder: bool = declare_field(True, "bool")  # whether the encoder is kept out of training
+    popularity_exponent: float = declare_field(POPULARITY_EXPONENT, "float", above=0.0)  # of percentile to score
+    # Per score, the 101 quantiles (0 to 100 percent) of the model's own scores on its training songs.
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
-    provenance: dict[str, Any] = declare_field({}, "dict")
+    provenance: dict[str, Any] = declare_field({}, "dict")  # where the weights come from; never computed with
+    # Only in the published layout, which stores no encoder: where it is read from, and its width.
     mert_model_name: str | None = declare_field(None)
     input_dim: int | None = declare_field(None)
 

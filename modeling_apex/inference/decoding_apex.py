@@ -84,10 +84,8 @@ def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLi
 
     Raises:
         `AudioError`: If the song cannot be decoded, is empty, or breaks a limit; while reading, if it holds NaN.
-        `FileNotFoundError`: If the path does not exist.
-        `IsADirectoryError`: If the path is a folder.
-        `TypeError`: If `source` is of a kind that is not accepted.
-        `ImportError`: If a package is needed that is not installed; the message names the extra.
+        `FileNotFoundError`, `IsADirectoryError`: If the path does not exist or is a folder.
+        `TypeError`, `ImportError`: If `source` is of another kind, or needs a package that is not installed.
     """
     limits = limits or AudioLimits()
     if isinstance(source, dict):

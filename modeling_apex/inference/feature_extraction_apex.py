@@ -41,10 +41,8 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
         minimum_num_samples: int = 400,
         **kwargs: Any,
     ):
-        if not __name__.startswith("transformers_modules"):
-            # As in the config: the installed class serves, and points to no code in a checkpoint's folder.
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
+        if not __name__.startswith("transformers_modules"):  # as in the config: the installed class serves
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__init__(**kwargs)
         for name, value in (("sampling_rate", sampling_rate), ("minimum_num_samples", minimum_num_samples)):
             if type(value) is not int or not 0 < value < 2**53:

@@ -247,8 +247,8 @@ class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
                 Stored embeddings, as in [`ApexOutput`].
             labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
                 Labels in native units; NaN where a label is missing.
-            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
-            return_dict (`bool`, *optional*): Whether to return an [`ApexOutput`] (the default) or a tuple.
+            output_segment_scores (`bool`), return_dict (`bool`):
+                Whether to score each segment on its own as well, and to return an [`ApexOutput`] (the default).
 
         Raises:
             `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
