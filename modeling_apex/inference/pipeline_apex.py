@@ -42,23 +42,9 @@ class ApexPopularityPipeline(ChunkPipeline):
     "pop", "tempo": 120.0}}`, or as columns of a dataset's row. What is absent is missing, never guessed; the report
     says under `features` what was given, what was missing, and what of it leaks the target.
 
-    Args of the call:
-        sampling_rate (`int`, *optional*): Sampling rate of arrays, in hertz. Files know their own.
-        resampler (`str`, defaults to `"sinc"`):
-            `"sinc"` is the filter that the published weights were trained behind; `"soxr"` is the faster alternative.
-        limits ([`AudioLimits`], *optional*): What is refused: length, size, channels, sampling rate.
-        on_error (`str`, defaults to `"raise"`):
-            `"raise"` stops at the first bad song; `"report"` puts a report with `error` in its place.
-        return_timeline (`bool`, defaults to `False`): Whether to score each segment too: `segments` in the report.
-        return_embedding (`bool`, defaults to `False`): Whether to give the song embedding: `embedding` in the report.
-        return_percentiles (`bool`, defaults to `True`): Whether to give popularity scores as percentiles too.
-        read_ahead (`bool`, *optional*):
-            Whether songs may be taken and decoded, in a background thread, before the reports of those before them are
-            out. By default they are, except for songs that come from an iterator of yours, which that thread would
-            run.
-        batch_size (`int`, *optional*):
-            Segments that the model gets at once, across songs. Scores do not depend on it. By default as many as suit
-            the threads of a CPU where it reads ahead, and 1 elsewhere.
+    The call takes the options of [`ScoreOptions`] too, and `batch_size`: segments that the model gets at once, across
+    songs. Scores do not depend on it. By default as many as suit the threads of a CPU where it reads ahead, and 1
+    elsewhere.
 
     A list returns a list of reports; a generator or dataset returns an iterator, so that nothing piles up.
 

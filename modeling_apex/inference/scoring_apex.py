@@ -31,29 +31,27 @@ OnSegment = Callable[[int], None]
 
 
 class ScoreOptions(TypedDict, total=False):
-    """What a call may ask for, `None` for the default; [`ApexPopularityPipeline`] says what each option means."""
+    """What a call may ask for; `None` for the default."""
 
-    sampling_rate: int | None
+    sampling_rate: int | None  # of arrays, in hertz; files know their own
+    # "sinc", the default, is the filter that the published weights were trained behind; "soxr" is faster.
     resampler: str | None
-    limits: AudioLimits | None
-    on_error: str | None
-    return_timeline: bool | None
-    return_embedding: bool | None
-    return_percentiles: bool | None
+    limits: AudioLimits | None  # what is refused: length, size, channels, sampling rate
+    on_error: str | None  # "raise" (the default), or "report": a report with `error` in the place of a bad song's
+    return_timeline: bool | None  # whether to score each segment too: `segments` in the report
+    return_embedding: bool | None  # whether to give the song embedding: `embedding` in the report
+    return_percentiles: bool | None  # whether to give percentiles too; true by default
+    # Whether songs may be taken and decoded, in a background thread, before the reports of those before them are out.
+    # By default they are, except for songs that come from an iterator of yours, which that thread would run.
     read_ahead: bool | None
 
 
 def split_options(**options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """
-    Sort the options of a call by the step that takes them.
-
-    Returns:
-        `tuple[dict, dict, dict]`: the given options of `read` (and `read_ahead`, which is for whoever calls it), of
-        `encode` and of `report`.
+    Sort options by the step that takes them: `read` (with `read_ahead`, for its caller), `encode` and `report`.
 
     Raises:
-        `TypeError`: If there is no such option.
-        `ValueError`: If `on_error` has no such value.
+        `TypeError`, `ValueError`: If there is no such option, or `on_error` has no such value.
     """
     known = ScoreOptions.__annotations__
     if unknown := sorted(set(options) - set(known)):
@@ -73,16 +71,7 @@ def split_options(**options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[
 
 class SongScorer:
     """
-    Score songs with a model.
-
-    ```python
-    >>> from modeling_apex import load_scorer
-    >>> scorer = load_scorer()
-    >>> for report in scorer.score(["a.mp3", "b.mp3"]):
-    ...     report["scores"]
-    ```
-
-    Threads may share one: a call keeps its state to itself.
+    Score songs with a model; threads may share one, since a call keeps its state to itself.
 
     Args:
         model ([`ApexModel`] or [`SpectrogramFusionModel`]):
@@ -136,11 +125,9 @@ class SongScorer:
         Score songs one after the other.
 
         Args:
-            songs (`Iterable`): The songs; what one may be, and the options, are as in [`ApexPopularityPipeline`].
+            songs (`Iterable`): The songs; [`ApexPopularityPipeline`] says what one may be.
             on_segment (`Callable[[int], None]`, *optional*): As in the class, for this call.
-
-        Returns:
-            `Iterator[dict]`: one report a song, in order.
+            options: See [`ScoreOptions`].
 
         Raises:
             `TypeError`, `ValueError`: If `songs` is a single song, or an option is unknown or has no such value; with
@@ -171,17 +158,10 @@ class SongScorer:
         on_segment: OnSegment | None = None,
     ) -> Iterator[dict[str, Any]]:
         """
-        Run the three steps over songs.
+        Run the three steps, as the methods of these names, over songs; yield one report a song.
 
-        Args:
-            songs (`Iterable`): The songs.
-            read (`Callable`), encode (`Callable`), report (`Callable`): The steps, as the methods of these names.
-            batch_size (`int`, *optional*), on_segment (`Callable[[int], None]`, *optional*):
-                As in the class, for this call.
-            read_ahead (`bool`, defaults to `True`): Whether a background thread takes and reads songs in advance.
-
-        Returns:
-            `Iterator[dict]`: one report a song. The thread is gone when the iteration ends, fails or is dropped.
+        The other arguments are those of the class, for this call, and whether a background thread reads songs in
+        advance. The thread is gone when the iteration ends, fails or is dropped.
         """
         ahead = type(self).read_batches_ahead if read_ahead else None
         batch_size = batch_size or self.batch_size
@@ -379,12 +359,7 @@ def build_timeline(
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:
-    """
-    Name a loaded model for reports.
-
-    Returns:
-        `tuple[str, str | None]`: the Hub id or folder that it was loaded from, and its commit on the Hub.
-    """
+    """Name a loaded model for reports: the Hub id or folder that it was loaded from, and its commit on the Hub."""
     name = str(getattr(config, "_name_or_path", "") or "unsaved model")
     if Path(name).parent.name == "pretrained":  # a model that lies in this package, wherever that is installed
         name = Path(name).name
