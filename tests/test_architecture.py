@@ -15,6 +15,8 @@ ROOMS = {
     "statistics": set(),
     "storage": set(),
     "engines": {"inference", "storage"},
+    "containers": {"inference"},
+    "download": {"inference"},
     "loading": {"inference", "engines", "registration"},
     "checkpoints": {"loading", "engines", "inference", "storage"},
     "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
