@@ -226,7 +226,7 @@ def build_upload_plan(
         [`PublishError`]: If the repository is public and private was asked for, or it holds other files that are not
             to be removed.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
+    from modeling_apex.checkpoints.hub_files import compute_file_hash
 
     root = Path(folder)
     if state is not None and target.is_private and not state.is_private:
@@ -362,7 +362,7 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
     Raises:
         [`ReadBackError`]: If a file is missing, other, or should not be there.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
+    from modeling_apex.checkpoints.hub_files import compute_file_hash
 
     repo_id, kind = plan.target.repo_id, plan.target.repo_type
     listed = {file.path for file in list_hub_files(api, repo_id, repo_type=kind, revision=commit)}

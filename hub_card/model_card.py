@@ -22,7 +22,7 @@ from modeling_apex.checkpoints.component_licenses import (
     Component,
     is_permissive,
 )
-from modeling_apex.inference.heads_apex import SCORE_MEANINGS
+from modeling_apex.inference.report_apex import SCORE_MEANINGS
 from modeling_apex.storage.markdown import build_table
 
 TEMPLATES = Path(__file__).parent / "templates"

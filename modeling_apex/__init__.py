@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     )
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.inference.report_apex import flatten_reports, format_csv
-    from modeling_apex.loading import load_pipeline
+    from modeling_apex.inference.scoring_apex import SongScorer
+    from modeling_apex.loading import load_pipeline, load_scorer
 
 __version__ = "0.2.0"
 
@@ -41,9 +42,11 @@ _PUBLIC_NAMES = {
     "format_csv": "inference.report_apex",
     "load_audio": "inference.audio_apex",
     "load_pipeline": "loading",
+    "load_scorer": "loading",
     "load_preference_head": "arena.preference",
     "rank_reports": "arena.ranking",
     "PreferenceHead": "arena.preference",
+    "SongScorer": "inference.scoring_apex",
     "SpectrogramFusionConfig": "inference.configuration_spectrogram_fusion_apex",
     "SpectrogramFusionModel": "inference.modeling_spectrogram_fusion_apex",
     "SpectrogramFusionOutput": "inference.modeling_spectrogram_fusion_apex",
@@ -59,6 +62,7 @@ __all__ = [
     "AudioError",
     "AudioLimits",
     "PreferenceHead",
+    "SongScorer",
     "SpectrogramFusionConfig",
     "SpectrogramFusionModel",
     "SpectrogramFusionOutput",
@@ -67,6 +71,7 @@ __all__ = [
     "load_audio",
     "load_pipeline",
     "load_preference_head",
+    "load_scorer",
     "rank_reports",
     "score_preference",
 ]

@@ -1,31 +1,112 @@
 """
-Load a pipeline the way the command line and most programs want it: by name, from our own code.
+Load a scorer, a pipeline or a model the way the command line and most programs want it: by name, from our own code.
 
 `transformers.pipeline` asks for `trust_remote_code=True` when a folder carries code of its own, even if this package
 is installed. Here the installed code always runs, and the errors say what to do.
 """
 
+import contextlib
+import functools
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from modeling_apex.engines import check_engine
 from modeling_apex.registration import EMBEDDED_MODEL, TASK
+
+if TYPE_CHECKING:
+    import torch
+
+    from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
+    from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
+    from modeling_apex.inference.scoring_apex import OnSegment, SongScorer
+
+logger = logging.getLogger(__name__)
+
+
+def load_scorer(
+    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | None" = None,
+    *,
+    device: "str | int | torch.device | None" = None,
+    dtype: "str | torch.dtype" = "float32",
+    engine: str = "torch",
+    precision: str = "float32",
+    compile: bool = False,
+    require_validation: bool = True,
+    batch_size: int | None = None,
+    on_segment: "OnSegment | None" = None,
+    **hub_options: Any,
+) -> "SongScorer":
+    """
+    Load what scores songs: without transformers, which takes longer to import than a song to score, where it can.
+
+    Args:
+        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`], *optional*):
+            A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
+        device (`str`, `int` or `torch.device`, *optional*):
+            Where to run. Defaults to an accelerator if there is one; a loaded model stays where it is.
+        dtype (`str` or `torch.dtype`, defaults to `"float32"`):
+            What the encoder is loaded in.
+        engine (`str`, defaults to `"torch"`), precision (`str`, defaults to `"float32"`), compile (`bool`, defaults to
+            `False`), require_validation (`bool`, defaults to `True`):
+            As for [`load_pipeline`].
+        batch_size (`int`, *optional*), on_segment (`Callable[[int], None]`, *optional*):
+            As in [`SongScorer`].
+        hub_options:
+            What else `from_pretrained` takes: `revision`, `token`, `cache_dir`, ...
+
+    Returns:
+        [`SongScorer`]
+
+    Raises:
+        `FileNotFoundError`, `ValueError`, `ImportError`, [`NotValidatedError`]: As [`load_pipeline`].
+    """
+    is_default = _check_options(engine, precision, compile, dtype)
+    hub_options = {name: value for name, value in hub_options.items() if value is not None}
+    loaded: Any = _name_model(model)
+    if isinstance(loaded, str) and is_default and _is_float32(dtype) and not hub_options:
+        from modeling_apex.engines.plain_folder import load_plain_model
+
+        loaded = load_plain_model(loaded, device=None if device is None else str(device)) or loaded
+    if isinstance(loaded, str):
+        loaded = _load_if_exported(loaded, engine)
+    if isinstance(loaded, str):
+        with _explain_missing_model(loaded):
+            loaded = load_model(loaded, dtype=dtype, **hub_options)
+        if device is None and engine == "torch":  # the other engines run on the CPU
+            from torch import accelerator
+
+            device = accelerator.current_accelerator() if accelerator.is_available() else None
+    if device is not None and str(device) != str(loaded.device):
+        loaded.to(device)
+    _set_engine(loaded, engine, precision, compile, require_validation)
+
+    from modeling_apex.inference.scoring_apex import SongScorer
+
+    scorer = SongScorer(loaded, batch_size=batch_size, on_segment=on_segment)
+    scorer.hash_weights = functools.partial(_hash_weights, loaded)
+    if (notice := loaded.config.provenance.get("notice")) and _shows_warnings():
+        logger.warning(f"{scorer.model_id}: {notice}")
+    return scorer
 
 
 def load_pipeline(
-    model: Any = None,
+    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | None" = None,
     *,
     engine: str = "torch",
     precision: str = "float32",
     compile: bool = False,
     require_validation: bool = True,
     **kwargs: Any,
-) -> Any:
+) -> "ApexPopularityPipeline":
     """
     Load the `apex-popularity` pipeline.
 
     Args:
-        model (`str`, `os.PathLike` or [`ApexModel`], *optional*):
+        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`], *optional*):
             A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
         engine (`str`, defaults to `"torch"`):
             What runs the encoder: `"torch"`, `"onnx"` or `"openvino"`. A folder that `apex-music export --format`
@@ -51,61 +132,24 @@ def load_pipeline(
     """
     import transformers
 
-    from modeling_apex.engines import check_engine
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
-    check_engine(engine, precision, compile=compile)
-    is_default = engine == "torch" and precision == "float32" and not compile
-    if not is_default and kwargs.get("dtype") not in (None, "float32"):
-        raise ValueError(f"`dtype` {kwargs['dtype']!r} is for the default path; with an engine, name a `precision`.")
+    _check_options(engine, precision, compile, kwargs.get("dtype"))
     if engine != "torch":
         kwargs.setdefault("device", "cpu")  # where these engines run; otherwise torch would take an accelerator
-    if model is None:
-        model = EMBEDDED_MODEL
-        check_embedded_model()
-    if isinstance(model, (str, os.PathLike)):
-        model = os.path.expanduser(os.fspath(model))
-        if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):
-            raise FileNotFoundError(
-                f"{model}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
-                "`apex-music convert` or `apex-music train` wrote."
-            )
-        model = _load_if_exported(model, engine)
+    source: Any = _name_model(model)
+    source = _load_if_exported(source, engine) if isinstance(source, str) else source
     build_pipeline: Any = transformers.pipeline
-    try:
-        scorer = build_pipeline(TASK, model=model, pipeline_class=ApexPopularityPipeline, **kwargs)
-    except OSError as error:
-        if not isinstance(model, str) or os.path.isdir(model):
-            raise
-        raise FileNotFoundError(
-            f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
-            f"`hf download {model}` once while connected, or pass a folder."
-        ) from error
-    if not is_default or scorer.model.device.type == "cuda":
-        from modeling_apex.engines.build import build_engine
-
-        scorer.model.encoder_engine = build_engine(
-            scorer.model, engine, precision, compile=compile, require_validation=require_validation
+    with _explain_missing_model(source):
+        pipeline: ApexPopularityPipeline = build_pipeline(
+            TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs
         )
-    return scorer
+    _set_engine(pipeline.model, engine, precision, compile, require_validation)
+    pipeline.scorer.hash_weights = functools.partial(_hash_weights, pipeline.model)
+    return pipeline
 
 
-def _load_if_exported(model: str, engine: str) -> Any:
-    """Load a folder of exported graphs; anything else is left to transformers."""
-    from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model, read_engine_facts
-
-    if not is_engine_folder(model):
-        return model
-    exported_for = read_engine_facts(Path(model))["engine"]
-    if engine != exported_for:
-        raise ValueError(
-            f"{model}: is an export for the engine {exported_for}, not {engine}. Pass engine={exported_for!r} "
-            f"(`--engine {exported_for}` on the command line), or the checkpoint that it was exported from."
-        )
-    return load_exported_model(model)
-
-
-def load_model(model: str | os.PathLike, **options: Any) -> Any:
+def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | SpectrogramFusionModel":
     """
     Load a model of whichever type its config names, in float32, through the installed code.
 
@@ -123,17 +167,25 @@ def load_model(model: str | os.PathLike, **options: Any) -> Any:
     """
     import torch
 
-    model_class = find_model_class(model, **{name: value for name, value in options.items() if name != "dtype"})
-    return model_class.from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+    hub_options = {name: value for name, value in options.items() if name != "dtype"}
+    model_class: Any = find_model_class(model, **hub_options)
+    loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
+        os.fspath(model), **{"dtype": torch.float32, **options}
+    )
+    return loaded
 
 
-def load_apex_model(model: str | os.PathLike, **options: Any) -> Any:
+def load_apex_model(model: str | os.PathLike, **options: Any) -> "ApexModel":
     """
     Load an [`ApexModel`], for what only its encoder can do; arguments as for `load_model`.
 
     Raises:
         `ValueError`: If the model is of another type.
     """
+    import torch
+
+    from modeling_apex.inference.modeling_apex import ApexModel
+
     hub_options = {name: value for name, value in options.items() if name != "dtype"}
     name = find_model_class(model, **hub_options).config_class.model_type
     if name != "apex":
@@ -141,10 +193,11 @@ def load_apex_model(model: str | os.PathLike, **options: Any) -> Any:
             f"{model}: a {name} model has no embeddings to store; it learns from a dataset of songs (`apex-music "
             f"train DATASET --model-type {name}`). Pass an APEX model here."
         )
-    return load_model(model, **options)
+    loaded: ApexModel = ApexModel.from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+    return loaded
 
 
-def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
+def find_model_class(model: str | os.PathLike, **hub_options: Any) -> "type[ApexModel] | type[SpectrogramFusionModel]":
     """
     Find the class of a model by what its config says, without building anything.
 
@@ -166,7 +219,7 @@ def find_model_class(model: str | os.PathLike, **hub_options: Any) -> Any:
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **hub_options)
-    classes: dict[str, Any] = {
+    classes: dict[str, type[ApexModel] | type[SpectrogramFusionModel]] = {
         model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)
     }
     name = described.get("model_type")
@@ -187,3 +240,82 @@ def check_embedded_model() -> None:
             "no model was named, and this installation has no embedded one. Pass a model: a folder, or a Hub id such "
             "as amaai-lab/apex (`--model` on the command line, `model=` in Python)."
         )
+
+
+def _check_options(engine: str, precision: str, compile: bool, dtype: Any) -> bool:
+    """Refuse options that exclude each other; tell whether the default path is meant."""
+    check_engine(engine, precision, compile=compile)
+    is_default = (engine, precision, compile) == ("torch", "float32", False)
+    if not is_default and dtype is not None and not _is_float32(dtype):
+        raise ValueError(f"`dtype` {dtype!r} is for the default path; with an engine, name a `precision`.")
+    return is_default
+
+
+def _is_float32(dtype: Any) -> bool:
+    return str(dtype).removeprefix("torch.") == "float32"
+
+
+def _name_model(model: Any) -> Any:
+    """Return the folder or Hub id of a model that is yet to be loaded; a loaded one as it is."""
+    if model is None:
+        model = EMBEDDED_MODEL
+        check_embedded_model()
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    name = os.path.expanduser(os.fspath(model))
+    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise FileNotFoundError(
+            f"{name}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
+            "`apex-music convert` or `apex-music train` wrote."
+        )
+    return name
+
+
+def _load_if_exported(model: str, engine: str) -> Any:
+    """Load a folder of exported graphs; anything else is left to transformers."""
+    from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model, read_engine_facts
+
+    if not is_engine_folder(model):
+        return model
+    exported_for = read_engine_facts(Path(model))["engine"]
+    if engine != exported_for:
+        raise ValueError(
+            f"{model}: is an export for the engine {exported_for}, not {engine}. Pass engine={exported_for!r} "
+            f"(`--engine {exported_for}` on the command line), or the checkpoint that it was exported from."
+        )
+    return load_exported_model(model)
+
+
+@contextlib.contextmanager
+def _explain_missing_model(model: Any) -> Iterator[None]:
+    """Say what to do where loading a name that is no folder finds nothing on the Hub."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(model, str) or os.path.isdir(model):
+            raise
+        raise FileNotFoundError(
+            f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
+            f"`hf download {model}` once while connected, or pass a folder."
+        ) from error
+
+
+def _set_engine(model: Any, engine: str, precision: str, compile: bool, require_validation: bool) -> None:
+    is_default = (engine, precision, compile) == ("torch", "float32", False)
+    if not is_default or model.device.type == "cuda":
+        from modeling_apex.engines.choice import choose_encoder
+
+        model.encoder_engine = choose_encoder(
+            model, engine, precision, compile=compile, require_validation=require_validation
+        )
+
+
+def _hash_weights(model: Any) -> str:
+    from modeling_apex.engines.model_hashes import compute_scores_hash
+
+    return compute_scores_hash(model)
+
+
+def _shows_warnings() -> bool:
+    """Tell whether the user's setting for messages of transformers lets warnings pass."""
+    return os.environ.get("TRANSFORMERS_VERBOSITY", "warning").lower() not in ("error", "critical")

@@ -8,6 +8,7 @@ measured is named as missing; nothing is filled in from memory.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modeling_apex import SongScorer
 from spaces_demo.markup import build_notice, escape
 from spaces_demo.model_files import PREFERENCE_FILE, RESULT_FILES
 from spaces_demo.settings import SpaceSettings
@@ -37,12 +38,12 @@ RESULT_COLUMNS = {
 }
 
 
-def collect_facts(pipeline: Any, head: Any, results: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
+def collect_facts(scorer: SongScorer, head: Any, results: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
     """
     Gather what is known of a model.
 
     Args:
-        pipeline ([`ApexPopularityPipeline`]):
+        scorer ([`SongScorer`]):
             The loaded model.
         head (`PreferenceHead`, *optional*):
             Its preference head.
@@ -53,13 +54,13 @@ def collect_facts(pipeline: Any, head: Any, results: Mapping[str, dict[str, Any]
         `dict`: JSON-ready: `model`, `heads`, `segment_seconds`, `num_parameters`, `notice`, `provenance`,
         `preference_head` (its training facts), `results` and `missing`.
     """
-    config = pipeline.model.config
+    config = scorer.model.config
     provenance = dict(config.provenance)
     return {
-        "model": {"id": pipeline.model_id, "revision": pipeline.model_revision},
+        "model": {"id": scorer.model_id, "revision": scorer.model_revision},
         "heads": [dict(entry) for entry in config.heads],
         "segment_seconds": config.segment_seconds,
-        "num_parameters": sum(parameter.numel() for parameter in pipeline.model.parameters()),
+        "num_parameters": scorer.model.num_parameters(),
         "notice": provenance.pop("notice", None),
         "provenance": provenance,
         "preference_head": None if head is None else dict(head.training),

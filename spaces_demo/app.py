@@ -193,7 +193,7 @@ class _Page:
 
     def _build_rank_tab(self) -> None:
         songs = gr.File(file_count="multiple", file_types=AUDIO_TYPES, label="Songs", elem_id="rank-songs", height=200)
-        heads = self.scorer.get_pipeline().model.config.heads
+        heads = self.scorer.get_scorer().model.config.heads
         groups = {head["group"] for head in heads}
         orders = [(title, name) for name, title in rank_view.ORDERS.items() if name == "all" or name in groups]
         orders += [(format_title(head["name"]), head["name"]) for head in heads]
@@ -326,13 +326,13 @@ class _Page:
     def about(self, model: str | None = None) -> dict[str, Any]:
         """Tell which model runs, what it was trained on, what was measured of it, and what was not."""
         with _Politeness():
-            pipeline = self.scorer.get_pipeline(model)
-        return about_view.collect_facts(pipeline, self._get_head(model), load_results(pipeline))
+            scorer = self.scorer.get_scorer(model)
+        return about_view.collect_facts(scorer, self._get_head(model), load_results(scorer))
 
     def _get_head(self, model: str | None) -> Any:
         name = model or self.scorer.model_names[0]
         if name not in self.heads:
-            self.heads[name] = find_preference_head(self.scorer.get_pipeline(name))
+            self.heads[name] = find_preference_head(self.scorer.get_scorer(name))
         return self.heads[name]
 
 

@@ -1,7 +1,7 @@
 """
 What lies beside a model's weights: its preference head and the result files that tell what its numbers are worth.
 
-What comes in is a pipeline; what leaves is what was found. A file that a model lacks is `None`, never an error: most
+What comes in is a scorer; what leaves is what was found. A file that a model lacks is `None`, never an error: most
 models lack some. A file that is there but cannot be read is logged and counts as absent, so that one bad file does
 not take the page down.
 """
@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from modeling_apex import PreferenceHead, load_preference_head
+from modeling_apex import PreferenceHead, SongScorer, load_preference_head
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +24,17 @@ RESULT_FILES = {
 """Result files that the About tab reads, and what each one tells."""
 
 
-def get_source(pipeline: Any) -> str:
+def get_source(scorer: SongScorer) -> str:
     """Return the folder or Hub id that a model was loaded from; empty for a model that was never saved."""
-    return str(pipeline.model.config._name_or_path or "")
+    return str(scorer.model.config._name_or_path or "")
 
 
-def find_file(pipeline: Any, name: str) -> Path | None:
+def find_file(scorer: SongScorer, name: str) -> Path | None:
     """
     Find a file beside a model's weights, in its folder or its repository on the Hub.
 
     Args:
-        pipeline ([`ApexPopularityPipeline`]):
+        scorer ([`SongScorer`]):
             The loaded model.
         name (`str`):
             File name.
@@ -43,7 +43,7 @@ def find_file(pipeline: Any, name: str) -> Path | None:
         `Path`, *optional*: the local file, downloaded if need be; `None` if the model has no such file or the Hub
         cannot be asked.
     """
-    source = get_source(pipeline)
+    source = get_source(scorer)
     if not source:
         return None
     if os.path.isdir(source):
@@ -53,32 +53,32 @@ def find_file(pipeline: Any, name: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(source, name, revision=pipeline.model_revision))
+        return Path(hf_hub_download(source, name, revision=scorer.model_revision))
     except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         logger.info("%s has no %s: %s", source, name, error)
         return None
 
 
-def find_preference_head(pipeline: Any) -> PreferenceHead | None:
+def find_preference_head(scorer: SongScorer) -> PreferenceHead | None:
     """Load the preference head of a model; `None` if it has none that fits its scores."""
-    source = get_source(pipeline)
+    source = get_source(scorer)
     try:
-        head: PreferenceHead | None = load_preference_head(source, pipeline.model_revision) if source else None
+        head: PreferenceHead | None = load_preference_head(source, scorer.model_revision) if source else None
     except ValueError as error:
         logger.warning("the preference head is left out: %s", error)
         return None
-    unknown = sorted(set(head.weights) - set(pipeline.model.config.head_names)) if head is not None else []
+    unknown = sorted(set(head.weights) - set(scorer.model.config.head_names)) if head is not None else []
     if unknown:
         logger.warning("the preference head of %s is left out: the model has no scores %s", source, unknown)
         return None
     return head
 
 
-def load_results(pipeline: Any) -> dict[str, dict[str, Any] | None]:
+def load_results(scorer: SongScorer) -> dict[str, dict[str, Any] | None]:
     """Load the result files of a model, by name; `None` for each that it lacks."""
     results: dict[str, dict[str, Any] | None] = {}
     for name in RESULT_FILES:
-        path = find_file(pipeline, name)
+        path = find_file(scorer, name)
         results[name] = None
         if path is not None:
             try:

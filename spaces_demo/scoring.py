@@ -1,8 +1,8 @@
 """
 Score songs for the Space: uploaded files go in, reports leave, and what is refused is refused in plain words.
 
-The pipeline does the work. This file adds what a public page needs: models that are loaded once, limits whose messages
-speak to a visitor and not to a programmer, progress by segments, and names of files in place of their paths.
+[`SongScorer`] does the work. This file adds what a public page needs: models that are loaded once, limits whose
+messages speak to a visitor and not to a programmer, progress by segments, and names of files in place of their paths.
 """
 
 import logging
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_apex import ApexPopularityPipeline, AudioError, AudioLimits, load_pipeline
+from modeling_apex import AudioError, AudioLimits, SongScorer, load_scorer
 from spaces_demo.settings import SpaceSettings
 from spaces_demo.wording import format_length
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 ACCEPTED_FORMATS = "MP3, WAV, FLAC, OGG, M4A and other common formats"
 
 OnSegment = Callable[[int], None]
-"""Is called after each encoded batch with the number of segments of the current song that are done."""
+"""Is called after each segment with the number of segments of the song that are done."""
 
 
 class SongRefusedError(ValueError):
@@ -63,33 +63,6 @@ class SpaceLimits(AudioLimits):
             )
 
 
-class ListeningPipeline(ApexPopularityPipeline):
-    """The pipeline, which also tells how far it has come in a song."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._of_this_thread = threading.local()
-
-    def score(self, song: str, limits: AudioLimits, on_segment: OnSegment | None = None) -> dict[str, Any]:
-        """Score one file with its timeline; raise what is wrong with it."""
-        self._of_this_thread.num_done, self._of_this_thread.on_segment = 0, on_segment
-        try:
-            report: dict[str, Any] = self(song, limits=limits, return_timeline=True)
-        finally:
-            self._of_this_thread.on_segment = None
-        return report
-
-    def forward(self, model_inputs: Any, **forward_params: Any) -> Any:
-        """Run the model on a batch of segments, then tell who listens."""
-        output = super().forward(model_inputs, **forward_params)
-        on_segment = getattr(self._of_this_thread, "on_segment", None)
-        if on_segment is not None:
-            facts = model_inputs["facts"]
-            self._of_this_thread.num_done += len(facts) if isinstance(facts, list) else 1
-            on_segment(self._of_this_thread.num_done)
-        return output
-
-
 class Scorer:
     """
     Hold the models of a Space and score with them.
@@ -105,7 +78,7 @@ class Scorer:
         self.settings = settings
         self.limits = SpaceLimits(max_seconds=settings.max_seconds, max_bytes=settings.max_bytes)
         self._sources: dict[str, Any] = models or _name_models(settings.models) or {"apex-tiny": None}
-        self._pipelines: dict[str, ListeningPipeline] = {}
+        self._scorers: dict[str, SongScorer] = {}
         self._lock = threading.Lock()
 
     @property
@@ -113,9 +86,9 @@ class Scorer:
         """Names of the models that a visitor may choose from; the first is the default."""
         return list(self._sources)
 
-    def get_pipeline(self, model: str | None = None) -> ListeningPipeline:
+    def get_scorer(self, model: str | None = None) -> SongScorer:
         """
-        Return the pipeline of a model, loaded on first use.
+        Return the scorer of a model, loaded on first use.
 
         Args:
             model (`str`, *optional*):
@@ -128,15 +101,11 @@ class Scorer:
         if model not in self._sources:
             raise ValueError(f"This page has no model {model!r}. Choose one of: {', '.join(self.model_names)}.")
         with self._lock:
-            if model not in self._pipelines:
-                options: dict[str, Any] = {"device": self.settings.device} if self.settings.device else {}
-                loaded = load_pipeline(self._sources[model], **options)
-                pipeline = ListeningPipeline(
-                    model=loaded.model, feature_extractor=loaded.feature_extractor, device=loaded.device
-                )
-                pipeline.model_id = model  # a visitor has no use for the folder that a model lies in
-                self._pipelines[model] = pipeline
-            return self._pipelines[model]
+            if model not in self._scorers:
+                scorer = load_scorer(self._sources[model], device=self.settings.device)
+                scorer.model_id = model  # a visitor has no use for the folder that a model lies in
+                self._scorers[model] = scorer
+            return self._scorers[model]
 
     def score(self, song: str | None, model: str | None = None, on_segment: OnSegment | None = None) -> dict[str, Any]:
         """
@@ -159,9 +128,10 @@ class Scorer:
         if not song:
             raise SongRefusedError("There is no song yet. Drop one, record one, or pick a sample.")
         path = Path(song)
-        pipeline = self.get_pipeline(model)
+        scorer = self.get_scorer(model)
         try:
-            report = pipeline.score(str(path), self.limits, on_segment)
+            reports = scorer.score([str(path)], on_segment=on_segment, limits=self.limits, return_timeline=True)
+            report = next(reports)
         except FileNotFoundError as error:
             raise SongRefusedError(
                 f"{path.name}: the upload is gone; uploads are deleted after {self.settings.keep_minutes:g} minutes. "
@@ -201,13 +171,13 @@ class Scorer:
                 f"{len(songs)} songs are too many at once for this page; it takes {self.settings.max_songs}. "
                 "Rank them in parts, or use `apex-music rank` on your own machine."
             )
-        pipeline = self.get_pipeline(model)
+        scorer = self.get_scorer(model)
         reports = []
         for number, song in enumerate(songs, start=1):
             try:
                 reports.append(self.score(song, model))
             except SongRefusedError as error:
-                identity = {"id": pipeline.model_id, "revision": pipeline.model_revision}
+                identity = {"id": scorer.model_id, "revision": scorer.model_revision}
                 reports.append({"song": Path(song).name, "error": str(error), "model": identity})
             if on_song is not None:
                 on_song(number)
@@ -225,7 +195,7 @@ class Scorer:
             return None
         if not math.isfinite(seconds) or seconds > self.settings.max_seconds:
             return None
-        return max(1, math.ceil(seconds / self.get_pipeline(model).feature_extractor.segment_seconds))
+        return max(1, math.ceil(seconds / self.get_scorer(model).model.config.segment_seconds))
 
 
 def _name_models(sources: Sequence[str]) -> dict[str, str]:
@@ -235,7 +205,7 @@ def _name_models(sources: Sequence[str]) -> dict[str, str]:
 
 
 def _explain(error: Exception, path: Path) -> str:
-    """Return a pipeline's message in terms of what a visitor knows: the file's name, not its path or its bytes."""
+    """Return a scorer's message in terms of what a visitor knows: the file's name, not its path or its bytes."""
     message = str(error).replace(str(path), path.name)
     logger.info("refused: %s", message)
     if "decode" in message:

@@ -15,6 +15,8 @@ ROOMS = {
     "statistics": set(),
     "storage": set(),
     "engines": {"inference", "storage"},
+    "containers": {"inference"},
+    "download": {"inference"},
     "loading": {"inference", "engines", "registration"},
     "checkpoints": {"loading", "engines", "inference", "storage"},
     "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
@@ -71,6 +73,17 @@ def test_only_the_command_line_imports_commands() -> None:
     for path in python_files(*PACKAGE):
         if "commands" not in path.parts and path.name != "cli.py":
             assert "commands" not in imported_rooms(path), path
+
+
+@pytest.mark.parametrize("command", ["score", "rank", "validate", "embed"])
+def test_commands_that_hear_songs_share_their_options_and_nothing_else(command: str) -> None:
+    names = imported_modules(REPOSITORY / "modeling_apex" / "commands" / f"{command}.py")
+    assert {name for name in names if name.startswith("modeling_apex.commands")} == {"modeling_apex.commands.options"}
+
+
+def test_the_space_goes_through_the_public_door() -> None:
+    for path in python_files("spaces_demo"):
+        assert not imported_rooms(path), path
 
 
 def test_rooms_have_no_circle_of_files() -> None:

@@ -276,6 +276,27 @@ def test_wrong_words_exit_with_two(capsys: pytest.CaptureFixture) -> None:
     assert "must be at least 1, got 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rank", "a.wav", "--top", "-1"], "argument --top: must be at least 1, got -1"),
+        (["rank", "a.wav", "--top", "few"], "argument --top: must be a whole number, got 'few'"),
+        (["score", "a.wav", "--batch-size", "2.5"], "argument --batch-size: must be a whole number, got '2.5'"),
+        (["score", "a.wav", "--max-seconds", "nan"], "argument --max-seconds: must be a positive number, got nan"),
+        (["score", "a.wav", "--max-megabytes", "big"], "argument --max-megabytes: must be a number, got 'big'"),
+        (["validate", "a.wav", "--tolerance", "0"], "argument --tolerance: must be a positive number, got 0"),
+        (["validate", "a.wav", "--tolerance", "nan"], "argument --tolerance: must be a positive number, got nan"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_by_name(
+    words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_help_of_every_command_has_an_example() -> None:
     parser = build_parser()
     for name, command in parser._subparsers._group_actions[0].choices.items():

@@ -21,12 +21,12 @@ from modeling_apex.arena.battle_files import load_battle_table
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.ranking import find_groups
 from modeling_apex.corpus.identity import ContentIdentity, identify_audio, refuse_differences
-from modeling_apex.inference.heads_apex import HEAD_GROUPS
 from modeling_apex.storage.output_folder import replace_text
 
 REQUIRED_COLUMNS = ("battle_uuid", "preference", "audio_a", "audio_b")
 KEPT_COLUMNS = ("preference", "system_a", "system_b", "is_instrumental", "prompt", "user_pseudonym", "date")
 SILENCE_DECIBELS = -120.0
+SCORE_GROUPS = ("popularity", "aesthetics")  # what classifiers are given with and without
 WITHHELD = "the audio is withheld"
 REMEDY = "Delete it and give the same `apex-music arena` command again, or name another --output."
 
@@ -162,7 +162,7 @@ def _score_battle(
         report: Mapping[str, Any] = {"error": WITHHELD} if _is_withheld(audio) else score_song(audio)
         scores = dict(report.get("scores", {}))
         groups = find_groups(report) if scores else {}
-        found["groups"] |= {name: groups[name] if groups.get(name) in HEAD_GROUPS else "other" for name in scores}
+        found["groups"] |= {name: groups[name] if groups.get(name) in SCORE_GROUPS else "other" for name in scores}
         found.update({f"{name}_{side}": float(value) for name, value in scores.items()})
         found[f"measured_duration_{side}"] = report.get("duration_seconds")
         found[f"loudness_{side}"] = loudness(audio) if scores and loudness is not None else None

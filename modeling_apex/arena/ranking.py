@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS, FUSION_HEADS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_score, format_table
+from modeling_apex.inference.track_features_apex import FUSION_HEADS
 
 if TYPE_CHECKING:
     from modeling_apex.arena.preference import PreferenceHead

@@ -45,10 +45,17 @@ def get_hub_errors() -> tuple[type[BaseException], ...]:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    return HfHubHTTPError.__bases__
+    errors: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
+    return errors
 
 
-def compute_blob_id(path: str | os.PathLike) -> str:
+def compute_file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def compute_blob_id(path: str | os.PathLike[str]) -> str:
     """Return git's id of a file's content, in hexadecimal: SHA-1 over a short header and the bytes."""
     digest = hashlib.sha1(f"blob {os.path.getsize(path)}\0".encode(), usedforsecurity=False)
     with open(path, "rb") as file:
@@ -82,10 +89,8 @@ def list_hub_files(api: Any, repo_id: str, *, repo_type: str = "model", revision
     return sorted(files, key=lambda file: file.path)
 
 
-def is_same_file(path: str | os.PathLike, hub_file: HubFile) -> bool:
+def is_same_file(path: str | os.PathLike[str], hub_file: HubFile) -> bool:
     """Tell whether a file here has the content that the Hub lists."""
-    from modeling_apex.inference.published_apex import compute_file_hash
-
     if os.path.getsize(path) != hub_file.num_bytes:
         return False
     if hub_file.sha256 is not None:
@@ -93,14 +98,14 @@ def is_same_file(path: str | os.PathLike, hub_file: HubFile) -> bool:
     return compute_blob_id(path) == hub_file.blob_id
 
 
-def list_files(folder: str | os.PathLike) -> list[str]:
+def list_files(folder: str | os.PathLike[str]) -> list[str]:
     """List the files below a folder, as sorted paths with forward slashes; symbolic links count as files."""
     root = Path(folder)
     found = [path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def save_checksums(folder: str | os.PathLike) -> Path:
+def save_checksums(folder: str | os.PathLike[str]) -> Path:
     """
     Write `SHA256SUMS` of all other files below a folder.
 
@@ -111,8 +116,6 @@ def save_checksums(folder: str | os.PathLike) -> Path:
     Returns:
         `Path`: the file.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
-
     root = Path(folder)
     names = [name for name in list_files(root) if name != CHECKSUMS_NAME]
     lines = [f"{compute_file_hash(root / name)}  {name}\n" for name in names]
@@ -121,7 +124,7 @@ def save_checksums(folder: str | os.PathLike) -> Path:
     return path
 
 
-def load_checksums(folder: str | os.PathLike) -> dict[str, str]:
+def load_checksums(folder: str | os.PathLike[str]) -> dict[str, str]:
     """
     Read `SHA256SUMS`.
 
@@ -150,7 +153,7 @@ def load_checksums(folder: str | os.PathLike) -> dict[str, str]:
     return sums
 
 
-def find_changed_files(folder: str | os.PathLike, sums: dict[str, str]) -> list[str]:
+def find_changed_files(folder: str | os.PathLike[str], sums: dict[str, str]) -> list[str]:
     """
     Compare a folder with its checksums.
 
@@ -163,8 +166,6 @@ def find_changed_files(folder: str | os.PathLike, sums: dict[str, str]) -> list[
     Returns:
         `list[str]`: one line for each file that is missing, other than listed, or not listed.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
-
     root = Path(folder)
     problems = []
     for name, expected in sums.items():

@@ -1,4 +1,4 @@
-"""Measure a shortcut of a model on songs, and keep the record where `build_engine` will look for it."""
+"""Measure a shortcut of a model on songs, and keep the record where `choose_encoder` will look for it."""
 
 import os
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.engines import check_engine
-from modeling_apex.engines.build import build_engine_key, find_engine_folder, get_exported_folder
+from modeling_apex.engines.choice import build_engine_key, find_engine_folder, get_exported_folder
 from modeling_apex.engines.model_hashes import compute_fingerprint
 from modeling_apex.engines.validation import DEFAULT_TOLERANCE, VALIDATION_FILE, measure_shortcut, save_record
-from modeling_apex.loading import load_pipeline
+from modeling_apex.loading import load_scorer
 
 
 def validate_shortcut(
@@ -31,7 +31,7 @@ def validate_shortcut(
 
     Args:
         songs (`Sequence`):
-            Anything that the pipeline scores.
+            Anything that [`SongScorer`] scores.
         model (`str` or `os.PathLike`, *optional*):
             A folder or a Hub id. Defaults to the embedded demonstration model.
         engine (`str`, defaults to `"torch"`):
@@ -45,7 +45,7 @@ def validate_shortcut(
         tolerance (`float`, defaults to 0.01):
             Largest accepted change of a score, as a share of its range.
         options:
-            Passed to `load_pipeline`.
+            Passed to `load_scorer`.
 
     Returns:
         `tuple[dict, Path]`: the record of `measure_shortcut`, and the file that it is kept in.
@@ -64,7 +64,7 @@ def validate_shortcut(
             "there is nothing to validate: torch in float32 is the exact path. Name an engine, a precision below "
             "float32, or compile."
         )
-    shortcut = load_pipeline(
+    shortcut = load_scorer(
         model, engine=engine, precision=precision, compile=compile, require_validation=False, **options
     )
     exported = get_exported_folder(shortcut.model)
@@ -74,13 +74,13 @@ def validate_shortcut(
             "Name a precision below float32, or validate the checkpoint that it was exported from."
         )
     exact_engine = "torch" if exported is None else engine
-    exact = load_pipeline(model, engine=exact_engine, **options)
-    folder = exported or find_engine_folder(compute_fingerprint(exact.model), engine)
+    exact = load_scorer(model, engine=exact_engine, **{**options, "device": shortcut.model.device})
+    folder = exported or find_engine_folder(compute_fingerprint(shortcut.model), engine)
     record = measure_shortcut(
-        lambda some: exact(list(some), resampler=resampler),
-        lambda some: shortcut(list(some), resampler=resampler),
+        lambda some: list(exact.score(some, resampler=resampler)),
+        lambda some: list(shortcut.score(some, resampler=resampler)),
         songs,
-        build_engine_key(exact.model, folder, engine, precision, compile),
+        build_engine_key(shortcut.model, folder, engine, precision, compile),
         reference=f"{exact_engine} float32",
         tolerance=tolerance,
     )

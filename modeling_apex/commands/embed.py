@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from modeling_apex.commands.score import (
+from modeling_apex.commands.options import (
     DTYPES,
     RESAMPLERS,
     add_engine_arguments,

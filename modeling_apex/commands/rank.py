@@ -5,7 +5,7 @@ from typing import Any
 
 from modeling_apex.arena.preference import load_preference_head
 from modeling_apex.arena.ranking import format_ranking, rank_reports
-from modeling_apex.commands.score import add_scoring_arguments, score_songs
+from modeling_apex.commands.options import add_scoring_arguments, positive_int, score_songs
 from modeling_apex.corpus.song_files import find_songs
 
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         help="what to sort by: preference (the default where the model has a preference head), all (mean place over "
         "every score, the default elsewhere), popularity, aesthetics, or one score",
     )
-    parser.add_argument("--top", type=int, metavar="N", help="show only the best N")
+    parser.add_argument("--top", type=positive_int, metavar="N", help="show only the best N")
     parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 

@@ -3,15 +3,12 @@
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.corpus.feature_table import FeatureTable
+from modeling_apex.commands.options import add_scoring_arguments, load_scorer, score_songs
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
-from modeling_apex.engines import ENGINES, PRECISIONS
-from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import (
     escape_controls,
     format_duration,
@@ -19,10 +16,6 @@ from modeling_apex.inference.report_apex import (
     format_score,
     format_table,
 )
-
-DTYPES = ("float32", "bfloat16", "float16")
-RESAMPLERS = ("sinc", "soxr")
-MEGABYTE = 1024**2
 
 
 def add_parser(subparsers: Any) -> None:
@@ -45,100 +38,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
     parser.set_defaults(run=run, when_interrupted="with --output, the same command goes on where this one stopped")
-
-
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what every command that scores songs takes."""
-    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
-    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
-    parser.add_argument(
-        "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
-    )
-    add_engine_arguments(parser)
-    parser.add_argument(
-        "--features",
-        metavar="TABLE",
-        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
-    )
-    parser.add_argument("--batch-size", type=_positive_int, metavar="N", help="segments at once (default: as suits)")
-    parser.add_argument(
-        "--resampler",
-        choices=RESAMPLERS,
-        default="sinc",
-        help="sinc: the filter that the weights were trained behind (default); soxr: faster, scores differ slightly",
-    )
-    add_limit_arguments(parser)
-
-
-def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what is refused; `build_limits` reads it."""
-    defaults = AudioLimits()
-    limits = parser.add_argument_group("what is refused")
-    limits.add_argument(
-        "--max-seconds",
-        type=_positive_number,
-        default=defaults.max_seconds,
-        metavar="S",
-        help=f"longest song ({defaults.max_seconds:g})",
-    )
-    limits.add_argument(
-        "--max-megabytes",
-        type=_positive_number,
-        default=defaults.max_bytes / MEGABYTE,
-        metavar="N",
-        help=f"largest file or download, in units of 1024 x 1024 bytes ({defaults.max_bytes / MEGABYTE:g})",
-    )
-    limits.add_argument(
-        "--max-channels",
-        type=_positive_int,
-        default=defaults.max_channels,
-        metavar="N",
-        help=f"most channels; more than one are mixed by their mean ({defaults.max_channels})",
-    )
-    limits.add_argument(
-        "--max-sampling-rate",
-        type=_positive_int,
-        default=defaults.max_sampling_rate,
-        metavar="HZ",
-        help=f"highest sampling rate, in hertz ({defaults.max_sampling_rate})",
-    )
-    limits.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="let URLs lead to this machine and its own network; off, because a URL may come from a stranger",
-    )
-
-
-def build_limits(arguments: argparse.Namespace) -> AudioLimits:
-    """Return the limits that the command line states."""
-    return AudioLimits(
-        max_seconds=arguments.max_seconds,
-        max_bytes=round(arguments.max_megabytes * MEGABYTE),
-        max_channels=arguments.max_channels,
-        max_sampling_rate=arguments.max_sampling_rate,
-        allow_private_addresses=arguments.allow_private_addresses,
-    )
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what runs the encoder; the defaults are the exact path."""
-    parser.add_argument(
-        "--engine", choices=tuple(ENGINES), default="torch", help="what runs the encoder (default: torch)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="what the encoder computes in; anything but float32 changes scores, and runs where `apex-music validate` "
-        "has measured by how much (default: float32)",
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the torch path first, which takes minutes; for long runs"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -185,65 +84,6 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
     return 1 if num_failed else 0
 
 
-def load_scorer(arguments: argparse.Namespace) -> Any:
-    """Load what scores as the command line says: the quick way where that is possible, else the pipeline."""
-    return _load_quick_scorer(arguments) or _load_pipeline(arguments)
-
-
-def _load_quick_scorer(arguments: argparse.Namespace) -> Any:
-    from modeling_apex import loading
-
-    if arguments.revision or arguments.dtype != "float32":
-        return None
-    if (arguments.engine, arguments.precision, arguments.compile) != ("torch", "float32", False):
-        return None
-    from modeling_apex.engines.plain_folder import load_quick_scorer
-
-    model = arguments.model or loading.EMBEDDED_MODEL
-    return load_quick_scorer(model, device=arguments.device, batch_size=arguments.batch_size)
-
-
-def _load_pipeline(arguments: argparse.Namespace) -> Any:
-    from transformers.utils import logging
-
-    from modeling_apex.loading import load_pipeline
-
-    logging.disable_progress_bar()  # of loading weights; the songs have their own
-    options = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
-    options |= {name: getattr(arguments, name) for name in ("engine", "precision", "compile")}
-    scorer = load_pipeline(arguments.model, dtype=arguments.dtype, batch_size=arguments.batch_size, **options)
-    if arguments.precision != "float32":
-        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
-    return scorer
-
-
-def score_songs(
-    songs: list[str], arguments: argparse.Namespace, *, scorer: Any = None, **options: Any
-) -> Iterator[dict[str, Any]]:
-    """Yield one report a song, with progress on a terminal; what fails goes to stderr too."""
-    from tqdm import tqdm
-
-    if not songs:
-        return
-    features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
-    scorer = scorer or load_scorer(arguments)
-    inputs = (
-        song if row is None else {"id": song, "audio": song, "features": row}
-        for song, row in zip(songs, features, strict=True)
-    )
-    options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
-    reports = scorer(inputs, on_error="report", **options)
-    # `disable=None` shows the bar on a terminal only.
-    with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
-        for song, report in zip(songs, reports, strict=True):
-            report["song"] = song
-            progress.update()
-            if "error" in report:
-                with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
-            yield report
-
-
 def format_score_table(reports: list[dict[str, Any]]) -> str:
     """Return one line a song: its scores in native units, popularity also as a percentile."""
     names = list(reports[0]["scores"])
@@ -269,17 +109,3 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
 
 def _hash_file(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def _positive_number(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value

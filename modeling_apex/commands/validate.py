@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from modeling_apex.commands.score import RESAMPLERS, add_engine_arguments
+from modeling_apex.commands.options import add_song_arguments, positive_number
 from modeling_apex.corpus.song_files import find_songs
 
 
@@ -20,15 +20,10 @@ def add_parser(subparsers: Any) -> None:
         "  apex-music validate songs/ --model apex-ov --engine openvino --precision int8 --tolerance 0.005",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
-    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
-    parser.add_argument("--device", metavar="D", help="as for score")
-    add_engine_arguments(parser)
-    parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
+    add_song_arguments(parser)
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=positive_number,
         default=0.01,
         metavar="T",
         help="largest change of a score that is accepted, as a share of its range (default: 0.01, 1 point of 100)",
@@ -43,17 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.inference.report_apex import format_table
 
     logging.disable_progress_bar()
-    options = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
-    record, path = validate_shortcut(
-        find_songs(arguments.songs),
-        arguments.model,
-        engine=arguments.engine,
-        precision=arguments.precision,
-        compile=arguments.compile,
-        resampler=arguments.resampler,
-        tolerance=arguments.tolerance,
-        **options,
-    )
+    names = ("engine", "precision", "compile", "resampler", "tolerance", "revision", "device")
+    options = {name: getattr(arguments, name) for name in names}
+    record, path = validate_shortcut(find_songs(arguments.songs), arguments.model, **options)
     rows = [
         [head, f"{change:.2g}", f"{change / record['ranges'][head]:.3%}"]
         for head, change in record["largest_change"].items()

@@ -10,9 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from modeling_apex.engines.plain_folder import ENCODER_FIELDS
+
 EMBEDDING_PARTS = ("encoder.", "aggregator.")  # the weights that embeddings depend on; the heads come after
 # Fields of an encoder's config that say where it came from, not what it computes.
 ORIGIN_FIELDS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+# What scores and percentiles depend on beside the weights and the encoder's config.
+SCORE_FIELDS = (
+    *("heads", "layer_indices", "prediction_level", "sampling_rate", "segment_seconds"),
+    *("popularity_exponent", "percentile_tables"),
+)
 
 
 def compute_weights_hash(model: nn.Module) -> str:
@@ -54,7 +61,8 @@ def compute_fingerprint(model: Any) -> str:
     }
     facts = {
         "encoder": encoder,
-        "heads": model.config.heads,
+        # Without the scale, which changes what a score is called and no score: older graphs and records stay valid.
+        "heads": [{name: value for name, value in head.items() if name != "scale"} for head in model.config.heads],
         "layer_indices": model.config.layer_indices,
         "prediction_level": model.config.prediction_level,
         "segment_num_samples": model.config.segment_num_samples,
@@ -64,4 +72,32 @@ def compute_fingerprint(model: Any) -> str:
         values = tensor.detach().to("cpu").contiguous().numpy()
         digest.update(f"{name}{values.shape}{values.dtype}".encode())
         digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def compute_scores_hash(model: Any) -> str:
+    """
+    Hash everything that scores depend on, so that a model has one hash by whichever door it was loaded.
+
+    Args:
+        model ([`ApexModel`], [`PlainModel`] or [`SpectrogramFusionModel`]):
+            The model; an export has the hash of the checkpoint that it was made from.
+
+    Returns:
+        `str`: SHA-256, hexadecimal.
+    """
+    config: Any = model.config
+    if encoder := getattr(config, "encoder_config", None):
+        facts = {name: getattr(config, name) for name in SCORE_FIELDS}
+        facts |= {f"encoder.{name}": kind(getattr(encoder, name)) for name, kind in ENCODER_FIELDS.items()}
+    else:
+        left_out = {*ORIGIN_FIELDS, "auto_map", "custom_pipelines", "provenance"}
+        facts = {name: value for name, value in config.to_diff_dict().items() if name not in left_out}
+    facts["embeddings"] = compute_weights_hash(model)
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(EMBEDDING_PARTS):
+            values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            digest.update(f"{name}{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()

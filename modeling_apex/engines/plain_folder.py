@@ -1,20 +1,17 @@
 """
-Score songs without importing transformers: the short way to a first score, for the commands.
+Read a model's folder without importing transformers, which takes longer than scoring a song.
 
-What comes in is a model's folder in this package's own format; what leaves is a [`QuickScorer`], which computes with
-the same code as the pipeline ([`SongScoring`], [`ScoreHeads`], [`PackedEncoder`]) and gives the same reports, bit for
-bit. Of transformers, the pipeline needs modules that take longer to import than a song takes to score.
+What comes in is a folder in this package's own format; what leaves is a [`PlainModel`], which computes by the same
+code as `ApexModel` ([`ScoreHeadsMixin`], [`PackedEncoder`]) the same scores, bit for bit.
 
-Only what is plain takes this way: on a CPU, float32, one file of weights in which each has the name, shape and type
-that the config foretells. For anything else [`load_quick_scorer`] returns `None`, and the pipeline, which knows what
-to do or what to say, is loaded instead. Nothing is refused here, so no message exists twice.
+Only what is plain is read: on a CPU, float32, one file of weights in which each has the name, shape and type that the
+config foretells. For anything else [`load_plain_model`] returns `None`, and `ApexModel.from_pretrained`, which knows
+what to do or what to say, is called instead. Nothing is refused here, so no message exists twice.
 """
 
-import itertools
 import json
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from modeling_apex.inference.configuration_fields_apex import OWN_FIELDS, ApexFields
-from modeling_apex.inference.packed_encoder_apex import PackedEncoder, can_arrange
-from modeling_apex.inference.read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
-from modeling_apex.inference.score_heads_apex import ScoreHeads, SongScores
-from modeling_apex.inference.scoring_apex import SongScoring, describe_model
-from modeling_apex.inference.worker_threads_apex import count_workers
-
-logger = logging.getLogger(__name__)
+from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
+from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields, set_fields
+from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER_PREFIX = "encoder."
@@ -64,7 +56,7 @@ ENCODER_FIELDS: Mapping[str, type] = {
 ENCODER_VARIANTS = ("_attn_implementation", "adapter_attn_dim", "attn_implementation", "quantization_config")
 
 
-class QuickModel(ScoreHeads, nn.Module):
+class PlainModel(ScoreHeadsMixin, nn.Module):
     """
     An `ApexModel` for inference on a CPU: the same heads behind the packed encoder.
 
@@ -82,20 +74,30 @@ class QuickModel(ScoreHeads, nn.Module):
         self.config = config
         with torch.device("meta"):  # shapes and types, no memory
             self.build_heads(config)
+        self.encoder_weights: dict[str, torch.Tensor] = {}
         self.eval()
 
     def list_weights(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """List shape and type of each entry of an `ApexModel`'s state dict, encoder and all."""
-        heads = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.state_dict().items()}
+        heads = {name: (tuple(weight.shape), weight.dtype) for name, weight in super().state_dict().items()}
         encoder = list_encoder_shapes(self.config.encoder_config)
         return {**{f"{ENCODER_PREFIX}{name}": (shape, torch.float32) for name, shape in encoder.items()}, **heads}
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take the weights that `list_weights` names, without copying those of the heads."""
-        encoder = {name: weight for name, weight in weights.items() if name.startswith(ENCODER_PREFIX)}
-        self.load_state_dict({name: weights[name] for name in weights if name not in encoder}, assign=True)
-        encoder = {name.removeprefix(ENCODER_PREFIX): weight for name, weight in encoder.items()}
+        """Take the weights that `list_weights` names, without copying them."""
+        self.encoder_weights = {name: weight for name, weight in weights.items() if name.startswith(ENCODER_PREFIX)}
+        heads = {name: weight for name, weight in weights.items() if name not in self.encoder_weights}
+        self.load_state_dict(heads, assign=True)
+        encoder = {name.removeprefix(ENCODER_PREFIX): weight for name, weight in self.encoder_weights.items()}
         self.packed_encoder = PackedEncoder(encoder, self.config.encoder_config)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return what an `ApexModel` of this folder returns: the weights as they were loaded, encoder and all."""
+        return {**self.encoder_weights, **super().state_dict(*arguments, **options)}
+
+    def num_parameters(self) -> int:
+        """Count the parameters, encoder and all."""
+        return sum(weight.numel() for weight in (*self.encoder_weights.values(), *self.parameters()))
 
     def _encode(self, segments: torch.Tensor) -> torch.Tensor:
         return self.packed_encoder(segments, self.config.layer_indices)
@@ -106,90 +108,22 @@ class QuickModel(ScoreHeads, nn.Module):
         return self.score_songs(embeddings, mask, output_segment_scores=output_segment_scores)
 
 
-class QuickScorer(SongScoring):
+def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = None) -> PlainModel | None:
     """
-    Score songs as `ApexPopularityPipeline` does.
+    Load a model without transformers, where its folder and this machine allow it.
 
     Args:
-        model ([`QuickModel`]):
-            The model.
-        batch_size (`int`, *optional*):
-            As in the pipeline.
-    """
-
-    def __init__(self, model: QuickModel, batch_size: int | None = None):
-        self.model = model
-        self._batch_size = batch_size
-        self.feature_extractor = model.config
-        self.model_id, self.model_revision = describe_model(model.config)
-
-    def __call__(self, songs: Iterable[Any], **options: Any) -> Iterator[dict[str, Any]]:
-        """
-        Score songs one after the other.
-
-        Args:
-            songs (`Iterable`):
-                The songs, each as the pipeline takes one.
-            options:
-                Those of the pipeline's call, but for `batch_size`. `read_ahead` is on for a list and off for an
-                iterator.
-
-        Returns:
-            `Iterator[dict]`: one report a song.
-
-        Raises:
-            `TypeError`, `ValueError`: If an option is unknown or has no such value; what else a song can raise with
-                `on_error="raise"`.
-        """
-        preprocess_options, forward_options, postprocess_options = self._sanitize_parameters(**options)
-        read_ahead = preprocess_options.pop("read_ahead", isinstance(songs, Sequence))
-        items = (item for song in songs for item in self.preprocess(song, **preprocess_options))
-        batch_size = self._batch_size or (count_workers() if read_ahead else 1)
-        if not read_ahead:
-            return self._score(items, batch_size, forward_options, postprocess_options)
-        items_ahead = ReadAhead(items, max(SEGMENTS_AHEAD, batch_size))
-        return ClosingIterator(self._score(items_ahead, batch_size, forward_options, postprocess_options), items_ahead)
-
-    def _score(
-        self,
-        items: Iterable[dict[str, Any]],
-        batch_size: int,
-        forward_options: dict[str, Any],
-        postprocess_options: dict[str, Any],
-    ) -> Iterator[dict[str, Any]]:
-        outputs: list[dict[str, Any]] = []  # of the song that is not yet whole
-        remaining = iter(items)
-        while batch := list(itertools.islice(remaining, batch_size)):
-            inputs = {name: [item[name] for item in batch] for name in ("is_last", "facts")}
-            with torch.inference_mode():
-                values = torch.cat([item["input_values"] for item in batch])  # (n, T)
-                output = self._forward({**inputs, "input_values": values}, **forward_options)
-            for number, item in enumerate(batch):
-                outputs.append({"facts": item["facts"], "embedding": output["embedding"][number : number + 1]})
-                if item["is_last"]:
-                    yield self.postprocess(outputs, **postprocess_options)
-                    outputs = []
-
-
-def load_quick_scorer(
-    model: str | os.PathLike, *, device: str | None = None, batch_size: int | None = None
-) -> QuickScorer | None:
-    """
-    Load a scorer that needs no transformers, where a model and this machine allow it.
-
-    Args:
-        model (`str` or `os.PathLike`):
-            A model's folder; a Hub id is for the pipeline.
+        folder (`str` or `os.PathLike`):
+            The folder; a Hub id is not plain.
         device (`str`, *optional*):
-            Where the user wants the model; by default an accelerator if there is one, as in the pipeline.
-        batch_size (`int`, *optional*):
-            As in the pipeline.
+            Where the user wants the model; by default an accelerator if there is one.
 
     Returns:
-        [`QuickScorer`] or `None`: `None` where the pipeline is due.
+        [`PlainModel`] or `None`: `None` where transformers is due.
     """
-    folder = Path(os.path.expanduser(model))
-    if not folder.is_dir() or device not in (None, "cpu") or (device is None and _has_accelerator()):
+    name = os.path.expanduser(os.fspath(folder))
+    folder = Path(name)
+    if not folder.is_dir() or device not in (None, "cpu") or (device is None and torch.accelerator.is_available()):
         return None
     if (folder / "adapter_config.json").exists():  # transformers would put the adapter on top
         return None
@@ -197,15 +131,12 @@ def load_quick_scorer(
     weights = _read_weights(folder / WEIGHTS_FILE)
     if config is None or weights is None:
         return None
-    config._name_or_path = os.path.expanduser(os.fspath(model))
-    quick_model = QuickModel(config)
-    if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != quick_model.list_weights():
+    config._name_or_path = name
+    model = PlainModel(config)
+    if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != model.list_weights():
         return None
-    quick_model.load_weights(weights)
-    scorer = QuickScorer(quick_model, batch_size)
-    if (notice := config.provenance.get("notice")) and _shows_warnings():
-        logger.warning(f"{scorer.model_id}: {notice}")
-    return scorer
+    model.load_weights(weights)
+    return model
 
 
 def list_encoder_shapes(encoder: Any) -> dict[str, tuple[int, ...]]:
@@ -259,16 +190,6 @@ def list_encoder_shapes(encoder: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _has_accelerator() -> bool:
-    # Before torch 2.6 there is no one question for all kinds: the pipeline knows how to ask.
-    return not hasattr(torch, "accelerator") or torch.accelerator.is_available()
-
-
-def _shows_warnings() -> bool:
-    """Tell whether the user's setting for messages of transformers, which the pipeline obeys, lets warnings pass."""
-    return os.environ.get("TRANSFORMERS_VERBOSITY", "warning").lower() not in ("error", "critical")
-
-
 def _read_config(path: Path) -> ApexFields | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -276,16 +197,17 @@ def _read_config(path: Path) -> ApexFields | None:
         return None
     if not isinstance(fields, dict) or fields.get("model_type") != "apex" or fields.get("mert_model_name") is not None:
         return None
-    names = set(fields)
-    if not set(OWN_FIELDS) <= names or names - set(OWN_FIELDS) - FIELDS_OF_TRANSFORMERS:
+    names, own = set(fields), list_fields(ApexFields)
+    if not set(own) <= names or names - set(own) - FIELDS_OF_TRANSFORMERS:
         return None
     encoder = _read_encoder_config(fields["encoder_config"])
     if encoder is None:
         return None
     config = ApexFields()
     try:
-        config.set_fields(**{**{name: fields[name] for name in OWN_FIELDS}, "encoder_config": encoder})
-        config.validate_encoder()
+        set_fields(config, {**{name: fields[name] for name in own}, "encoder_config": encoder})
+        if config.validate_encoder is not None:
+            config.validate_encoder()
     except (TypeError, ValueError):
         return None
     return config

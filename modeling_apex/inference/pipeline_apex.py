@@ -6,7 +6,8 @@ What comes in is a path, URL, bytes, file object, array or dataset value, one or
 so memory depends on neither the length of a song nor the number of songs.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,15 @@ from torch.utils.data import IterableDataset
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .audio_apex import stream_segments  # noqa: F401
-from .audio_limits_apex import AudioLimits  # noqa: F401
-from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES  # noqa: F401
-from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
-from .download_apex import download  # noqa: F401
 from .feature_extraction_apex import ApexFeatureExtractor
-from .heads_apex import DEFAULT_HEADS  # noqa: F401
-from .normalization_apex import normalize_segments  # noqa: F401
-from .read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
-from .report_apex import build_report  # noqa: F401
-from .resampling_apex import RESAMPLERS  # noqa: F401
-from .scoring_apex import ON_ERROR, SONG_ERRORS, SongScoring, describe_model
-from .track_features_apex import is_missing  # noqa: F401
-from .worker_threads_apex import count_workers
-
-__all__ = ["ON_ERROR", "SONG_ERRORS", "ApexPopularityPipeline", "describe_model"]
+from .scoring_apex import SongScorer, split_options
 
 logger = logging.get_logger(__name__)
 
 AS_SUITS = 0  # the batch size of whoever named none; transformers would make it 1
 
 
-class ApexPopularityPipeline(SongScoring, ChunkPipeline):
+class ApexPopularityPipeline(ChunkPipeline):
     """
     Score songs from audio.
 
@@ -56,30 +42,14 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
     "pop", "tempo": 120.0}}`, or as columns of a dataset's row. What is absent is missing, never guessed; the report
     says under `features` what was given, what was missing, and what of it leaks the target.
 
-    Args of the call:
-        sampling_rate (`int`, *optional*):
-            Sampling rate of arrays, in hertz. Files know their own.
-        resampler (`str`, defaults to `"sinc"`):
-            `"sinc"` is the filter that the published weights were trained behind; `"soxr"` is the faster alternative.
-        limits ([`AudioLimits`], *optional*):
-            What is refused: length, size, channels, sampling rate.
-        on_error (`str`, defaults to `"raise"`):
-            `"raise"` stops at the first bad song; `"report"` puts a report with `error` in its place.
-        return_timeline (`bool`, defaults to `False`):
-            Whether to score each segment too: `segments` in the report.
-        return_embedding (`bool`, defaults to `False`):
-            Whether to give the song embedding: `embedding` in the report.
-        return_percentiles (`bool`, defaults to `True`):
-            Whether to give popularity scores as percentiles too.
-        read_ahead (`bool`, *optional*):
-            Whether songs may be taken and decoded, in a background thread, before the reports of those before them are
-            out. By default they are, except for songs that come from an iterator of yours, which that thread would
-            run.
-        batch_size (`int`, *optional*):
-            Segments that the model gets at once, across songs. Scores do not depend on it. By default as many as suit
-            the threads of a CPU where it reads ahead, and 1 elsewhere.
+    The call takes the options of [`ScoreOptions`] too, and `batch_size`: segments that the model gets at once, across
+    songs. Scores do not depend on it. By default as many as suit the threads of a CPU where it reads ahead, and 1
+    elsewhere.
 
     A list returns a list of reports; a generator or dataset returns an iterator, so that nothing piles up.
+
+    Attributes:
+        scorer ([`SongScorer`]): What does all of this; the pipeline is transformers' door to it.
     """
 
     # The feature extractor follows from the model's config, so a folder that lacks its file still loads.
@@ -88,7 +58,6 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
-    modelcard = None  # transformers 5.0 reads it on saving, and sets it nowhere
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any):
         if feature_extractor is None:
@@ -97,9 +66,19 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             feature_extractor = ApexFeatureExtractor.from_pretrained(feature_extractor)
         kwargs["batch_size"] = kwargs.get("batch_size") or AS_SUITS
         super().__init__(model=model, feature_extractor=feature_extractor, **kwargs)
-        self.model_id, self.model_revision = describe_model(model.config)
+        self.scorer = SongScorer(model, feature_extractor=feature_extractor)
         if notice := model.config.provenance.get("notice"):
             logger.warning(f"{self.model_id}: {notice}")
+
+    @property
+    def model_id(self) -> str:
+        """What reports call the model."""
+        return self.scorer.model_id
+
+    @property
+    def model_revision(self) -> str | None:
+        """The model's commit on the Hub, if it is from there."""
+        return self.scorer.model_revision
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Score one song or many; the class says what is accepted."""
@@ -111,6 +90,18 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
             return iter(super().__call__(_SongStream(inputs, may_read_ahead=False), **kwargs))
         return super().__call__(inputs, **kwargs)
 
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return split_options(**options)
+
+    def preprocess(self, inputs: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        return self.scorer.read(inputs, **options)
+
+    def _forward(self, batch: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+        return self.scorer.encode(batch, **options)
+
+    def postprocess(self, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        return self.scorer.report(outputs, **options)
+
     def get_iterator(
         self,
         inputs: Any,
@@ -119,24 +110,43 @@ class ApexPopularityPipeline(SongScoring, ChunkPipeline):
         preprocess_params: dict[str, Any],
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
-    ) -> Any:
-        """Return the iterator over reports that transformers builds, with a thread between decoding and the model."""
+    ) -> "_Reports":
+        """Return the iterator over reports: the scorer's, through the steps above; a thread stands for workers."""
         options = dict(preprocess_params)
-        read_ahead = options.pop("read_ahead", getattr(inputs, "may_read_ahead", True))
-        if batch_size == AS_SUITS:
-            batch_size = count_workers() if read_ahead and self.device.type == "cpu" else 1
-        reports = super().get_iterator(inputs, num_workers, batch_size, options, forward_params, postprocess_params)
-        # Reports are made of what the model makes of what a loader loads; worker processes already read ahead.
-        from_model: Any = getattr(reports, "loader", None)
-        if not read_ahead or num_workers > 0 or not hasattr(from_model, "loader"):
-            return reports
-        batches = ReadAhead(from_model.loader, max(1, SEGMENTS_AHEAD // batch_size))
-        from_model.loader = batches
-        return ClosingIterator(reports, batches)
+        read_ahead = options.pop("read_ahead", num_workers > 0 or getattr(inputs, "may_read_ahead", True))
+        run = functools.partial(
+            self.scorer.run,
+            inputs,
+            functools.partial(self.preprocess, **options),
+            functools.partial(self.forward, **forward_params),
+            functools.partial(self.postprocess, **postprocess_params),
+            batch_size=batch_size,
+            read_ahead=read_ahead,
+        )
+        return _Reports(inputs, run)
+
+
+class _Reports:
+    """Reports as transformers gives results: they have a length where songs have one, and an iteration begins anew."""
+
+    def __init__(self, songs: Any, run: Callable[[], Iterator[dict[str, Any]]]):
+        self._songs, self._run = songs, run
+        self._reports: Iterator[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._songs)
+
+    def __iter__(self) -> "_Reports":
+        self._reports = self._run()
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        self._reports = self._reports or self._run()
+        return next(self._reports)
 
 
 class _SongStream(IterableDataset[Any]):
-    """Songs as they come: every release of transformers takes a dataset lazily, not every one a generator."""
+    """Songs as they come: transformers takes a dataset lazily, but no iterator that is not a generator."""
 
     def __init__(self, songs: Iterator[Any], *, may_read_ahead: bool = True):
         self.songs = songs

@@ -56,39 +56,9 @@ class ReadAhead:
             self._reader = None
 
 
-class ClosingIterator:
-    """
-    Iterate over results that draw on a [`ReadAhead`], and close that as soon as making one fails.
-
-    Without it, the thread would live as long as the traceback of the error.
-
-    Args:
-        results (`Iterable`):
-            What to iterate over.
-        source ([`ReadAhead`]):
-            What to close.
-    """
-
-    def __init__(self, results: Iterable[Any], source: ReadAhead):
-        self._results: Any = results
-        self._source = source
-        self._iterator: Iterator[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __iter__(self) -> "ClosingIterator":
-        self._iterator = iter(self._results)
-        return self
-
-    def __next__(self) -> Any:
-        if self._iterator is None:
-            iter(self)
-        try:
-            return next(self._iterator)  # type: ignore[arg-type]
-        except BaseException:  # the end of the results, a failure, or the user who interrupts
-            self._source.close()
-            raise
+def read_batches_ahead(batches: Iterator[Any], batch_size: int) -> ReadAhead:
+    """Read a few segments ahead, in whole batches; `registration` hangs this into [`SongScorer`]."""
+    return ReadAhead(batches, max(1, SEGMENTS_AHEAD // batch_size))
 
 
 class _Reader:

@@ -1,94 +1,206 @@
 """
-What happens to a song between the door and its report, without transformers.
+From songs to their reports: the one scorer that every door holds, without transformers.
 
-What comes in is one song of any kind; it leaves as items, one a segment, which the model turns into embeddings, and
-the embeddings of a song become its report. [`SongScoring`] holds these steps: `ApexPopularityPipeline` runs them in a
-pipeline of transformers, which batches items across songs, and the command line without one where it can.
+What comes in are songs of any kind and a model; what leaves is one report a song. [`SongScorer`] reads a song into
+items, one a segment, encodes items in batches that cross songs, and reports on the embeddings of a song. The command
+line calls it directly, and `ApexPopularityPipeline` holds one.
 """
 
+import functools
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 
 from .audio_apex import stream_segments
 from .audio_limits_apex import AudioLimits
 from .normalization_apex import normalize_segments
-from .report_apex import build_error_report, build_report
-from .track_features_apex import is_missing
+from .song_report_apex import build_error_report, build_report
 
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
 SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
+READ_OPTIONS = ("sampling_rate", "resampler", "limits", "on_error")
+REPORT_OPTIONS = ("return_timeline", "return_embedding", "return_percentiles", "on_error")
+
+OnSegment = Callable[[int], None]
 
 
-class SongScoring:
+class ScoreOptions(TypedDict, total=False):
+    """What a call may ask for; `None` for the default."""
+
+    sampling_rate: int | None  # of arrays, in hertz; files know their own
+    # "sinc", the default, is the filter that the published weights were trained behind; "soxr" is faster.
+    resampler: str | None
+    limits: AudioLimits | None  # what is refused: length, size, channels, sampling rate
+    on_error: str | None  # "raise" (the default), or "report": a report with `error` in the place of a bad song's
+    return_timeline: bool | None  # whether to score each segment too: `segments` in the report
+    return_embedding: bool | None  # whether to give the song embedding: `embedding` in the report
+    return_percentiles: bool | None  # whether to give percentiles too; true by default
+    # Whether songs may be taken and decoded, in a background thread, before the reports of those before them are out.
+    # By default they are, except for songs that come from an iterator of yours, which that thread would run.
+    read_ahead: bool | None
+
+
+def split_options(**options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """
-    The steps from a song to its report.
+    Sort options by the step that takes them: `read` (with `read_ahead`, for its caller), `encode` and `report`.
 
-    A part of an object that has a `model`, a `feature_extractor` (or whatever knows `sampling_rate`,
-    `segment_seconds`, `segment_num_samples` and `minimum_num_samples`), a `model_id` and a `model_revision`.
+    Raises:
+        `TypeError`, `ValueError`: If there is no such option, or `on_error` has no such value.
+    """
+    known = ScoreOptions.__annotations__
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(
+            f"unexpected arguments {unknown}; expected {', '.join(known)}, batch_size. Options of the model go in "
+            "`model_kwargs`."
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("on_error", ON_ERROR[0]) not in ON_ERROR:
+        raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}, got {given['on_error']!r}.")
+    read, encode, report = (
+        {name: given[name] for name in names if name in given}
+        for names in ((*READ_OPTIONS, "read_ahead"), ("on_error",), REPORT_OPTIONS)
+    )
+    return read, encode, report
+
+
+class SongScorer:
+    """
+    Score songs with a model; threads may share one, since a call keeps its state to itself.
+
+    Args:
+        model ([`ApexModel`] or [`SpectrogramFusionModel`]):
+            The model, or anything with the `config`, `device`, `compute_segment_embeddings` and call of these.
+        batch_size (`int`, *optional*):
+            Segments that the model gets at once, across songs. Scores do not depend on it. By default as many as suit
+            the threads of a CPU where songs are read ahead, and 1 elsewhere.
+        on_segment (`Callable[[int], None]`, *optional*):
+            Is called after each segment with the number that the present call of `score` has encoded so far.
+        feature_extractor ([`ApexFeatureExtractor`], *optional*):
+            Knows the sampling rate and the length of segments; by default the model's config.
+
+    Attributes:
+        model_id (`str`), model_revision (`str`, *optional*): What reports call the model; its commit on the Hub.
+        hash_weights (`Callable[[], str]`, *optional*): What `weights_sha256` asks; [`load_scorer`] sets it.
     """
 
-    model: Any
-    feature_extractor: Any
-    model_id: str
-    model_revision: str | None
+    # In the installed package: what makes batches in a thread of its own, and how many segments suit a CPU.
+    read_batches_ahead: ClassVar[Callable[[Iterator[Any], int], Any] | None] = None
+    count_workers: ClassVar[Callable[[], int] | None] = None
 
-    def _sanitize_parameters(
+    def __init__(
         self,
-        sampling_rate: int | None = None,
-        resampler: str | None = None,
-        limits: AudioLimits | None = None,
-        on_error: str | None = None,
-        return_timeline: bool | None = None,
-        return_embedding: bool | None = None,
-        return_percentiles: bool | None = None,
-        read_ahead: bool | None = None,
-        **unknown: Any,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if unknown:
-            raise TypeError(
-                f"unexpected arguments {sorted(unknown)}; expected sampling_rate, resampler, limits, on_error, "
-                "return_timeline, return_embedding, return_percentiles, read_ahead, batch_size. Options of the model "
-                "go in `model_kwargs`."
+        model: Any,
+        *,
+        batch_size: int | None = None,
+        on_segment: OnSegment | None = None,
+        feature_extractor: Any = None,
+    ):
+        self.model = model
+        self.batch_size = batch_size
+        self.on_segment = on_segment
+        self.feature_extractor = feature_extractor or model.config
+        self.model_id, self.model_revision = describe_model(model.config)
+        self.hash_weights: Callable[[], str] | None = None
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Hash of everything that scores depend on, hexadecimal: one model has one, whatever loaded it."""
+        if self.hash_weights is None:
+            raise RuntimeError(
+                f"{self.model_id}: this scorer was not told how to hash its model. Load it with `load_scorer` or "
+                "`load_pipeline`, or set its `hash_weights`."
             )
-        if on_error is not None and on_error not in ON_ERROR:
-            raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
+        return self.hash_weights()
 
-        def given(**options: Any) -> dict[str, Any]:
-            return {name: value for name, value in options.items() if value is not None}
+    def score(
+        self, songs: Iterable[Any], *, on_segment: OnSegment | None = None, **options: Unpack[ScoreOptions]
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Score songs one after the other.
 
-        # `read_ahead` is for whoever iterates over `preprocess`, and taken out before it is called.
-        return (
-            given(
-                sampling_rate=sampling_rate,
-                resampler=resampler,
-                limits=limits,
-                on_error=on_error,
-                read_ahead=read_ahead,
-            ),
-            given(on_error=on_error),
-            given(
-                on_error=on_error,
-                return_timeline=return_timeline,
-                return_embedding=return_embedding,
-                return_percentiles=return_percentiles,
-            ),
+        Args:
+            songs (`Iterable`): The songs; [`ApexPopularityPipeline`] says what one may be.
+            on_segment (`Callable[[int], None]`, *optional*): As in the class, for this call.
+            options: See [`ScoreOptions`].
+
+        Raises:
+            `TypeError`, `ValueError`: If `songs` is a single song, or an option is unknown or has no such value; with
+                `on_error="raise"` also what a song can raise.
+        """
+        if isinstance(songs, (str, bytes, os.PathLike, Mapping)):
+            raise TypeError(f"`songs` must be many songs, got one ({type(songs).__name__}). Put it in a list.")
+        read, encode, report = split_options(**options)
+        read_ahead = read.pop("read_ahead", not isinstance(songs, Iterator))
+        return self.run(
+            songs,
+            functools.partial(self.read, **read),
+            functools.partial(self.encode, **encode),
+            functools.partial(self.report, **report),
+            read_ahead=read_ahead,
+            on_segment=on_segment,
         )
 
-    def preprocess(
+    def run(
         self,
-        inputs: Any,
+        songs: Iterable[Any],
+        read: Callable[[Any], Iterator[dict[str, Any]]],
+        encode: Callable[[dict[str, Any]], list[dict[str, Any]]],
+        report: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        *,
+        batch_size: int | None = None,
+        read_ahead: bool = True,
+        on_segment: OnSegment | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Run the three steps, as the methods of these names, over songs; yield one report a song.
+
+        The other arguments are those of the class, for this call, and whether a background thread reads songs in
+        advance. The thread is gone when the iteration ends, fails or is dropped.
+        """
+        ahead = type(self).read_batches_ahead if read_ahead else None
+        batch_size = batch_size or self.batch_size
+        if not batch_size:
+            count = type(self).count_workers if ahead is not None and self.model.device.type == "cpu" else None
+            batch_size = 1 if count is None else count()
+        notify = on_segment or self.on_segment
+        batches = iterate_batches(songs, read, batch_size)
+        num_done, outputs = 0, []
+        with closing(batches if ahead is None else ahead(batches, batch_size)) as source:
+            for batch in source:
+                encoded = encode(batch)
+                del batch  # its audio is let go before more is asked for
+                for output in encoded:
+                    outputs.append(output)
+                    if output["facts"]["error"] is None:
+                        num_done += 1
+                        if notify is not None:
+                            notify(num_done)
+                    if output["is_last"]:
+                        yield report(outputs)
+                        outputs = []
+
+    def read(
+        self,
+        song: Any,
+        *,
         sampling_rate: int | None = None,
         resampler: str = "sinc",
         limits: AudioLimits | None = None,
         on_error: str = "raise",
     ) -> Iterator[dict[str, Any]]:
-        """Yield one item a segment: `input_values` `(1, T)`, and in `facts` what the report needs to know of it."""
-        name, source, features = _name_song(inputs, getattr(self.model.config, "feature_names", None))
+        """
+        Yield one item a segment of a song.
+
+        An item holds `input_values` of shape `(1, num_samples)`, whether it `is_last`, and in `facts` what the report
+        needs to know of it; with `on_error="report"`, a song that cannot be read is one item whose facts say why.
+        """
+        name, source, features = _name_song(song, getattr(self.model.config, "feature_names", None))
         extractor = self.feature_extractor
         try:
             row = self._encode_features(features)
@@ -116,7 +228,6 @@ class SongScoring:
         except SONG_ERRORS as error:
             if on_error == "raise":
                 raise
-            # The item has the shape of a segment, so that it travels in a batch with the segments of other songs.
             facts = {"song": name, "start": 0.0, "end": 0.0, "warnings": [], "features": None, "error": str(error)}
             yield {"is_last": True, "input_values": torch.zeros(1, extractor.segment_num_samples), "facts": facts}
 
@@ -131,123 +242,124 @@ class SongScoring:
             )
         return None
 
-    def _forward(self, model_inputs: dict[str, Any], on_error: str = "raise") -> dict[str, Any]:
-        facts = model_inputs["facts"]
-        rows = facts if isinstance(facts, list) else [facts]
-        values = model_inputs["input_values"]  # (n, T)
-        embeddings = values.new_zeros(len(rows), self.model.config.hidden_size, dtype=torch.float32)  # (n, D)
-        wanted = [row for row, fact in enumerate(rows) if fact["error"] is None]
+    @torch.no_grad()
+    def encode(
+        self, items: Sequence[Mapping[str, Any]] | Mapping[str, Any], *, on_error: str = "raise"
+    ) -> list[dict[str, Any]]:
+        """
+        Encode a batch of segments, of whichever songs.
+
+        Args:
+            items (`Sequence[Mapping]` or `Mapping`): What `read` yields, or what `collate_items` makes of it.
+            on_error (`str`, defaults to `"raise"`): As in the call.
+
+        Returns:
+            `list[dict]`: of each item its `is_last`, its `facts` and the `embedding` of shape `(1, hidden_size)`.
+
+        Raises:
+            `FloatingPointError`: If the encoder yields NaN or infinity; with `on_error="report"`, facts say so.
+        """
+        batch = items if isinstance(items, Mapping) else collate_items(items)
+        facts = [dict(fact) for fact in batch["facts"]]
+        rows = [row for row, fact in enumerate(facts) if fact["error"] is None]
+        embeddings = torch.zeros(len(facts), self.model.config.hidden_size)  # (n, D)
+        values = batch["input_values"].to(self.model.device)  # (n, T)
+        values = values if len(rows) == len(facts) else values[rows]  # (m, T)
         try:
-            if wanted:
-                embeddings[wanted] = self.model.compute_segment_embeddings(values[wanted]).float()
+            if rows:
+                embeddings[rows] = self.model.compute_segment_embeddings(values).float().cpu()
         except FloatingPointError:
             if on_error == "raise":
                 raise
-            for row in wanted:
+            for row, segment in zip(rows, values.split(1), strict=True):
                 try:
-                    embeddings[row] = self.model.compute_segment_embeddings(values[row : row + 1])[0].float()
+                    embeddings[row] = self.model.compute_segment_embeddings(segment)[0].float().cpu()
                 except FloatingPointError as error:
-                    rows[row]["error"] = str(error)
-        return {"is_last": model_inputs["is_last"], "embedding": embeddings, "facts": facts}
+                    facts[row]["error"] = str(error)
+        return [
+            {"is_last": is_last, "embedding": embedding, "facts": fact}
+            for is_last, embedding, fact in zip(batch["is_last"], embeddings.split(1), facts, strict=True)
+        ]
 
-    def postprocess(
+    @torch.no_grad()
+    def report(
         self,
-        model_outputs: list[dict[str, Any]],
+        outputs: Sequence[Mapping[str, Any]],
+        *,
         on_error: str = "raise",
         return_timeline: bool = False,
         return_embedding: bool = False,
         return_percentiles: bool = True,
     ) -> dict[str, Any]:
-        """Turn the segments of one song into its report."""
-        facts = [output["facts"] for output in model_outputs]
-        facts = [fact[0] if isinstance(fact, list) else fact for fact in facts]
-        name = facts[0]["song"]
+        """Turn the encoded segments of one song into its report."""
+        config, facts = self.model.config, [output["facts"] for output in outputs]
+        name, row = facts[0]["song"], facts[0]["features"]
         identity: dict[str, Any] = {"model_id": self.model_id, "model_revision": self.model_revision}
         errors = [fact["error"] for fact in facts if fact["error"] is not None]
         if errors:
             return build_error_report(name, errors[0], **identity)
-        embeddings = torch.cat([output["embedding"] for output in model_outputs]).unsqueeze(0)  # (1, S, D)
-        row, fused_inputs, described, notices = facts[0]["features"], {}, None, []
+        embeddings = torch.cat([output["embedding"] for output in outputs]).unsqueeze(0)  # (1, S, D)
+        fused_inputs, described, notices = {}, None, []
         if row is not None:
             fused_inputs["features"] = torch.tensor([row], dtype=torch.float32, device=self.model.device)  # (1, K)
-            described = describe_features(row, self.model.config)
-            notices = warn_of_missing_features(described, self.model.config.has_audio)
+            described, notices = config.describe_features(row)
         try:
-            with torch.no_grad():
-                output = self.model(
-                    segment_embeddings=embeddings.to(self.model.device),
-                    output_segment_scores=return_timeline,
-                    **fused_inputs,
-                )
+            output = self.model(
+                segment_embeddings=embeddings.to(self.model.device),
+                output_segment_scores=return_timeline,
+                **fused_inputs,
+            )
         except FloatingPointError as error:
             if on_error == "raise":
                 raise
             return build_error_report(name, str(error), **identity)
-        heads = self.model.config.heads
-        timeline = None
-        if return_timeline:
-            timeline = [
-                {
-                    "start_seconds": fact["start"],
-                    "end_seconds": fact["end"],
-                    "scores": dict(zip(self.model.config.head_names, scores, strict=True)),
-                }
-                for fact, scores in zip(facts, output.segment_scores[0].tolist(), strict=True)
-            ]
         return build_report(
             name,
             output.scores[0].tolist(),
-            heads,
-            popularity_exponent=self.model.config.popularity_exponent,
+            config.heads,
+            popularity_exponent=config.popularity_exponent,
             duration_seconds=facts[-1]["end"],
             num_segments=len(facts),
             warnings=[*(warning for fact in facts for warning in fact["warnings"]), *notices],
             features=described,
-            segments=timeline,
+            segments=build_timeline(facts, output.segment_scores[0], config.head_names) if return_timeline else None,
             embedding=output.song_embedding[0].tolist() if return_embedding else None,
             with_percentiles=return_percentiles,
-            percentile_tables=self.model.config.percentile_tables,
+            percentile_tables=config.percentile_tables,
             **identity,
         )
 
 
-def describe_features(row: list[float], config: Any) -> dict[str, list[str]]:
-    """
-    Say which track features a song came with.
-
-    Args:
-        row (`list[float]` of length `num_features`):
-            What `config.encode_features` returned; NaN is a missing value.
-        config ([`SpectrogramFusionConfig`]):
-            Names of the features.
-
-    Returns:
-        `dict[str, list[str]]`: names under `given`, `missing`, and `leaking` (those given that leak the target).
-    """
-    given = [name for name, value in zip(config.feature_names, row, strict=True) if not is_missing(value)]
-    return {
-        "given": given,
-        "missing": [name for name in config.feature_names if name not in given],
-        "leaking": [name for name in config.leaking_names if name in given],
-    }
+def collate_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join items to a batch: `input_values` of shape `(num_segments, num_samples)`, `is_last` and `facts` as lists."""
+    batch: dict[str, Any] = {name: [item[name] for item in items] for name in ("is_last", "facts")}
+    return {**batch, "input_values": torch.cat([item["input_values"] for item in items])}
 
 
-def warn_of_missing_features(described: Mapping[str, list[str]], has_audio: bool) -> list[str]:
-    """Return the warning that a song without any track feature needs: what its scores are made of then."""
-    if described["given"]:
-        return []
-    if has_audio:
-        return ["scored from the audio alone: no track features were given"]
-    return ["no track features were given, and this model hears no audio: its scores say nothing about the song"]
+def iterate_batches(
+    songs: Iterable[Any], read: Callable[[Any], Iterator[dict[str, Any]]], batch_size: int
+) -> Generator[dict[str, Any], None, None]:
+    """Read songs and yield batches of their items, holding on to none of them."""
+    items = itertools.chain.from_iterable(map(read, songs))
+    yield from map(collate_items, iter(lambda: list(itertools.islice(items, batch_size)), []))
+
+
+def build_timeline(
+    facts: Sequence[Mapping[str, Any]], scores: torch.Tensor, head_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Build a report's `segments` from what is known of each and from their scores `(S, H)`."""
+    return [
+        {
+            "start_seconds": fact["start"],
+            "end_seconds": fact["end"],
+            "scores": dict(zip(head_names, row, strict=True)),
+        }
+        for fact, row in zip(facts, scores.tolist(), strict=True)
+    ]
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:
-    """
-    Name a loaded model for reports.
-
-    Returns:
-        `tuple[str, str | None]`: the Hub id or folder that it was loaded from, and its commit on the Hub.
-    """
+    """Name a loaded model for reports: the Hub id or folder that it was loaded from, and its commit on the Hub."""
     name = str(getattr(config, "_name_or_path", "") or "unsaved model")
     if Path(name).parent.name == "pretrained":  # a model that lies in this package, wherever that is installed
         name = Path(name).name

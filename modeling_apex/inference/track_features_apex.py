@@ -1,5 +1,5 @@
 """
-The structured features of a track: names, kinds, meaning, and which of them give the answer away.
+The structured features of a track: names, kinds, meaning, and which give the answer away; and what they predict.
 
 Plain data and two pure functions, standard library only: builders name their columns by it, training finds its
 features in it, and a model's config encodes a song's features with it. The names are those of Spotify's tables.
@@ -55,6 +55,13 @@ TRACK_FEATURES: tuple[dict[str, Any], ...] = (
 )
 CATEGORICAL_NAMES = tuple(feature["name"] for feature in TRACK_FEATURES if feature["kind"] == "categorical")
 LEAKING_NAMES = tuple(feature["name"] for feature in TRACK_FEATURES if feature["is_leaking"])
+
+# The outputs of the spectrogram-fusion model (after arXiv 2505.07280): popularity as the table states it, which is no
+# percentile, and the probability that it reaches the threshold of a hit.
+FUSION_HEADS: tuple[dict[str, Any], ...] = (
+    {"name": "popularity", "minimum": 0.0, "maximum": 100.0, "group": "popularity", "scale": "rating"},
+    {"name": "hit_probability", "minimum": 0.0, "maximum": 1.0, "group": "hit", "scale": "probability"},
+)
 
 
 def is_missing(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The quick way to scores: the pipeline's reports bit for bit, without transformers, or no scorer at all."""
+"""A plain folder: the pipeline's reports bit for bit, without transformers, or no model at all."""
 
 import json
 import logging
@@ -15,13 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import HubertModel
 
-from modeling_apex import ApexConfig, ApexModel, load_pipeline
+from modeling_apex import ApexConfig, ApexModel, load_pipeline, load_scorer
 from modeling_apex.checkpoints.export import export_model
 from modeling_apex.cli import main
-from modeling_apex.engines import plain_folder
-from modeling_apex.engines.plain_folder import list_encoder_shapes, load_quick_scorer
-from modeling_apex.inference.score_heads_apex import ScoreHeads
-from modeling_apex.registration import EMBEDDED_MODEL
+from modeling_apex.engines.plain_folder import PlainModel, list_encoder_shapes, load_plain_model
+from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin
 
 from waveforms import make_waveform
 
@@ -69,12 +67,13 @@ def test_both_doors_give_the_same_reports(tiny_model: ApexModel, tmp_path: Path,
     tiny_model.config.prediction_level = level
     tiny_model.config.percentile_tables = {"coherence": [1 + 0.04 * row for row in range(101)]}
     tiny_model.save_pretrained(tmp_path / "model")
-    quick, pipeline = load_quick_scorer(tmp_path / "model"), load_pipeline(tmp_path / "model", device="cpu")
+    plain, pipeline = load_scorer(tmp_path / "model"), load_pipeline(tmp_path / "model", device="cpu")
+    assert type(plain.model) is PlainModel
     for options in ({}, {"return_timeline": True, "return_embedding": True}, {"return_percentiles": False}):
         expected = pipeline(songs, on_error="report", **options)
         assert ["error" in report for report in expected] == [False] * 7 + [True] * 3
-        assert list(quick(iter(songs), on_error="report", **options)) == expected
-    assert list(quick(songs[:2], resampler="soxr")) == pipeline(songs[:2], resampler="soxr")
+        assert list(plain.score(iter(songs), on_error="report", **options)) == expected
+    assert list(plain.score(songs[:2], resampler="soxr")) == pipeline(songs[:2], resampler="soxr")
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 4])
@@ -83,14 +82,15 @@ def test_both_doors_group_segments_alike(
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
     found = []
-    for scorer in (load_pipeline(tiny_folder), load_quick_scorer(tiny_folder)):
+    pipeline, plain = load_pipeline(tiny_folder), load_scorer(tiny_folder)
+    for model, score in ((pipeline.model, pipeline), (plain.model, plain.score)):
         sizes = []
-        encode = scorer.model._encode
+        encode = model._encode
         monkeypatch.setattr(
-            scorer.model, "_encode", lambda rows, sizes=sizes, encode=encode: sizes.append(len(rows)) or encode(rows)
+            model, "_encode", lambda rows, sizes=sizes, encode=encode: sizes.append(len(rows)) or encode(rows)
         )
-        reports = list(scorer(songs, on_error="report"))
-        in_turn = list(scorer(iter(songs), on_error="report"))
+        reports = list(score(songs, on_error="report"))
+        in_turn = list(score(iter(songs), on_error="report"))
         assert reports == in_turn
         found.append((reports, sizes))
     assert found[0] == found[1]
@@ -98,26 +98,29 @@ def test_both_doors_group_segments_alike(
 
 
 def test_a_batch_size_that_is_asked_for_is_kept(tiny_folder: Path, song_file: SongFile) -> None:
-    scorer = load_quick_scorer(tiny_folder, batch_size=3)
+    scorer = load_scorer(tiny_folder, batch_size=3)
     sizes = []
     encode = scorer.model._encode
     scorer.model._encode = lambda segments: sizes.append(len(segments)) or encode(segments)
     scorer.model.segments_per_pass = 8
-    list(scorer([str(song_file("song.wav", 0.45))]))
+    list(scorer.score([str(song_file("song.wav", 0.45))]))
     assert sizes == [3, 2]
 
 
 def test_both_doors_give_the_same_reports_of_the_embedded_model(song_file: SongFile) -> None:
     songs = [str(song_file("long.flac", 23.0, 44_100, num_channels=2)), str(song_file("short.wav", 0.4, seed=1))]
     options = {"return_timeline": True, "return_embedding": True}
-    quick, pipeline = load_quick_scorer(EMBEDDED_MODEL), load_pipeline(device="cpu")
-    assert list(quick(songs, **options)) == pipeline(songs, **options)
+    plain, pipeline = load_scorer(device="cpu"), load_pipeline(device="cpu")
+    assert type(plain.model) is PlainModel
+    assert list(plain.score(songs, **options)) == pipeline(songs, **options)
 
 
-def test_an_exported_folder_takes_the_quick_way(tiny_model: ApexModel, tmp_path: Path, song_file: SongFile) -> None:
+def test_an_exported_folder_is_plain(tiny_model: ApexModel, tmp_path: Path, song_file: SongFile) -> None:
     folder = export_model(tiny_model, tmp_path / "exported")
     song = str(song_file())
-    assert list(load_quick_scorer(folder)([song])) == [load_pipeline(folder, device="cpu")(song)]
+    scorer = load_scorer(folder)
+    assert type(scorer.model) is PlainModel
+    assert list(scorer.score([song])) == [load_pipeline(folder, device="cpu")(song)]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,7 @@ def test_weights_are_those_of_the_model(tiny_config: Callable[..., ApexConfig], 
         name: tuple(weight.shape) for name, weight in encoder.items()
     }
     model = ApexModel(config)
-    listed = plain_folder.QuickModel(model.config).list_weights()
+    listed = PlainModel(model.config).list_weights()
     assert listed == {name: (tuple(weight.shape), weight.dtype) for name, weight in model.state_dict().items()}
 
 
@@ -170,10 +173,10 @@ def test_weights_are_those_of_the_model(tiny_config: Callable[..., ApexConfig], 
     ],
     ids=lambda fields: "-".join(fields),
 )
-def test_a_config_out_of_the_ordinary_is_for_the_pipeline(tiny_folder: Path, fields: dict[str, Any]) -> None:
-    assert load_quick_scorer(tiny_folder) is not None
+def test_a_config_out_of_the_ordinary_is_for_transformers(tiny_folder: Path, fields: dict[str, Any]) -> None:
+    assert load_plain_model(tiny_folder) is not None
     edit_config(tiny_folder, **fields)
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
 
 
 @pytest.mark.parametrize(
@@ -188,51 +191,51 @@ def test_a_config_out_of_the_ordinary_is_for_the_pipeline(tiny_folder: Path, fie
     ],
     ids=["missing in heads", "missing in encoder", "unexpected", "misshapen", "half precision", "integers"],
 )
-def test_weights_out_of_the_ordinary_are_for_the_pipeline(
+def test_weights_out_of_the_ordinary_are_for_transformers(
     tiny_folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]
 ) -> None:
     edit_weights(tiny_folder, change)
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
 
 
-def test_files_out_of_the_ordinary_are_for_the_pipeline(tiny_folder: Path, tmp_path: Path) -> None:
-    assert load_quick_scorer("amaai-lab/apex") is None
-    assert load_quick_scorer(tmp_path) is None
+def test_files_out_of_the_ordinary_are_for_transformers(tiny_folder: Path, tmp_path: Path) -> None:
+    assert load_plain_model("amaai-lab/apex") is None
+    assert load_plain_model(tmp_path) is None
     (tiny_folder / "adapter_config.json").write_text("{}")
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
     (tiny_folder / "adapter_config.json").unlink()
     edit_weights(tiny_folder, lambda weights: None, format="numpy")
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
     (tiny_folder / "model.safetensors").write_bytes(b"torn")
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
     (tiny_folder / "model.safetensors").unlink()
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
     (tiny_folder / "config.json").write_text("{")
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
     (tiny_folder / "config.json").write_text("[]")
-    assert load_quick_scorer(tiny_folder) is None
+    assert load_plain_model(tiny_folder) is None
 
 
-def test_an_accelerator_is_for_the_pipeline(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_quick_scorer(tiny_folder, device="cuda:1") is None
-    monkeypatch.setattr(plain_folder, "_has_accelerator", lambda: True)
-    assert load_quick_scorer(tiny_folder) is None
-    assert load_quick_scorer(tiny_folder, device="cpu") is not None
+def test_an_accelerator_is_for_transformers(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_plain_model(tiny_folder, device="cuda:1") is None
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert load_plain_model(tiny_folder) is None
+    assert load_plain_model(tiny_folder, device="cpu") is not None
 
 
 @pytest.mark.parametrize("words", [["--dtype", "bfloat16"], ["--revision", "main"], ["--device", "cpu:0"]])
-def test_options_out_of_the_ordinary_are_for_the_pipeline(
+def test_options_out_of_the_ordinary_are_for_transformers(
     tiny_folder: Path, song_file: SongFile, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     import modeling_apex.loading
 
-    loaded, load = [], modeling_apex.loading.load_pipeline
+    loaded, load = [], modeling_apex.loading.load_model
 
     def load_and_note(*arguments: Any, **options: Any) -> Any:
         loaded.append(options)
         return load(*arguments, **options)
 
-    monkeypatch.setattr(modeling_apex.loading, "load_pipeline", load_and_note)
+    monkeypatch.setattr(modeling_apex.loading, "load_model", load_and_note)
     command = ["score", str(song_file()), "--model", str(tiny_folder)]
     assert main(command) == 0
     assert not loaded
@@ -271,16 +274,16 @@ def test_the_commands_import_no_transformers(tiny_folder: Path, song_file: SongF
 def test_errors_and_options_are_those_of_the_pipeline(
     tiny_folder: Path, song_file: SongFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = load_quick_scorer(tiny_folder)
+    scorer = load_scorer(tiny_folder)
     with pytest.raises(TypeError, match=r"unexpected arguments \['timeline'\]; expected sampling_rate, resampler"):
-        scorer([str(song_file())], timeline=True)
+        scorer.score([str(song_file())], timeline=True)
     with pytest.raises(FileNotFoundError, match=r"absent\.mp3"):
-        list(scorer([str(tmp_path / "absent.mp3")]))
+        list(scorer.score([str(tmp_path / "absent.mp3")]))
     monkeypatch.setattr(scorer.model, "packed_encoder", lambda segments, _: torch.full((1, 4, 16), torch.nan))
-    reports = list(scorer([str(song_file(seconds=0.3))], on_error="report"))
+    reports = list(scorer.score([str(song_file(seconds=0.3))], on_error="report"))
     assert "the encoder yields NaN or infinity" in reports[0]["error"]
     with pytest.raises(FloatingPointError, match="the encoder yields NaN or infinity"):
-        list(scorer([str(song_file())]))
+        list(scorer.score([str(song_file())]))
 
 
 def test_the_notice_of_a_model_is_said_once(
@@ -289,14 +292,14 @@ def test_the_notice_of_a_model_is_said_once(
     tiny_model.config.provenance = {"notice": "for demonstration only"}
     tiny_model.save_pretrained(tmp_path / "model")
     with caplog.at_level(logging.WARNING, logger="modeling_apex"):
-        load_quick_scorer(tmp_path / "model")
+        load_scorer(tmp_path / "model")
         monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
-        load_quick_scorer(tmp_path / "model")
+        load_scorer(tmp_path / "model")
     assert caplog.messages == [f"{tmp_path / 'model'}: for demonstration only"]
 
 
 def test_heads_without_an_encoder_say_so() -> None:
-    class Headless(ScoreHeads, nn.Module):
+    class Headless(ScoreHeadsMixin, nn.Module):
         pass
 
     with pytest.raises(NotImplementedError, match="Headless has no encoder: it must define `_encode`"):

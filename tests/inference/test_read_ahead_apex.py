@@ -17,9 +17,8 @@ import pytest
 from datasets import Audio, Dataset
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_apex import ApexModel, ApexPopularityPipeline, load_pipeline
-from modeling_apex.engines.plain_folder import load_quick_scorer
-from modeling_apex.inference.read_ahead_apex import SEGMENTS_AHEAD, ClosingIterator, ReadAhead
+from modeling_apex import ApexModel, ApexPopularityPipeline, SongScorer, load_pipeline, load_scorer
+from modeling_apex.inference.read_ahead_apex import SEGMENTS_AHEAD, ReadAhead
 
 from waveforms import make_waveform
 
@@ -161,22 +160,37 @@ def test_a_dropped_iterator_takes_its_thread_along() -> None:
     assert find_readers() == []
 
 
-def test_failing_results_close_their_source() -> None:
-    source = ReadAhead(range(1000))
-    results = ClosingIterator((1 / (3 - item) for item in source), source)
-    with pytest.raises(ZeroDivisionError) as caught:
-        list(results)
-    assert caught.traceback, "the traceback is alive and holds the iterator"
-    assert find_readers() == []
+def test_a_failing_step_ends_the_thread(tiny_model: ApexModel) -> None:
+    scorer, song = SongScorer(tiny_model), {"array": make_waveform(0.3), "sampling_rate": 24_000}
+    for step in ("read", "encode", "report"):
+        steps = {
+            "read": scorer.read,
+            "encode": scorer.encode,
+            "report": scorer.report,
+        }
+
+        def fail(inputs: Any) -> Any:
+            raise ZeroDivisionError
+
+        reports = scorer.run([song] * 1000, **{**steps, step: fail})
+        with pytest.raises(ZeroDivisionError) as caught:
+            list(reports)
+        assert caught.traceback, "the traceback is alive and holds the iterator"
+        assert find_readers() == []
+        assert list(reports) == []
 
 
-def test_results_may_be_asked_without_iter() -> None:
-    source = ReadAhead([1, 2])
-    assert len(ClosingIterator(source, source)) == 2
-    results = ClosingIterator(source, source)
-    assert [next(results), next(results)] == [1, 2]
+def test_results_of_the_pipeline_may_be_asked_without_iter_and_again(
+    scorer: ApexPopularityPipeline, song_file: SongFile
+) -> None:
+    songs = [str(song_file(f"{row}.wav", seed=row)) for row in range(2)]
+    reports = scorer(KeyDataset([{"audio": song} for song in songs], "audio"), batch_size=3)
+    assert len(reports) == 2
+    first = [next(reports), next(reports)]
+    assert [report["song"] for report in first] == songs
     with pytest.raises(StopIteration):
-        next(results)
+        next(reports)
+    assert list(reports) == first, "each iteration begins anew"
 
 
 def test_a_bound_below_one_is_refused() -> None:
@@ -232,17 +246,6 @@ def test_who_reads_ahead_by_default(
     assert threads == ["MainThread"]
 
 
-def test_a_pipeline_that_nests_otherwise_scores_as_before(
-    scorer: ApexPopularityPipeline, song_file: SongFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers.pipelines.base import ChunkPipeline
-
-    get_iterator = ChunkPipeline.get_iterator
-    monkeypatch.setattr(ChunkPipeline, "get_iterator", lambda *arguments: iter(list(get_iterator(*arguments))))
-    path = str(song_file())
-    assert scorer([path]) == [scorer(path)]
-
-
 def test_an_error_of_the_model_leaves_no_thread(
     scorer: ApexPopularityPipeline, song_file: SongFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,12 +263,11 @@ def test_an_error_of_the_model_leaves_no_thread(
     assert find_readers() == []
 
 
-@pytest.mark.parametrize("load", [load_pipeline, load_quick_scorer])
-def test_reports_that_nobody_takes_leave_no_thread(
-    tiny_folder: Path, song_file: SongFile, load: Callable[..., Any]
-) -> None:
-    scorer = load(tiny_folder, device="cpu")
-    reports = scorer(iter([str(song_file(seconds=1.0))] * 20), read_ahead=True)
+@pytest.mark.parametrize("door", ["pipeline", "scorer"])
+def test_reports_that_nobody_takes_leave_no_thread(tiny_folder: Path, song_file: SongFile, door: str) -> None:
+    is_pipeline = door == "pipeline"
+    score = load_pipeline(tiny_folder) if is_pipeline else load_scorer(tiny_folder, device="cpu").score
+    reports = score(iter([str(song_file(seconds=1.0))] * 20), read_ahead=True)
     assert next(iter(reports))["num_segments"] == 10
     assert len(find_readers()) == 1
     del reports
@@ -300,12 +302,12 @@ def test_a_long_song_is_never_far_ahead(
 def test_ctrl_c_stops_both_threads(tiny_folder: Path, tmp_path: Path) -> None:
     program = (
         "import sys, threading, numpy as np\n"
-        "from modeling_apex.engines.plain_folder import load_quick_scorer\n"
-        "scorer = load_quick_scorer(sys.argv[1], device='cpu')\n"
+        "from modeling_apex import load_scorer\n"
+        "scorer = load_scorer(sys.argv[1], device='cpu')\n"
         "noise = np.random.default_rng(0).standard_normal(200000).astype(np.float32)\n"
         "song = {'array': noise * 0.1, 'sampling_rate': 24000}\n"
         "try:\n"
-        "    for report in scorer([song] * 100000):\n"
+        "    for report in scorer.score([song] * 100000):\n"
         "        print('scored', flush=True)\n"
         "except KeyboardInterrupt as error:\n"
         "    print(len(threading.enumerate()), flush=True)\n"

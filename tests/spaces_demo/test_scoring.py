@@ -1,6 +1,8 @@
 """Scoring for visitors: same numbers as the pipeline, plain refusals, progress, no paths."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,24 @@ def test_progress_counts_segments_up_to_what_the_header_promised(scorer: Scorer,
     assert scorer.count_segments(song) == 3
     assert scorer.count_segments(None) is None
     assert scorer.count_segments(str(songs_folder / "broken.mp3")) is None
+
+
+def test_two_visitors_at_once_see_their_own_progress(scorer: Scorer, songs_folder: Path) -> None:
+    meet = threading.Barrier(2, timeout=60)
+
+    def visit(name: str) -> list[int]:
+        seen: list[int] = []
+
+        def show(num_done: int) -> None:
+            seen.append(num_done)
+            if num_done == 1:
+                meet.wait()  # both are in the middle of a song
+
+        scorer.score(str(songs_folder / name), on_segment=show)
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(visit, ["first.wav", "long.wav"])) == [[1, 2, 3], [1, 2, 3, 4, 5, 6, 7]]
 
 
 def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_path: Path) -> None:
@@ -107,11 +127,11 @@ def test_models_are_named_by_their_folder_unless_that_is_ambiguous(scorer: Score
 
 def test_unknown_models_are_refused(scorer: Scorer) -> None:
     with pytest.raises(ValueError, match=r"no model 'other'\. Choose one of: random-model, voting-model"):
-        scorer.get_pipeline("other")
+        scorer.get_scorer("other")
 
 
 def test_a_model_is_loaded_once(scorer: Scorer) -> None:
-    assert scorer.get_pipeline() is scorer.get_pipeline("random-model")
+    assert scorer.get_scorer() is scorer.get_scorer("random-model")
 
 
 def test_without_a_setting_the_embedded_model_ranks_its_samples_as_they_were_made() -> None:

@@ -163,7 +163,7 @@ def test_unknown_orders_are_refused(reports: list[dict[str, Any]]) -> None:
 
 
 def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer, tmp_path: Path) -> None:
-    pipeline = scorer.get_pipeline("random-model")
+    pipeline = scorer.get_scorer("random-model")
     facts = about_view.collect_facts(pipeline, None, load_results(pipeline))
     assert facts["missing"] == ["results.json", "arena/results.json", "preference_head.json"]
     html = about_view.build_about(facts, SpaceSettings())
@@ -206,15 +206,15 @@ def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer,
 
 
 def test_banner_only_for_a_model_with_a_notice(scorer: Scorer) -> None:
-    pipeline = scorer.get_pipeline()
+    pipeline = scorer.get_scorer()
     facts = about_view.collect_facts(pipeline, None, {})
     assert "Demonstration model, trained on nothing." in about_view.build_banner(facts)
     assert about_view.build_banner({**facts, "notice": None}) == ""
 
 
 def test_files_beside_a_model(scorer: Scorer, folder_with_head: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert find_preference_head(scorer.get_pipeline("random-model")) is None
-    pipeline = scorer.get_pipeline("voting-model")
+    assert find_preference_head(scorer.get_scorer("random-model")) is None
+    pipeline = scorer.get_scorer("voting-model")
     head = find_preference_head(pipeline)
     assert head is not None
     assert set(head.weights) == set(pipeline.model.config.head_names)

@@ -1,0 +1,182 @@
+"""
+What the commands that score songs share: their options, and what they make of them: limits, a scorer, reports.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from modeling_apex.corpus.feature_table import FeatureTable
+from modeling_apex.engines import ENGINES, PRECISIONS
+from modeling_apex.inference.audio_limits_apex import AudioLimits
+from modeling_apex.inference.report_apex import escape_controls
+
+if TYPE_CHECKING:
+    from modeling_apex.inference.scoring_apex import SongScorer
+
+DTYPES = ("float32", "bfloat16", "float16")
+RESAMPLERS = ("sinc", "soxr")
+MEGABYTE = 1024**2
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that reports on songs takes."""
+    add_song_arguments(parser)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
+    )
+    parser.add_argument(
+        "--features",
+        metavar="TABLE",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
+    )
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="segments at once (default: as suits)")
+    add_limit_arguments(parser)
+
+
+def add_song_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the songs, the model and what runs it."""
+    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
+    parser.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
+    )
+    add_engine_arguments(parser)
+    parser.add_argument(
+        "--resampler",
+        choices=RESAMPLERS,
+        default="sinc",
+        help="sinc: the filter that the weights were trained behind (default); soxr: faster, scores differ slightly",
+    )
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is refused; `build_limits` reads it."""
+    defaults = AudioLimits()
+    limits = parser.add_argument_group("what is refused")
+    limits.add_argument(
+        "--max-seconds",
+        type=positive_number,
+        default=defaults.max_seconds,
+        metavar="S",
+        help=f"longest song ({defaults.max_seconds:g})",
+    )
+    limits.add_argument(
+        "--max-megabytes",
+        type=positive_number,
+        default=defaults.max_bytes / MEGABYTE,
+        metavar="N",
+        help=f"largest file or download, in units of 1024 x 1024 bytes ({defaults.max_bytes / MEGABYTE:g})",
+    )
+    limits.add_argument(
+        "--max-channels",
+        type=positive_int,
+        default=defaults.max_channels,
+        metavar="N",
+        help=f"most channels; more than one are mixed by their mean ({defaults.max_channels})",
+    )
+    limits.add_argument(
+        "--max-sampling-rate",
+        type=positive_int,
+        default=defaults.max_sampling_rate,
+        metavar="HZ",
+        help=f"highest sampling rate, in hertz ({defaults.max_sampling_rate})",
+    )
+    limits.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="let URLs lead to this machine and its own network; off, because a URL may come from a stranger",
+    )
+
+
+def build_limits(arguments: argparse.Namespace) -> AudioLimits:
+    """Return the limits that the command line states."""
+    return AudioLimits(
+        max_seconds=arguments.max_seconds,
+        max_bytes=round(arguments.max_megabytes * MEGABYTE),
+        max_channels=arguments.max_channels,
+        max_sampling_rate=arguments.max_sampling_rate,
+        allow_private_addresses=arguments.allow_private_addresses,
+    )
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what runs the encoder; the defaults are the exact path."""
+    parser.add_argument(
+        "--engine", choices=tuple(ENGINES), default="torch", help="what runs the encoder (default: torch)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what the encoder computes in; anything but float32 changes scores, and runs where `apex-music validate` "
+        "has measured by how much (default: float32)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the torch path first, which takes minutes; for long runs"
+    )
+
+
+def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
+    """Load what scores as the command line says."""
+    from modeling_apex import loading
+
+    # The bars of loading weights: the songs have their own. transformers, if it is needed at all, reads this once.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
+    scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
+    if arguments.precision != "float32":
+        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
+    return scorer
+
+
+def score_songs(
+    songs: list[str], arguments: argparse.Namespace, *, scorer: "SongScorer | None" = None, **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yield one report a song, with progress on a terminal; what fails goes to stderr too."""
+    from tqdm import tqdm
+
+    if not songs:
+        return
+    features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
+    scorer = scorer or load_scorer(arguments)
+    inputs = (
+        song if row is None else {"id": song, "audio": song, "features": row}
+        for song, row in zip(songs, features, strict=True)
+    )
+    options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
+    reports = scorer.score(inputs, on_error="report", **options)
+    # `disable=None` shows the bar on a terminal only.
+    with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
+        for song, report in zip(songs, reports, strict=True):
+            report["song"] = song
+            progress.update()
+            if "error" in report:
+                with progress.external_write_mode(sys.stderr):
+                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
+            yield report
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number above zero, for `type=` of an option."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Read a finite number above zero, for `type=` of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value

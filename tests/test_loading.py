@@ -1,0 +1,118 @@
+"""Loading by name: which door opens, what it refuses, and one hash of a model by each."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_apex import ApexModel, SongScorer, SpectrogramFusionModel, load_pipeline, load_scorer
+from modeling_apex.engines.plain_folder import PlainModel
+from modeling_apex.loading import load_apex_model, load_model
+
+from fusion_models import build_fusion_model
+
+SongFile = Callable[..., Path]
+
+
+def change_weight(folder: Path, name: str) -> None:
+    """Put another file of weights in the place of the old one, as a download does."""
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, name: weights[name] + 0.5}, folder / "new", metadata={"format": "pt"})
+    (folder / "new").replace(folder / "model.safetensors")
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_doors_return_what_they_say(tiny_folder: Path, tmp_path: Path) -> None:
+    assert type(load_scorer(tiny_folder).model) is PlainModel
+    assert type(load_scorer(tiny_folder, dtype="bfloat16").model) is ApexModel
+    assert type(load_model(tiny_folder)) is type(load_apex_model(tiny_folder)) is ApexModel
+    build_fusion_model().save_pretrained(tmp_path / "fusion")
+    scorer = load_scorer(tmp_path / "fusion", batch_size=3)
+    assert type(scorer) is SongScorer
+    assert type(scorer.model) is SpectrogramFusionModel
+    assert scorer.batch_size == 3
+    assert load_scorer(scorer.model).model is scorer.model
+
+
+def test_float32_has_two_names(tiny_folder: Path, song_file: SongFile) -> None:
+    song = str(song_file())
+    assert type(load_scorer(tiny_folder, dtype=torch.float32, device=torch.device("cpu")).model) is PlainModel
+    by_transformers = load_scorer(tiny_folder, device="cpu:0", dtype=torch.float32)
+    assert type(by_transformers.model) is ApexModel
+    assert list(by_transformers.score([song])) == list(load_scorer(tiny_folder).score([song]))
+
+
+def test_what_cannot_be_loaded_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in this folder"):
+        load_scorer(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match=r"(?s)nobody/nowhere: no such folder.*To work offline"):
+        load_scorer("nobody/nowhere")
+    with pytest.raises(ValueError, match="`engine` must be one of"):
+        load_scorer(tiny_folder, engine="tensorrt")
+    with pytest.raises(ValueError, match="`dtype` 'bfloat16' is for the default path; with an engine, name a `pre"):
+        load_scorer(tiny_folder, dtype="bfloat16", precision="bf16")
+    change_config(tiny_folder, model_type="bert")
+    with pytest.raises(ValueError, match="its config names the model type 'bert'; expected one of apex, spectrogram"):
+        load_scorer(tiny_folder)
+
+
+def test_a_model_has_one_hash_by_every_door(tiny_folder: Path, tmp_path: Path) -> None:
+    found = load_scorer(tiny_folder).weights_sha256
+    assert len(found) == 64
+    assert load_scorer(tiny_folder, device="cpu:0").weights_sha256 == found
+    assert load_pipeline(tiny_folder).scorer.weights_sha256 == found
+    assert load_scorer(load_model(tiny_folder)).weights_sha256 == found
+    shutil.copytree(tiny_folder, tmp_path / "copy")
+    change_config(tmp_path / "copy", provenance={"notice": "elsewhere"})
+    assert load_scorer(tmp_path / "copy").weights_sha256 == found, "the folder's name and its notices do not count"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_changed_model_has_another_hash(tiny_folder: Path, device: str) -> None:
+    before = load_scorer(tiny_folder, device=device)
+    change_weight(tiny_folder, "branch_clarity.branch.2.bias")
+    hashes = [load_scorer(tiny_folder, device=device).weights_sha256]
+    change_weight(tiny_folder, "encoder.encoder.layers.1.layer_norm.bias")
+    hashes.append(load_scorer(tiny_folder, device=device).weights_sha256)
+    for fields in (
+        {"layer_indices": [0, 1, 1, -1]},
+        {"popularity_exponent": 2.5},
+        {"percentile_tables": {"coherence": [1 + 0.04 * row for row in range(101)]}},
+        {"sampling_rate": 12_000, "segment_seconds": 0.2},
+    ):
+        change_config(tiny_folder, **fields)
+        hashes.append(load_scorer(tiny_folder, device=device).weights_sha256)
+    assert len({*hashes, before.weights_sha256}) == 7
+
+
+def test_the_hash_is_of_what_was_loaded(tiny_folder: Path) -> None:
+    expected = load_scorer(tiny_folder).weights_sha256
+    scorer = load_scorer(tiny_folder)
+    change_weight(tiny_folder, "encoder.encoder.layers.1.layer_norm.bias")
+    assert load_scorer(tiny_folder).weights_sha256 != expected
+    assert scorer.weights_sha256 == expected
+
+
+def test_a_fusion_model_has_a_hash_of_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        build_fusion_model().save_pretrained(tmp_path / name)
+    build_fusion_model(seed=1).save_pretrained(tmp_path / "c")
+    build_fusion_model(hit_threshold=60.0).save_pretrained(tmp_path / "d")
+    first, same, *others = (load_scorer(tmp_path / name).weights_sha256 for name in "abcd")
+    assert first == same
+    assert len({first, *others}) == 3
+
+
+def test_parameters_are_counted_alike(tiny_folder: Path) -> None:
+    plain, model = load_scorer(tiny_folder).model, load_model(tiny_folder)
+    assert plain.num_parameters() == model.num_parameters() == sum(weight.numel() for weight in model.parameters())
