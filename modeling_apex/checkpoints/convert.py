@@ -54,7 +54,9 @@ class Conversion:
         return "\n".join([table, "", *hashes])
 
 
-def convert_checkpoint(encoder: str | os.PathLike[str], heads: str | os.PathLike[str], **hub_options: Any) -> Conversion:
+def convert_checkpoint(
+    encoder: str | os.PathLike[str], heads: str | os.PathLike[str], **hub_options: Any
+) -> Conversion:
     """
     Read both sources and build one model from them.
 
