@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from modeling_apex.statistics.metrics import compute_head_metrics, compute_mean_spearman, is_scored
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.heads.grouped_heads import is_distributed
+from modeling_apex.training.grouped_heads import is_distributed
 from modeling_apex.training.losses import MultiTaskLoss
 from modeling_apex.training.run_folder import RunFolder
 

@@ -24,7 +24,7 @@ from modeling_apex.engines.model_hashes import compute_weights_hash
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.heads.grouped_heads import BatchShare, GroupedHeads
+from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.heads.task import (
     build_loss,
     build_sigma_group,

@@ -16,7 +16,7 @@ from torch import nn
 from modeling_apex.corpus.song_store import Rows, SongSplit, SongStore
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.heads.grouped_heads import BatchShare, GroupedHeads
+from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
 
 PREDICTION_BATCH = 8192  # rows scored at once; bounds memory, changes nothing

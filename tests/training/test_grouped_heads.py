@@ -8,7 +8,7 @@ import torch
 from modeling_apex import ApexModel
 from modeling_apex.inference.modeling_apex import compute_masked_squared_error
 from modeling_apex.training.arguments import build_arguments
-from modeling_apex.training.heads.grouped_heads import BatchShare, GroupedHeads
+from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.loop import build_optimizer
 from modeling_apex.training.losses import compute_squared_error_sums
 
