@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embed import FAILURES_NAME, embed_songs
     from modeling_apex.loading import check_embedded_model
     from modeling_apex.registration import EMBEDDED_MODEL
-    from modeling_apex.training.train import close_processes
+    from modeling_apex.training.processes import close_processes, is_main_process
 
     logging.disable_progress_bar()  # of loading weights; the work has its own
     if arguments.model is None:
@@ -76,10 +76,3 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"why they failed: {summary.folder / FAILURES_NAME}", file=sys.stderr)
     close_processes()
     return 1 if num_failed else 0
-
-
-def is_main_process() -> bool:
-    """Tell whether this process speaks for all."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)

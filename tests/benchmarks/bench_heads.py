@@ -154,8 +154,8 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
     from modeling_apex.corpus.embedding_store import open_embedding_store
     from modeling_apex.training.arguments import build_arguments
     from modeling_apex.training.heads.task import HeadsTask
-    from modeling_apex.training.loop import Progress, _train_epoch, build_optimizer
-    from modeling_apex.training.train import build_accelerator
+    from modeling_apex.training.loop import Progress, build_optimizer, train_epoch
+    from modeling_apex.training.processes import build_accelerator
 
     model = build_model()
     arguments = build_arguments(loss="equal", report_to="none", batch_size=BATCH_SIZE, mixed_precision=mixed_precision)
@@ -166,8 +166,8 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
     for batch in range(task.plan_epoch(0)):
         task.load_batch(batch)
     clock.stop("batches")
-    module, optimizer = accelerator.prepare(task.module, build_optimizer(task, arguments, accelerator))
-    _train_epoch(task, module, optimizer, arguments, accelerator, Progress())
+    module, optimizer = accelerator.prepare(task.module, build_optimizer(task))
+    train_epoch(task, module, optimizer, Progress())
     clock.stop("epoch")
     return clock.report()
 

@@ -44,8 +44,9 @@ from modeling_apex.training.fusion.data import (
     build_fusion_labels,
     open_fusion_store,
 )
-from modeling_apex.training.fusion.task import build_front_end_config, predict_stored_songs, train_fusion
-from modeling_apex.training.train import train_heads
+from modeling_apex.training.fusion.model import build_front_end_config
+from modeling_apex.training.fusion.task import predict_stored_songs
+from modeling_apex.training.train import train
 
 THRESHOLD = 50.0
 SPLITS = ("test", "unseen")
@@ -140,7 +141,7 @@ def train_fused(songs: Songs, branches: str, leaking: str, seed: int, *, is_time
     run = songs.folder / "runs" / f"{branches}-{leaking}-{seed}"
     best = run / "best"
     if not best.is_dir():
-        train_fusion(songs.dataset, run, arguments, cache_dir=songs.folder / "cache", resume=run.is_dir())
+        train(songs.dataset, run, arguments, cache_dir=songs.folder / "cache", resume=run.is_dir())
     model: Any = SpectrogramFusionModel.from_pretrained(best).eval()
     scores = {}
     for name in SPLITS:
@@ -161,7 +162,7 @@ def train_apex(songs: Songs, seed: int, *, is_timed: bool) -> Predictor:
     run = songs.folder / "runs" / f"apex-{seed}"
     best = run / "best"
     if not best.is_dir():
-        train_heads(embeddings, run, arguments, model=base, resume=run.is_dir())
+        train(embeddings, run, arguments, model=base, resume=run.is_dir())
     model: Any = ApexModel.from_pretrained(best).eval()
     scores = {"test": predict_split(model, open_embedding_store(embeddings).get_split("test"))}
     unseen = open_embedding_store(songs.folder / "unseen-embeddings").get_split("test")
