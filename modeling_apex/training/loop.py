@@ -12,6 +12,7 @@ import logging
 import math
 import pickle
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,16 +98,11 @@ def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progre
     peak_rates = [group["lr"] for group in optimizer.param_groups]
     if resume:
         _resume(run, accelerator, progress)
-    is_bar_hidden = not (show_progress and accelerator.is_main_process)
-    with tqdm(
-        total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=is_bar_hidden
-    ) as bar:
+    hides_bar = not (show_progress and accelerator.is_main_process)
+    with tqdm(total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=hides_bar) as bar:
         while not has_finished(progress, arguments):
-            epoch = progress.num_epochs_done
-            factor = 0.5 * (1 + math.cos(math.pi * epoch / arguments.num_epochs))
-            for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
-                group["lr"] = rate * factor
-            entry: dict[str, Any] = {"epoch": epoch, "learning_rate": peak_rates[0] * factor}
+            _set_learning_rates(optimizer, peak_rates, progress.num_epochs_done / arguments.num_epochs)
+            entry = {"epoch": progress.num_epochs_done, "learning_rate": optimizer.param_groups[0]["lr"]}
             entry["training_loss"] = train_epoch(task, module, optimizer, progress)
             entry |= _validate(task)
             _record(task, run, progress, entry)
@@ -139,6 +135,13 @@ def _resume(run: RunFolder, accelerator: Any, progress: Progress) -> None:
     if accelerator.is_main_process:  # what a kill right after the checkpoint kept from being done
         run.drop_old_checkpoints()
         run.save_history(progress.history)
+
+
+def _set_learning_rates(optimizer: Any, peak_rates: Sequence[float], share_done: float) -> None:
+    """Let all rates fall to zero along a cosine."""
+    factor = 0.5 * (1 + math.cos(math.pi * share_done))
+    for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
+        group["lr"] = rate * factor
 
 
 def has_finished(progress: Progress, arguments: ApexTrainingArguments) -> bool:

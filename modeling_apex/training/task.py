@@ -97,11 +97,10 @@ class TrainingTask(ABC):
         self.accelerator = accelerator
         self.head_names: list[str] = list(model.config.head_names)
         self.training = store.get_split("train")
-        for split in ("train", "validation"):
-            refuse_missing_labels(store, split, self.head_names, self.build_labels(split))
-        labels = self.build_labels("train")
-        self.loss = build_loss(arguments, model.config, labels)
-        self._labels = torch.from_numpy(labels)
+        labels = {split: self.build_labels(split) for split in ("train", "validation")}
+        refuse_missing_labels(store, self.head_names, labels)
+        self.loss = build_loss(arguments, model.config, labels["train"])
+        self._labels = torch.from_numpy(labels["train"])
         refuse_few_rows(self.num_rows, accelerator.num_processes)
         self._epoch = 0
         self._batches: list[NDArray[np.int64]] = []
@@ -207,17 +206,18 @@ def build_loss(arguments: ApexTrainingArguments, config: Any, labels: NDArray[np
 
 
 def refuse_missing_labels(
-    store: SongStore, split: str, head_names: Sequence[str], labels: NDArray[np.float32]
+    store: SongStore, head_names: Sequence[str], labels: Mapping[str, NDArray[np.float32]]
 ) -> None:
     """
     Refuse to train a head that nothing teaches or measures.
 
     Raises:
-        `ValueError`: If a head has no label in the split.
+        `ValueError`: If a head has no label in a split.
     """
-    empty = [name for name, column in zip(head_names, labels.T, strict=True) if np.isnan(column).all()]
-    if empty:
-        raise ValueError(
-            f"{store.folder}: no labels for {', '.join(empty)} in the split {split!r}. Add the labels to the "
-            "dataset and embed it again, or train another task (task='popularity' needs popularity labels alone)."
-        )
+    for split, columns in labels.items():
+        empty = [name for name, column in zip(head_names, columns.T, strict=True) if np.isnan(column).all()]
+        if empty:
+            raise ValueError(
+                f"{store.folder}: no labels for {', '.join(empty)} in the split {split!r}. Add the labels to the "
+                "dataset and embed it again, or train another task (task='popularity' needs popularity labels alone)."
+            )

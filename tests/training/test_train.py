@@ -288,6 +288,16 @@ def test_refuses_to_resume_on_other_data(train: Callable, tmp_path: Path, identi
         train(data=other, resume=True)
 
 
+def test_refuses_to_resume_a_run_that_did_not_note_what_it_learned_from(train: Callable, tmp_path: Path) -> None:
+    train()
+    path = tmp_path / "run" / "data.json"
+    data = json.loads(path.read_text())
+    del data["weights_sha256"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="earlier version, which did not note weights_sha256, so nothing shows that"):
+        train(resume=True)
+
+
 def test_refuses_embeddings_of_another_model(train: Callable, tiny_model: ApexModel) -> None:
     with torch.no_grad():
         next(tiny_model.encoder.parameters()).add_(1e-3)
