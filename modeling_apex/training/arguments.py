@@ -70,8 +70,8 @@ def _option(group: str, default: Any, help_text: str, limit: Limit | Sequence[An
     return field(default=default, metadata={"group": group, "help": help_text, "choices": choices, "limit": limit})
 
 
-WHAT, LEARNING, LOSS = "what is trained", "steps and learning rates", "loss and targets"
-CHOOSING, AUDIO = "validation and the best epoch", "learning from audio (--train-encoder, spectrogram-fusion)"
+WHAT, STEPS, LOSS = "what is trained", "steps and learning rates", "loss and targets"
+BEST, AUDIO = "validation and the best epoch", "learning from audio (--train-encoder, spectrogram-fusion)"
 FUSION, RUN = "spectrogram-fusion (--model-type spectrogram-fusion)", "the run"
 
 
@@ -87,51 +87,29 @@ class ApexTrainingArguments:
         `TypeError`: If a value has the wrong type.
     """
 
-    mode: str = _option(
-        WHAT, "song", "song: score the mean of a song's segments; segment: score each segment", ("song", "segment")
-    )
+    mode: str = _option(WHAT, "song", "score the mean of a song's segments, or each segment", ("song", "segment"))
     task: str = _option(WHAT, "full", "popularity: its heads alone; full: every head", ("popularity", "full"))
-    model_type: str = _option(
-        WHAT, "apex", "the heads of an APEX model, or a spectrogram-fusion model", ("apex", "spectrogram-fusion")
-    )
+    model_type: str = _option(WHAT, "apex", "APEX's heads, or another network", ("apex", "spectrogram-fusion"))
     train_encoder: bool = _option(WHAT, False, "train the encoder as well, end to end from audio")
     num_shared_layers: int = _option(WHAT, 2, "depth of the trunk that all heads share", (2, 3))
-    initial_heads: str = _option(
-        WHAT, "new", "new: start from random heads; model: go on from those of the model", ("new", "model")
-    )
-    num_epochs: int = _option(LEARNING, 50, "passes over the training songs", AT_LEAST_ONE)
-    batch_size: int = _option(LEARNING, 512, "songs (or segments) of a batch, over all processes together", A_BATCH)
-    gradient_accumulation_steps: int = _option(
-        LEARNING, 1, "batches that one step of the optimizer sums up", AT_LEAST_ONE
-    )
-    learning_rate: float = _option(LEARNING, 1e-4, "peak learning rate; falls to zero along a cosine", POSITIVE)
-    weight_decay: float = _option(LEARNING, 1e-4, "weight decay of AdamW", NOT_NEGATIVE)
-    max_grad_norm: float = _option(LEARNING, 1.0, "norm that gradients are clipped to", POSITIVE)
+    initial_heads: str = _option(WHAT, "new", "start from random heads, or from those of the model", ("new", "model"))
+    num_epochs: int = _option(STEPS, 50, "passes over the training songs", AT_LEAST_ONE)
+    batch_size: int = _option(STEPS, 512, "songs (or segments) of a batch, over all processes together", A_BATCH)
+    gradient_accumulation_steps: int = _option(STEPS, 1, "batches that one optimizer step sums up", AT_LEAST_ONE)
+    learning_rate: float = _option(STEPS, 1e-4, "peak learning rate; falls to zero along a cosine", POSITIVE)
+    weight_decay: float = _option(STEPS, 1e-4, "weight decay of AdamW", NOT_NEGATIVE)
+    max_grad_norm: float = _option(STEPS, 1.0, "norm that gradients are clipped to", POSITIVE)
     loss: str = _option(LOSS, "uncertainty", "how the heads' errors add up", LOSSES)
     standardize_targets: bool = _option(LOSS, False, "divide each head's error by the variance of its training labels")
     popularity_weight: float = _option(LOSS, 5.0, "weight of popularity in the weighted loss", POSITIVE)
-    sigma_learning_rate: float | None = _option(
-        LOSS, None, "learning rate of the uncertainty loss's sigmas, if another", POSITIVE
-    )
-    selection: str = _option(
-        CHOOSING,
-        "loss",
-        "what picks the best epoch: validation loss, or mean Spearman on validation",
-        ("loss", "spearman"),
-    )
-    patience: int = _option(
-        CHOOSING, 20, "epochs without a better selection metric before training stops", AT_LEAST_ONE
-    )
-    require_grouped_splits: bool = _option(CHOOSING, False, "refuse a group that is both in train and in validation")
+    sigma_learning_rate: float | None = _option(LOSS, None, "learning rate of learned sigmas, if another", POSITIVE)
+    selection: str = _option(BEST, "loss", "pick the best epoch by loss, or by mean Spearman", ("loss", "spearman"))
+    patience: int = _option(BEST, 20, "epochs without a better one before training stops", AT_LEAST_ONE)
+    require_grouped_splits: bool = _option(BEST, False, "refuse a group that is both in train and in validation")
     max_segments_per_song: int = _option(AUDIO, 2, "segments of a song per step, drawn anew", AT_LEAST_ONE)
     encoder_learning_rate: float = _option(AUDIO, 1e-5, "learning rate of encoder and layer mix", POSITIVE)
     gradient_checkpointing: bool = _option(AUDIO, False, "trade time for memory in the encoder")
-    branches: str = _option(
-        FUSION,
-        "fused",
-        "learn from audio and track features, or from one of them",
-        ("fused", "audio", "features"),
-    )
+    branches: str = _option(FUSION, "fused", "what to learn from, both or one", ("fused", "audio", "features"))
     leaking_features: str = _option(FUSION, "drop", "features computed from how a track did", ("drop", "keep"))
     target_column: str = _option(FUSION, "popularity", "column of the popularity, 0 to 100", A_NAME)
     hit_threshold: float = _option(FUSION, 50.0, "popularity from which a track is a hit", A_POPULARITY)
@@ -139,9 +117,7 @@ class ApexTrainingArguments:
     crop_share: float = _option(FUSION, 0.3, "share of a segment that a step hears", A_SHARE)
     mixed_precision: str = _option(RUN, "no", "precision of the products", ("no", "fp16", "bf16"))
     seed: int = _option(RUN, 42, "seed of initial weights, order of songs, and dropout", A_SEED)
-    report_to: str = _option(
-        RUN, "auto", "experiment tracker; auto: those that are installed", ("auto", "none", "tensorboard", "trackio")
-    )
+    report_to: str = _option(RUN, "auto", "tracker; auto: all installed", ("auto", "none", "tensorboard", "trackio"))
 
     def __post_init__(self) -> None:
         for option in fields(self):

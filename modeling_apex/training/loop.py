@@ -103,7 +103,7 @@ def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progre
         while not has_finished(progress, arguments):
             _set_learning_rates(optimizer, peak_rates, progress.num_epochs_done / arguments.num_epochs)
             entry = {"epoch": progress.num_epochs_done, "learning_rate": optimizer.param_groups[0]["lr"]}
-            entry["training_loss"] = train_epoch(task, module, optimizer, progress)
+            entry["training_loss"] = _train_epoch(task, module, optimizer, progress)
             entry |= _validate(task)
             _record(task, run, progress, entry)
             bar.set_postfix(loss=entry["training_loss"], spearman=entry["mean_spearman"])
@@ -152,24 +152,8 @@ def has_finished(progress: Progress, arguments: ApexTrainingArguments) -> bool:
     )
 
 
-def train_epoch(task: TrainingTask, module: nn.Module, optimizer: Any, progress: Progress) -> float:
-    """
-    Pass over the training songs once.
-
-    Args:
-        task ([`TrainingTask`]):
-            What to train.
-        module (`nn.Module`), optimizer (`torch.optim.Optimizer`):
-            Its module and [`build_optimizer`]'s optimizer, as Accelerate prepared them.
-        progress ([`Progress`]):
-            Which epoch it is.
-
-    Returns:
-        `float`: mean loss of the batches.
-
-    Raises:
-        [`TrainingDivergedError`]: If a loss is NaN or infinite.
-    """
+def _train_epoch(task: TrainingTask, module: nn.Module, optimizer: Any, progress: Progress) -> float:
+    """Pass over the training songs once; return the mean loss of the batches."""
     module.train()
     num_batches, accelerator = task.plan_epoch(progress.num_epochs_done), task.accelerator
     num_steps = task.arguments.gradient_accumulation_steps

@@ -32,18 +32,11 @@ NO_SONGS = "names the dataset that labels of embeddings come from (--songs); her
 NO_MODEL = "names the encoder of an APEX model (--model); a spectrogram-fusion model starts anew: leave it out."
 
 
-@dataclass(frozen=True)
-class TaskKind:
-    """How a task is prepared, and which inputs it cannot use, with the reason."""
-
-    prepare: Callable[[TrainingInputs, Any], TrainingTask]
-    unused: Mapping[str, str]
-
-
-TASKS: Mapping[str, TaskKind] = {
-    "heads": TaskKind(prepare_heads, {"config": NO_CONFIG}),
-    "encoder": TaskKind(prepare_encoder, {"config": NO_CONFIG, "songs": NO_SONGS}),
-    "fusion": TaskKind(prepare_fusion, {"model": NO_MODEL, "songs": NO_SONGS}),
+# How each task is prepared, and which inputs it cannot use, with the reason.
+TASKS: Mapping[str, tuple[Callable[[TrainingInputs, Any], TrainingTask], Mapping[str, str]]] = {
+    "heads": (prepare_heads, {"config": NO_CONFIG}),
+    "encoder": (prepare_encoder, {"config": NO_CONFIG, "songs": NO_SONGS}),
+    "fusion": (prepare_fusion, {"model": NO_MODEL, "songs": NO_SONGS}),
 }
 
 
@@ -128,11 +121,11 @@ def train(
     """
     arguments = arguments or build_arguments()
     inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir, num_decoders)
-    kind = TASKS[choose_task(arguments)]
-    for name, reason in kind.unused.items():
+    prepare, unused = TASKS[choose_task(arguments)]
+    for name, reason in unused.items():
         if getattr(inputs, name) is not None:
             raise ValueError(f"`{name}` {reason}")
-    task = kind.prepare(inputs, build_accelerator(arguments, output))
+    task = prepare(inputs, build_accelerator(arguments, output))
     if arguments.require_grouped_splits:
         task.store.refuse_shared_groups()
     return _run_task(task, RunFolder(output), resume=resume, show_progress=show_progress)

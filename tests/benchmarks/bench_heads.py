@@ -154,7 +154,7 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
     from modeling_apex.corpus.embedding_store import open_embedding_store
     from modeling_apex.training.arguments import build_arguments
     from modeling_apex.training.heads.task import HeadsTask
-    from modeling_apex.training.loop import Progress, build_optimizer, train_epoch
+    from modeling_apex.training.loop import Progress, _train_epoch, build_optimizer
     from modeling_apex.training.processes import build_accelerator
 
     model = build_model()
@@ -167,7 +167,7 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
         task.load_batch(batch)
     clock.stop("batches")
     module, optimizer = accelerator.prepare(task.module, build_optimizer(task))
-    train_epoch(task, module, optimizer, Progress())
+    _train_epoch(task, module, optimizer, Progress())
     clock.stop("epoch")
     return clock.report()
 

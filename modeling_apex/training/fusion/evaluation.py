@@ -63,11 +63,11 @@ def evaluate_fusion_model(
     if isinstance(model, (str, os.PathLike)):
         loaded = SpectrogramFusionModel.from_pretrained(os.fspath(model), dtype=torch.float32)
     config = loaded.eval().config
-    refuse_missing_target(songs, target_column)
+    chosen = choose_splits(songs, splits, target_column)
     training_labels = _list_labels(songs, "train", target_column)
     failures: list[dict[str, str]] = []
     results: dict[str, Any] = {}
-    for name in choose_splits(songs, splits):
+    for name in chosen:
         scores, scored = predict_songs(loaded, songs, name, failures)
         labels = np.array([_read_label(song, target_column) for song in scored])
         known = training_labels if len(training_labels) else labels
@@ -94,27 +94,19 @@ def _judge_hits(
     return compute_hit_results(probabilities, is_hit, threshold=threshold, groups=groups, **draws)
 
 
-def refuse_missing_target(source: SongSource, target_column: str) -> None:
-    """
-    Refuse songs without the column to compare with.
-
-    Raises:
-        `ValueError`: If there is no such column.
-    """
-    if target_column not in source.columns.names:
-        raise ValueError(
-            f"{source.name}: no column `{target_column}` to compare with; it has {', '.join(source.columns.names)}. "
-            "Name another by --target-column."
-        )
-
-
-def choose_splits(source: SongSource, splits: Sequence[str] | None) -> list[str]:
+def choose_splits(source: SongSource, splits: Sequence[str] | None, target_column: str) -> list[str]:
     """
     Return the splits to evaluate on: all but `train`, unless they are named.
 
     Raises:
-        `ValueError`: If there is no such split, or none at all.
+        `ValueError`: If there is no such split, none at all, or no column to compare with.
     """
+    columns = ", ".join(source.columns.names)
+    if target_column not in source.columns.names:
+        raise ValueError(
+            f"{source.name}: no column `{target_column}` to compare with; it has {columns}. Name another by "
+            "--target-column."
+        )
     chosen = [name for name in source.splits if name != "train"] if splits is None else list(splits)
     unknown = [name for name in chosen if name not in source.splits]
     if unknown or not chosen:

@@ -190,32 +190,21 @@ def prepare_fusion(inputs: TrainingInputs, accelerator: Any) -> FusionTask:
     Open the songs of a dataset, as spectrograms with track features, and build the model that learns from them.
 
     Raises:
-        `ValueError`: If dataset and arguments do not fit together.
+        `ValueError`: If no song has a popularity, or dataset and arguments do not fit together.
     """
     arguments, songs = inputs.arguments, inputs.open_songs()
     # The front end does not depend on the features, which are found in the songs that it opens.
     front_end = build_front_end_config(arguments, inputs.config)
     with accelerator.main_process_first():
         store = open_fusion_store(songs, inputs.choose_cache("spectrograms"), front_end, **inputs.decoding_options)
-    refuse_missing_popularity(store, arguments)
-    training = store.get_split("train")
-    labels = build_fusion_labels(training, arguments.target_column, arguments.hit_threshold)
-    config = build_fusion_config(training, arguments, inputs.config)
-    model = build_fusion_model(config, training, labels, arguments.seed)
-    return FusionTask(store, model, arguments, accelerator)
-
-
-def refuse_missing_popularity(store: SongStore, arguments: ApexTrainingArguments) -> None:
-    """
-    Refuse to train on what nothing teaches or measures.
-
-    Raises:
-        `ValueError`: If no song of `train` or of `validation` has a popularity.
-    """
+    training, labels = store.get_split("train"), {}
     for name in ("train", "validation"):
-        labels = build_fusion_labels(store.get_split(name), arguments.target_column, arguments.hit_threshold)
-        if np.isnan(labels).all():
+        labels[name] = build_fusion_labels(store.get_split(name), arguments.target_column, arguments.hit_threshold)
+        if np.isnan(labels[name]).all():
             raise ValueError(
                 f"{store.folder}: no song of the split {name!r} has a `{arguments.target_column}` to learn from. "
                 "Build the dataset from a table that states it."
             )
+    config = build_fusion_config(training, arguments, inputs.config)
+    model = build_fusion_model(config, training, labels["train"], arguments.seed)
+    return FusionTask(store, model, arguments, accelerator)

@@ -15,7 +15,7 @@ from torch import nn
 
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.corpus.embedding_store import open_embedding_store
-from modeling_apex.corpus.song_store import Rows, SongSplit, SongStore
+from modeling_apex.corpus.song_store import Rows, SongStore
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import name_songs
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
@@ -88,7 +88,14 @@ class HeadsTask(TrainingTask):
         return f"embeddings not finite: {names}" if len(damaged) else f"songs {names}"
 
     def predict(self, split: str) -> NDArray[np.float32]:
-        return predict_songs(self.module.heads, self.store.get_split(split), self.arguments.mode, self.accelerator)
+        songs, heads = self.store.get_split(split), self.module.heads
+        start, stop = share_rows(songs.num_songs, self.accelerator)
+        if self.arguments.mode == "song":
+            return gather_rows(_score_rows(heads, songs.song_embeddings, start, stop), self.accelerator)
+        offsets = songs.offsets[start : stop + 1]
+        rows = _score_rows(heads, songs.segments, int(offsets[0]), int(offsets[-1]))
+        sums = np.add.reduceat(rows.astype(np.float64), offsets[:-1] - offsets[0], axis=0) if stop > start else rows
+        return gather_rows((sums / np.diff(offsets)[:, None]).astype(np.float32), self.accelerator)
 
     def build_weights(self) -> dict[str, torch.Tensor]:
         return self.module.heads.build_named_tensors()
@@ -123,35 +130,8 @@ def prepare_heads(inputs: TrainingInputs, accelerator: Any) -> HeadsTask:
     return HeadsTask(store, build_trained_model(base, inputs.arguments), inputs.arguments, accelerator)
 
 
-def predict_songs(heads: GroupedHeads, split: SongSplit, mode: str, accelerator: Any) -> NDArray[np.float32]:
-    """
-    Score all songs of a split, shared out over the processes.
-
-    Args:
-        heads ([`GroupedHeads`]):
-            The heads, in evaluation mode.
-        split ([`SongSplit`]):
-            The songs.
-        mode (`str`):
-            `"song"`: score song embeddings. `"segment"`: score segments and average their scores.
-        accelerator (`accelerate.Accelerator`):
-            Device and processes.
-
-    Returns:
-        `np.ndarray` of shape `(num_songs, num_heads)`, in every process.
-    """
-    start, stop = share_rows(split.num_songs, accelerator)
-    if mode == "song":
-        scores = _score_rows(heads, split.song_embeddings, start, stop, accelerator.device)
-    else:
-        offsets = split.offsets[start : stop + 1]
-        rows = _score_rows(heads, split.segments, int(offsets[0]), int(offsets[-1]), accelerator.device)
-        sums = np.add.reduceat(rows.astype(np.float64), offsets[:-1] - offsets[0], axis=0) if stop > start else rows
-        scores = (sums / np.diff(offsets)[:, None]).astype(np.float32)
-    return gather_rows(scores, accelerator)
-
-
-def _score_rows(heads: GroupedHeads, rows: Rows, start: int, stop: int, device: Any) -> NDArray[np.float32]:
+def _score_rows(heads: GroupedHeads, rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
+    device = heads.output_bias.device
     scores = [np.zeros((0, len(heads.head_names)), np.float32)]
     with torch.inference_mode():
         for first in range(start, stop, PREDICTION_BATCH):

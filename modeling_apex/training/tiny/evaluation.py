@@ -83,40 +83,23 @@ def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: dict[str, SongT
             "seed": song_set.seed,
             "systems": list(song_set.systems),
             "factors": "independent",
-            "scores": evaluate_scores(scores, tables[name], heads, labels, TARGETS[name], recipe.seed),
+            "scores": _evaluate_scores(scores, tables[name], heads, labels, TARGETS[name], recipe.seed),
             "spearman_by_system": compute_spearman_by_system(scores, tables[name], heads),
         }
     return evaluations
 
 
-def evaluate_scores(
+def _evaluate_scores(
     scores: NDArray,
     table: SongTable,
     heads: Sequence[Mapping[str, Any]],
     training_labels: NDArray,
     targets: Mapping[str, float],
-    seed: int = 0,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """
-    Evaluate every score of a set of songs.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_songs, num_heads)`):
-            What the model says, in native units.
-        table ([`SongTable`]):
-            The songs.
-        heads (`Sequence[Mapping[str, Any]]`):
-            `config.heads`: names and groups, in the order of the columns.
-        training_labels (`np.ndarray` of shape `(num_training_songs, num_heads)`):
-            Where the baselines come from.
-        targets (`Mapping[str, float]`):
-            Rank correlation to reach, by group.
-        seed (`int`, defaults to 0):
-            Seed of the bootstrap.
-
-    Returns:
-        `dict[str, dict[str, Any]]`: by score what [`compute_head_results`] gives, and `spearman_ceiling` (of a
-        listener who knows the truth of the simulation), `target` and `is_target_met`.
+    Return by score what [`compute_head_results`] gives, and `spearman_ceiling` (of a listener who knows the truth of
+    the simulation), `target` and `is_target_met`.
     """
     results = {}
     for column, head in enumerate(heads):
