@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
-from modeling_apex.statistics.evaluate_modules.apex_regression.regression_metrics import compute_metrics
-from modeling_apex.statistics.metrics import compute_head_metrics, compute_head_results
+from modeling_apex.statistics.metrics import compute_head_metrics, compute_head_results, compute_metrics
 from modeling_apex.training.tiny.recipe import TinyRecipe
 from modeling_apex.training.tiny.songs import FULL_SCALE, SAMPLING_RATE, SongTable
 
