@@ -6,6 +6,7 @@ The README of apex-tiny's folder: what the model is, and its results in words, w
 from collections.abc import Mapping
 from typing import Any
 
+from modeling_apex.storage.markdown import build_table
 from modeling_apex.training.tiny.evaluation import TITLES, find_missed_targets, format_number
 
 INTRODUCTION = """\
@@ -30,10 +31,7 @@ and like counts. The ceiling is the rank correlation of a listener who knows the
 from which raters and counts differ by chance. All factors of the test songs were drawn independently, so no \
 score can ride on another's.
 """
-TABLE_HEAD = """\
-| score | Spearman | 95 % interval | ceiling | MAE | MAE of the median | MSE | MSE of the mean |
-|---|---|---|---|---|---|---|---|
-"""
+TABLE_HEAD = ("score", "Spearman", "95 % interval", "ceiling", "MAE", "MAE of the median", "MSE", "MSE of the mean")
 NOTHING_MISSED = "Every score reaches the rank correlation that was asked of it; the targets are in `results.json`."
 
 
@@ -55,7 +53,7 @@ def build_readme(results: Mapping[str, Any]) -> str:
 
 
 def _describe_evaluation(name: str, evaluation: Mapping[str, Any]) -> str:
-    text = f"## {TITLES[name]}\n\n{evaluation['num_songs']} songs, seed {evaluation['seed']}.\n\n{TABLE_HEAD}"
+    rows = []
     for score, numbers in evaluation["scores"].items():
         spearman, baselines = numbers["spearman"], numbers["baselines"]
         interval = f"{format_number(spearman['low'])} to {format_number(spearman['high'])}"
@@ -64,5 +62,6 @@ def _describe_evaluation(name: str, evaluation: Mapping[str, Any]) -> str:
             *(numbers["mse"]["value"], baselines["mean"]["mse"]),
         )
         cells = [f"`{score}`", format_number(spearman["value"]), interval, format_number(numbers["spearman_ceiling"])]
-        text += f"| {' | '.join([*cells, *map(format_number, errors)])} |\n"
-    return text
+        rows.append([*cells, *map(format_number, errors)])
+    heading = f"## {TITLES[name]}\n\n{evaluation['num_songs']} songs, seed {evaluation['seed']}."
+    return f"{heading}\n\n{build_table(TABLE_HEAD, rows)}\n"
