@@ -72,7 +72,7 @@ class SongSplit:
         song_embeddings ([`StoredRows`] of shape `(num_songs, hidden_size)`):
             Mean of each song's segments.
         songs (`pa.Table`):
-            One row a song: `id` and what travelled with it.
+            One row a song: `id`, and its labels and groups as the dataset has them now.
     """
 
     name: str
@@ -113,11 +113,12 @@ class SongSplit:
 
 @dataclass(frozen=True)
 class SongStore:
-    """All splits of a folder of embeddings, its manifest, and the hash of that manifest."""
+    """All splits of stored songs: what they were made from, its hash, and the hash of the dataset of their labels."""
 
     folder: Path
     manifest: dict[str, Any]
     manifest_sha256: str
+    dataset_sha256: str
     splits: dict[str, SongSplit]
 
     def get_split(self, name: str) -> SongSplit:

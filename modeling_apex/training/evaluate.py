@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.inference.report_apex import format_table
@@ -32,6 +33,8 @@ def evaluate_model(
     splits: Sequence[str] | None = None,
     num_draws: int = 1000,
     seed: int = 0,
+    songs: str | os.PathLike | SongSource | None = None,
+    rereads: bool = False,
 ) -> dict[str, Any]:
     """
     Evaluate a model on stored embeddings.
@@ -47,15 +50,17 @@ def evaluate_model(
             Bootstrap resamples of songs.
         seed (`int`, defaults to 0):
             Seed of the resampling.
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
+            The dataset of the labels, and whether to read its audio again; as for `open_embedding_store`.
 
     Returns:
-        `dict`: `model`, `embeddings_manifest_sha256`, `label_sources`, and `splits`: per split, per platform (and
-        `"all"`), per score what `compute_head_results` returns. Survives JSON.
+        `dict`: `model`, `embeddings_manifest_sha256`, `dataset_sha256`, `label_sources`, and `splits`: per split, per
+        platform (and `"all"`), per score what `compute_head_results` returns. Survives JSON.
 
     Raises:
         `ValueError`: If a split is missing, or the embeddings come from another model.
     """
-    store = open_embedding_store(embeddings)
+    store = open_embedding_store(embeddings, songs=songs, rereads=rereads)
     loaded: Any = model
     if isinstance(model, (str, os.PathLike)):
         loaded = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
@@ -85,6 +90,7 @@ def evaluate_model(
     return {
         "model": str(loaded.config._name_or_path),
         "embeddings_manifest_sha256": store.manifest_sha256,
+        "dataset_sha256": store.dataset_sha256,
         "label_sources": list_label_sources(store),
         "num_draws": num_draws,
         "splits": results,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.inference.configuration_apex import NUM_QUANTILES, ApexConfig
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
@@ -72,6 +73,8 @@ def train_heads(
     resume: bool = False,
     show_progress: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    songs: str | os.PathLike | SongSource | None = None,
+    rereads: bool = False,
 ) -> TrainingResult:
     """
     Train trunk and heads on stored embeddings.
@@ -94,6 +97,8 @@ def train_heads(
             Whether to show a progress bar.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where memory-mapped columns are kept; defaults to the folder of embeddings.
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
+            The dataset of the labels, and whether to read its audio again; as for `open_embedding_store`.
 
     Returns:
         [`TrainingResult`]
@@ -109,7 +114,7 @@ def train_heads(
         raise ValueError("`train_encoder` learns from audio, not from stored embeddings: use `train_end_to_end`.")
     accelerator = build_accelerator(arguments, output)
     with accelerator.main_process_first():
-        store = open_embedding_store(embeddings, cache_dir)
+        store = open_embedding_store(embeddings, cache_dir, songs=songs, rereads=rereads)
     base = load_base_model(store.manifest["model"] if model is None else model)
     expected = build_expected_identity(base, store.manifest["identity"])
     refuse_other_identity(str(store.folder), store.manifest["identity"], expected)
@@ -119,6 +124,7 @@ def train_heads(
     task = HeadsTask(store, trained, arguments, accelerator)
     data = {
         "embeddings_manifest_sha256": store.manifest_sha256,
+        "dataset_sha256": store.dataset_sha256,
         "weights_sha256": expected["weights_sha256"],
         "songs": {split: store.get_split(split).num_songs for split in ("train", "validation")},
     }

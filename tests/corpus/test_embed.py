@@ -20,9 +20,10 @@ import torch
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
-from modeling_apex.corpus.embed import embed_songs, read_shard_facts
+from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.embedding_manifest import load_manifest
 from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.shards import read_shard_facts
 from modeling_apex.corpus.song_decoding import BackgroundDecoder
 from modeling_apex.corpus.song_source import (
     AudioFolderSource,
@@ -32,6 +33,7 @@ from modeling_apex.corpus.song_source import (
     compute_source_fingerprint,
     open_song_source,
 )
+from modeling_apex.inference.audio_limits_apex import AudioLimits
 
 from song_folders import make_wav, write_dataset
 
@@ -106,9 +108,9 @@ def test_failures_are_tried_again_on_request(tmp_path: Path, tiny_model: ApexMod
     folder = tmp_path / "songs"
     folder.mkdir()
     (folder / "a.wav").write_bytes(make_wav(0, 0.15))
-    (folder / "b.wav").write_bytes(b"half a download")
-    assert len(embed_songs(folder, tmp_path / "out", tiny_model).failures) == 1
-    (folder / "b.wav").write_bytes(make_wav(1, 0.15))
+    (folder / "b.wav").write_bytes(make_wav(1, 0.35))
+    limits = AudioLimits(max_seconds=0.2)
+    assert len(embed_songs(folder, tmp_path / "out", tiny_model, limits=limits).failures) == 1
     assert len(embed_songs(folder, tmp_path / "out", tiny_model).failures) == 1
     summary = embed_songs(folder, tmp_path / "out", tiny_model, retry_failures=True)
     assert (summary.num_songs, summary.failures) == (2, [])
@@ -154,7 +156,7 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
     dataset: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_songs(dataset, tmp_path / "whole", tiny_model, songs_per_shard=2)
-    save = embed_module._save_shard
+    save = embed_module.save_shard
     saved: list[str] = []
 
     def save_or_die(path: Path, *rest: object) -> None:
@@ -163,14 +165,14 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
         save(path, *rest)
         saved.append(path.name)
 
-    monkeypatch.setattr(embed_module, "_save_shard", save_or_die)
+    monkeypatch.setattr(embed_module, "save_shard", save_or_die)
     with pytest.raises(KeyboardInterrupt):
         embed_songs(dataset, tmp_path / "parts", tiny_model, songs_per_shard=2)
     assert not load_manifest(tmp_path / "parts")["is_complete"]
     with pytest.raises(ValueError, match="this embedding is unfinished"):
         open_embedding_store(tmp_path / "parts")
     saved.clear()
-    monkeypatch.setattr(embed_module, "_save_shard", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
+    monkeypatch.setattr(embed_module, "save_shard", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
     embed_songs(dataset, tmp_path / "parts", tiny_model, songs_per_shard=2)
     assert len(saved) == 7 - 3  # five shards of train, two of validation
     assert read_rows(tmp_path / "parts") == read_rows(tmp_path / "whole")
@@ -179,13 +181,13 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
 def embed_slowly(*arguments: Any) -> None:
     """Embed with shards spread over a second, so that a kill hits the work and not only its start."""
     torch.set_num_threads(1)  # a forked process does not have the threads of OpenMP that torch thinks it has
-    save = embed_module._save_shard
+    save = embed_module.save_shard
 
     def save_slowly(*values: Any) -> None:
         time.sleep(0.03)
         save(*values)
 
-    embed_module._save_shard = save_slowly
+    embed_module.save_shard = save_slowly
     embed_songs(*arguments, songs_per_shard=2)
 
 
@@ -223,7 +225,7 @@ def test_a_finished_folder_is_unfinished_while_failures_are_tried_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed_module, "_close_folder", stop)
+        patch.setattr(embed_module._EmbeddingRun, "close_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             embed_songs(folder, tmp_path / "out", tiny_model, retry_failures=True)
     with pytest.raises(ValueError, match="this embedding is unfinished"):
@@ -329,8 +331,9 @@ def test_refuses_a_shard_from_elsewhere(dataset: Path, tmp_path: Path, tiny_mode
 def test_refuses_options_that_make_no_sense(dataset: Path, tmp_path: Path, tiny_model: ApexModel) -> None:
     with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, float16, got 'int8'"):
         embed_songs(dataset, tmp_path / "out", tiny_model, dtype="int8")
-    with pytest.raises(ValueError, match="`num_decoders` must be at least 1, got 0"):
-        embed_songs(dataset, tmp_path / "out", tiny_model, num_decoders=0)
+    for name, value in (("num_decoders", 0), ("batch_size", -1), ("songs_per_shard", 0)):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got {value}"):
+            embed_songs(dataset, tmp_path / "out", tiny_model, **{name: value})
     stray = tmp_path / "stray"
     stray.mkdir()
     (stray / "x.parquet").touch()

@@ -277,6 +277,7 @@ def train_end_to_end(
     task = EndToEndTask(store, trained, arguments, accelerator)
     data = {
         "waveforms_sha256": store.manifest_sha256,
+        "dataset_sha256": store.dataset_sha256,
         "weights_sha256": compute_weights_hash(base),
         "songs": {split: store.get_split(split).num_songs for split in ("train", "validation")},
     }

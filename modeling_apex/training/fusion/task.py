@@ -377,6 +377,7 @@ def train_fusion(
     trained: Any = model
     data = {
         "spectrograms_sha256": store.manifest_sha256,
+        "dataset_sha256": store.dataset_sha256,
         "features": trained.config.feature_names,
         "leaking_features": trained.config.leaking_names,
         "songs": {split: store.get_split(split).num_songs for split in ("train", "validation")},
