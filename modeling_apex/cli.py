@@ -2,10 +2,11 @@
 The `apex-music` command line.
 
 Each sub-command is one file of `modeling_apex.commands`. Exit status: 0 all went well, 1 some song or check failed,
-2 the command line or its input is wrong, 130 interrupted.
+2 the command line or its input is wrong, 3 a fault of this program, 130 interrupted.
 """
 
 import argparse
+import dis
 import os
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         `int`: exit status.
     """
-    arguments = argparse.Namespace(when_interrupted="nothing was done")
+    arguments = argparse.Namespace(when_interrupted="nothing was done", traceback=True)
     try:
         arguments = build_parser().parse_args(words)
         return arguments.run(arguments)
@@ -68,12 +69,38 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `apex-music score ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except USER_ERRORS as error:
+    except Exception as error:
         if arguments.traceback:
             raise
+        if not isinstance(error, USER_ERRORS) or is_slip(error):
+            print(f"apex-music {arguments.command}: {describe_fault(error)}", file=sys.stderr)
+            return 3
         message = describe_failure(error, getattr(arguments, "output", None))
         print(f"apex-music {arguments.command}: {message}", file=sys.stderr)
         return 2
+
+
+def is_slip(error: BaseException) -> bool:
+    """
+    Tell whether an error is a slip of some code rather than what a check of the input says.
+
+    Both can be a `TypeError`: a check raises it by a statement, a slip comes out of an expression, such as a call with
+    an argument too many.
+    """
+    trace = error.__traceback__
+    if not isinstance(error, TypeError) or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS"
+
+
+def describe_fault(error: BaseException) -> str:
+    """Say that the program is to blame, and what a report of it should hold."""
+    return (
+        f"a fault of this program, not of its input: {type(error).__name__}: {error}. Please report it with what "
+        "`apex-music --traceback ...` prints for the same command."
+    )
 
 
 if __name__ == "__main__":

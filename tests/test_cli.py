@@ -236,6 +236,32 @@ def test_traceback_on_request(tmp_path: Path) -> None:
         main(["--traceback", "score", str(tmp_path)])
 
 
+def test_our_own_slips_are_not_called_the_mistake_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*_: object) -> int:
+        raise TypeError("`batch_size` must be an integer, got '8'.")
+
+    def slip(*_: object) -> int:
+        return len(refuse, 2)  # type: ignore[call-arg]
+
+    def look_up(*_: object) -> int:
+        return {}["is_complete"]
+
+    for run, status, expected in (
+        (refuse, 2, "apex-music verify: `batch_size` must be an integer, got '8'."),
+        (slip, 3, "a fault of this program, not of its input: TypeError: len() takes exactly one argument"),
+        (look_up, 3, "a fault of this program, not of its input: KeyError: 'is_complete'"),
+    ):
+        monkeypatch.setattr("modeling_apex.commands.verify.run", run)
+        assert main(["verify", "--model", "m"]) == status
+        streams = capsys.readouterr()
+        assert expected in streams.err
+        assert "Traceback" not in streams.err
+        with pytest.raises((TypeError, KeyError)):
+            main(["--traceback", "verify", "--model", "m"])
+
+
 def test_wrong_words_exit_with_two(capsys: pytest.CaptureFixture) -> None:
     for words in (
         ["score"],
@@ -287,8 +313,8 @@ def test_an_interrupted_run_is_taken_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(ScoreJournal, "add", add_two)
-        with pytest.raises(InterruptedRunError):
-            main(words)
+        assert main(words) == 3
+        assert "InterruptedRunError" in capsys.readouterr().err
     journal = tmp_path / "scores.jsonl.partial"
     with open(journal, "a") as file:
         file.write('{"song": "torn by a ki')

@@ -3,7 +3,8 @@ One run at a time per output: a lock that lives exactly as long as the process t
 
 What comes in is the file or folder that a command is about to write; while the lock is held, a second run on it is
 refused, with the id of the first. The operating system drops the lock when its process ends, however it ends, so a
-killed run leaves nothing to clean up but an empty claim, which the next run takes over.
+killed run leaves nothing to clean up but an empty claim, which the next run takes over. `filelock` does the locking;
+here is who holds it, what is said, and that no lock is taken through a link.
 """
 
 import contextlib
@@ -13,14 +14,10 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import TracebackType
+from typing import Self
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
+from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
@@ -52,133 +49,93 @@ class OutputLock:
 
     Raises:
         [`OutputInUseError`]: If another run holds the output and `waits` is false.
-        `OSError`: If the place cannot be written.
+        `OSError`: If the place cannot be written, or a link lies where the lock is to be.
     """
 
     def __init__(self, output: str | os.PathLike, *, is_file: bool = False, waits: bool = False):
         self.output = Path(output).expanduser()
         self.folder = self.output.parent if is_file else self.output
         self.path = self.folder / (f".{self.output.name}{LOCK_NAME}" if is_file else LOCK_NAME)
+        self._lock = FileLock(self.path, thread_local=False, fallback_to_soft=False, on_acquired=self._write_holder)
         self._waits = waits
         self._made_folder = False
-        self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
         self._made_folder = not self.folder.exists()
         try:
-            self._take()
+            if not self._try():
+                self._wait_or_refuse()
         except BaseException:
             self._remove_empty_folder()
             raise
-        # The open file is shared with forked children: one that outlives this process must not keep the output.
-        _held.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _held.discard(self)
-        if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)  # while it is still ours: nobody else's claim can lie here
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # Windows removes it on release
+                self.path.unlink()  # while it is still ours: nobody else's claim can lie here
+            self._lock.release()
         self._remove_empty_folder()
 
-    def forget(self) -> None:
-        """Close the lock in a forked child, without giving it back."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _take(self) -> None:
-        if fcntl is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            logger.warning("%s: this system has no file locks: a second run here would not be noticed", self.output)
-            return
-        is_announced = False
-        while True:
-            holder = self._try()
-            if self._descriptor is not None:
-                return
-            if not self._waits:
-                raise OutputInUseError(
-                    f"{self.output}: {holder} is writing this output. Wait until it ends, or name another output."
-                )
-            if not is_announced:
-                logger.warning("waiting for %s, which is writing %s", holder, self.output)
-                is_announced = True
+    def _wait_or_refuse(self) -> None:
+        holder = self._read_holder()
+        if not self._waits:
+            raise OutputInUseError(
+                f"{self.output}: {holder} is writing this output. Wait until it ends, or name another output."
+            )
+        logger.warning("waiting for %s, which is writing %s", holder, self.output)
+        while not self._try():
             time.sleep(WAIT_SECONDS)
 
-    def _try(self) -> str:
-        """Take the lock if it is free; return who holds it."""
-        descriptor = self._open()
-        try:
-            if not _lock(descriptor, self.path):
-                return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            # The holder before us may have removed the file between our opening and our locking it.
-            if not _is_same_file(descriptor, self.path):
-                return self._try()
-            holder = f"process {os.getpid()} on {socket.gethostname()}"
+    def _try(self) -> bool:
+        """Take the lock if it is free; tell whether this process may go on."""
+        for attempt in range(OPEN_ATTEMPTS):
+            is_last = attempt == OPEN_ATTEMPTS - 1
             try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{holder}\n".encode(), 0)
-            except OSError:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(blocking=False)
+                return True
+            except Timeout:
+                if self.path.exists():
+                    return False
+            except (FileNotFoundError, FileExistsError):
+                # A holder that leaves nothing behind removes the folder, maybe between our making and our using it.
+                if is_last or self.folder.is_file():
+                    raise
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise OSError(
+                        errno.ELOOP,
+                        "a link lies where the lock is to be, and none is followed; remove it",
+                        str(self.path),
+                    ) from error
+                if error.errno not in UNSUPPORTED:
+                    raise
+                logger.warning(
+                    "%s: no locks on this file system: a second run here would not be noticed (%s)", self.path, error
+                )
                 self.path.unlink(missing_ok=True)
-                raise
-            self._descriptor, descriptor = descriptor, -1
-            return holder
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def _open(self) -> int:
-        for _ in range(OPEN_ATTEMPTS):
-            # A holder that leaves nothing behind removes the folder, maybe between our making and our using it.
-            with contextlib.suppress(FileNotFoundError, FileExistsError):
-                return self._make_file()
+                return True
             time.sleep(0.001)
-        return self._make_file()  # or say what is wrong
+        return False
 
-    def _make_file(self) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def _write_holder(self, descriptor: int) -> None:
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError:
+            self.path.unlink(missing_ok=True)  # a claim that nobody can read; it is still ours
+            raise
+
+    def _read_holder(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")[:200].strip() or "another process"
+        except OSError:
+            return "another process"
 
     def _remove_empty_folder(self) -> None:
         if self._made_folder:
-            try:
+            with contextlib.suppress(OSError):  # it holds what the run wrote
                 self.folder.rmdir()
-            except OSError:  # it holds what the run wrote
-                return
-
-
-def _lock(descriptor: int, path: Path) -> bool:
-    locks: Any = fcntl
-    try:
-        locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        logger.warning("%s: no locks on this file system: a second run here would not be noticed (%s)", path, error)
-    return True
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-_held: set[OutputLock] = set()
-
-
-def _forget_all() -> None:
-    for lock in _held:
-        lock.forget()
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

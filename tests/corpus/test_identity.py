@@ -65,6 +65,18 @@ def test_a_file_that_has_just_changed_is_read_the_next_time_too(file: Path) -> N
     assert identify_file(file, known).sha256 != HELLO
 
 
+@pytest.mark.parametrize("now", [0, 2**62])
+def test_a_clock_that_is_wrong_costs_a_second_reading_at_most(
+    file: Path, now: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity.time, "time_ns", lambda: now)
+    known = identify_file(file)
+    assert (known.stamp is None) == (now == 0)
+    os.utime(file)
+    file.write_bytes(b"jello, longer")
+    assert identify_file(file, known).sha256 != HELLO
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.open
 

@@ -4,15 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from modeling_apex import ApexModel
 from modeling_apex.corpus.embedding_manifest import build_identity
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
 
 from song_folders import write_embeddings
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture
