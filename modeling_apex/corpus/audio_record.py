@@ -17,11 +17,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from modeling_apex.corpus.identity import URL_PREFIXES, ContentIdentity, FileStamp, identify_audio
+from modeling_apex.corpus.identity import ContentIdentity, FileStamp, identify_file
 from modeling_apex.corpus.song_source import Song, SongSource
 from modeling_apex.storage.output_folder import replace_text
 
 UNREADABLE = "unreadable"
+URL_PREFIXES = ("http://", "https://")
 ADDRESS = "address "
 
 
@@ -72,23 +73,23 @@ def identify_song(audio: Any, known: SongAudio | None = None, *, rereads: bool =
     Returns:
         [`SongAudio`]
     """
-    place = audio
     if isinstance(audio, Mapping):
-        if audio.get("array") is not None:
-            return SongAudio(hashlib.sha256(np.ascontiguousarray(audio["array"]).data).hexdigest())
-        place = audio.get("path") if audio.get("bytes") is None else None
-    if not isinstance(place, (str, os.PathLike)):
-        found = identify_audio(audio)
-        return SongAudio(found.sha256 if found else UNREADABLE)
-    if str(place).startswith(URL_PREFIXES):
-        return SongAudio(f"{ADDRESS}{place}")
-    path = os.path.abspath(place)
+        audio = next((audio[name] for name in ("array", "bytes", "path") if audio.get(name) is not None), None)
+    if isinstance(audio, np.ndarray):
+        audio = audio.tobytes()
+    if isinstance(audio, bytes):
+        return SongAudio(hashlib.sha256(audio).hexdigest())
+    if not isinstance(audio, (str, os.PathLike)):
+        return SongAudio(UNREADABLE)
+    if str(audio).startswith(URL_PREFIXES):
+        return SongAudio(f"{ADDRESS}{audio}")
+    path = os.path.abspath(audio)
     before = ContentIdentity(known.content, known.stamp) if known and known.path == path else None
     try:
-        found = identify_audio(path, before, rereads=rereads)
+        found = identify_file(path, before, rereads=rereads)
     except OSError:  # whoever decodes the song says why
-        found = None
-    return SongAudio(found.sha256, path, found.stamp) if found else SongAudio(UNREADABLE, path)
+        return SongAudio(UNREADABLE, path)
+    return SongAudio(found.sha256, path, found.stamp)
 
 
 @dataclass

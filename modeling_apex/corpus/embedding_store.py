@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,8 +25,7 @@ from modeling_apex.corpus.embedding_manifest import load_manifest, refuse_other_
 from modeling_apex.corpus.shards import iterate_shards, plan_blocks, read_shard_facts
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource, open_song_source
-from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows
-from modeling_apex.storage.output_lock import OutputLock
+from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows, make_store
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +72,7 @@ def open_embedding_store(
     described = {**manifest, "source": {**manifest["source"], "name": None}, "model": None, "store": STORE_FORMAT}
     manifest_sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     columns = Path(cache_dir or folder / "columns") / manifest_sha256[:16]
-    if not columns.is_dir():
-        with OutputLock(columns, is_file=True, waits=True):  # another training run may be building the same ones
-            if not columns.is_dir():
-                _build_columns(folder, manifest, columns)
+    make_store(columns, lambda part: _build_columns(folder, manifest, part))
     _refuse_other_songs(folder, manifest, source, labels, columns)
     _refuse_other_audio(folder, manifest, source, rereads)
     splits = {split: _open_split(columns, split, labels) for split in manifest["source"]["splits"]}
@@ -160,17 +155,9 @@ def _open_split(columns: Path, split: str, labels: SongLabels) -> SongSplit:
     return SongSplit(split, segments, offsets, song_embeddings, labels.join(split, ids))
 
 
-def _build_columns(folder: Path, manifest: dict[str, Any], columns: Path) -> None:
-    """Write the columns of every split under another name, then give the folder its name: it is whole or absent."""
-    part = columns.with_name(f"{columns.name}.writing")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
-        for split in manifest["source"]["splits"]:
-            _build_split(list(iterate_shards(folder, split)), manifest["identity"], part, split)
-        part.rename(columns)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def _build_columns(folder: Path, manifest: dict[str, Any], part: Path) -> None:
+    for split in manifest["source"]["splits"]:
+        _build_split(list(iterate_shards(folder, split)), manifest["identity"], part, split)
 
 
 def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split: str) -> None:

@@ -4,13 +4,14 @@ Encode the songs of a block: segments come from decoding threads, batches go thr
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 
 from modeling_apex.corpus.shards import SongRows
-from modeling_apex.corpus.song_decoding import BackgroundDecoder, DecodedSegment
+from modeling_apex.corpus.song_decoding import DecodedSegment, decode_songs
 from modeling_apex.corpus.song_source import Song
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
@@ -39,23 +40,16 @@ class SongEncoder:
     ):
         self._model = model
         self._extractor = ApexFeatureExtractor.from_config(model.config)
-        self._resampler, self._limits = resampler, limits
+        self._options: dict[str, Any] = {"resampler": resampler, "limits": limits, "num_threads": num_decoders}
         self._batch_size = batch_size
-        self._num_decoders = num_decoders
 
     def encode(self, songs: Iterator[Song], progress: Any) -> list[SongRows]:
         """Return the rows of every song, in order."""
         done: list[SongRows] = []
         batch: list[tuple[SongRows, np.ndarray]] = []
-        with BackgroundDecoder(
-            songs,
-            self._extractor,
-            resampler=self._resampler,
-            limits=self._limits,
-            num_threads=self._num_decoders,
-        ) as decoder:
+        with closing(decode_songs(songs, self._extractor, **self._options)) as segments:
             current: SongRows | None = None
-            for segment in decoder:
+            for segment in segments:
                 current = current or SongRows(segment.song)
                 self._collect(current, segment, batch)
                 if len(batch) == self._batch_size:

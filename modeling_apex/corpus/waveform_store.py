@@ -9,7 +9,7 @@ What comes in is a source of songs; what leaves is an [`SongStore`] whose rows a
 import json
 import logging
 import os
-import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ import pyarrow.parquet as pq
 from modeling_apex.corpus.audio_record import record_audio
 from modeling_apex.corpus.embedding_manifest import save_json
 from modeling_apex.corpus.identity import hash_json
-from modeling_apex.corpus.song_decoding import BackgroundDecoder
+from modeling_apex.corpus.song_decoding import decode_songs
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource
-from modeling_apex.corpus.song_store import SongSplit, SongStore
+from modeling_apex.corpus.song_store import SongSplit, SongStore, make_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
-from modeling_apex.storage.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +70,7 @@ def open_waveform_store(
     }
     sha256 = hash_json(manifest)
     folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"
-    if not folder.is_dir():
-        with OutputLock(folder, is_file=True, waits=True):  # another training run may be decoding the same songs
-            if not folder.is_dir():
-                _decode_source(source, folder, manifest, extractor, num_decoders)
+    make_store(folder, lambda part: _decode_source(source, part, manifest, extractor, num_decoders))
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     splits = {split: _open_split(folder, split, extractor.segment_num_samples, labels) for split in source.splits}
     return SongStore(folder, content, sha256, labels.sha256, splits)
@@ -91,19 +87,12 @@ def _hash_audio(source: SongSource, cache_dir: Path, rereads: bool) -> str:
 
 
 def _decode_source(
-    source: SongSource, folder: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
+    source: SongSource, part: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
 ) -> None:
-    part = folder.with_name(f"{folder.name}.writing")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
-        failures: list[dict[str, str]] = []
-        for split in source.splits:
-            failures += _write_split(source, split, part, extractor, num_decoders)
-        save_json(part / "manifest.json", {**manifest, "failures": failures})
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    failures: list[dict[str, str]] = []
+    for split in source.splits:
+        failures += _write_split(source, split, part, extractor, num_decoders)
+    save_json(part / "manifest.json", {**manifest, "failures": failures})
 
 
 def _write_split(
@@ -116,10 +105,10 @@ def _write_split(
     songs = source.iterate(split, 0, source.splits[split])
     with (
         open(part / f"{split}.segments.f16", "wb") as file,
-        BackgroundDecoder(songs, extractor, num_threads=num_decoders) as decoder,
+        closing(decode_songs(songs, extractor, num_threads=num_decoders)) as segments,
     ):
         count = 0
-        for segment in decoder:
+        for segment in segments:
             if segment.samples is None:
                 logger.warning("left out: %s: %s", segment.song.id, segment.error)
                 failures.append({"split": split, "id": segment.song.id, "error": str(segment.error)})

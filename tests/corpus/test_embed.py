@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import torch
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
+from modeling_apex.corpus import song_decoding
 from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.embedding_manifest import load_manifest
 from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.corpus.shards import read_shard_facts
-from modeling_apex.corpus.song_decoding import BackgroundDecoder
+from modeling_apex.corpus.song_decoding import decode_song, decode_songs
 from modeling_apex.corpus.song_source import (
     AudioFolderSource,
     HubSongSource,
@@ -262,16 +264,16 @@ def test_what_a_killed_run_left_of_its_columns_is_removed(
     assert not (tmp_path / "out" / "columns" / store.manifest_sha256[:16] / "stray").exists()
 
 
-def test_decoding_threads_that_vanish_are_an_error_and_no_hang(
+def test_a_decoding_thread_that_ends_is_an_error_and_no_hang(
     tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BackgroundDecoder, "_work", lambda decoder: None)
+    def end_thread(*options: object) -> None:
+        raise SystemExit("the thread ends")
+
+    monkeypatch.setattr(song_decoding, "decode_song", end_thread)
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
-    with (
-        pytest.raises(RuntimeError, match="the threads that decode songs ended before the last song did"),
-        BackgroundDecoder([Song("a", None, {})], extractor, num_threads=2) as decoder,
-    ):
-        list(decoder)
+    with pytest.raises(SystemExit, match="the thread ends"):
+        list(decode_songs([Song("a", None, {})], extractor, num_threads=2))
 
 
 def test_two_processes_share_the_shards(
@@ -403,8 +405,7 @@ def test_source_refusals(tmp_path: Path, dataset: Path) -> None:
 def test_a_song_without_audio_fails_alone(tiny_model: ApexModel) -> None:
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
     songs = [Song("a", None, {}), Song("b", {"bytes": make_wav(0, 0.1), "path": None}, {})]
-    with BackgroundDecoder(songs, extractor, num_threads=2) as decoder:
-        segments = list(decoder)
+    segments = list(decode_songs(songs, extractor, num_threads=2))
     assert [(segment.song.id, segment.error) for segment in segments] == [
         ("a", "the dataset has no audio for this song"),
         ("b", None),
@@ -418,19 +419,31 @@ def test_a_fault_of_the_program_is_not_taken_for_a_broken_song(tiny_model: ApexM
         raise RuntimeError("the disk is gone")
 
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
-    with (
-        pytest.raises(RuntimeError, match="the disk is gone"),
-        BackgroundDecoder(break_off(), extractor, num_threads=num_threads) as decoder,
-    ):
-        list(decoder)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        list(decode_songs(break_off(), extractor, num_threads=num_threads))
 
 
 def test_decoding_can_be_left_early(tiny_model: ApexModel) -> None:
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
     song = Song("a", {"bytes": make_wav(0, 3.0), "path": None}, {})
-    with BackgroundDecoder([song] * 50, extractor, num_threads=2) as decoder:
-        assert next(iter(decoder)).song.id == "a"
-    assert not any(thread.is_alive() for thread in decoder._threads)
+    before = threading.active_count()
+    segments = decode_songs([song] * 50, extractor, num_threads=2)
+    assert next(segments).song.id == "a"
+    assert threading.active_count() > before
+    segments.close()
+    assert threading.active_count() == before
+
+
+def test_songs_leave_in_order_whatever_the_threads(tiny_model: ApexModel) -> None:
+    extractor = ApexFeatureExtractor.from_config(tiny_model.config)
+    lengths = [1.5, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 1.2, 0.1]
+    songs = [Song(f"{n}", {"bytes": make_wav(n, s), "path": None}, {}) for n, s in enumerate(lengths)]
+    alone = [segment for song in songs for segment in decode_song(song, extractor)]
+    assert len(alone) == 42
+    for num_threads in (1, 2, 4, 12):
+        together = list(decode_songs(iter(songs), extractor, num_threads=num_threads))
+        assert [segment.song.id for segment in together] == [segment.song.id for segment in alone]
+        assert np.array_equal([segment.samples for segment in together], [segment.samples for segment in alone])
 
 
 def test_command_says_what_failed(

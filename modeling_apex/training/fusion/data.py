@@ -7,7 +7,6 @@ transforms nothing.
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from modeling_apex.corpus.identity import hash_json
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource
-from modeling_apex.corpus.song_store import SongSplit, SongStore
+from modeling_apex.corpus.song_store import SongSplit, SongStore, make_store
 from modeling_apex.corpus.waveform_store import open_waveform_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_spectrogram_fusion_apex import compute_log_spectrogram
@@ -64,13 +63,12 @@ def open_fusion_store(
     settings = {name: getattr(config, name) for name in SPECTROGRAM_SETTINGS}
     sha256 = hash_json({"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings})
     folder = Path(cache_dir) / f"spectrograms-{sha256[:16]}"
-    if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.writing")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+
+    def build(part: Path) -> None:
         for name, split in waveforms.splits.items():
             _write_spectrograms(part / f"{name}.npy", split, config)
-        part.rename(folder)
+
+    make_store(folder, build)
     splits = {
         name: SongSplit(
             name, np.load(folder / f"{name}.npy", mmap_mode="r"), split.offsets, split.song_embeddings, split.songs
