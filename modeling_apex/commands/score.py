@@ -1,13 +1,13 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modeling_apex.corpus.feature_table import FeatureTable
+from modeling_apex.corpus.identity import hash_json, identify_file
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.engines import ENGINES, PRECISIONS
@@ -23,6 +23,7 @@ from modeling_apex.inference.report_apex import (
 DTYPES = ("float32", "bfloat16", "float16")
 RESAMPLERS = ("sinc", "soxr")
 MEGABYTE = 1024**2
+MODEL_SUFFIXES = (".json", ".safetensors", ".onnx", ".xml", ".bin")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,6 +43,12 @@ def add_parser(subparsers: Any) -> None:
         "--output", metavar="FILE", help=f"write reports to a file instead ({', '.join(OUTPUT_FORMATS)})"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="with --output: read songs of an interrupted run again to see whether they changed, whatever size and "
+        "times of the files say, and score URLs again",
+    )
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
     parser.set_defaults(run=run, when_interrupted="with --output, the same command goes on where this one stopped")
@@ -161,21 +168,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
     scorer = load_scorer(arguments)
     settings = {
-        "model": scorer.model_id,
-        "revision": scorer.model_revision,
+        "weights_sha256": hash_scorer(scorer),
         "dtype": arguments.dtype,
         "engine": arguments.engine,
         "precision": arguments.precision,
         "resampler": arguments.resampler,
         "segments": arguments.segments,
         "embeddings": arguments.embeddings,
-        **({"features": _hash_file(arguments.features)} if arguments.features else {}),
+        "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
-        done = [song for song in songs if song in journal.reports]
-        if done:
-            print(f"resuming: {len(done)} of {len(songs)} songs are already in {journal.path}", file=sys.stderr)
-        remaining = [song for song in songs if song not in journal.reports]
+        remaining = journal.list_remaining(songs, rereads=arguments.recheck)
+        if num_done := len(songs) - len(remaining):
+            print(f"resuming: {num_done} of {len(songs)} songs are already in {journal.path}", file=sys.stderr)
         options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
         for report in score_songs(remaining, arguments, scorer=scorer, **options):
             journal.add(report)
@@ -183,6 +188,14 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         num_failed = sum("error" in journal.reports[song] for song in songs)
     print(f"{arguments.output}: {len(songs) - num_failed} songs scored, {num_failed} failed", file=sys.stderr)
     return 1 if num_failed else 0
+
+
+def hash_scorer(scorer: Any) -> str:
+    """Hash everything of a model that its scores depend on: the files of its folder, or its commit on the Hub."""
+    folder = Path(scorer.model.config._name_or_path)
+    names = sorted(path for path in folder.glob("*") if path.suffix in MODEL_SUFFIXES)
+    files = {path.name: identify_file(path).sha256 for path in names}
+    return hash_json(files or [scorer.model_id, scorer.model_revision])
 
 
 def load_scorer(arguments: argparse.Namespace) -> Any:
@@ -265,10 +278,6 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
     if "hit_probability" in names:
         legend = "popularity runs from 0 to 100, hit_probability from 0 to 1"
     return "\n".join([format_table(header, rows), legend, *notes])
-
-
-def _hash_file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _positive_int(text: str) -> int:

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
@@ -55,7 +56,7 @@ def run_conditions(
     arguments: ApexTrainingArguments,
     *,
     model: str | os.PathLike | None = None,
-    songs: str | os.PathLike | None = None,
+    songs: str | os.PathLike | SongSource | None = None,
     rereads: bool = False,
     only: Sequence[str] | None = None,
     split: str = "test",
@@ -74,7 +75,7 @@ def run_conditions(
             Everything that is not a condition.
         model (`str` or `os.PathLike`, *optional*):
             The model whose encoder made the embeddings; defaults to what their manifest names.
-        songs (`str` or `os.PathLike`, *optional*), rereads (`bool`, defaults to `False`):
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
             As for [`train`].
         only (`Sequence[str]`, *optional*):
             Names of conditions; defaults to all 24.

@@ -54,14 +54,13 @@ def evaluate_model(
             As for [`train`].
 
     Returns:
-        `dict`: `model`, `embeddings_manifest_sha256`, `label_sources`, and `splits`: per split, per platform (and
-        `"all"`), per score what `compute_head_results` returns. Survives JSON.
+        `dict`: `model`, `embeddings_manifest_sha256`, `dataset_sha256`, `label_sources`, and `splits`: per split, per
+        platform (and `"all"`), per score what `compute_head_results` returns. Survives JSON.
 
     Raises:
         `ValueError`: If a split is missing, or the embeddings come from another model.
     """
-    options: dict[str, Any] = {name: value for name, value in (("songs", songs), ("rereads", rereads)) if value}
-    store = open_embedding_store(embeddings, **options)
+    store = open_embedding_store(embeddings, songs=songs, rereads=rereads)
     loaded: Any = model
     if isinstance(model, (str, os.PathLike)):
         loaded = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
@@ -74,6 +73,7 @@ def evaluate_model(
     return {
         "model": str(loaded.config._name_or_path),
         "embeddings_manifest_sha256": store.manifest_sha256,
+        "dataset_sha256": store.dataset_sha256,
         "label_sources": list_label_sources(store),
         "num_draws": num_draws,
         "splits": {name: _evaluate_split(loaded, store.get_split(name), training_labels, draws) for name in chosen},

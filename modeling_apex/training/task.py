@@ -34,20 +34,15 @@ class TrainingInputs:
     arguments: ApexTrainingArguments
     model: Any = None
     config: Mapping[str, Any] | None = None
-    songs: str | os.PathLike | None = None
+    songs: str | os.PathLike | SongSource | None = None
     rereads: bool = False
     cache_dir: str | os.PathLike | None = None
     num_decoders: int = 1
 
     @property
-    def label_options(self) -> dict[str, Any]:
-        """Options of `open_embedding_store`: where labels come from, and whether files are read again."""
-        return {name: value for name, value in (("songs", self.songs), ("rereads", self.rereads)) if value}
-
-    @property
     def decoding_options(self) -> dict[str, Any]:
         """Options of the stores of decoded songs."""
-        return {"num_decoders": self.num_decoders, **({"rereads": True} if self.rereads else {})}
+        return {"num_decoders": self.num_decoders, "rereads": self.rereads}
 
     def open_songs(self) -> SongSource:
         """
@@ -219,5 +214,5 @@ def refuse_missing_labels(
         if empty:
             raise ValueError(
                 f"{store.folder}: no labels for {', '.join(empty)} in the split {split!r}. Add the labels to the "
-                "dataset and embed it again, or train another task (task='popularity' needs popularity labels alone)."
+                "dataset, or train another task (task='popularity' needs popularity labels alone)."
             )

@@ -76,7 +76,7 @@ def train(
     *,
     model: str | os.PathLike | ApexModel | None = None,
     config: Mapping[str, Any] | None = None,
-    songs: str | os.PathLike | None = None,
+    songs: str | os.PathLike | SongSource | None = None,
     rereads: bool = False,
     cache_dir: str | os.PathLike | None = None,
     num_decoders: int = 1,
@@ -99,7 +99,7 @@ def train(
             The model, in float32, whose encoder made the embeddings (by default what they name) or is to be trained.
         config (`Mapping`, *optional*):
             Fields of [`SpectrogramFusionConfig`] that differ from its defaults.
-        songs (`str` or `os.PathLike`, *optional*):
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*):
             Dataset of the labels of embeddings, if not the one that they name.
         rereads (`bool`, defaults to `False`):
             Whether to read source files again that look unchanged.
@@ -139,7 +139,8 @@ def _run_task(task: TrainingTask, run: RunFolder, *, resume: bool, show_progress
         if accelerator.is_main_process:
             try:
                 stack.enter_context(OutputLock(run.path))  # for all processes of this run
-                run.open(task.arguments, {**task.describe_data(), "songs": num_songs}, resume=resume)
+                learned = {**task.describe_data(), "dataset_sha256": task.store.dataset_sha256, "songs": num_songs}
+                run.open(task.arguments, learned, resume=resume)
             except (OSError, ValueError) as error:
                 problem = error
         # All fail for the reason that the first one found, rather than wait for it for ever.

@@ -123,7 +123,7 @@ def prepare_heads(inputs: TrainingInputs, accelerator: Any) -> HeadsTask:
             "or train from audio (train_encoder=True)."
         )
     with accelerator.main_process_first():
-        store = open_embedding_store(inputs.source, inputs.cache_dir, **inputs.label_options)
+        store = open_embedding_store(inputs.source, inputs.cache_dir, songs=inputs.songs, rereads=inputs.rereads)
     base = load_base_model(store.manifest["model"] if inputs.model is None else inputs.model)
     identity = store.manifest["identity"]
     refuse_other_identity(str(store.folder), identity, build_expected_identity(base, identity))
