@@ -31,7 +31,6 @@ NO_CONFIG = "shapes a spectrogram-fusion model (config); an APEX model has the s
 NO_SONGS = "names the dataset that labels of embeddings come from (--songs); here the dataset has them: leave it out."
 NO_MODEL = "names the encoder of an APEX model (--model); a spectrogram-fusion model starts anew: leave it out."
 
-
 # How each task is prepared, and which inputs it cannot use, with the reason.
 TASKS: Mapping[str, tuple[Callable[[TrainingInputs, Any], TrainingTask], Mapping[str, str]]] = {
     "heads": (prepare_heads, {"config": NO_CONFIG}),
