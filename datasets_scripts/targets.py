@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from datasets_scripts.disk_columns import (
     Column,
@@ -55,15 +56,13 @@ def compute_percentile_ranks(counts: ArrayLike, platforms: ArrayLike | None = No
         raise ValueError(f"`counts` must be one-dimensional, got shape {values.shape}.")
     if values.size and (not np.all(np.isfinite(values)) or values.min() < 0):
         raise ValueError("`counts` must be finite and not negative: clean or drop such songs before ranking them.")
-    if platforms is None:
-        return _compute_mid_rank_percentiles(values)
-    names = np.asarray(platforms)
+    names = np.zeros(values.shape) if platforms is None else np.asarray(platforms)
     if names.shape != values.shape:
         raise ValueError(f"`platforms` has shape {names.shape} but `counts` has {values.shape}: give one per song.")
     percentiles = np.empty(values.shape, dtype=np.float64)
     for name in np.unique(names):
         of_platform = names == name
-        percentiles[of_platform] = _compute_mid_rank_percentiles(values[of_platform])
+        percentiles[of_platform] = 100.0 * (rankdata(values[of_platform]) - 0.5) / of_platform.sum()
     return percentiles
 
 
@@ -123,26 +122,6 @@ def compute_popularity_scores(percentiles: ArrayLike, *, exponent: float = POPUL
     return 100.0 * (values / 100.0) ** _validate_exponent(exponent)
 
 
-def invert_popularity_scores(scores: ArrayLike, *, exponent: float = POPULARITY_EXPONENT) -> NDArray[np.float64]:
-    """
-    Turn popularity scores back into percentiles: `100 * (score / 100) ** (1 / exponent)`.
-
-    Args:
-        scores (`array`):
-            Popularity scores, 0 to 100.
-        exponent (`float`, defaults to `ln 0.5 / ln 0.8`):
-            The exponent that made the scores.
-
-    Returns:
-        `np.ndarray`: percentiles between 0 and 100, of the shape of `scores`, float64.
-
-    Raises:
-        `ValueError`: If a score is outside 0 to 100 or the exponent is not positive.
-    """
-    values = _validate_hundred("scores", scores)
-    return 100.0 * (values / 100.0) ** (1.0 / _validate_exponent(exponent))
-
-
 def compute_popularity_targets(counts: ArrayLike, platforms: ArrayLike | None = None) -> NDArray[np.float64]:
     """
     Compute the popularity target of every song from its raw count: percentile per platform, then the power transform.
@@ -157,12 +136,6 @@ def compute_popularity_targets(counts: ArrayLike, platforms: ArrayLike | None = 
         `np.ndarray` of shape `(num_songs,)`: scores between 0 and 100, float64.
     """
     return compute_popularity_scores(compute_percentile_ranks(counts, platforms))
-
-
-def _compute_mid_rank_percentiles(values: NDArray) -> NDArray[np.float64]:
-    _, inverse, multiplicities = np.unique(values, return_inverse=True, return_counts=True)
-    num_below = np.cumsum(multiplicities) - multiplicities
-    return _compute_mid_ranks(num_below, multiplicities, np.asarray(max(values.size, 1)))[inverse]
 
 
 def _compute_mid_ranks(num_below: NDArray, num_equal: NDArray, num_songs: NDArray) -> NDArray[np.float64]:

@@ -30,10 +30,6 @@ from modeling_apex import ApexConfig, ApexModel  # noqa: E402
 
 from waveforms import make_waveform  # noqa: E402
 
-# One thread, whatever the machine has: how many segments are computed at once follows from it, and so does what
-# progress and batches look like. Tests of several threads say how many.
-torch.set_num_threads(1)
-
 TINY_ENCODER = {
     "hidden_size": 16,
     "num_hidden_layers": 3,
@@ -48,6 +44,17 @@ TINY_ENCODER = {
     "apply_spec_augment": False,
     "layerdrop": 0.0,
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """
+    Start each test on one thread, whatever the machine has and another test left behind.
+
+    How many segments are computed at once follows from it, and so does what progress and batches look like. Tests of
+    several threads say how many.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Simulated battles for the tests: votes drawn from known appeal, so that the right answer is known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from modeling_apex.arena.battle_table import BattleTable, build_battle_table
+from modeling_apex.arena.battle_files import build_battle_table
+from modeling_apex.arena.battle_table import BattleTable
 
 POPULARITY = ("score_streams", "score_likes")
 AESTHETICS = ("coherence", "musicality", "memorability", "clarity", "naturalness")
@@ -53,3 +55,16 @@ def build_rows(
 def build_table(num_battles: int = 200, **options: Any) -> BattleTable:
     """Simulate battles and validate them into a table."""
     return build_battle_table(build_rows(num_battles, **options))
+
+
+def swap_sides(table: BattleTable) -> BattleTable:
+    """Build the same battles with A and B exchanged everywhere."""
+    exchanged = {"A": "B", "B": "A", "TIE": "TIE", "BOTH_BAD": "BOTH_BAD"}
+    return replace(
+        table,
+        preferences=np.array([exchanged[preference] for preference in table.preferences], dtype=object),
+        systems=table.systems[:, ::-1],
+        durations=table.durations[:, ::-1],
+        loudness=table.loudness[:, ::-1],
+        scores=table.scores[:, ::-1],
+    )

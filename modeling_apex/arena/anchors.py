@@ -12,7 +12,8 @@ import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.preference import MINIMUM_TRAINING_BATTLES, fit_preference_head
-from modeling_apex.statistics.pair_metrics import summarize_draws
+from modeling_apex.statistics.bootstrap import draw_bootstrap_rows, summarize_draws
+from modeling_apex.statistics.logistic import fit_logistic
 
 DEFAULT_ANCHOR_COUNTS = (0, 5, 10, 20, 40)
 MINIMUM_TEST_BATTLES = 10
@@ -38,15 +39,8 @@ def fit_system_offsets(
     """
     if prior_deviation <= 0:
         raise ValueError(f"`prior_deviation` is {prior_deviation}. It must be above zero.")
-    offsets = np.zeros(margins.shape[:-1])
-    for _ in range(100):
-        chances = 0.5 * (1.0 + np.tanh(0.5 * (margins + offsets[..., None])))
-        gradient = offsets / prior_deviation**2 - (outcomes - chances).sum(axis=-1)
-        step = gradient / (1.0 / prior_deviation**2 + (chances * (1.0 - chances)).sum(axis=-1))
-        offsets = offsets - np.clip(step, -2.0, 2.0)
-        if np.abs(step).max(initial=0.0) < 1e-10:
-            break
-    return offsets
+    penalties = np.array([prior_deviation**-2.0])
+    return fit_logistic(np.ones((margins.shape[-1], 1)), outcomes, penalties, offsets=margins)[..., 0]
 
 
 def _measure_system(
@@ -111,8 +105,7 @@ def compute_anchor_gains(
     }
     gains = []
     if per_system:
-        generator = np.random.default_rng(seed)
-        drawn = generator.integers(len(per_system), size=(num_draws, len(per_system)))
+        drawn = np.stack(list(draw_bootstrap_rows(len(per_system), num_draws, seed)))
         base = np.array([found[0] for found in per_system.values()])
         for count in counts:
             values = np.array([found[count] for found in per_system.values()])  # (num_systems, 2)

@@ -55,34 +55,18 @@ def save_plots(results: dict[str, Any], directory: str | Path) -> list[Path]:
     return saved
 
 
-def compute_roc_curve(margins: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Compute the ROC curve of decisive battles.
-
-    Args:
-        margins (`np.ndarray` of shape `(num_battles,)`): Predicted margins of A over B.
-        outcomes (`np.ndarray` of shape `(num_battles,)`): 1, 0, or 0.5 for ties, which are left out.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: False and true positive rates, from 0 to 1.
-    """
-    is_decisive = (outcomes == 0) | (outcomes == 1)
-    margins, outcomes = margins[is_decisive], outcomes[is_decisive]
-    order = np.argsort(-margins, kind="stable")
-    is_last_of_tie = np.append(np.diff(margins[order]) != 0, True)
-    won = np.cumsum(outcomes[order])[is_last_of_tie]
-    lost = np.cumsum(1.0 - outcomes[order])[is_last_of_tie]
-    return np.append(0.0, lost / lost[-1]), np.append(0.0, won / won[-1])
-
-
 def _draw_roc(axes: Any, results: dict[str, Any]) -> bool:
+    from sklearn.metrics import roc_curve
+
     available = [name for name, found in results["protocols"].items() if found.get("margins")]
     available = [name for name in available if name != "within_system_pairs"]
     if not available:
         return False
     protocol = ROC_PROTOCOL if ROC_PROTOCOL in available else available[0]
     for name, found in results["protocols"][protocol]["margins"].items():
-        x, y = compute_roc_curve(np.array(found["margins"]), np.array(found["outcomes"]))
+        margins, outcomes = np.array(found["margins"]), np.array(found["outcomes"])
+        is_decisive = outcomes != 0.5
+        x, y, _ = roc_curve(outcomes[is_decisive], margins[is_decisive], drop_intermediate=False)
         style = "-" if "aesthetics" in name else "--"
         axes.plot(x, y, style, linewidth=1.2, label=name.replace("_", " "))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="coin")
@@ -124,7 +108,7 @@ def _draw_leaderboard(axes: Any, results: dict[str, Any]) -> bool:
         axes.invert_yaxis()
         axes.set(xlabel="arena score by human votes", title="Leaderboard")
         return True
-    chosen = next((name for name in reversed(predictors)), predictors[0])
+    chosen = predictors[-1]
     predicted = np.array([entry[chosen]["estimate"] for entry in board["systems"]])
     axes.errorbar(center, predicted, xerr=spread, fmt="o", elinewidth=0.7)
     for name, x, y in zip(names, center, predicted, strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.arena import published_results
+from modeling_apex.storage.markdown import build_table
 from modeling_apex.storage.output_folder import replace_text
 
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
@@ -76,12 +77,6 @@ def format_interval(summary: dict[str, Any] | None, digits: int = 3) -> str:
     return text if summary["low"] is None else f"{text} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
 
 
-def build_markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Build a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _build_opening(results: dict[str, Any]) -> str:
     battles, options = results["battles"], results["options"]
     missing, rare = results["missing_scores"], battles["rare_systems_left_out"]
@@ -118,7 +113,7 @@ def _build_direct_rules(results: dict[str, Any]) -> str:
         rows.append([label, *_list_cells(found), "–" if published is None else f"{published:.3f}"])
     header = ["the higher score wins", *(c[0] for c in _COLUMNS), f"AUC all, published ({published_results.SOURCE})"]
     note = "The published rules let the lower score win; the published column is what those scores reach read rightly."
-    return f"## Direct rules\n\n{build_markdown_table(header, rows)}\n\n{note}"
+    return f"## Direct rules\n\n{build_table(header, rows)}\n\n{note}"
 
 
 def _build_protocol(name: str, found: dict[str, Any], results: dict[str, Any]) -> str:
@@ -157,7 +152,7 @@ def _build_protocol(name: str, found: dict[str, Any], results: dict[str, Any]) -
         notes.append(
             "Battles are compared within a pair of systems only, so AUC is the one metric that means something."
         )
-    return f"{title}\n\n{build_markdown_table(header, rows)}\n\n{' '.join(notes)}"
+    return f"{title}\n\n{build_table(header, rows)}\n\n{' '.join(notes)}"
 
 
 def _build_aesthetics_effect(results: dict[str, Any]) -> str:
@@ -176,7 +171,7 @@ def _build_aesthetics_effect(results: dict[str, Any]) -> str:
         for row in effect["rows"]
     ]
     header = ["protocol", "classifier", "AUC difference", "p (paired bootstrap)", "significant after Holm"]
-    return f"{title}\n\n{build_markdown_table(header, rows)}\n\n{results['conclusion']}"
+    return f"{title}\n\n{build_table(header, rows)}\n\n{results['conclusion']}"
 
 
 def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
@@ -185,7 +180,7 @@ def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
         for place, entry in enumerate(board["systems"], start=1)
     ]
     text = f"## Leaderboard by human votes: {subset}\n\n"
-    text += build_markdown_table(["rank", "system", "votes", "arena score"], rows)
+    text += build_table(["rank", "system", "votes", "arena score"], rows)
     if board["unlisted"]:
         listed = ", ".join(f"{name} ({votes})" for name, votes in board["unlisted"].items())
         text += f"\n\nUnder {board['minimum_votes']} votes, fitted but not listed: {listed}."
@@ -196,7 +191,7 @@ def _build_agreement(subset: str, board: dict[str, Any]) -> str:
     if not board["rank_correlations"]:
         return ""
     rows = [[name, format_interval(found)] for name, found in board["rank_correlations"].items()]
-    table = build_markdown_table(["votes predicted by", "rank correlation with human"], rows)
+    table = build_table(["votes predicted by", "rank correlation with human"], rows)
     return (
         f"## Leaderboard by predicted votes: {subset}\n\n{table}\n\n{len(board['systems'])} systems with at least "
         f"{board['minimum_votes']} votes, {board['num_battles']} battles; people and predictors judge the same ones."
@@ -227,4 +222,4 @@ def _build_anchors(results: dict[str, Any]) -> str:
     names = ("accuracy", "accuracy_gain", "log_loss", "log_loss_gain")
     rows = [[str(row["num_anchors"]), *(format_interval(row[name]) for name in names)] for row in anchors["gains"]]
     note = f"Means over {len(anchors['per_system'])} systems, each left out of training; intervals over systems."
-    return f"{title}\n\n{build_markdown_table(['anchors', *(n.replace('_', ' ') for n in names)], rows)}\n\n{note}"
+    return f"{title}\n\n{build_table(['anchors', *(n.replace('_', ' ') for n in names)], rows)}\n\n{note}"

@@ -10,11 +10,12 @@ import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.classifiers import cross_predict
-from modeling_apex.arena.leaderboard import compute_wins, fit_bradley_terry
 from modeling_apex.arena.pair_features import build_side_features
 from modeling_apex.arena.predictions import PairPrediction, build_system_pairs
 from modeling_apex.arena.protocols import Fold
-from modeling_apex.statistics.pair_metrics import METRICS, summarize_draws
+from modeling_apex.statistics.bootstrap import summarize_draws
+from modeling_apex.statistics.bradley_terry import compute_wins, fit_bradley_terry
+from modeling_apex.statistics.pair_metrics import METRICS
 
 
 def predict_by_position(table: BattleTable, folds: list[Fold]) -> PairPrediction:
@@ -48,8 +49,7 @@ def predict_by_system(table: BattleTable, folds: list[Fold], *, is_within_pairs:
     Returns:
         `PairPrediction`: Differences of strengths.
     """
-    names, flat = np.unique(table.systems.astype(str), return_inverse=True)
-    indices = flat.reshape(-1, 2)
+    names, indices = table.number_systems()
     outcomes, is_voted = table.outcomes, table.is_voted
     margins = []
     for fold in folds:

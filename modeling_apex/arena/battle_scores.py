@@ -3,8 +3,9 @@ From battles with audio to a table of battles with scores: the one door between 
 
 What comes in is a dataset of the Music Arena builder and a callable that scores a song; what leaves is a JSONL file,
 one battle a line without its audio, and the [`BattleTable`] read from it. The file is its own journal: an interrupted
-run goes on behind its last whole line, and a file scored by another model is refused. A side that could not be scored
-(withheld or broken audio) keeps empty scores and the reason.
+run goes on behind its last whole line. It is valid for the weights and the audio that made it: a file of other weights
+is refused, a battle whose audio was replaced is scored again, and votes are always those of the dataset as it is. A
+side that could not be scored (withheld or broken audio) keeps empty scores and the reason.
 """
 
 import json
@@ -16,11 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from modeling_apex.arena.battle_table import BattleTable, build_score_columns, load_battle_table
+from modeling_apex.arena.battle_files import load_battle_table
+from modeling_apex.arena.battle_table import BattleTable
+from modeling_apex.arena.ranking import find_groups
+from modeling_apex.corpus.identity import ContentIdentity, identify_audio, refuse_differences
+from modeling_apex.inference.heads_apex import HEAD_GROUPS
 from modeling_apex.storage.output_folder import replace_text
 
+REQUIRED_COLUMNS = ("battle_uuid", "preference", "audio_a", "audio_b")
 KEPT_COLUMNS = ("preference", "system_a", "system_b", "is_instrumental", "prompt", "user_pseudonym", "date")
 SILENCE_DECIBELS = -120.0
+WITHHELD = "the audio is withheld"
+REMEDY = "Delete it and give the same `apex-music arena` command again, or name another --output."
 
 
 def compute_loudness(waveform: np.ndarray) -> float:
@@ -46,11 +54,13 @@ def measure_loudness(audio: Any) -> float:
 
 def compute_battle_scores(
     dataset: Iterable[Mapping[str, Any]],
-    pipeline: Callable[[Any], Mapping[str, Any]],
+    score_song: Callable[[Any], Mapping[str, Any]],
     output: str | Path,
     *,
     model_id: str,
+    weights_sha256: str,
     loudness: Callable[[Any], float] | None = measure_loudness,
+    rereads: bool = False,
 ) -> BattleTable:
     """
     Score both sides of every battle once and store the table.
@@ -58,94 +68,128 @@ def compute_battle_scores(
     Args:
         dataset (`Iterable[Mapping[str, Any]]`):
             Rows with `battle_uuid`, `preference`, `system_a`, `system_b`, `audio_a`, `audio_b` and what else is known.
-        pipeline (`Callable`):
+        score_song (`Callable`):
             Takes a song and returns its report: `scores` by name and `duration_seconds`, or `error`.
         output (`str` or `Path`): JSONL file to write or to go on with.
-        model_id (`str`): What scores the songs, with its revision; a file of another one is refused.
+        model_id (`str`): What people call the model that scores the songs.
+        weights_sha256 (`str`): Hash of everything of it that scores depend on; a file of other weights is refused.
         loudness (`Callable`, *optional*): Takes a song and returns decibels; `None` leaves loudness unknown.
+        rereads (`bool`, defaults to `False`): Whether to read audio files that look unchanged.
 
     Returns:
         `BattleTable`: The battles of the dataset in its order, with scores, durations and loudness.
 
     Raises:
-        `ValueError`: If the file holds battles scored by another model or does not belong to this dataset, a column is
-            missing, or no song could be scored.
+        `ValueError`: If the file holds battles scored by other weights or by version 0.1, or does not belong to this
+            dataset, a column is missing, or no song could be scored.
     """
     path = Path(output)
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"Scores are stored as JSONL, but the output is {path}. Name a file ending in .jsonl.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = _read_journal(path, model_id)
-    wanted: list[str] = []
-    score_names: list[str] = []
+    stored = _read_stored(path, weights_sha256)
+    rows: list[dict[str, Any]] = []
     with path.open("a", encoding="utf-8") as journal:
-        for number, row in enumerate(dataset, start=1):
-            missing = [name for name in ("battle_uuid", "preference", "audio_a", "audio_b") if name not in row]
-            if missing:
-                raise ValueError(f"Row {number} of the dataset lacks {missing}. It has {sorted(row)}.")
-            wanted.append(str(row["battle_uuid"]))
-            if wanted[-1] not in stored:
-                stored[wanted[-1]] = _score_battle(row, pipeline, loudness, model_id)
-                journal.write(json.dumps(stored[wanted[-1]], ensure_ascii=False, default=str) + "\n")
+        for number, battle in enumerate(dataset, start=1):
+            if missing := [name for name in REQUIRED_COLUMNS if name not in battle]:
+                raise ValueError(f"Row {number} of the dataset lacks {missing}. It has {sorted(battle)}.")
+            found = _take_over(battle, stored.get(str(battle["battle_uuid"])), rereads)
+            if found is None:
+                scored = _score_battle(battle, score_song, loudness)
+                found = {**scored, "scored_by": model_id, "weights_sha256": weights_sha256}
+                journal.write(json.dumps(_describe(battle, found), ensure_ascii=False, default=str) + "\n")
                 journal.flush()
-    for battle in wanted:
-        score_names += [name for name in stored[battle]["scored"] if name not in score_names]
-    if foreign := [battle for battle in stored if battle not in set(wanted)]:
+            rows.append(_describe(battle, found))
+    wanted = {row["battle_uuid"] for row in rows}
+    if foreign := [battle for battle in stored if battle not in wanted]:
         raise ValueError(
             f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
             "Name another output, or delete the file."
         )
-    if not score_names:
-        reasons = sorted({str(row[f"error_{side}"]) for row in stored.values() for side in "ab"})
-        raise ValueError(f"No song of {len(wanted)} battles could be scored. Reasons: {'; '.join(reasons[:5])}.")
-    _save_table(path, [stored[battle] for battle in wanted], score_names)
-    return load_battle_table(path, scores=_declare(score_names))
+    groups = {name: group for row in rows for name, group in row["groups"].items()}
+    if not groups:
+        reasons = sorted({str(row[f"error_{side}"]) for row in rows for side in "ab"})
+        raise ValueError(f"No song of {len(rows)} battles could be scored. Reasons: {'; '.join(reasons[:5])}.")
+    _save_table(path, rows, list(groups))
+    return load_battle_table(path, scores=[f"{name}:{group}" for name, group in groups.items()])
 
 
-def _declare(score_names: list[str]) -> list[str]:
-    columns = [f"{name}_{side}" for name in score_names for side in "ab"]
-    return [
-        f"{column.name}:{column.group}={column.column_a},{column.column_b}"
-        for column in build_score_columns(columns, score_names)
-    ]
+def _is_withheld(audio: Any) -> bool:
+    return not audio or (isinstance(audio, Mapping) and not any(audio.values()))
+
+
+def _describe(battle: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what the dataset says of a battle, as it says it now, beside what was found in the audio."""
+    row = {"battle_uuid": str(battle["battle_uuid"]), **found, **{name: battle.get(name) for name in KEPT_COLUMNS}}
+    for side in "ab":
+        given = battle.get(f"duration_{side}")
+        row[f"duration_{side}"] = found[f"measured_duration_{side}"] if given is None else given
+    return row
+
+
+def _identify(audio: Any, known: ContentIdentity | None = None, *, rereads: bool = False) -> ContentIdentity | None:
+    try:
+        return None if _is_withheld(audio) else identify_audio(audio, known, rereads=rereads)
+    except OSError:  # whoever decodes the song says why it cannot be read
+        return None
+
+
+def _take_over(battle: Mapping[str, Any], row: Mapping[str, Any] | None, rereads: bool) -> dict[str, Any] | None:
+    """Give what is stored of a battle, or `None` if that was found in other audio, or audio nobody can identify."""
+    if row is None:
+        return None
+    found = dict(row)
+    for side in "ab":
+        if _is_withheld(battle[f"audio_{side}"]) and found[f"error_{side}"] == WITHHELD:
+            continue
+        known = found[f"identity_{side}"] and ContentIdentity.from_json(found[f"identity_{side}"])
+        identity = _identify(battle[f"audio_{side}"], known, rereads=rereads)
+        if not known or not identity or identity.sha256 != known.sha256:
+            return None
+        found[f"identity_{side}"] = identity.to_json()
+    return found
 
 
 def _score_battle(
-    row: Mapping[str, Any],
-    pipeline: Callable[[Any], Mapping[str, Any]],
+    battle: Mapping[str, Any],
+    score_song: Callable[[Any], Mapping[str, Any]],
     loudness: Callable[[Any], float] | None,
-    model_id: str,
 ) -> dict[str, Any]:
-    scored: dict[str, Any] = {"battle_uuid": str(row["battle_uuid"])}
-    scored.update({name: row.get(name) for name in KEPT_COLUMNS})
-    names: list[str] = []
+    found: dict[str, Any] = {"groups": {}}
     for side in "ab":
-        audio = row[f"audio_{side}"]
-        is_withheld = not audio or (isinstance(audio, Mapping) and not any(audio.values()))
-        report: Mapping[str, Any] = {"error": "the audio is withheld"} if is_withheld else pipeline(audio)
+        audio = battle[f"audio_{side}"]
+        before = _identify(audio)
+        report: Mapping[str, Any] = {"error": WITHHELD} if _is_withheld(audio) else score_song(audio)
         scores = dict(report.get("scores", {}))
-        names += [name for name in scores if name not in names]
-        scored.update({f"{name}_{side}": float(value) for name, value in scores.items()})
-        duration = row.get(f"duration_{side}")
-        scored[f"duration_{side}"] = report.get("duration_seconds") if duration is None else duration
-        scored[f"loudness_{side}"] = loudness(audio) if scores and loudness is not None else None
-        scored[f"error_{side}"] = report.get("error")
-    return {**scored, "scored": names, "scored_by": model_id}
+        groups = find_groups(report) if scores else {}
+        found["groups"] |= {name: groups[name] if groups.get(name) in HEAD_GROUPS else "other" for name in scores}
+        found.update({f"{name}_{side}": float(value) for name, value in scores.items()})
+        found[f"measured_duration_{side}"] = report.get("duration_seconds")
+        found[f"loudness_{side}"] = loudness(audio) if scores and loudness is not None else None
+        found[f"error_{side}"] = report.get("error")
+        # What changed while it was scored is not known to be what was scored.
+        after = _identify(audio, before)
+        is_same = before is not None and after is not None and after.sha256 == before.sha256
+        found[f"identity_{side}"] = before.to_json() if before is not None and is_same else None
+    return {**found, "scored": list(found["groups"])}
 
 
-def _read_journal(path: Path, model_id: str) -> dict[str, dict[str, Any]]:
+def _read_stored(path: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     # A kill can leave half a line behind the last line break.
     whole = path.read_bytes().split(b"\n")[:-1]
     rows = [json.loads(line) for line in whole]
-    others = sorted({str(row.get("scored_by")) for row in rows} - {model_id})
-    if others:
-        raise ValueError(
-            f"{path} holds scores by {', '.join(others)}, not by {model_id}. Name another output, or delete the file."
-        )
+    for row in rows:
+        if "weights_sha256" not in row:
+            raise ValueError(
+                f"{path}: holds scores of battles by version 0.1, which did not say of what weights and audio they "
+                f"are. {REMEDY}"
+            )
+        what = f"scores of battles by {row['scored_by']}"
+        refuse_differences(path, what, {"weights": row["weights_sha256"]}, {"weights": weights_sha256}, REMEDY)
     os.truncate(path, sum(len(line) + 1 for line in whole))
-    return {row["battle_uuid"]: row for row in rows}
+    return {row["battle_uuid"]: row for row in rows}  # where a battle was scored again, the last row counts
 
 
 def _save_table(path: Path, rows: list[dict[str, Any]], score_names: list[str]) -> None:

@@ -36,7 +36,7 @@ from modeling_apex.arena.protocols import (
     check_battles,
     drop_rare_systems,
 )
-from modeling_apex.statistics.pair_metrics import (
+from modeling_apex.statistics.bootstrap import (
     INTERVAL_LEVEL,
     compute_bootstrap_p_value,
     compute_holm_rejections,

@@ -21,6 +21,7 @@ import numpy as np
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.protocols import build_random_folds
 from modeling_apex.registration import EMBEDDED_MODEL
+from modeling_apex.statistics.logistic import compute_logistic, fit_logistic
 from modeling_apex.statistics.pair_metrics import compute_auc, compute_calibration_bins, compute_calibration_error
 from modeling_apex.storage.output_folder import replace_text
 
@@ -93,7 +94,7 @@ class PreferenceHead:
     ) -> float:
         """Compute the probability that song A is preferred to song B; see [`score_preference`]."""
         logit = self.compute_strength(report_a) - self.compute_strength(report_b)
-        return float(_compute_logistic(np.array(logit + (self.position_bias if use_position_bias else 0.0))))
+        return float(compute_logistic(np.array(logit + (self.position_bias if use_position_bias else 0.0))))
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write `preference_head.json` into a model folder and return its path."""
@@ -152,34 +153,6 @@ def score_preference(
         `float`: Probability between 0 and 1.
     """
     return head.compute_probability(report_a, report_b, use_position_bias=use_position_bias)
-
-
-def _compute_logistic(logits: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))
-
-
-def fit_logistic(values: np.ndarray, outcomes: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-    """
-    Fit a logistic regression without intercept by Newton's method.
-
-    Args:
-        values (`np.ndarray` of shape `(num_rows, num_features)`): Features.
-        outcomes (`np.ndarray` of shape `(num_rows,)`): Between 0 and 1.
-        penalties (`np.ndarray` of shape `(num_features,)`): Weight of half the squared coefficient, above zero.
-
-    Returns:
-        `np.ndarray` of shape `(num_features,)`: Coefficients.
-    """
-    coefficients = np.zeros(values.shape[1])
-    for _ in range(100):
-        chances = _compute_logistic(values @ coefficients)
-        gradient = penalties * coefficients - values.T @ (outcomes - chances)
-        hessian = np.diag(penalties) + (values * (chances * (1.0 - chances))[:, None]).T @ values
-        step = np.linalg.solve(hessian, gradient)
-        coefficients = coefficients - np.clip(step, -2.0, 2.0)
-        if np.abs(step).max() < 1e-10:
-            break
-    return coefficients
 
 
 def _fit_difference_weights(differences: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
@@ -243,7 +216,7 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
         train, test = fold.train_indices, fold.test_indices
         weights, temperature, bias = _fit_weights(differences[train], outcomes[train], decisive.select(train), seed)
         logits = differences[test] @ weights / temperature
-        probabilities[test], even_probabilities[test] = _compute_logistic(logits + bias), _compute_logistic(logits)
+        probabilities[test], even_probabilities[test] = compute_logistic(logits + bias), compute_logistic(logits)
     weights, temperature, bias = _fit_weights(differences, outcomes, decisive, seed)
     names = [decisive.score_columns[index].name for index in indices]
     return PreferenceHead(

@@ -115,6 +115,13 @@ def build_battle_groups(table: BattleTable) -> np.ndarray:
     return np.unique([find(row) for row in range(len(table))], return_inverse=True)[1]
 
 
+def _list_folds(fold_of_row: np.ndarray) -> list[Fold]:
+    return [
+        Fold(f"fold {number + 1}", np.flatnonzero(fold_of_row != number), np.flatnonzero(fold_of_row == number))
+        for number in np.unique(fold_of_row)
+    ]
+
+
 def _build_folds_of_groups(groups: np.ndarray, num_folds: int, seed: int) -> list[Fold]:
     """Deal whole groups into folds of about equal size: in random order, the large ones first."""
     names, indices, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -124,12 +131,7 @@ def _build_folds_of_groups(groups: np.ndarray, num_folds: int, seed: int) -> lis
     for group in shuffled[np.argsort(-counts[shuffled], kind="stable")]:
         fold_of_group[group] = int(np.argmin(sizes))
         sizes[fold_of_group[group]] += counts[group]
-    fold_of_row = fold_of_group[indices]
-    return [
-        Fold(f"fold {number + 1}", np.flatnonzero(fold_of_row != number), np.flatnonzero(fold_of_row == number))
-        for number in range(num_folds)
-        if (fold_of_row == number).any()
-    ]
+    return _list_folds(fold_of_group[indices])
 
 
 def build_random_folds(table: BattleTable, num_folds: int, seed: int, *, is_stratified: bool = False) -> list[Fold]:
@@ -152,10 +154,7 @@ def build_random_folds(table: BattleTable, num_folds: int, seed: int, *, is_stra
         order = order[np.argsort(table.preferences[order].astype(str), kind="stable")]
     fold_of_row = np.empty(len(table), dtype=int)
     fold_of_row[order] = np.arange(len(table)) % num_folds
-    return [
-        Fold(f"fold {number + 1}", np.flatnonzero(fold_of_row != number), np.flatnonzero(fold_of_row == number))
-        for number in range(min(num_folds, len(table)))
-    ]
+    return _list_folds(fold_of_row)
 
 
 def build_folds(

@@ -6,12 +6,13 @@ model has a preference head, songs are sorted by what people are predicted to pr
 kinds are compared by place and never added up: their units and spreads have nothing in common.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from modeling_apex.inference.heads_apex import FUSION_HEADS
+import numpy as np
+
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS, FUSION_HEADS
 from modeling_apex.inference.report_apex import format_score, format_table
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def rank_reports(
             Reports of scored songs.
         by (`str`, *optional*):
             `"preference"`: what people are predicted to prefer, by the preference head. `"all"`: the mean of a song's
-            places over all scores. `"popularity"` or `"aesthetics"`: over that group. Or the name of one score.
+            places over all scores. A group, such as `"popularity"` or `"aesthetics"`: over its scores alone. Or the
+            name of one score.
             Defaults to `"preference"` with a head and to `"all"` without.
         head ([`PreferenceHead`], *optional*):
             The preference head of the model that made the reports.
@@ -65,13 +67,10 @@ def rank_reports(
     if not reports:
         return []
     names = list(reports[0]["scores"])
-    percentiles, of_fusion = reports[0].get("percentiles", {}), {head["name"] for head in FUSION_HEADS}
-    groups = {
-        "all": names,
-        "popularity": [name for name in names if name in percentiles],
-        "aesthetics": [name for name in names if name not in percentiles and name not in of_fusion],
-        **{name: [name] for name in names},  # the popularity of a spectrogram-fusion model is a score of that name
-    }
+    groups: dict[str, list[str]] = {"all": names}
+    for name, group in find_groups(reports[0]).items():
+        groups.setdefault(group, []).append(name)
+    groups |= {name: [name] for name in names}  # the popularity of a spectrogram-fusion model is a score of that name
     by = by or ("preference" if head is not None else "all")
     if by == "preference" and head is None:
         raise ValueError(
@@ -79,8 +78,7 @@ def rank_reports(
         )
     chosen = names if by == "preference" else groups.get(by)
     if not chosen:
-        possible = ", ".join(name for name, members in groups.items() if members)
-        raise ValueError(f"cannot rank by {by!r}; choose one of preference, {possible}.")
+        raise ValueError(f"cannot rank by {by!r}; choose one of preference, {', '.join(groups)}.")
     places = {name: compute_places([report["scores"][name] for report in reports]) for name in names}
     ranked = [
         RankedSong(
@@ -97,16 +95,32 @@ def rank_reports(
     return [replace(song, chance_against_best=head.compute_probability(song.report, best)) for song in ranked]
 
 
+def find_groups(report: Mapping[str, Any]) -> dict[str, str]:
+    """
+    Tell which scores of a report count together.
+
+    Args:
+        report (`dict`):
+            The report of a song. Those of earlier versions do not state `groups`: there the published names tell, and
+            for others a range that only one group of the published scores has.
+
+    Returns:
+        `dict[str, str]`: the group of each score that has one, such as `"popularity"`.
+    """
+    if "groups" in report:
+        return dict(report["groups"])
+    by_name = {head["name"]: head["group"] for head in (*DEFAULT_HEADS, *FUSION_HEADS)}
+    by_range = {(head["minimum"], head["maximum"]): head["group"] for head in DEFAULT_HEADS}
+    ranges = {name: tuple(limits) for name, limits in report.get("ranges", {}).items()}
+    groups = {name: by_name.get(name, by_range.get(ranges.get(name, ()))) for name in report["scores"]}
+    return {name: group for name, group in groups.items() if group is not None}
+
+
 def compute_places(scores: Sequence[float]) -> list[float]:
     """Return the place of each score, 1 for the highest; equal scores share the mean of their places."""
-    order = sorted(range(len(scores)), key=lambda row: -scores[row])
-    places = [0.0] * len(scores)
-    place = 1
-    for _, group in itertools.groupby(order, key=lambda row: scores[row]):
-        rows = list(group)
-        for row in rows:
-            places[row] = place + (len(rows) - 1) / 2
-        place += len(rows)
+    # What scipy's `rankdata` gives of negated scores; scipy comes with an extra, and ranking songs needs none.
+    _, rows, counts = np.unique(np.negative(scores), return_inverse=True, return_counts=True)
+    places: list[float] = (np.cumsum(counts) - (counts - 1) / 2)[rows].tolist()
     return places
 
 

@@ -51,6 +51,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--bootstrap-groups", action="store_true", help="draw groups of shared prompts and users instead of battles"
     )
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="with --model: read every audio file again to see whether it is still what was scored, whatever its size "
+        "and times say (unchanged files are otherwise recognised without reading them)",
+    )
     parser.add_argument("--no-plots", action="store_true", help="draw no plots")
     parser.add_argument(
         "--save-head-to", metavar="DIR", help="save the preference head beside this model too, for `apex-music rank`"
@@ -61,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_plots import save_plots
     from modeling_apex.arena.arena_report import save_results
-    from modeling_apex.arena.battle_table import join_truth
+    from modeling_apex.arena.battle_files import join_truth
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
     from modeling_apex.storage.output_lock import OutputLock
 
@@ -98,11 +104,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load_battles(arguments: argparse.Namespace) -> Any:
+    from modeling_apex.arena.battle_files import SUFFIXES, load_battle_table
     from modeling_apex.arena.battle_scores import compute_battle_scores
-    from modeling_apex.arena.battle_table import SUFFIXES, load_battle_table
 
     is_table = Path(arguments.battles).suffix.lower() in SUFFIXES
     if arguments.model is None:
+        if arguments.recheck:
+            raise ValueError("--recheck reads audio again, and without --model there is none: leave it out.")
         if not is_table:
             raise ValueError(
                 f"{arguments.battles} is not a table ({', '.join(SUFFIXES)}). To score a dataset with audio, pass "
@@ -118,11 +126,22 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
 
     logging.disable_progress_bar()  # of loading weights; the battles have their own
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
-    pipeline = functools.partial(load_pipeline(arguments.model, **keywords), on_error="report")
-    model_id = f"{arguments.model}@{arguments.revision or 'main'}"
-    output = Path(arguments.output) / SCORES_FILE
-    battles = tqdm(_iterate_battles(arguments.battles), unit="battle", desc="scoring", disable=None)
-    return compute_battle_scores(battles, pipeline, output, model_id=model_id)
+    scorer = load_pipeline(arguments.model, **keywords)
+    return compute_battle_scores(
+        tqdm(_iterate_battles(arguments.battles), unit="battle", desc="scoring", disable=None),
+        functools.partial(scorer, on_error="report"),
+        Path(arguments.output) / SCORES_FILE,
+        model_id=f"{arguments.model}@{arguments.revision or 'main'}",
+        weights_sha256=_hash_scorer(scorer),
+        rereads=arguments.recheck,
+    )
+
+
+def _hash_scorer(scorer: Any) -> str:
+    """Hash everything of a scorer that its scores depend on."""
+    from modeling_apex.engines.model_hashes import compute_fingerprint
+
+    return compute_fingerprint(scorer.model)
 
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
@@ -130,8 +149,10 @@ def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
         import datasets
     except ImportError as error:
         raise ImportError('Reading a dataset of battles needs datasets: pip install "apex-music[data]".') from error
-    for split in datasets.load_dataset(name).values():
+    # A folder is read as it is: the copy that datasets keeps of one is known by names and times of its files.
+    folder = Path(name).expanduser()
+    for split in datasets.load_dataset(str(folder) if folder.is_dir() else name, streaming=folder.is_dir()).values():
         for column in ("audio_a", "audio_b"):
-            if isinstance(split.features.get(column), datasets.Audio):
+            if isinstance((split.features or {}).get(column), datasets.Audio):
                 split = split.cast_column(column, datasets.Audio(decode=False))
         yield from split

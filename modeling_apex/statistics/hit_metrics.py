@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modeling_apex.statistics.pair_metrics import compute_auc, compute_f1, draw_bootstrap_weights, summarize_draws
+from modeling_apex.statistics.bootstrap import draw_bootstrap_weights, summarize_draws
+from modeling_apex.statistics.pair_metrics import compute_auc, compute_f1, divide_or_nan
 
 HIT_METRICS = ("f1", "precision", "recall", "auc", "accuracy", "weighted_f1")
 DECISION = 0.5  # a song counts as a predicted hit from this probability on
@@ -26,8 +27,7 @@ def compute_hit_metrics(
     Args:
         probabilities (array of shape `(num_songs,)`):
             Probability that each song is a hit, 0 to 1; a song counts as a predicted hit from 0.5 on.
-        is_hit (array of shape `(num_songs,)`):
-            1 for hits, 0 for the others.
+        is_hit (array of shape `(num_songs,)`): 1 for hits, 0 for the others.
         weights (`np.ndarray` of shape `(num_draws, num_songs)`, *optional*):
             How often each song stands in each bootstrap sample.
 
@@ -52,18 +52,17 @@ def compute_hit_metrics(
     right = drawn @ (called * truth)
     total, num_hits, num_called = drawn.sum(1), drawn @ truth, drawn @ called
     # The side of a margin is the decision; a margin of exactly zero would count as half a prediction.
-    margins = called - 0.5
-    f1, f1_of_others = (
-        compute_f1(margins, truth, drawn, average="a"),
-        compute_f1(-margins, 1 - truth, drawn, average="a"),
-    )
+    f1 = compute_f1(called - 0.5, truth, drawn, average="a")
+    f1_of_others = compute_f1(0.5 - called, 1 - truth, drawn, average="a")
     return {
         "f1": f1,
-        "precision": _divide(right, num_called),
-        "recall": _divide(right, num_hits),
+        "precision": divide_or_nan(right, num_called),
+        "recall": divide_or_nan(right, num_hits),
         "auc": compute_auc(chances, truth, drawn),
-        "accuracy": _divide(drawn @ (called == truth), total),
-        "weighted_f1": _divide(num_hits * np.nan_to_num(f1) + (total - num_hits) * np.nan_to_num(f1_of_others), total),
+        "accuracy": divide_or_nan(drawn @ (called == truth), total),
+        "weighted_f1": divide_or_nan(
+            num_hits * np.nan_to_num(f1) + (total - num_hits) * np.nan_to_num(f1_of_others), total
+        ),
     }
 
 
@@ -80,16 +79,11 @@ def compute_hit_results(
     Compute everything that a result says about predicted hits.
 
     Args:
-        probabilities (array of shape `(num_songs,)`):
-            Probability that each song is a hit.
-        is_hit (array of shape `(num_songs,)`):
-            1 for hits, 0 for the others; NaN where a song has no label.
-        threshold (`float`):
-            Popularity from which a song is a hit; stated with the result.
-        num_draws (`int`):
-            Bootstrap samples.
-        seed (`int`, defaults to 0):
-            Seed of the samples.
+        probabilities (array of shape `(num_songs,)`): Probability that each song is a hit.
+        is_hit (array of shape `(num_songs,)`): 1 for hits, 0 for the others; NaN where a song has no label.
+        threshold (`float`): Popularity from which a song is a hit; stated with the result.
+        num_draws (`int`): Bootstrap samples.
+        seed (`int`, defaults to 0): Seed of the samples.
         groups (array of shape `(num_songs,)`, *optional*):
             Draw whole groups, such as artists, instead of single songs.
 
@@ -119,7 +113,3 @@ def _describe_constant(probability: float, truth: NDArray[np.float64]) -> dict[s
     metrics = compute_hit_metrics(np.full(len(truth), probability), truth)
     named = {name: float(metrics[name][0]) for name in ("f1", "weighted_f1", "accuracy")}
     return {"predicts_hit": probability, **{name: None if np.isnan(value) else value for name, value in named.items()}}
-
-
-def _divide(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)

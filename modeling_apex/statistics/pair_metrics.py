@@ -1,17 +1,36 @@
 """
-Metrics of pairwise predictions and their bootstrap.
+Metrics of pairwise predictions; numpy only.
 
 What comes in is a margin per battle (above zero: A is predicted to win) and an outcome (1 where A won, 0 where B won,
 0.5 for a tie). What leaves is AUC, accuracy and F1, each for one weight vector or for many bootstrap draws at once.
 Every metric here is the same when A and B are exchanged everywhere, unless its docstring says otherwise.
 """
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-INTERVAL_LEVEL = 0.95
+OUTCOMES = {"A": 1.0, "B": 0.0, "TIE": 0.5, "BOTH_BAD": math.nan}
+
+
+def read_votes(votes: Iterable[str]) -> np.ndarray:
+    """
+    Turn votes into outcomes.
+
+    Args:
+        votes (`Iterable[str]`): `"A"`, `"B"`, `"TIE"` or `"BOTH_BAD"`.
+
+    Returns:
+        `np.ndarray` of shape `(num_battles,)`: 1, 0, 0.5, and NaN for `"BOTH_BAD"`, which compares nothing.
+
+    Raises:
+        `ValueError`: If a vote is another.
+    """
+    listed = list(votes)
+    if unknown := sorted({str(vote) for vote in listed if vote not in OUTCOMES}):
+        raise ValueError(f"Unknown votes {unknown}. Expected A, B, TIE or BOTH_BAD.")
+    return np.array([OUTCOMES[vote] for vote in listed], dtype=np.float64)
 
 
 def _prepare(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -28,8 +47,9 @@ def _prepare(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | No
     return margins[is_decisive], outcomes[is_decisive], drawn[:, is_decisive]
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+def divide_or_nan(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divide where the denominator is above zero; elsewhere the quotient is not defined, and NaN."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)[()]
 
 
 def _count_auc_pairs(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +86,7 @@ def compute_auc(
     if not len(margins):
         return np.full(len(drawn), np.nan)
     if strata is None:
-        return _divide(*_count_auc_pairs(margins, outcomes, drawn))
+        return divide_or_nan(*_count_auc_pairs(margins, outcomes, drawn))
     strata = np.asarray(strata)[is_decisive]
     right, compared = np.zeros(len(drawn)), np.zeros(len(drawn))
     for stratum in np.unique(strata):
@@ -74,7 +94,7 @@ def compute_auc(
         if len(np.unique(outcomes[rows])) == 2:
             more_right, more_compared = _count_auc_pairs(margins[rows], outcomes[rows], drawn[:, rows])
             right, compared = right + more_right, compared + more_compared
-    return _divide(right, compared)
+    return divide_or_nan(right, compared)
 
 
 def compute_accuracy(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -85,7 +105,7 @@ def compute_accuracy(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndar
     """
     margins, outcomes, drawn = _prepare(margins, outcomes, weights)
     votes = 0.5 + 0.5 * np.sign(margins)
-    return _divide(drawn @ (1.0 - np.abs(votes - outcomes)), drawn.sum(axis=1))
+    return divide_or_nan(drawn @ (1.0 - np.abs(votes - outcomes)), drawn.sum(axis=1))
 
 
 def compute_f1(
@@ -113,97 +133,15 @@ def compute_f1(
     margins, outcomes, drawn = _prepare(margins, outcomes, weights)
     votes = 0.5 + 0.5 * np.sign(margins)
     num_a_right = drawn @ (votes * outcomes)
-    f1_a = _divide(2.0 * num_a_right, drawn @ (votes + outcomes))
+    f1_a = divide_or_nan(2.0 * num_a_right, drawn @ (votes + outcomes))
     if average == "a":
         return f1_a
     num_b_right = drawn @ ((1.0 - votes) * (1.0 - outcomes))
-    f1_b = _divide(2.0 * num_b_right, drawn @ ((1.0 - votes) + (1.0 - outcomes)))
+    f1_b = divide_or_nan(2.0 * num_b_right, drawn @ ((1.0 - votes) + (1.0 - outcomes)))
     return 0.5 * (f1_a + f1_b)
 
 
 METRICS: dict[str, Callable[..., np.ndarray]] = {"auc": compute_auc, "accuracy": compute_accuracy, "f1": compute_f1}
-
-
-def draw_bootstrap_weights(num_items: int, num_draws: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """
-    Draw how often each battle stands in each bootstrap sample.
-
-    Args:
-        num_items (`int`): Number of battles.
-        num_draws (`int`): Number of bootstrap samples.
-        seed (`int`): Seed of the draws.
-        groups (`np.ndarray` of shape `(num_items,)`, *optional*): Draw whole groups instead of single battles.
-
-    Returns:
-        `np.ndarray` of shape `(num_draws, num_items)`: Counts, float64.
-
-    Raises:
-        `ValueError`: If there is nothing to draw from.
-    """
-    if num_items < 1 or num_draws < 1:
-        raise ValueError(f"A bootstrap needs items and draws, received {num_items} items and {num_draws} draws.")
-    generator = np.random.default_rng(seed)
-    if groups is None:
-        return generator.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=num_draws).astype(np.float64)
-    names, indices = np.unique(groups, return_inverse=True)
-    counts = generator.multinomial(len(names), np.full(len(names), 1.0 / len(names)), size=num_draws)
-    return counts[:, indices].astype(np.float64)
-
-
-def summarize_draws(estimate: float, draws: np.ndarray) -> dict[str, Any]:
-    """
-    Build the JSON form of an estimate with its percentile interval.
-
-    Args:
-        estimate (`float`): The value on the battles as they are.
-        draws (`np.ndarray` of shape `(num_draws,)`): The values on the bootstrap samples; NaN where undefined.
-
-    Returns:
-        `dict`: `estimate`, `low` and `high`, each `None` where undefined.
-    """
-    usable = draws[np.isfinite(draws)]
-    if not np.isfinite(estimate) or not len(usable):
-        return {"estimate": float(estimate) if np.isfinite(estimate) else None, "low": None, "high": None}
-    tail = 50.0 * (1.0 - INTERVAL_LEVEL)
-    low, high = np.percentile(usable, [tail, 100.0 - tail])
-    return {"estimate": float(estimate), "low": float(low), "high": float(high)}
-
-
-def compute_bootstrap_p_value(draws: np.ndarray) -> float | None:
-    """
-    Compute the two-sided p-value of a difference from its bootstrap draws.
-
-    Args:
-        draws (`np.ndarray` of shape `(num_draws,)`): Differences on the bootstrap samples.
-
-    Returns:
-        `float` or `None`: Twice the smaller share on either side of zero, never below `2 / (num_draws + 1)`, or `None`
-        when no draw is defined.
-    """
-    usable = draws[np.isfinite(draws)]
-    if not len(usable):
-        return None
-    smaller = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
-    return float(min(1.0, 2.0 * (smaller + 1) / (len(usable) + 1)))
-
-
-def compute_holm_rejections(p_values: list[float], level: float = 0.05) -> list[bool]:
-    """
-    Decide which of several tests stay significant after Holm's correction.
-
-    Args:
-        p_values (`list[float]`): One p-value a test.
-        level (`float`, defaults to 0.05): Chance of any false finding.
-
-    Returns:
-        `list[bool]`: True where the null is rejected, in the order of `p_values`.
-    """
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[index] > level / (len(p_values) - rank):
-            break
-        rejected[index] = True
-    return rejected
 
 
 def compute_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray, num_bins: int = 10) -> float:

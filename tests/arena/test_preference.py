@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from modeling_apex.arena import PreferenceHead, score_preference
 from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
-from modeling_apex.arena.battle_table import join_truth
-from modeling_apex.arena.preference import fit_logistic, fit_preference_head
+from modeling_apex.arena.battle_files import join_truth
+from modeling_apex.arena.preference import fit_preference_head
 
-from simulated_battles import build_table
+from simulated_battles import build_table, swap_sides
 
 HEAD = PreferenceHead({"musicality": 2.0, "score_likes": 0.1}, position_bias=-0.3)
 
@@ -45,13 +44,6 @@ def test_head_survives_its_file(tmp_path: Path) -> None:
     path = HEAD.save_pretrained(tmp_path / "model")
     assert PreferenceHead.from_pretrained(tmp_path / "model") == HEAD
     assert PreferenceHead.from_pretrained(path) == HEAD
-
-
-def test_fit_agrees_with_scikit_learn() -> None:
-    generator = np.random.default_rng(0)
-    values, outcomes = generator.normal(size=(100, 3)), generator.integers(0, 2, 100)
-    expected = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10).fit(values, outcomes).coef_[0]
-    np.testing.assert_allclose(fit_logistic(values, outcomes, np.ones(3)), expected, atol=1e-5)
 
 
 def test_head_says_whether_its_votes_were_simulated(tmp_path: Path) -> None:
@@ -85,7 +77,7 @@ def test_position_bias_is_found_and_kept_apart() -> None:
 
 def test_swapping_sides_keeps_the_weights_and_turns_the_bias() -> None:
     table = build_table(200, aesthetics_effect=3.0)
-    head, swapped = fit_preference_head(table), fit_preference_head(table.swap_sides())
+    head, swapped = fit_preference_head(table), fit_preference_head(swap_sides(table))
     assert swapped.weights == pytest.approx(head.weights)
     assert swapped.position_bias == pytest.approx(-head.position_bias)
 

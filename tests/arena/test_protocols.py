@@ -16,7 +16,7 @@ from modeling_apex.arena.protocols import (
     drop_rare_systems,
 )
 
-from simulated_battles import build_table
+from simulated_battles import build_table, swap_sides
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -58,7 +58,7 @@ def test_folds_do_not_read_the_sides() -> None:
     table = build_table(100)
     for protocol in PROTOCOLS:
         for fold, other in zip(
-            build_folds(protocol, table, 5, 0), build_folds(protocol, table.swap_sides(), 5, 0), strict=True
+            build_folds(protocol, table, 5, 0), build_folds(protocol, swap_sides(table), 5, 0), strict=True
         ):
             np.testing.assert_array_equal(fold.test_indices, other.test_indices)
 

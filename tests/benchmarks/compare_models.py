@@ -34,8 +34,8 @@ from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.corpus.song_source import Song, open_song_source
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.registration import EMBEDDED_MODEL
-from modeling_apex.statistics.evaluate_modules.apex_regression.regression_metrics import compute_mae, compute_spearman
 from modeling_apex.statistics.hit_metrics import compute_hit_metrics
+from modeling_apex.statistics.metrics import compute_mae, compute_spearman
 from modeling_apex.training.arguments import build_arguments
 from modeling_apex.training.evaluate import predict_split
 from modeling_apex.training.fusion.data import (

@@ -15,8 +15,8 @@ from datasets_scripts.targets import (
     compute_percentile_ranks,
     compute_popularity_scores,
     compute_popularity_targets,
-    invert_popularity_scores,
 )
+from modeling_apex.inference.report_apex import compute_percentile
 
 counts = st.lists(st.integers(0, 10**12) | st.integers(0, 5), min_size=1, max_size=60)
 
@@ -47,7 +47,6 @@ def test_targets_compose_rank_and_transform():
 def test_scores_are_computed_in_float64():
     third = np.array([100 / 3], np.float32)
     assert compute_popularity_scores(third).dtype == np.float64
-    assert invert_popularity_scores(third).dtype == np.float64
 
 
 @given(counts)
@@ -71,10 +70,10 @@ def test_targets_are_monotone_in_the_counts(values):
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20), st.floats(0.5, 5))
 @settings(max_examples=50, deadline=None)
-def test_the_transform_inverts(percentiles, exponent):
+def test_reports_invert_the_transform(percentiles, exponent):
     scores = compute_popularity_scores(percentiles, exponent=exponent)
     assert np.all((scores >= 0) & (scores <= 100))
-    assert invert_popularity_scores(scores, exponent=exponent) == pytest.approx(percentiles, abs=1e-9)
+    assert [compute_percentile(score, exponent) for score in scores] == pytest.approx(percentiles, abs=1e-9)
 
 
 def test_no_songs_have_no_percentiles():
@@ -90,7 +89,7 @@ def test_no_songs_have_no_percentiles():
         (lambda: compute_percentile_ranks([1, 2], ["a"]), r"shape \(1,\) but `counts` has \(2,\)"),
         (lambda: compute_popularity_scores([100.5]), "`percentiles` must lie between 0 and 100"),
         (lambda: compute_popularity_scores([float("nan")]), "`percentiles` must lie between 0 and 100"),
-        (lambda: invert_popularity_scores([-1.0]), "`scores` must lie between 0 and 100"),
+        (lambda: compute_popularity_scores([-1.0]), "`percentiles` must lie between 0 and 100"),
         (lambda: compute_popularity_scores([1.0], exponent=0.0), "`exponent` must be a positive number, got 0.0"),
     ],
 )

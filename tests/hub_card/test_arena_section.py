@@ -13,7 +13,7 @@ from hub_card.publish import build_parser, publish
 from hub_card.result_files import MissingFactError, read_arena
 from modeling_apex.arena.arena_plots import save_plots
 from modeling_apex.arena.arena_report import save_results
-from modeling_apex.arena.battle_table import build_battle_table
+from modeling_apex.arena.battle_files import build_battle_table
 from modeling_apex.arena.experiment import ArenaOptions, run_arena
 
 from loopback_hub import LoopbackHub

@@ -1,5 +1,7 @@
 """The evaluate modules, loaded by path and offline, against the package's own computation."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,15 @@ def test_agreement_needs_three_listed_systems(agreement: Any) -> None:
     battles = {"references": ["A", "B"], "systems_a": ["s", "t"], "systems_b": ["t", "u"]}
     assert agreement.compute(predictions=[1.0, 1.0], **battles)["rank_correlation"] is None
     assert agreement.compute(predictions=[1.0, 1.0], minimum_votes=1, **battles)["num_systems"] == 3
+
+
+@pytest.mark.parametrize("name", ["apex_regression", "bradley_terry_agreement", "pairwise_accuracy"])
+def test_a_copied_module_asks_for_the_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(MODULES / name, tmp_path / name)
+    assert evaluate.load(str(folder)).name == name
+    monkeypatch.setitem(sys.modules, "modeling_apex", None)
+    with pytest.raises(ImportError, match="pip install apex-music'"):
+        evaluate.load(str(folder))
 
 
 def test_refusals(accuracy: Any, agreement: Any) -> None:

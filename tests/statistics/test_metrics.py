@@ -11,26 +11,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modeling_apex.statistics.evaluate_modules
-from modeling_apex.statistics.evaluate_modules.apex_regression.regression_metrics import (
-    compute_bootstrap_intervals,
-    compute_metrics,
-    compute_ranks,
-    select_labelled,
-)
 from modeling_apex.statistics.metrics import (
     compute_baseline,
+    compute_bootstrap_intervals,
     compute_head_metrics,
     compute_head_results,
     compute_mean_spearman,
+    compute_metrics,
+    compute_spearman,
+    select_labelled,
 )
 
 MODULE = Path(modeling_apex.statistics.evaluate_modules.__file__).parent / "apex_regression"
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
 @settings(max_examples=40, deadline=None)
-def test_ranks_share_ties_as_scipy_does(values: list[int]) -> None:
-    assert compute_ranks(np.array(values)).tolist() == scipy.stats.rankdata(values).tolist()
+def test_rank_correlation_shares_ties_as_scipy_does(pairs: list[tuple[int, int]]) -> None:
+    first, second = np.array(pairs, dtype=float).T
+    varies = len(set(first)) > 1 and len(set(second)) > 1
+    expected = scipy.stats.spearmanr(first, second).statistic if varies else float("nan")
+    assert compute_spearman(first, second) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_rank_correlations_are_taken_along_the_last_axis() -> None:
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, 5, (6, 8)), generator.normal(size=(6, 8))
+    expected = [scipy.stats.spearmanr(x, y).statistic for x, y in zip(first, second, strict=True)]
+    np.testing.assert_allclose(compute_spearman(first, second), expected)
+    assert np.isnan(compute_spearman(np.ones(4), np.arange(4)))
 
 
 def test_metrics_equal_scipy_over_labelled_songs() -> None:

@@ -1,24 +1,20 @@
-"""Metrics of pairs against scikit-learn, and what the bootstrap promises."""
+"""Metrics of pairs against scikit-learn."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from modeling_apex.arena.arena_plots import compute_roc_curve
+from modeling_apex.statistics.bootstrap import draw_bootstrap_weights
 from modeling_apex.statistics.pair_metrics import (
     METRICS,
     compute_accuracy,
     compute_auc,
-    compute_bootstrap_p_value,
     compute_calibration_bins,
     compute_calibration_error,
     compute_f1,
-    compute_holm_rejections,
-    draw_bootstrap_weights,
-    summarize_draws,
+    read_votes,
 )
 
 PAIRS = st.lists(st.tuples(st.integers(-4, 4), st.sampled_from([0.0, 0.5, 1.0])), min_size=4, max_size=40).filter(
@@ -71,43 +67,21 @@ def test_auc_within_strata_ignores_what_a_stratum_knows() -> None:
     assert compute_auc(strata * -1.0, outcomes, strata=strata)[0] == 0.5
 
 
-def test_undefined_metrics_are_nan_and_summarised_as_none() -> None:
+def test_undefined_metrics_are_nan() -> None:
     assert np.isnan(compute_auc(np.ones(3), np.ones(3))[0])
     assert np.isnan(compute_auc(np.ones(3), np.full(3, 0.5))[0])
-    assert summarize_draws(np.nan, np.array([np.nan])) == {"estimate": None, "low": None, "high": None}
-    assert compute_bootstrap_p_value(np.array([np.nan])) is None
+
+
+def test_votes_are_outcomes_of_a() -> None:
+    assert read_votes(["A", "B", "TIE"]).tolist() == [1.0, 0.0, 0.5]
+    assert np.isnan(read_votes(["BOTH_BAD"])).all()
+    assert read_votes([]).shape == (0,)
 
 
 def test_a_coin_counts_as_half() -> None:
     outcomes = np.array([1.0, 1.0, 0.0])
     assert compute_accuracy(np.zeros(3), outcomes)[0] == 0.5
     assert compute_auc(np.zeros(3), outcomes)[0] == 0.5
-
-
-def test_bootstrap_draws_are_seeded_and_can_draw_groups() -> None:
-    np.testing.assert_array_equal(draw_bootstrap_weights(9, 4, 7), draw_bootstrap_weights(9, 4, 7))
-    assert (draw_bootstrap_weights(9, 4, 7).sum(axis=1) == 9).all()
-    grouped = draw_bootstrap_weights(6, 50, 7, groups=np.array([0, 0, 1, 1, 2, 2]))
-    np.testing.assert_array_equal(grouped[:, ::2], grouped[:, 1::2])
-
-
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
-    covered = 0
-    for seed in range(200):
-        generator = np.random.default_rng(seed)
-        outcomes = (generator.random(150) < 0.6).astype(float)
-        draws = compute_accuracy(np.ones(150), outcomes, draw_bootstrap_weights(150, 200, seed))
-        summary = summarize_draws(outcomes.mean(), draws)
-        covered += summary["low"] <= 0.6 <= summary["high"]
-    assert 0.89 <= covered / 200 <= 0.99
-
-
-def test_p_values_and_holm() -> None:
-    assert compute_bootstrap_p_value(np.ones(99)) == pytest.approx(0.02)
-    assert compute_bootstrap_p_value(np.array([-1.0, 1.0] * 50)) == 1.0
-    assert compute_holm_rejections([0.04, 0.001, 0.02]) == [True, True, True]
-    assert compute_holm_rejections([0.04, 0.03, 0.02]) == [False, False, False]
-    assert compute_holm_rejections([]) == []
 
 
 def test_calibration() -> None:
@@ -119,15 +93,6 @@ def test_calibration() -> None:
         compute_calibration_bins(np.array([1.2]), np.array([1.0]))
 
 
-def test_roc_curve_agrees_with_scikit_learn() -> None:
-    generator = np.random.default_rng(0)
-    margins, outcomes = generator.integers(-3, 4, 50).astype(float), generator.integers(0, 2, 50).astype(float)
-    x, y = compute_roc_curve(margins, outcomes)
-    expected_x, expected_y, _ = sklearn_roc_curve(outcomes, margins, drop_intermediate=False)
-    np.testing.assert_allclose(x, expected_x)
-    np.testing.assert_allclose(y, expected_y)
-
-
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="must be one-dimensional"):
         compute_auc(np.ones(2), np.ones(3))
@@ -135,5 +100,5 @@ def test_refusals() -> None:
         compute_auc(np.array([np.nan, 1.0]), np.ones(2))
     with pytest.raises(ValueError, match="Choose 'macro' or 'a'"):
         compute_f1(np.ones(2), np.ones(2), average="micro")
-    with pytest.raises(ValueError, match="needs items and draws"):
-        draw_bootstrap_weights(0, 1, 0)
+    with pytest.raises(ValueError, match=r"Unknown votes \['C', 'a'\]\. Expected A, B, TIE or BOTH_BAD"):
+        read_votes(["A", "a", "C"])

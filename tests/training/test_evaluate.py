@@ -11,7 +11,7 @@ import torch
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_store import open_embedding_store
-from modeling_apex.statistics.evaluate_modules.apex_regression.regression_metrics import compute_metrics
+from modeling_apex.statistics.metrics import compute_metrics
 from modeling_apex.training.conditions import build_conditions, format_conditions, run_conditions
 from modeling_apex.training.evaluate import evaluate_model, format_results, predict_split
 

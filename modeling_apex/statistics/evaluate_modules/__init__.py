@@ -1,1 +1,1 @@
-"""Metrics in the form that `evaluate.load` reads: each folder works alone, offline, by its path."""
+"""Metrics in the form that `evaluate.load` reads by the path of a folder, offline; `statistics` has the maths."""

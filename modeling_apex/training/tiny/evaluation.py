@@ -11,8 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from modeling_apex.statistics.evaluate_modules.apex_regression.regression_metrics import compute_metrics
-from modeling_apex.statistics.metrics import compute_head_metrics, compute_head_results
+from modeling_apex.statistics.metrics import compute_head_metrics, compute_head_results, compute_metrics
 from modeling_apex.training.tiny.songs import SongTable
 
 NUM_BOOTSTRAP_DRAWS = 1000

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from .regression_metrics import compute_bootstrap_intervals, compute_metrics
+from modeling_apex.statistics.metrics import compute_bootstrap_intervals, compute_metrics  # From: apex-music
 
 DESCRIPTION = "Mean squared error, mean absolute error, Pearson and Spearman correlation of one score, over songs."
 INPUTS = """

@@ -1,9 +1,8 @@
 """
-Agreement of two Bradley-Terry leaderboards, as an `evaluate` metric that works alone by `evaluate.load` of its folder.
+Agreement of two Bradley-Terry leaderboards, as an `evaluate` metric: `evaluate.load("<this folder>")`.
 
 What comes in are battles with predicted margins and human votes; what leaves is the rank correlation between the
-leaderboard of the predicted votes and that of the human ones. Both are fitted as Music Arena's public leaderboard:
-logistic regression with an L2 penalty (C = 1) and no intercept, a tie being half a win each.
+leaderboard of the predicted votes and that of the human ones, both fitted as Music Arena's public one.
 """
 
 from typing import Any
@@ -11,6 +10,10 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+
+from modeling_apex.statistics.bradley_terry import compute_arena_scores  # From: apex-music
+from modeling_apex.statistics.metrics import compute_spearman  # From: apex-music
+from modeling_apex.statistics.pair_metrics import read_votes  # From: apex-music
 
 _DESCRIPTION = """
 Whether predicted votes rank systems as people do: Spearman's rank correlation between the two
@@ -24,29 +27,6 @@ systems_a, systems_b (`list[str]`): the systems that made the two songs.
 minimum_votes (`int`, defaults to 30): fewest votes of a listed system.
 """
 _CITATION = "Bradley and Terry, Rank Analysis of Incomplete Block Designs, Biometrika 39 (1952)."
-_OUTCOMES = {"A": 1.0, "B": 0.0, "TIE": 0.5}
-_SCALE = 400.0 / np.log(10.0)
-
-
-def _fit_arena_scores(indices: np.ndarray, outcomes: np.ndarray, num_systems: int) -> np.ndarray:
-    design = np.zeros((len(outcomes), num_systems))
-    np.add.at(design, (np.arange(len(outcomes)), indices[:, 0]), 1.0)
-    np.add.at(design, (np.arange(len(outcomes)), indices[:, 1]), -1.0)
-    strengths = np.zeros(num_systems)
-    for _ in range(100):
-        chances = 0.5 * (1.0 + np.tanh(0.5 * design @ strengths))
-        gradient = strengths - design.T @ (outcomes - chances)
-        hessian = np.eye(num_systems) + (design * (chances * (1.0 - chances))[:, None]).T @ design
-        step = np.linalg.solve(hessian, gradient)
-        strengths -= np.clip(step, -2.0, 2.0)
-        if np.abs(step).max() < 1e-10:
-            break
-    return 1000.0 + _SCALE * strengths
-
-
-def _rank(values: np.ndarray) -> np.ndarray:
-    below = (values[:, None] > values).sum(axis=1)
-    return below + 0.5 * ((values[:, None] == values).sum(axis=1) - 1)
 
 
 class BradleyTerryAgreement(evaluate.Metric):
@@ -75,25 +55,21 @@ class BradleyTerryAgreement(evaluate.Metric):
         systems_b: list[str],
         minimum_votes: int = 30,
     ) -> dict[str, Any]:
-        unknown = sorted({str(vote) for vote in references} - {*_OUTCOMES, "BOTH_BAD"})
-        if unknown:
-            raise ValueError(f"Unknown votes {unknown}. Expected A, B, TIE or BOTH_BAD.")
-        is_voted = np.array([vote != "BOTH_BAD" for vote in references], dtype=bool)
-        margins = np.asarray(predictions, dtype=np.float64)[is_voted]
+        outcomes = read_votes(references)
+        is_voted = ~np.isnan(outcomes)
+        outcomes, margins = outcomes[is_voted], np.asarray(predictions, dtype=np.float64)[is_voted]
         if not len(margins) or not np.isfinite(margins).all():
             raise ValueError("The battles need at least one vote for A, B or a tie, and a finite margin each.")
         names, flat = np.unique(np.stack([systems_a, systems_b], axis=1)[is_voted], return_inverse=True)
         indices = flat.reshape(-1, 2)
-        outcomes = np.array([_OUTCOMES[vote] for vote in references if vote != "BOTH_BAD"])
-        human = _fit_arena_scores(indices, outcomes, len(names))
-        predicted = _fit_arena_scores(indices, 0.5 + 0.5 * np.sign(margins), len(names))
+        human = compute_arena_scores(indices, outcomes, len(names))
+        predicted = compute_arena_scores(indices, 0.5 + 0.5 * np.sign(margins), len(names))
         votes = np.bincount(indices.ravel(), minlength=len(names))
         listed = np.flatnonzero(votes >= minimum_votes)
         correlation = None
         if len(listed) >= 3:
-            ranks = np.stack([_rank(human[listed]), _rank(predicted[listed])])
-            if (ranks.std(axis=1) > 0).all():
-                correlation = float(np.corrcoef(ranks)[0, 1])
+            found = float(compute_spearman(human[listed], predicted[listed]))
+            correlation = None if np.isnan(found) else found
         return {
             "rank_correlation": correlation,
             "num_systems": len(listed),

@@ -1,5 +1,5 @@
 """
-Pairwise accuracy with ties, as an `evaluate` metric that works alone: `evaluate.load("<this folder>")`.
+Pairwise accuracy with ties, as an `evaluate` metric: `evaluate.load("<this folder>")`.
 
 What comes in are margins of A over B and human votes; what leaves are shares of votes that the margins foretold.
 """
@@ -9,6 +9,8 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+
+from modeling_apex.statistics.pair_metrics import compute_accuracy, read_votes  # From: apex-music
 
 _DESCRIPTION = """
 How often the predicted winner of a battle is the one that people voted for.
@@ -24,7 +26,6 @@ references (`list[str]`): "A", "B", "TIE" or "BOTH_BAD".
 tie_margin (`float`, defaults to 0.0): largest absolute margin that predicts a tie.
 """
 _CITATION = "Rank accuracy of pairwise preferences; votes as in Music Arena (https://huggingface.co/music-arena)."
-_OUTCOMES = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 
 
 class PairwiseAccuracy(evaluate.Metric):
@@ -41,23 +42,19 @@ class PairwiseAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[float], references: list[str], tie_margin: float = 0.0) -> dict[str, Any]:
-        unknown = sorted({str(vote) for vote in references} - {*_OUTCOMES, "BOTH_BAD"})
-        if unknown:
-            raise ValueError(f"Unknown votes {unknown}. Expected A, B, TIE or BOTH_BAD.")
+        outcomes, margins = read_votes(references), np.asarray(predictions, dtype=np.float64)
         if not np.isfinite(tie_margin) or tie_margin < 0:
             raise ValueError(f"`tie_margin` is {tie_margin}. Expected a finite number of at least zero.")
-        is_voted = np.array([vote != "BOTH_BAD" for vote in references], dtype=bool)
-        margins = np.asarray(predictions, dtype=np.float64)[is_voted]
+        is_voted = ~np.isnan(outcomes)
+        outcomes, margins = outcomes[is_voted], margins[is_voted]
         if not np.isfinite(margins).all():
             raise ValueError("`predictions` hold a NaN or infinite margin. Leave battles without a prediction out.")
-        outcomes = np.array([_OUTCOMES[vote] for vote in references if vote != "BOTH_BAD"])
-        predicted = np.where(np.abs(margins) <= tie_margin, 0.5, 0.5 + 0.5 * np.sign(margins))
-        is_decisive = outcomes != 0.5
-        half_right = 1.0 - np.abs(predicted - outcomes)
+        margins = np.where(np.abs(margins) <= tie_margin, 0.0, margins)
+        num_ties = int((outcomes == 0.5).sum())
         return {
-            "accuracy": float(half_right[is_decisive].mean()) if is_decisive.any() else None,
-            "accuracy_with_ties": float((predicted == outcomes).mean()) if len(outcomes) else None,
-            "num_decisive": int(is_decisive.sum()),
-            "num_ties": int((~is_decisive).sum()),
+            "accuracy": float(compute_accuracy(margins, outcomes)[0]) if num_ties < len(outcomes) else None,
+            "accuracy_with_ties": float((0.5 + 0.5 * np.sign(margins) == outcomes).mean()) if len(outcomes) else None,
+            "num_decisive": len(outcomes) - num_ties,
+            "num_ties": num_ties,
             "num_both_bad": int((~is_voted).sum()),
         }
