@@ -7,7 +7,6 @@ rewritten, its songs are read and compared one by one, so that those that kept t
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from modeling_apex.corpus.identity import ContentIdentity, FileStamp, identify_file
+from modeling_apex.corpus.identity import URL_PREFIXES, ContentIdentity, FileStamp, identify_audio
 from modeling_apex.corpus.song_source import Song, SongSource
 from modeling_apex.storage.output_folder import replace_text
 
 UNREADABLE = "unreadable"
-URL_PREFIXES = ("http://", "https://")
 ADDRESS = "address "
 
 
@@ -74,22 +72,17 @@ def identify_song(audio: Any, known: SongAudio | None = None, *, rereads: bool =
         [`SongAudio`]
     """
     if isinstance(audio, Mapping):
-        audio = next((audio[name] for name in ("array", "bytes", "path") if audio.get(name) is not None), None)
-    if isinstance(audio, np.ndarray):
-        audio = audio.tobytes()
-    if isinstance(audio, bytes):
-        return SongAudio(hashlib.sha256(audio).hexdigest())
-    if not isinstance(audio, (str, os.PathLike)):
-        return SongAudio(UNREADABLE)
-    if str(audio).startswith(URL_PREFIXES):
+        array = audio.get("array")
+        audio = audio.get("bytes") or audio.get("path") if array is None else np.asarray(array).tobytes()
+    path = os.path.abspath(audio) if isinstance(audio, (str, os.PathLike)) else None
+    if path is not None and str(audio).startswith(URL_PREFIXES):
         return SongAudio(f"{ADDRESS}{audio}")
-    path = os.path.abspath(audio)
-    before = ContentIdentity(known.content, known.stamp) if known and known.path == path else None
+    before = ContentIdentity(known.content, known.stamp) if known and path and known.path == path else None
     try:
-        found = identify_file(path, before, rereads=rereads)
-    except OSError:  # whoever decodes the song says why
-        return SongAudio(UNREADABLE, path)
-    return SongAudio(found.sha256, path, found.stamp)
+        found = identify_audio(path or audio, before, rereads=rereads)
+    except OSError:  # whoever decodes the song says why it cannot be read
+        found = None
+    return SongAudio(found.sha256, path, found.stamp) if found else SongAudio(UNREADABLE, path)
 
 
 @dataclass

@@ -195,7 +195,7 @@ class _EmbeddingRun:
 
     def __init__(self, songs: SongSource, folder: Path, options: EmbeddingOptions, state: Any):
         self.songs, self.folder, self.options, self.state = songs, folder, options, state
-        self.blocks = plan_blocks(songs, options.songs_per_shard)
+        self.blocks = plan_blocks(songs.splits, options.songs_per_shard)
         self.manifest: dict[str, Any] = {}
 
     def prepare_model(self, model: str | os.PathLike | ApexModel) -> SongEncoder:

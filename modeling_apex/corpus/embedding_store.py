@@ -113,6 +113,8 @@ def _refuse_other_songs(
         for found, what in ((gone, "were embedded and are not in the dataset"), (new, "are new in the dataset"))
         if found
     ]
+    if missing := [split for split in manifest["source"]["splits"] if split not in source.splits]:
+        parts.append(f"the dataset has no split {', '.join(missing)}")
     if parts:
         raise ValueError(
             f"{folder}: holds embeddings of other songs than {source.name}: {'; '.join(parts)}. Embed it into a new "
@@ -131,17 +133,19 @@ def _refuse_other_audio(folder: Path, manifest: dict[str, Any], source: SongSour
         )
         return
     found: dict[str, str] = {}
-    for block in plan_blocks(source, manifest["songs_per_shard"]):
+    stored: dict[str, str] = {}
+    changed: list[str] = []
+    for block in plan_blocks(manifest["source"]["splits"], manifest["songs_per_shard"]):
         place = block.get_record(folder)
         record = record_audio(source, block.split, block.start, block.stop, place, rereads=rereads)
         found |= dict(record.list_contents())
-    shards = [shard for split in manifest["source"]["splits"] for shard in iterate_shards(folder, split)]
-    stored = (pair for shard in shards for pair in read_shard_facts(shard)["audio"])
-    changed = [song_id for song_id, content in stored if found.get(song_id, content) != content]
+        stored |= dict(read_shard_facts(block.get_shard(folder))["audio"])
+        # Of songs in the order of then, nothing is left for the next block; others find each other later.
+        changed += [song_id for song_id in found.keys() & stored.keys() if found.pop(song_id) != stored.pop(song_id)]
     if changed:
         raise ValueError(
             f"{folder}: the audio of {len(changed)} songs has changed since they were embedded, for example that of "
-            f"{changed[0]!r}. Embed them anew by the same command as before: apex-music embed {source.name} "
+            f"{min(changed)!r}. Embed them anew by the same command as before: apex-music embed {source.name} "
             f"--output {folder}"
         )
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 # change again within the same tick, so its stamp is not kept, and it is read again the next time.
 SETTLING_NS = 2_000_000_000
 READ_ATTEMPTS = 3
+URL_PREFIXES = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,34 @@ def identify_file(
             if FileStamp.from_status(os.fstat(file.fileno())) == before:
                 return ContentIdentity(sha256, before if is_settled else None)
     raise OSError(f"{os.fspath(path)}: changes while it is read. Wait until it is written, then try again.")
+
+
+def identify_audio(
+    audio: Any, known: ContentIdentity | None = None, *, rereads: bool = False
+) -> ContentIdentity | None:
+    """
+    Identify the audio of a song as sources of songs give it.
+
+    Args:
+        audio (`str`, `os.PathLike`, `bytes` or `dict` with `bytes` or `path`):
+            The song.
+        known ([`ContentIdentity`], *optional*), rereads (`bool`, defaults to `False`):
+            As for `identify_file`.
+
+    Returns:
+        [`ContentIdentity`] or `None`: `None` where nothing can be known without fetching or decoding the song: a URL,
+        an array, a file that is missing.
+    """
+    if isinstance(audio, Mapping):
+        audio = audio.get("bytes") if audio.get("bytes") is not None else audio.get("path")
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return ContentIdentity(hashlib.sha256(audio).hexdigest())
+    if not isinstance(audio, (str, os.PathLike)) or os.fspath(audio).startswith(URL_PREFIXES):
+        return None
+    try:
+        return identify_file(audio, known, rereads=rereads)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 def hash_json(value: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_apex.corpus.song_source import Song, SongSource
+from modeling_apex.corpus.song_source import Song
 
 SHARD_METADATA = b"apex"
 
@@ -53,11 +53,11 @@ class SongRows:
     error: str | None = None
 
 
-def plan_blocks(source: SongSource, songs_per_shard: int) -> list[Block]:
-    """Cut the songs of a source into blocks."""
+def plan_blocks(splits: Mapping[str, int], songs_per_shard: int) -> list[Block]:
+    """Cut the songs of each split, so many, into blocks."""
     return [
         Block(split, number, start, min(start + songs_per_shard, num_songs))
-        for split, num_songs in source.splits.items()
+        for split, num_songs in splits.items()
         for number, start in enumerate(range(0, num_songs, songs_per_shard))
     ]
 

@@ -378,6 +378,10 @@ def test_hub_datasets_come_through_datasets(dataset: Path, monkeypatch: pytest.M
     assert isinstance(songs, HubSongSource)
     assert compute_source_fingerprint(songs) == compute_source_fingerprint(local)
     assert next(songs.iterate("validation", 1, 3)).columns == next(local.iterate("validation", 1, 3)).columns
+    names = songs.columns.names
+    assert songs.read_columns("train", names).equals(local.read_columns("train", names))
+    ((cache, first, last),) = songs.locate("train", 2, 5)
+    assert (cache.suffix, first, last) == (".arrow", 2, 5)
 
 
 def test_source_refusals(tmp_path: Path, dataset: Path) -> None:

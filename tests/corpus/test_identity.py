@@ -11,6 +11,7 @@ from modeling_apex.corpus.identity import (
     ContentIdentity,
     FileStamp,
     hash_json,
+    identify_audio,
     identify_file,
     list_differences,
     refuse_differences,
@@ -98,6 +99,15 @@ def _append_while_reading(path: Path) -> object:
         return hashlib.new(name, stream.read())
 
     return read
+
+
+def test_audio_is_known_by_its_bytes_wherever_they_lie(file: Path) -> None:
+    for audio in (file, str(file), b"hello", {"bytes": b"hello", "path": None}, {"bytes": None, "path": str(file)}):
+        found = identify_audio(audio)
+        assert found is not None
+        assert found.sha256 == HELLO
+    for audio in ("https://example.org/song.mp3", str(file) + "x", {"array": [0.0]}, file.parent):
+        assert identify_audio(audio) is None
 
 
 @pytest.mark.usefixtures("settled")

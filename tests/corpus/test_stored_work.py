@@ -224,6 +224,9 @@ def test_songs_that_are_gone_or_new_are_counted_and_refused(dataset: Path, tmp_p
         open_embedding_store(tmp_path / "out")
     with pytest.raises(ValueError, match="started with another source"):
         embed()
+    (dataset / "data" / "validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"the dataset has no split validation\. Embed it into a new folder"):
+        open_embedding_store(tmp_path / "out")
 
 
 def test_labels_are_joined_by_id_and_not_by_place(dataset: Path, tmp_path: Path, embed: Callable) -> None:
