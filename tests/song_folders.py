@@ -1,5 +1,6 @@
 """Small dataset folders in the layout of datasets_scripts, and folders of embeddings without any audio."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from modeling_apex.corpus.embed import SHARD_METADATA
+from modeling_apex.corpus.shards import SHARD_METADATA
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 HEAD_NAMES = [str(head["name"]) for head in DEFAULT_HEADS]
@@ -75,8 +76,10 @@ def write_embeddings(
     labels: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     groups: Mapping[str, list[str | None]] | None = None,
 ) -> Path:
-    """Write a finished folder of embeddings whose labels follow from them, so that there is something to learn."""
+    """Write a finished folder of embeddings, and beside it the dataset, whose labels follow from the embeddings."""
     folder.mkdir(parents=True)
+    dataset = folder.with_name(f"{folder.name}-songs")
+    dataset.mkdir()
     generator = np.random.default_rng(seed)
     width = int(identity["hidden_size"])  # type: ignore[call-overload]
     directions = np.random.default_rng(99).normal(size=(width, len(HEAD_NAMES))) / np.sqrt(width)
@@ -98,11 +101,17 @@ def write_embeddings(
             "segment_index": pa.array([index for count in counts for index in range(count)], pa.int32()),
             "num_real_samples": pa.array(np.full(len(of_song), 2400)),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).reshape(-1)), width),
-            "platform": [("suno", "udio")[index % 2] for index in of_song],
-            "group": [group[index] for index in of_song],
-            **{name: pa.array(values[of_song].astype(np.float32)) for name, values in made.items()},
         }
-        facts = {"identity": dict(identity), "block": {}, "failures": []}
+        songs = {
+            "id": [f"{split}-{index}" for index in range(size)],
+            "audio": [{"bytes": f"{split}-{index}".encode(), "path": None} for index in range(size)],
+            "platform": [("suno", "udio")[index % 2] for index in range(size)],
+            "group": pa.array(group, pa.string()),
+            **{name: pa.array(values.astype(np.float32)) for name, values in made.items()},
+        }
+        pq.write_table(pa.table(songs), dataset / f"{split}-00000-of-00001.parquet")
+        audio = [[song_id, hashlib.sha256(song_id.encode()).hexdigest()] for song_id in songs["id"]]
+        facts = {"identity": dict(identity), "block": {}, "failures": [], "audio": audio}
         metadata = {SHARD_METADATA: json.dumps(facts)}
         pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / f"{split}-00000.parquet")
         totals["num_songs"] += size
@@ -110,10 +119,11 @@ def write_embeddings(
     manifest = {
         "model": model,
         "identity": dict(identity),
-        "source": {"name": "made", "splits": dict(sizes), "ids_sha256": str(seed)},
+        "source": {"name": str(dataset), "splits": dict(sizes), "ids_sha256": str(seed)},
         "songs_per_shard": 10**6,
         "code_version": "0",
         **totals,
+        "audio_sha256": str(seed),
         "num_failures": 0,
         "is_complete": True,
     }

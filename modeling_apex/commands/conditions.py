@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.commands.train import add_training_arguments, collect_arguments
+from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the runs and results.json")
     parser.add_argument("--only", nargs="+", metavar="C", help="conditions such as song-full-uncertainty-2")
     parser.add_argument("--split", default="test", metavar="S", help="what to evaluate on (default: test)")
+    add_label_arguments(parser)
     add_training_arguments(parser)
     parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
@@ -31,11 +32,10 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from modeling_apex.commands.embed import is_main_process
     from modeling_apex.corpus.embedding_manifest import save_json
     from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.conditions import format_conditions, run_conditions
-    from modeling_apex.training.train import build_accelerator, close_processes
+    from modeling_apex.training.processes import build_accelerator, close_processes, is_main_process
 
     logging.disable_progress_bar()  # of loading weights
     settings = collect_arguments(arguments)
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output,
             settings,
             model=arguments.model,
+            songs=arguments.songs,
+            rereads=arguments.recheck,
             only=arguments.only,
             split=arguments.split,
             show_progress=sys.stderr.isatty(),

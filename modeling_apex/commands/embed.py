@@ -7,6 +7,7 @@ from typing import Any
 from modeling_apex.commands.options import (
     DTYPES,
     RESAMPLERS,
+    positive_int,
     add_engine_arguments,
     add_limit_arguments,
     build_limits,
@@ -18,9 +19,10 @@ def add_parser(subparsers: Any) -> None:
         "embed",
         help="songs to stored segment embeddings, for training",
         description="Decode and encode every song once, by the classes that also score. An interrupted run, also a "
-        "killed one, is taken up by the same command. A broken song is listed in failures.jsonl with its reason; the "
-        "exit status is then 1. Several processes share the work: torchrun --nproc_per_node 8 -m modeling_apex.cli "
-        "embed ...",
+        "killed one, is taken up by the same command; so is a dataset whose audio changed, of which only the changed "
+        "shards are made anew. Labels are not stored: training reads them from the dataset. A broken song is listed "
+        "in failures.jsonl with its reason; the exit status is then 1. Several processes share the work: torchrun "
+        "--nproc_per_node 8 -m modeling_apex.cli embed ...",
         epilog="examples:\n"
         "  apex-music embed datasets/synthetic --output embeddings/synthetic\n"
         "  apex-music embed datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
@@ -32,12 +34,19 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the encoder")
     add_engine_arguments(parser)
     parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="segments at once (default: as suits)")
-    parser.add_argument("--decoders", type=int, default=1, metavar="N", help="threads that decode (default: 1)")
-    parser.add_argument(
-        "--songs-per-shard", type=int, default=256, metavar="N", help="what a killed process loses at most (256)"
-    )
+    for name, default, words in (
+        ("--batch-size", None, "segments at once (default: as suits)"),
+        ("--decoders", 1, "threads that decode (default: 1)"),
+        ("--songs-per-shard", 256, "what a killed process loses at most (256)"),
+    ):
+        parser.add_argument(name, type=positive_int, default=default, metavar="N", help=words)
     parser.add_argument("--retry-failures", action="store_true", help="try songs again that failed before")
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="read every file again to see whether its audio changed, whatever its size and times say, and fetch "
+        "songs from URLs again",
+    )
     add_limit_arguments(parser)
     parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
@@ -48,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embed import FAILURES_NAME, embed_songs
     from modeling_apex.loading import check_embedded_model
     from modeling_apex.registration import EMBEDDED_MODEL
-    from modeling_apex.training.train import close_processes
+    from modeling_apex.training.processes import close_processes, is_main_process
 
     logging.disable_progress_bar()  # of loading weights; the work has its own
     if arguments.model is None:
@@ -67,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         num_decoders=arguments.decoders,
         retry_failures=arguments.retry_failures,
+        rereads=arguments.recheck,
         show_progress=sys.stderr.isatty(),
     )
     num_failed = len(summary.failures)
@@ -76,10 +86,3 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"why they failed: {summary.folder / FAILURES_NAME}", file=sys.stderr)
     close_processes()
     return 1 if num_failed else 0
-
-
-def is_main_process() -> bool:
-    """Tell whether this process speaks for all."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)

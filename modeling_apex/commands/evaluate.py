@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.commands.training_options import add_label_arguments
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
@@ -31,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--target-column", default="popularity", metavar="C", help="spectrogram-fusion: what to compare with"
     )
+    add_label_arguments(parser)
     parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
@@ -48,12 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.output:
             stack.enter_context(OutputLock(arguments.output, is_file=True))
         model = load_model(arguments.model)
-        options = {"splits": arguments.split, "num_draws": arguments.draws}
+        options: dict[str, Any] = {"splits": arguments.split, "num_draws": arguments.draws}
         if model.config.model_type == "spectrogram-fusion":
+            if arguments.songs:
+                raise ValueError(
+                    "--songs names where labels of embeddings come from; here DATA has them: leave it out."
+                )
             options["target_column"] = arguments.target_column
             results = evaluate_fusion_model(model, arguments.data, **options)
             print(format_fusion_results(results))
         else:
+            options |= {"songs": arguments.songs, "rereads": arguments.recheck}
             results = evaluate_model(model, arguments.data, **options)
             print(format_results(results))
         if arguments.output:

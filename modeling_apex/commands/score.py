@@ -1,12 +1,11 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
-import hashlib
 import sys
-from pathlib import Path
 from typing import Any
 
 from modeling_apex.commands.options import add_scoring_arguments, load_scorer, score_songs
+from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.report_apex import (
@@ -35,6 +34,12 @@ def add_parser(subparsers: Any) -> None:
         "--output", metavar="FILE", help=f"write reports to a file instead ({', '.join(OUTPUT_FORMATS)})"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="with --output: read songs of an interrupted run again to see whether they changed, whatever size and "
+        "times of the files say, and score URLs again",
+    )
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
     parser.set_defaults(run=run, when_interrupted="with --output, the same command goes on where this one stopped")
@@ -60,21 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
     scorer = load_scorer(arguments)
     settings = {
-        "model": scorer.model_id,
-        "revision": scorer.model_revision,
+        "weights_sha256": scorer.weights_sha256,
         "dtype": arguments.dtype,
         "engine": arguments.engine,
         "precision": arguments.precision,
         "resampler": arguments.resampler,
         "segments": arguments.segments,
         "embeddings": arguments.embeddings,
-        **({"features": _hash_file(arguments.features)} if arguments.features else {}),
+        "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
-        done = [song for song in songs if song in journal.reports]
-        if done:
-            print(f"resuming: {len(done)} of {len(songs)} songs are already in {journal.path}", file=sys.stderr)
-        remaining = [song for song in songs if song not in journal.reports]
+        remaining = journal.list_remaining(songs, rereads=arguments.recheck)
+        if num_done := len(songs) - len(remaining):
+            print(f"resuming: {num_done} of {len(songs)} songs are already in {journal.path}", file=sys.stderr)
         options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
         for report in score_songs(remaining, arguments, scorer=scorer, **options):
             journal.add(report)
@@ -105,7 +108,3 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
     if "hit_probability" in names:
         legend = "popularity runs from 0 to 100, hit_probability from 0 to 1"
     return "\n".join([format_table(header, rows), legend, *notes])
-
-
-def _hash_file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.corpus.identity import list_differences
 from modeling_apex.engines.model_hashes import compute_weights_hash
 from modeling_apex.storage.output_folder import replace_text
 
@@ -80,13 +81,7 @@ def refuse_other_identity(place: str, found: Mapping[str, Any], expected: Mappin
     Raises:
         `ValueError`: If any entry differs; the message names them all.
     """
-    found = {**IDENTITY_DEFAULTS, **found}
-    differences = [
-        f"{name} {found.get(name)!r} instead of {expected[name]!r}"
-        for name in expected
-        if found.get(name) != expected[name]
-    ]
-    if differences:
+    if differences := list_differences({**IDENTITY_DEFAULTS, **found}, expected):
         raise ValueError(
             f"{place}: holds embeddings of another model or precision ({'; '.join(differences)}). Use the model and "
             "options that made them, or embed into a new folder."

@@ -1,17 +1,17 @@
 """
-Stored embeddings as columns on disk, which is how training reads them.
+Stored embeddings as columns on disk, which is how training reads them, joined to the labels of their songs.
 
-What comes in is a folder of Parquet shards (see `embed`); what leaves, per split, are fixed-width arrays on disk: all
-segments `(N, D)`, where each song's segments start, the song embeddings `(B, D)`, and a small table of ids, labels,
-groups and platforms. They are built once, beside the shards, under a name that changes with the manifest; a batch is
-then a plain slice or gather of rows, with no decoding and no copy of the whole.
+What comes in is a folder of Parquet shards (see `embed`) and the dataset of their songs; what leaves, per split, are
+fixed-width arrays on disk: all segments `(N, D)`, where each song's segments start, the song embeddings `(B, D)`, and
+a small table of ids, labels, groups and platforms. The arrays are built once, beside the shards, under a name that
+changes with the manifest; a batch is then a plain slice or gather of rows, with no decoding and no copy of the whole.
+The labels are read from the dataset each time.
 """
 
 import hashlib
 import json
+import logging
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,17 +20,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from modeling_apex.corpus.embed import iterate_shards
+from modeling_apex.corpus.audio_record import record_audio
 from modeling_apex.corpus.embedding_manifest import load_manifest, refuse_other_identity
-from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows
-from modeling_apex.storage.output_lock import OutputLock
+from modeling_apex.corpus.shards import iterate_shards, plan_blocks, read_shard_facts
+from modeling_apex.corpus.song_labels import SongLabels
+from modeling_apex.corpus.song_source import SongSource, open_song_source
+from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows, make_store
+
+logger = logging.getLogger(__name__)
 
 SONGS_PER_BLOCK = 1024  # songs whose segments are averaged at once, in float64; bounds memory, changes nothing
-STORE_FORMAT = 1  # part of the name of a store, so that a change of layout builds a new one
-SEGMENT_COLUMNS = ("segment_index", "num_real_samples", "embedding")
+STORE_FORMAT = 2  # part of the name of a store, so that a change of layout builds a new one
 
 
-def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> SongStore:
+def open_embedding_store(
+    folder: str | os.PathLike,
+    cache_dir: str | os.PathLike | None = None,
+    *,
+    songs: str | os.PathLike | SongSource | None = None,
+    rereads: bool = False,
+) -> SongStore:
     """
     Open a folder of embeddings for training; the first time, build its columns.
 
@@ -39,13 +48,18 @@ def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike
             What `embed_songs` or `apex-music embed` wrote.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where the columns are kept. Defaults to `columns/` in the folder itself.
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*):
+            The dataset that was embedded, for its labels. Defaults to the one that the manifest names.
+        rereads (`bool`, defaults to `False`):
+            Whether to read audio again whose files look unchanged.
 
     Returns:
         [`SongStore`]
 
     Raises:
-        `FileNotFoundError`: If the folder has no manifest.
-        `ValueError`: If the embedding is unfinished, or a shard comes from another model.
+        `FileNotFoundError`: If the folder has no manifest, or the dataset is not found.
+        `ValueError`: If the embedding is unfinished, a shard comes from another model, or songs of the dataset are
+            not those that were embedded or have other audio.
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
@@ -53,76 +67,138 @@ def open_embedding_store(folder: str | os.PathLike, cache_dir: str | os.PathLike
         raise ValueError(
             f"{folder}: this embedding is unfinished. Run the same `apex-music embed` again to finish it."
         )
+    source = _open_songs(folder, manifest, songs)
+    labels = SongLabels(source)
     described = {**manifest, "source": {**manifest["source"], "name": None}, "model": None, "store": STORE_FORMAT}
     manifest_sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     columns = Path(cache_dir or folder / "columns") / manifest_sha256[:16]
-    if not columns.is_dir():
-        with OutputLock(columns, is_file=True, waits=True):  # another training run may be building the same ones
-            if not columns.is_dir():
-                _build_columns(folder, manifest, columns)
-    splits = {split: _open_split(columns, split) for split in manifest["source"]["splits"]}
-    return SongStore(folder, manifest, manifest_sha256, splits)
+    make_store(columns, lambda part: _build_columns(folder, manifest, part))
+    _refuse_other_songs(folder, manifest, source, labels, columns)
+    _refuse_other_audio(folder, manifest, source, rereads)
+    splits = {split: _open_split(columns, split, labels) for split in manifest["source"]["splits"]}
+    return SongStore(folder, manifest, manifest_sha256, labels.sha256, splits)
 
 
-def _open_split(columns: Path, split: str) -> SongSplit:
+def _open_songs(folder: Path, manifest: dict[str, Any], songs: str | os.PathLike | SongSource | None) -> SongSource:
+    if songs is not None:
+        return open_song_source(songs)
+    name = manifest["source"]["name"]
+    try:
+        return open_song_source(name)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{folder}: labels are read from the dataset that was embedded, and {name!r}, which the manifest names, "
+            f"was not found ({error}). Name it: --songs DATASET (`songs=`)."
+        ) from error
+
+
+def _refuse_other_songs(
+    folder: Path, manifest: dict[str, Any], source: SongSource, labels: SongLabels, columns: Path
+) -> None:
+    """Refuse a dataset from which songs are gone since they were embedded, or in which songs are new."""
+    if labels.ids_sha256 == manifest["source"]["ids_sha256"]:
+        return
+    failures = folder / "failures.jsonl"
+    lines = failures.read_text(encoding="utf-8").splitlines() if failures.is_file() else []
+    failed = {(failure["split"], failure["id"]) for failure in map(json.loads, lines)}
+    embedded = {
+        (split, song_id)
+        for split in manifest["source"]["splits"]
+        for song_id in pq.read_table(columns / f"{split}.songs.parquet")["id"].to_pylist()
+    }
+    known = {(split, song_id) for split in source.splits for song_id in labels.list_ids(split)}
+    gone, new = sorted(embedded - known), sorted(known - embedded - failed)
+    parts = [
+        f"{len(found)} songs {what}, for example {found[0][1]!r} in {found[0][0]!r}"
+        for found, what in ((gone, "were embedded and are not in the dataset"), (new, "are new in the dataset"))
+        if found
+    ]
+    if missing := [split for split in manifest["source"]["splits"] if split not in source.splits]:
+        parts.append(f"the dataset has no split {', '.join(missing)}")
+    if parts:
+        raise ValueError(
+            f"{folder}: holds embeddings of other songs than {source.name}: {'; '.join(parts)}. Embed it into a new "
+            f"folder: apex-music embed {source.name} --output FOLDER"
+        )
+
+
+def _refuse_other_audio(folder: Path, manifest: dict[str, Any], source: SongSource, rereads: bool) -> None:
+    """Refuse embeddings of songs whose audio has changed since."""
+    if "audio_sha256" not in manifest:
+        logger.warning(
+            "%s: made by apex-music 0.1, which did not note what the audio was; whether it is still the same is "
+            "not known. To be sure, embed into a new folder: apex-music embed %s --output FOLDER",
+            folder,
+            source.name,
+        )
+        return
+    found: dict[str, str] = {}
+    stored: dict[str, str] = {}
+    changed: list[str] = []
+    for block in plan_blocks(manifest["source"]["splits"], manifest["songs_per_shard"]):
+        place = block.get_record(folder)
+        record = record_audio(source, block.split, block.start, block.stop, place, rereads=rereads)
+        found |= dict(record.list_contents())
+        stored |= dict(read_shard_facts(block.get_shard(folder))["audio"])
+        # Of songs in the order of then, nothing is left for the next block; others find each other later.
+        changed += [song_id for song_id in found.keys() & stored.keys() if found.pop(song_id) != stored.pop(song_id)]
+    if changed:
+        raise ValueError(
+            f"{folder}: the audio of {len(changed)} songs has changed since they were embedded, for example that of "
+            f"{min(changed)!r}. Embed them anew by the same command as before: apex-music embed {source.name} "
+            f"--output {folder}"
+        )
+
+
+def _open_split(columns: Path, split: str, labels: SongLabels) -> SongSplit:
     segments, song_embeddings = (
         StoredRows(columns / f"{split}.{kind}.npy") for kind in ("segments", "song_embeddings")
     )
-    songs = pq.read_table(columns / f"{split}.songs.parquet")
-    return SongSplit(split, segments, np.load(columns / f"{split}.offsets.npy"), song_embeddings, songs)
+    ids = pq.read_table(columns / f"{split}.songs.parquet")["id"]
+    offsets = np.load(columns / f"{split}.offsets.npy")
+    return SongSplit(split, segments, offsets, song_embeddings, labels.join(split, ids))
 
 
-def _build_columns(folder: Path, manifest: dict[str, Any], columns: Path) -> None:
-    """Write the columns of every split under another name, then give the folder its name: it is whole or absent."""
-    part = columns.with_name(f"{columns.name}.writing")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
-        for split in manifest["source"]["splits"]:
-            _build_split(list(iterate_shards(folder, split)), manifest["identity"], part, split)
-        part.rename(columns)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def _build_columns(folder: Path, manifest: dict[str, Any], part: Path) -> None:
+    for split in manifest["source"]["splits"]:
+        _build_split(list(iterate_shards(folder, split)), manifest["identity"], part, split)
 
 
 def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split: str) -> None:
-    from modeling_apex.corpus.embed import read_shard_facts
-
     width = identity["hidden_size"]
     for shard in shards:
         refuse_other_identity(str(shard), read_shard_facts(shard)["identity"], identity)
     num_segments = sum(pq.read_metadata(shard).num_rows for shard in shards)
     path = part / f"{split}.segments.npy"
     starts: list[NDArray[np.int64]] = []
-    tables: list[pa.Table] = []
+    ids: list[str] = []
     position = 0
     with open(path, "wb") as file:
         _write_header(file, (num_segments, width))
-        for table in _iterate_tables(shards):
+        for shard in shards:
+            # Shards of version 0.1 hold labels too: old ones, perhaps.
+            table = pq.read_table(shard, columns=["id", "segment_index", "embedding"])
             values = table["embedding"].combine_chunks().flatten().to_numpy()
             file.write(np.ascontiguousarray(values, np.float32).data)
             first = np.flatnonzero(table["segment_index"].to_numpy() == 0)
             starts.append(first + position)
-            songs = table.drop_columns(list(SEGMENT_COLUMNS)).take(pa.array(first))
-            tables.append(songs.replace_schema_metadata(None))
+            ids += table["id"].take(pa.array(first)).to_pylist()
             position += table.num_rows
     offsets = np.concatenate([*starts, [num_segments]]).astype(np.int64)
     np.save(part / f"{split}.offsets.npy", offsets)
-    songs = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.string())})
-    pq.write_table(songs, part / f"{split}.songs.parquet")
-    segments, num_songs = StoredRows(path), len(offsets) - 1
-    with open(part / f"{split}.song_embeddings.npy", "wb") as file:
-        _write_header(file, (num_songs, width))
+    pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), part / f"{split}.songs.parquet")
+    _write_song_embeddings(part / f"{split}.song_embeddings.npy", StoredRows(path), offsets)
+
+
+def _write_song_embeddings(path: Path, segments: StoredRows, offsets: NDArray[np.int64]) -> None:
+    num_songs = len(offsets) - 1
+    with open(path, "wb") as file:
+        _write_header(file, (num_songs, segments.shape[1]))
         for start in range(0, num_songs, SONGS_PER_BLOCK):
             stop = min(start + SONGS_PER_BLOCK, num_songs)
             rows = segments[offsets[start] : offsets[stop]].astype(np.float64)
             sums = np.add.reduceat(rows, offsets[start:stop] - offsets[start], axis=0)
             file.write((sums / np.diff(offsets[start : stop + 1])[:, None]).astype(np.float32).data)
-
-
-def _iterate_tables(shards: list[Path]) -> Iterator[pa.Table]:
-    for shard in shards:
-        yield pq.read_table(shard)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:

@@ -50,6 +50,10 @@ class FileStamp:
     def from_status(cls, status: os.stat_result) -> Self:
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
+    def is_settled(self) -> bool:
+        """Tell whether the last change is long enough ago that the next one must get another time."""
+        return time.time_ns() - self.changed_ns > SETTLING_NS
+
 
 @dataclass(frozen=True)
 class ContentIdentity:
@@ -114,10 +118,9 @@ def identify_file(
             before = FileStamp.from_status(os.fstat(file.fileno()))
             if known is not None and known.stamp == before and not rereads:
                 return known
-            started = time.time_ns()
+            is_settled = before.is_settled()
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if FileStamp.from_status(os.fstat(file.fileno())) == before:
-                is_settled = started - before.changed_ns > SETTLING_NS
                 return ContentIdentity(sha256, before if is_settled else None)
     raise OSError(f"{os.fspath(path)}: changes while it is read. Wait until it is written, then try again.")
 

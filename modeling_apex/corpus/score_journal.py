@@ -1,21 +1,25 @@
 """
 Keep the reports of a long run safe: a journal that grows row by row, and a final file that appears whole.
 
-While songs are scored, each report is one line of `OUTPUT.partial`. An interrupted run, also one that was killed, is
-taken up by the same command: what the journal holds is not scored again. At the end the journal becomes the output, in
-the format of its suffix, by one rename. Two runs never share a journal: the second is refused.
+While songs are scored, each report is one line of `OUTPUT.partial`, beside what the audio was. An interrupted run,
+also one that was killed, is taken up by the same command: what the journal holds is not scored again, unless its audio
+has changed since. At the end the journal becomes the output, in the format of its suffix, by one rename. Two runs
+never share a journal: the second is refused.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
+from modeling_apex.corpus.identity import FileStamp, list_differences
 from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_json
 from modeling_apex.storage.output_lock import OutputLock
 
+JOURNAL_FORMAT = 2  # that of version 0.1 had no number, and no audio in its lines
 OUTPUT_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 # A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
 # the name is read back as it was.
@@ -32,13 +36,13 @@ class ScoreJournal:
         output (`str` or `os.PathLike`):
             The final file; its suffix is one of .jsonl, .json, .csv, .parquet.
         settings (`dict`):
-            What decides the numbers: model id and revision, dtype, engine, precision, resampler. A journal of
+            What decides the numbers: the hash of the weights, dtype, engine, precision, resampler. A journal of
             other settings is refused.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
 
     Raises:
-        `ValueError`: If the suffix is unknown, or the journal belongs to other settings.
+        `ValueError`: If the suffix is unknown, or the journal belongs to other settings or to version 0.1.
         `FileExistsError`: If the output exists.
         [`OutputInUseError`]: If another run is writing it.
         `ImportError`: If the format needs a package that is not installed.
@@ -53,6 +57,8 @@ class ScoreJournal:
         self.path = self.output.with_name(self.output.name + ".partial")
         self.settings = json.loads(json.dumps(dict(settings)))
         self.reports: dict[str, dict[str, Any]] = {}
+        self._audio: dict[str, SongAudio] = {}
+        self._stamps: dict[str, FileStamp | None] = {}
         self._lock = OutputLock(self.output, is_file=True)
         self._lock.__enter__()
         try:
@@ -77,22 +83,30 @@ class ScoreJournal:
             raise FileExistsError(f"{self.output}: exists. Name another output, or pass --overwrite to replace it.")
         if self.path.exists():
             if whole:
-                settings = json.loads(whole[0])["settings"]
-                if settings != self.settings:
-                    raise ValueError(
-                        f"{self.path}: an unfinished run with other settings ({json.dumps(settings)}) left this "
-                        "journal. Finish it with the same command, or delete it."
-                    )
-                for line in whole[1:]:
-                    report = json.loads(line)
-                    if report != FINISHED:
-                        self.reports[report["song"]] = report
+                self._take_up([json.loads(line) for line in whole])
             os.truncate(self.path, sum(len(line) + 1 for line in whole))
         file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `close`)
         if file.tell() == 0:
-            file.write(json.dumps({"settings": self.settings}) + "\n")
+            file.write(json.dumps({"format": JOURNAL_FORMAT, "settings": self.settings}) + "\n")
             file.flush()
         return file
+
+    def _take_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        if lines[0].get("format") != JOURNAL_FORMAT:
+            raise ValueError(
+                f"{self.path}: an unfinished run of apex-music 0.1 left this journal, which does not say what weights "
+                "and audio its scores are of. Delete it, then give the same command again."
+            )
+        settings = lines[0]["settings"]
+        if names := list_differences(settings, self.settings) or sorted({*settings} - {*self.settings}):
+            raise ValueError(
+                f"{self.path}: an unfinished run with other settings ({'; '.join(names)}) left this journal. Finish "
+                "it with what it was started with, or delete it."
+            )
+        for line in lines[1:]:
+            if line != FINISHED:
+                song = line["report"]["song"]
+                self.reports[song], self._audio[song] = line["report"], SongAudio.from_json(line["audio"])
 
     def _read_lines(self) -> list[bytes]:
         """Return the whole lines of the journal; a kill can leave half a line behind the last line break."""
@@ -101,11 +115,37 @@ class ScoreJournal:
     def _get_unnamed_output(self) -> Path:
         return self.output.with_name(self.output.name + ".writing")
 
+    def list_remaining(self, songs: Sequence[str], *, rereads: bool = False) -> list[str]:
+        """
+        List the songs that are still to be scored: those that the journal does not hold, or holds with other audio.
+
+        Args:
+            songs (`Sequence[str]`):
+                Files and URLs; what lies behind a URL is taken for unchanged.
+            rereads (`bool`, defaults to `False`):
+                Whether to read files that look unchanged, and to score what lies behind URLs again.
+
+        Returns:
+            `list[str]`: in the given order.
+        """
+        for song in songs:
+            if known := self._audio.get(song):
+                found = identify_song(song, known, rereads=rereads)
+                if found.content != known.content or (rereads and found.is_address):
+                    del self.reports[song], self._audio[song]
+        remaining = [song for song in songs if song not in self.reports]
+        self._stamps = {song: _stamp(song) for song in remaining}
+        return remaining
+
     def add(self, report: Mapping[str, Any]) -> None:
         """Append the report of one song; it survives whatever happens to this process afterwards."""
-        self._file.write(json.dumps(report, ensure_ascii=False) + "\n")
+        song = report["song"]
+        audio = identify_song(song)
+        if _stamp(song) != self._stamps.get(song):  # it changed after it was listed, perhaps after it was scored
+            audio = SongAudio(UNREADABLE)
+        self._file.write(json.dumps({"report": report, "audio": audio.to_json()}, ensure_ascii=False) + "\n")
         self._file.flush()
-        self.reports[report["song"]] = dict(report)
+        self.reports[song], self._audio[song] = dict(report), audio
 
     def finish(self, order: list[str]) -> None:
         """Write the output, with the songs in the given order, and remove the journal."""
@@ -142,6 +182,13 @@ class ScoreJournal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _stamp(song: str) -> FileStamp | None:
+    try:
+        return FileStamp.from_status(os.stat(song))
+    except (OSError, ValueError):  # a URL, a file that is not there
+        return None
 
 
 def _escape_surrogates(value: Any) -> Any:

@@ -6,11 +6,11 @@ threads. Queues are bounded, so memory depends on neither the number of songs no
 decoded leaves as a failure with its reason, in its place.
 """
 
-import queue
+import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from modeling_apex.corpus.song_source import Song
 from modeling_apex.inference.audio_apex import stream_segments
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
+from modeling_apex.inference.read_ahead_apex import ReadAhead
 from modeling_apex.inference.scoring_apex import SONG_ERRORS
 
-SEGMENTS_AHEAD = 8  # of one song; a 30 s segment at 24 kHz takes 2.9 MB
-POLL_SECONDS = 0.1  # how often a waiting thread looks whether it should stop
+SEGMENTS_AHEAD = 8  # of one thread; a 30 s segment at 24 kHz takes 2.9 MB
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,6 @@ class DecodedSegment:
     num_real_samples: int = 0
     is_last: bool = True
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Crash:
-    """A fault of the program rather than of a song: raised again where the segments are consumed."""
-
-    error: BaseException
 
 
 def decode_song(
@@ -78,9 +71,16 @@ def decode_song(
         yield DecodedSegment(song, None, error=str(error))
 
 
-class BackgroundDecoder:
+def decode_songs(
+    songs: Iterable[Song],
+    extractor: ApexFeatureExtractor,
+    *,
+    resampler: str = "sinc",
+    limits: AudioLimits | None = None,
+    num_threads: int = 1,
+) -> Generator[DecodedSegment, None, None]:
     """
-    Decode songs in threads and hand out their segments in order. Use it as a context manager.
+    Decode songs in threads and hand out their segments in order. Close it to end the threads before the last song.
 
     Args:
         songs (`Iterable[Song]`):
@@ -91,79 +91,57 @@ class BackgroundDecoder:
             As in the pipeline.
         num_threads (`int`, defaults to 1):
             Songs decoded at once. Decoders release Python's lock, so more threads use more cores.
+
+    Returns:
+        `Generator[DecodedSegment]`: as from `decode_song`, song after song.
     """
+    shares = _Shares(songs, num_threads)
 
-    def __init__(
-        self,
-        songs: Iterable[Song],
-        extractor: ApexFeatureExtractor,
-        *,
-        resampler: str = "sinc",
-        limits: AudioLimits | None = None,
-        num_threads: int = 1,
-    ):
+    def decode_share(number: int) -> Iterator[DecodedSegment]:
+        for song in shares.take(number):
+            yield from decode_song(song, extractor, resampler, limits)
+
+    readers = [ReadAhead(decode_share(number), SEGMENTS_AHEAD) for number in range(num_threads)]
+    try:
+        for segments in itertools.cycle([iter(reader) for reader in readers]):
+            segment = None
+            for segment in segments:
+                yield segment
+                if segment.is_last:
+                    break
+            if segment is None:  # this thread has no more songs, and so the next ones have none
+                return
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+class _Shares:
+    """Deal songs out to threads in turn, each to the one that it is for, whichever thread comes to fetch it."""
+
+    def __init__(self, songs: Iterable[Song], num_shares: int):
         self._songs = iter(songs)
-        self._extractor = extractor
-        self._resampler, self._limits = resampler, limits
+        self._waiting: list[deque[Song]] = [deque() for _ in range(num_shares)]
+        self._turns = itertools.cycle(self._waiting)
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        # One queue a song, registered in the order of the songs; the bound keeps threads from running far ahead.
-        self._order: queue.Queue[queue.Queue[Any] | _Crash | None] = queue.Queue(maxsize=2 * num_threads)
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
+        self._error: BaseException | None = None
 
-    def __enter__(self) -> "BackgroundDecoder":
-        for thread in self._threads:
-            thread.start()
-        return self
+    def take(self, number: int) -> Iterator[Song]:
+        """Yield every song of a share."""
+        while (song := self._find(self._waiting[number])) is not None:
+            yield song
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def __iter__(self) -> Iterator[DecodedSegment]:
-        while (segments := self._take(self._order)) is not None:
-            while (item := segments if isinstance(segments, _Crash) else self._take(segments)) is not None:
-                if isinstance(item, _Crash):
-                    raise item.error
-                yield item
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            with self._lock:
+    def _find(self, waiting: deque[Song]) -> Song | None:
+        with self._lock:
+            while not waiting:
+                if self._error is not None:  # the songs ended for every thread, also for those that did not see it
+                    raise self._error
                 try:
                     song = next(self._songs, None)
                 except BaseException as error:
-                    self._put(self._order, _Crash(error))
-                    return
-                segments: queue.Queue[Any] | None = None if song is None else queue.Queue(maxsize=SEGMENTS_AHEAD)
-                self._put(self._order, segments)
-            if song is None or segments is None:
-                return
-            try:
-                for segment in decode_song(song, self._extractor, self._resampler, self._limits):
-                    self._put(segments, segment)
-                self._put(segments, None)
-            except BaseException as error:
-                self._put(segments, _Crash(error))
-                return
-
-    def _put(self, target: Any, item: Any) -> None:
-        while not self._stop.is_set():
-            try:
-                return target.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-
-    def _take(self, source: Any) -> Any:
-        while True:
-            are_alive = any(thread.is_alive() for thread in self._threads)
-            try:
-                # What a thread put before it ended is there at once; only from living ones is there more to come.
-                return source.get(timeout=POLL_SECONDS if are_alive else 0)
-            except queue.Empty:
-                if not are_alive:
-                    raise RuntimeError(
-                        "the threads that decode songs ended before the last song did. This is no fault of a song; "
-                        "give the same command again, and report it if it comes back."
-                    ) from None
+                    self._error = error
+                    raise
+                if song is None:
+                    return None
+                next(self._turns).append(song)
+            return waiting.popleft()

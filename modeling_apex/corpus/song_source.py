@@ -9,7 +9,7 @@ fingerprint of its song ids.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
 
-# What travels with the embeddings besides numbers: what training groups, splits and reports by, and categories to
-# learn from. Lyrics and titles do not, so that a shard stays a table of numbers.
+# What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
 TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
 SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
 ROWS_AT_ONCE = 8  # rows hold whole audio files
@@ -30,7 +29,7 @@ ROWS_AT_ONCE = 8  # rows hold whole audio files
 
 @dataclass(frozen=True)
 class Song:
-    """One song to embed: its id, its audio as `audio_apex` takes it, and the columns that travel with it."""
+    """One song to embed: its id, its audio as `audio_apex` takes it, and the columns that training reads."""
 
     id: str
     audio: Any
@@ -47,18 +46,21 @@ class SongSource(Protocol):
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         """Yield the songs `start` to `stop` of a split."""
 
-    def list_ids(self, split: str) -> list[str]:
-        """Return all song ids of a split, in order."""
+    def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
+        """Return `id`, as text, and the named columns of all songs of a split, in order, without their audio."""
+
+    def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
+        """Return the files that hold the rows `start` to `stop`, each with the first of its rows and the one after."""
 
 
-def open_song_source(name: str | os.PathLike) -> SongSource:
+def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
     """
     Open a dataset folder, a folder of audio, or a Hub dataset.
 
     Args:
-        name (`str` or `os.PathLike`):
+        name (`str`, `os.PathLike` or [`SongSource`]):
             A folder with Parquet shards `<split>-00000-of-00001.parquet` (also under `data/`), a folder of audio
-            files, or a Hub dataset id.
+            files, or a Hub dataset id. An open source is returned as it is.
 
     Returns:
         [`SongSource`]
@@ -67,6 +69,8 @@ def open_song_source(name: str | os.PathLike) -> SongSource:
         `FileNotFoundError`: If a folder holds neither shards nor audio, or the name leads nowhere.
         `ValueError`: If a dataset lacks the columns `id` and `audio`.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        return name
     path = Path(name).expanduser()
     if path.is_dir():
         shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
@@ -90,7 +94,7 @@ def compute_source_fingerprint(source: SongSource) -> str:
     seen: set[str] = set()
     for split in sorted(source.splits):
         digest.update(f"\0{split}\0".encode())
-        for song_id in source.list_ids(split):
+        for song_id in source.read_columns(split)["id"].to_pylist():
             if song_id in seen:
                 raise ValueError(f"{source.name}: the song id {song_id!r} occurs twice; ids must be unique.")
             seen.add(song_id)
@@ -99,7 +103,7 @@ def compute_source_fingerprint(source: SongSource) -> str:
 
 
 def select_columns(schema: pa.Schema) -> pa.Schema:
-    """Keep the columns that travel with embeddings: numbers, booleans, and a few short texts."""
+    """Keep the columns that training reads: numbers, booleans, and a few short texts."""
 
     def is_kept(field: pa.Field) -> bool:
         kind = field.type
@@ -124,23 +128,30 @@ class ParquetSongSource:
         schema = pq.read_schema(shards[0])
         _refuse_missing_columns(self.name, schema.names)
         self.columns = select_columns(schema)
-        self.splits = {
-            split: sum(pq.read_metadata(shard).num_rows for shard in files) for split, files in self._shards.items()
-        }
+        self._num_rows = {shard: pq.read_metadata(shard).num_rows for shard in shards}
+        self.splits = {split: sum(self._num_rows[shard] for shard in files) for split, files in self._shards.items()}
 
-    def list_ids(self, split: str) -> list[str]:
-        tables = [pq.read_table(shard, columns=["id"]) for shard in self._shards[split]]
-        return [str(value) for value in pa.concat_tables(tables)["id"].to_pylist()]
+    def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
+        tables = [pq.read_table(shard, columns=["id", *names]) for shard in self._shards[split]]
+        return _write_ids_as_text(pa.concat_tables(tables, promote_options="permissive"))
+
+    def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
+        found, position = [], 0
+        for shard in self._shards[split]:
+            first, last = max(start - position, 0), min(stop - position, self._num_rows[shard])
+            found += [(shard, first, last)] if first < last else []
+            position += self._num_rows[shard]
+        return found
 
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         wanted = ["id", "audio", *self.columns.names]
-        position = 0
-        for shard in self._shards[split]:
+        for shard, first, last in self.locate(split, start, stop):
+            position = 0
             with pq.ParquetFile(shard) as file:
                 for number in range(file.num_row_groups):
                     num_rows = file.metadata.row_group(number).num_rows
-                    if position + num_rows > start and position < stop:
-                        yield from self._read_row_group(file, number, wanted, start - position, stop - position)
+                    if position + num_rows > first and position < last:
+                        yield from self._read_row_group(file, number, wanted, first - position, last - position)
                     position += num_rows
 
     def _read_row_group(
@@ -171,8 +182,11 @@ class AudioFolderSource:
         self.splits = {"train": len(self._paths)}
         self.columns = pa.schema([])
 
-    def list_ids(self, split: str) -> list[str]:
-        return [os.path.relpath(path, self._folder) for path in self._paths]
+    def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
+        return pa.table({"id": pa.array([os.path.relpath(path, self._folder) for path in self._paths], pa.string())})
+
+    def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
+        return []  # each song is a file of its own
 
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         for path in self._paths[start:stop]:
@@ -194,14 +208,23 @@ class HubSongSource:
             self._dataset = self._dataset.cast_column("audio", Audio(decode=False))
         self.columns = select_columns(songs.features.arrow_schema)
 
-    def list_ids(self, split: str) -> list[str]:
-        return [str(value) for value in self._dataset[split]["id"]]
+    def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
+        table = self._dataset[split].select_columns(["id", *names]).with_format("arrow")[:]
+        return _write_ids_as_text(table.replace_schema_metadata(None))
+
+    def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
+        return [(Path(file["filename"]), start, stop) for file in self._dataset[split].cache_files]
 
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         songs = self._dataset[split].select_columns(["id", "audio", *self.columns.names])
         for index in np.arange(start, min(stop, len(songs))).tolist():
             row = songs[index]
             yield Song(str(row.pop("id")), row.pop("audio"), row)
+
+
+def _write_ids_as_text(table: pa.Table) -> pa.Table:
+    position = table.schema.get_field_index("id")
+    return table.set_column(position, "id", pa.array(map(str, table["id"].to_pylist()), pa.string()))
 
 
 def _refuse_missing_columns(name: str, columns: list[str]) -> None:

@@ -5,7 +5,8 @@ What the rows are is up to who wrote them: segment embeddings (`embedding_store`
 (`waveform_store`). A batch is a plain slice or gather of rows, with no decoding and no copy of the whole.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
+
+from modeling_apex.storage.output_lock import OutputLock
 
 
 class StoredRows:
@@ -72,7 +75,7 @@ class SongSplit:
         song_embeddings ([`StoredRows`] of shape `(num_songs, hidden_size)`):
             Mean of each song's segments.
         songs (`pa.Table`):
-            One row a song: `id` and what travelled with it.
+            One row a song: `id`, and its labels and groups as the dataset has them now.
     """
 
     name: str
@@ -113,11 +116,12 @@ class SongSplit:
 
 @dataclass(frozen=True)
 class SongStore:
-    """All splits of a folder of embeddings, its manifest, and the hash of that manifest."""
+    """All splits of stored songs: what they were made from, its hash, and the hash of the dataset of their labels."""
 
     folder: Path
     manifest: dict[str, Any]
     manifest_sha256: str
+    dataset_sha256: str
     splits: dict[str, SongSplit]
 
     def get_split(self, name: str) -> SongSplit:
@@ -153,3 +157,28 @@ class SongStore:
                 f"{self.folder}: {len(shared)} groups are both in {first} and in {second}, for example {shared[0]!r}. "
                 "Split by group (datasets_scripts does), or train with require_grouped_splits=False."
             )
+
+
+def make_store(folder: Path, build: Callable[[Path], None]) -> None:
+    """
+    Make a folder of stored songs, whole or not at all, unless it is there.
+
+    Args:
+        folder (`Path`):
+            The folder; its name changes with what it is made from.
+        build (`Callable[[Path], None]`):
+            Writes the files into the folder that it is given.
+    """
+    if folder.is_dir():
+        return
+    with OutputLock(folder, is_file=True, waits=True):  # another run may be making the same one
+        if folder.is_dir():
+            return
+        part = folder.with_name(f"{folder.name}.writing")
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        part.mkdir(parents=True)
+        try:
+            build(part)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)

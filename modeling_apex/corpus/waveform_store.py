@@ -6,11 +6,10 @@ What comes in is a source of songs; what leaves is an [`SongStore`] whose rows a
 8.6 GB: this is for corpora that fit on a disk, where an end-to-end run is affordable at all.
 """
 
-import hashlib
 import json
 import logging
 import os
-import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,87 +17,98 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_apex.corpus.audio_record import record_audio
 from modeling_apex.corpus.embedding_manifest import save_json
-from modeling_apex.corpus.song_decoding import BackgroundDecoder
-from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
-from modeling_apex.corpus.song_store import SongSplit, SongStore
+from modeling_apex.corpus.identity import hash_json
+from modeling_apex.corpus.song_decoding import decode_songs
+from modeling_apex.corpus.song_labels import SongLabels
+from modeling_apex.corpus.song_source import SongSource
+from modeling_apex.corpus.song_store import SongSplit, SongStore, make_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
-from modeling_apex.storage.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 
 
 def open_waveform_store(
-    source: SongSource, cache_dir: str | os.PathLike, extractor: ApexFeatureExtractor, *, num_decoders: int = 1
+    source: SongSource,
+    cache_dir: str | os.PathLike,
+    extractor: ApexFeatureExtractor,
+    *,
+    num_decoders: int = 1,
+    rereads: bool = False,
 ) -> SongStore:
     """
-    Open the decoded songs of a source; the first time, decode them.
+    Open the decoded songs of a source, with their labels; the first time, decode them.
 
     Args:
         source ([`SongSource`]):
             The songs.
         cache_dir (`str` or `os.PathLike`):
-            Where decoded songs are kept, under a name that changes with source and segment length.
+            Where decoded songs are kept, under a name that changes with the audio of any song and with the segment
+            length.
         extractor ([`ApexFeatureExtractor`]):
             Sampling rate and segment length.
         num_decoders (`int`, defaults to 1):
             Threads that decode.
+        rereads (`bool`, defaults to `False`):
+            Whether to read audio again whose files look unchanged.
 
     Returns:
         [`SongStore`]: with `segments` of shape `(num_segments, segment_num_samples)`, float16. Broken songs are
         left out, and listed with their reasons in its manifest.
     """
+    labels = SongLabels(source)
     manifest = {
         "format": STORE_FORMAT,
-        "ids_sha256": compute_source_fingerprint(source),
+        "ids_sha256": labels.ids_sha256,
+        "audio_sha256": _hash_audio(source, Path(cache_dir), rereads),
         "splits": dict(source.splits),
         "sampling_rate": extractor.sampling_rate,
         "segment_seconds": extractor.segment_seconds,
-        "columns": source.columns.names,
     }
-    sha256 = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    sha256 = hash_json(manifest)
     folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"
-    if not folder.is_dir():
-        with OutputLock(folder, is_file=True, waits=True):  # another training run may be decoding the same songs
-            if not folder.is_dir():
-                _decode_source(source, folder, manifest, extractor, num_decoders)
+    make_store(folder, lambda part: _decode_source(source, part, manifest, extractor, num_decoders))
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    splits = {split: _open_split(folder, split, extractor.segment_num_samples) for split in source.splits}
-    return SongStore(folder, content, sha256, splits)
+    splits = {split: _open_split(folder, split, extractor.segment_num_samples, labels) for split in source.splits}
+    return SongStore(folder, content, sha256, labels.sha256, splits)
+
+
+def _hash_audio(source: SongSource, cache_dir: Path, rereads: bool) -> str:
+    """Hash what the audio of all songs is; by what it is known to be unchanged is kept in the cache."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    contents = {}
+    for split, num_songs in source.splits.items():
+        place = cache_dir / f"audio-{hash_json([os.path.abspath(source.name), split])[:16]}.json"
+        contents[split] = record_audio(source, split, 0, num_songs, place, rereads=rereads).list_contents()
+    return hash_json(contents)
 
 
 def _decode_source(
-    source: SongSource, folder: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
+    source: SongSource, part: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
 ) -> None:
-    part = folder.with_name(f"{folder.name}.writing")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
-        failures: list[dict[str, str]] = []
-        for split in source.splits:
-            failures += _write_split(source, split, part, extractor, num_decoders)
-        save_json(part / "manifest.json", {**manifest, "failures": failures})
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    failures: list[dict[str, str]] = []
+    for split in source.splits:
+        failures += _write_split(source, split, part, extractor, num_decoders)
+    save_json(part / "manifest.json", {**manifest, "failures": failures})
 
 
 def _write_split(
     source: SongSource, split: str, part: Path, extractor: ApexFeatureExtractor, num_decoders: int
 ) -> list[dict[str, str]]:
-    rows: list[dict[str, Any]] = []
+    ids: list[str] = []
     counts: list[int] = []
     failures: list[dict[str, str]] = []
     segment_bytes = 2 * extractor.segment_num_samples
     songs = source.iterate(split, 0, source.splits[split])
     with (
         open(part / f"{split}.segments.f16", "wb") as file,
-        BackgroundDecoder(songs, extractor, num_threads=num_decoders) as decoder,
+        closing(decode_songs(songs, extractor, num_threads=num_decoders)) as segments,
     ):
         count = 0
-        for segment in decoder:
+        for segment in segments:
             if segment.samples is None:
                 logger.warning("left out: %s: %s", segment.song.id, segment.error)
                 failures.append({"split": split, "id": segment.song.id, "error": str(segment.error)})
@@ -109,20 +119,19 @@ def _write_split(
             file.write(segment.samples.astype(np.float16).tobytes())
             count += 1
             if segment.is_last:
-                rows.append({"id": segment.song.id, **segment.song.columns})
+                ids.append(segment.song.id)
                 counts.append(count)
                 count = 0
-    schema = pa.schema([pa.field("id", pa.string()), *source.columns])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), part / f"{split}.songs.parquet")
+    pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), part / f"{split}.songs.parquet")
     np.save(part / f"{split}.offsets.npy", np.cumsum([0, *counts]).astype(np.int64))
     return failures
 
 
-def _open_split(folder: Path, split: str, segment_num_samples: int) -> SongSplit:
+def _open_split(folder: Path, split: str, segment_num_samples: int, labels: SongLabels) -> SongSplit:
     offsets = np.load(folder / f"{split}.offsets.npy")
     shape = (int(offsets[-1]), segment_num_samples)
     path = folder / f"{split}.segments.f16"
     # An empty file cannot be mapped.
     segments: Any = np.memmap(path, np.float16, "r", shape=shape) if shape[0] else np.zeros(shape, np.float16)
-    songs = pq.read_table(folder / f"{split}.songs.parquet")
+    songs = labels.join(split, pq.read_table(folder / f"{split}.songs.parquet")["id"])
     return SongSplit(split, segments, offsets, np.zeros((len(offsets) - 1, 0), np.float32), songs)

@@ -1,5 +1,6 @@
 """
-Training: songs to stored embeddings (`embed`), embeddings to heads (`train`), heads to results (`evaluate`).
+Training: stored embeddings, or songs, to models (`train`), and models to results (`evaluate`).
 
-Nothing here is shipped with a checkpoint, and nothing that scores songs imports it.
+Each task has a folder, what tasks share lies beside them; nothing here is shipped with a checkpoint, and nothing that
+scores songs imports it.
 """

@@ -1,5 +1,5 @@
 """
-What a training run can be told: one dataclass, two presets, and small JSON files of differences.
+What a training run can be told: one dataclass, three presets, and small JSON files of differences.
 
 Standard library only, so that the command line answers `--help` without loading torch. The 24
 published conditions (arXiv 2605.03395) are options here: mode x task x loss x trunk depth.
@@ -7,26 +7,31 @@ published conditions (arXiv 2605.03395) are options here: mode x task x loss x t
 
 import difflib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 LOSSES = ("equal", "weighted", "uncertainty")
-CHOICES: Mapping[str, Sequence[Any]] = {
-    "model_type": ("apex", "spectrogram-fusion"),
-    "branches": ("fused", "audio", "features"),
-    "leaking_features": ("drop", "keep"),
-    "mode": ("song", "segment"),
-    "task": ("popularity", "full"),
-    "loss": LOSSES,
-    "num_shared_layers": (2, 3),
-    "selection": ("loss", "spearman"),
-    "mixed_precision": ("no", "fp16", "bf16"),
-    "initial_heads": ("new", "model"),
-    "report_to": ("auto", "none", "tensorboard", "trackio"),
-}
+
+
+class Limit(NamedTuple):
+    """What a number must be, in words that follow "must", and a test of it."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Limit("be positive", lambda value: value > 0)
+NOT_NEGATIVE = Limit("not be negative", lambda value: value >= 0)
+AT_LEAST_ONE = Limit("be at least 1", lambda value: value >= 1)
+A_BATCH = Limit("be at least 2, for batch norm", lambda value: value >= 2)
+A_SHARE = Limit("be above 0 and at most 1", lambda value: 0 < value <= 1)
+A_POPULARITY = Limit("be above 0 and at most 100", lambda value: 0 < value <= 100)
+A_NAME = Limit("not be empty", bool)
+A_SEED = Limit("be at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 
 # What differs from the defaults, which are the published hyper-parameters.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -59,85 +64,93 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 DEFAULT_PRESETS: Mapping[str, str] = {"apex": "published", "spectrogram-fusion": "fusion"}
 
 
-def _describe(help_text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": help_text})
+def _option(group: str, default: Any, help_text: str, limit: Limit | Sequence[Any] | None = None) -> Any:
+    """Declare an option: where `--help` shows it, what it is, and its choices or the limit of its values."""
+    choices, limit = (None, limit) if isinstance(limit, Limit) else (limit, None)
+    return field(default=default, metadata={"group": group, "help": help_text, "choices": choices, "limit": limit})
+
+
+WHAT, STEPS, LOSS = "what is trained", "steps and learning rates", "loss and targets"
+BEST, AUDIO = "validation and the best epoch", "learning from audio (--train-encoder, spectrogram-fusion)"
+FUSION, RUN = "spectrogram-fusion (--model-type spectrogram-fusion)", "the run"
 
 
 @dataclass(frozen=True)
 class ApexTrainingArguments:
-    """Options of a training run. Each field's `metadata["help"]` says what it is; the defaults are the published."""
+    """
+    Options of a training run; the defaults are the published.
 
-    mode: str = _describe("song: score the mean of a song's segments; segment: score each segment", "song")
-    task: str = _describe("popularity: its heads alone; full: every head", "full")
-    loss: str = _describe("how the heads' errors add up", "uncertainty")
-    num_shared_layers: int = _describe("depth of the trunk that all heads share", 2)
-    num_epochs: int = _describe("passes over the training songs", 50)
-    batch_size: int = _describe("songs (or segments) of one batch, over all processes together", 512)
-    gradient_accumulation_steps: int = _describe("batches that one step of the optimizer sums up", 1)
-    learning_rate: float = _describe("peak learning rate; falls to zero along a cosine", 1e-4)
-    sigma_learning_rate: float | None = _describe("learning rate of the uncertainty loss's sigmas, if another", None)
-    weight_decay: float = _describe("weight decay of AdamW", 1e-4)
-    max_grad_norm: float = _describe("norm that gradients are clipped to", 1.0)
-    patience: int = _describe("epochs without a better selection metric before training stops", 20)
-    selection: str = _describe("what picks the best epoch: validation loss, or mean Spearman on validation", "loss")
-    standardize_targets: bool = _describe("divide each head's error by the variance of its training labels", False)
-    popularity_weight: float = _describe("weight of popularity in the weighted loss", 5.0)
-    require_grouped_splits: bool = _describe("refuse a group that is both in train and in validation", False)
-    initial_heads: str = _describe("new: start from random heads; model: go on from those of the model", "new")
-    mixed_precision: str = _describe("precision of the products", "no")
-    seed: int = _describe("seed of initial weights, order of songs, and dropout", 42)
-    report_to: str = _describe("experiment tracker; auto: those that are installed", "auto")
-    train_encoder: bool = _describe("train the encoder as well, end to end from audio", False)
-    encoder_learning_rate: float = _describe("learning rate of encoder and layer mix, with train_encoder", 1e-5)
-    max_segments_per_song: int = _describe("segments of a song per step, drawn anew, when learning from audio", 2)
-    gradient_checkpointing: bool = _describe("trade time for memory in the encoder, with train_encoder", False)
-    model_type: str = _describe("what to train: the heads of an APEX model, or a spectrogram-fusion model", "apex")
-    branches: str = _describe("spectrogram-fusion: learn from audio and track features, or from one of them", "fused")
-    leaking_features: str = _describe("spectrogram-fusion: features computed from how a track did", "drop")
-    target_column: str = _describe("spectrogram-fusion: column of the popularity, 0 to 100", "popularity")
-    hit_threshold: float = _describe("spectrogram-fusion: popularity from which a track is a hit", 50.0)
-    segment_seconds: float = _describe("spectrogram-fusion: length of a segment, in seconds", 10.0)
-    crop_share: float = _describe("spectrogram-fusion: share of a segment that a step hears", 0.3)
+    Each field's metadata has its `group` and `help` for the command line, and its `choices` or `limit`.
+
+    Raises:
+        `ValueError`: If a value is out of range, or two do not go together.
+        `TypeError`: If a value has the wrong type.
+    """
+
+    mode: str = _option(WHAT, "song", "score the mean of a song's segments, or each segment", ("song", "segment"))
+    task: str = _option(WHAT, "full", "popularity: its heads alone; full: every head", ("popularity", "full"))
+    model_type: str = _option(WHAT, "apex", "APEX's heads, or another network", ("apex", "spectrogram-fusion"))
+    train_encoder: bool = _option(WHAT, False, "train the encoder as well, end to end from audio")
+    num_shared_layers: int = _option(WHAT, 2, "depth of the trunk that all heads share", (2, 3))
+    initial_heads: str = _option(WHAT, "new", "start from random heads, or from those of the model", ("new", "model"))
+    num_epochs: int = _option(STEPS, 50, "passes over the training songs", AT_LEAST_ONE)
+    batch_size: int = _option(STEPS, 512, "songs (or segments) of a batch, over all processes together", A_BATCH)
+    gradient_accumulation_steps: int = _option(STEPS, 1, "batches that one optimizer step sums up", AT_LEAST_ONE)
+    learning_rate: float = _option(STEPS, 1e-4, "peak learning rate; falls to zero along a cosine", POSITIVE)
+    weight_decay: float = _option(STEPS, 1e-4, "weight decay of AdamW", NOT_NEGATIVE)
+    max_grad_norm: float = _option(STEPS, 1.0, "norm that gradients are clipped to", POSITIVE)
+    loss: str = _option(LOSS, "uncertainty", "how the heads' errors add up", LOSSES)
+    standardize_targets: bool = _option(LOSS, False, "divide each head's error by the variance of its training labels")
+    popularity_weight: float = _option(LOSS, 5.0, "weight of popularity in the weighted loss", POSITIVE)
+    sigma_learning_rate: float | None = _option(LOSS, None, "learning rate of learned sigmas, if another", POSITIVE)
+    selection: str = _option(BEST, "loss", "pick the best epoch by loss, or by mean Spearman", ("loss", "spearman"))
+    patience: int = _option(BEST, 20, "epochs without a better one before training stops", AT_LEAST_ONE)
+    require_grouped_splits: bool = _option(BEST, False, "refuse a group that is both in train and in validation")
+    max_segments_per_song: int = _option(AUDIO, 2, "segments of a song per step, drawn anew", AT_LEAST_ONE)
+    encoder_learning_rate: float = _option(AUDIO, 1e-5, "learning rate of encoder and layer mix", POSITIVE)
+    gradient_checkpointing: bool = _option(AUDIO, False, "trade time for memory in the encoder")
+    branches: str = _option(FUSION, "fused", "what to learn from, both or one", ("fused", "audio", "features"))
+    leaking_features: str = _option(FUSION, "drop", "features computed from how a track did", ("drop", "keep"))
+    target_column: str = _option(FUSION, "popularity", "column of the popularity, 0 to 100", A_NAME)
+    hit_threshold: float = _option(FUSION, 50.0, "popularity from which a track is a hit", A_POPULARITY)
+    segment_seconds: float = _option(FUSION, 10.0, "length of a segment, in seconds", POSITIVE)
+    crop_share: float = _option(FUSION, 0.3, "share of a segment that a step hears", A_SHARE)
+    mixed_precision: str = _option(RUN, "no", "precision of the products", ("no", "fp16", "bf16"))
+    seed: int = _option(RUN, 42, "seed of initial weights, order of songs, and dropout", A_SEED)
+    report_to: str = _option(RUN, "auto", "tracker; auto: all installed", ("auto", "none", "tensorboard", "trackio"))
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value = getattr(self, option.name)
-            choices = CHOICES.get(option.name)
-            if choices is not None and value not in choices:
-                raise ValueError(f"`{option.name}` must be one of {', '.join(map(str, choices))}, got {value!r}.")
-            if isinstance(option.default, bool):
-                if not isinstance(value, bool):
-                    raise TypeError(f"`{option.name}` must be true or false, got {value!r}.")
-            elif isinstance(option.default, int):
-                if isinstance(value, bool) or not isinstance(value, int):
-                    raise TypeError(f"`{option.name}` must be an integer, got {value!r}.")
-            elif isinstance(option.default, float) and (
-                isinstance(value, bool) or not isinstance(value, (int, float))
-            ):
-                raise TypeError(f"`{option.name}` must be a number, got {value!r}.")
-        for name in ("num_epochs", "gradient_accumulation_steps", "patience", "max_segments_per_song"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.batch_size < 2:
-            raise ValueError(f"`batch_size` must be at least 2, for batch norm, got {self.batch_size}.")
-        for name in ("learning_rate", "encoder_learning_rate", "max_grad_norm", "popularity_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        if not 0 < self.hit_threshold <= 100:
-            raise ValueError(f"`hit_threshold` must be above 0 and at most 100, got {self.hit_threshold}.")
-        if not 0 < self.crop_share <= 1:
-            raise ValueError(f"`crop_share` must be above 0 and at most 1, got {self.crop_share}.")
-        if not self.segment_seconds > 0:
-            raise ValueError(f"`segment_seconds` must be positive, got {self.segment_seconds}.")
+            _check_value(option, getattr(self, option.name))
         if self.model_type == "spectrogram-fusion" and (self.train_encoder or self.mode != "song"):
             raise ValueError(
                 "a spectrogram-fusion model always learns from audio and scores whole songs: leave out train_encoder "
                 "and mode."
             )
-        if self.sigma_learning_rate is not None and not self.sigma_learning_rate > 0:
-            raise ValueError(f"`sigma_learning_rate` must be positive, got {self.sigma_learning_rate}.")
-        if self.weight_decay < 0:
-            raise ValueError(f"`weight_decay` must not be negative, got {self.weight_decay}.")
+
+
+def get_kind(option: Field) -> type:
+    """Return the type of an option's values, besides `None`."""
+    kind: type = option.type if isinstance(option.type, type) else get_args(option.type)[0]
+    return kind
+
+
+KIND_WORDS: Mapping[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+def _check_value(option: Field, value: Any) -> None:
+    kind, choices, limit = get_kind(option), option.metadata["choices"], option.metadata["limit"]
+    if choices is not None and value not in choices:
+        raise ValueError(f"`{option.name}` must be one of {', '.join(map(str, choices))}, got {value!r}.")
+    if value is None and option.default is None:
+        return
+    is_kind = isinstance(value, (int, float) if kind is float else kind)
+    if not is_kind or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"`{option.name}` must be {KIND_WORDS[kind]}, got {value!r}.")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"`{option.name}` must be a finite number, got {value}.")
+    if limit is not None and not limit.holds(value):
+        raise ValueError(f"`{option.name}` must {limit.words}, got {value!r}.")
 
 
 def build_arguments(preset: str = "published", **differences: Any) -> ApexTrainingArguments:

@@ -8,14 +8,15 @@ runs are not run again, interrupted ones are resumed.
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.inference.report_apex import format_table
-from modeling_apex.training.arguments import CHOICES, ApexTrainingArguments
+from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
-from modeling_apex.training.train import train_heads
+from modeling_apex.training.train import train
 
 AXES = ("mode", "task", "loss", "num_shared_layers")
 
@@ -42,7 +43,8 @@ def build_conditions(arguments: ApexTrainingArguments) -> dict[str, ApexTraining
         `dict[str, ApexTrainingArguments]`: by name, such as `"song-full-uncertainty-2"`.
     """
     conditions = {}
-    for values in itertools.product(*(CHOICES[axis] for axis in AXES)):
+    choices = {option.name: option.metadata["choices"] for option in fields(arguments)}
+    for values in itertools.product(*(choices[axis] for axis in AXES)):
         name = "-".join(map(str, values))
         conditions[name] = replace(arguments, **dict(zip(AXES, values, strict=True)))
     return conditions
@@ -54,6 +56,8 @@ def run_conditions(
     arguments: ApexTrainingArguments,
     *,
     model: str | os.PathLike | None = None,
+    songs: str | os.PathLike | SongSource | None = None,
+    rereads: bool = False,
     only: Sequence[str] | None = None,
     split: str = "test",
     num_draws: int = 200,
@@ -71,6 +75,8 @@ def run_conditions(
             Everything that is not a condition.
         model (`str` or `os.PathLike`, *optional*):
             The model whose encoder made the embeddings; defaults to what their manifest names.
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
+            As for [`train`].
         only (`Sequence[str]`, *optional*):
             Names of conditions; defaults to all 24.
         split (`str`, defaults to `"test"`):
@@ -94,10 +100,10 @@ def run_conditions(
     for name in only or conditions:
         folder = Path(output) / name
         has_run = (folder / "arguments.json").is_file()
-        run = train_heads(
-            embeddings, folder, conditions[name], model=model, resume=has_run, show_progress=show_progress
-        )
-        results[name] = evaluate_model(run.best, embeddings, splits=[split], num_draws=num_draws)
+        labels: dict[str, Any] = {"songs": songs, "rereads": rereads}
+        options = {"model": model, "resume": has_run, "show_progress": show_progress, **labels}
+        run = train(embeddings, folder, conditions[name], **options)
+        results[name] = evaluate_model(run.best, embeddings, splits=[split], num_draws=num_draws, **labels)
     return results
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.inference.report_apex import format_table
@@ -32,6 +33,8 @@ def evaluate_model(
     splits: Sequence[str] | None = None,
     num_draws: int = 1000,
     seed: int = 0,
+    songs: str | os.PathLike | SongSource | None = None,
+    rereads: bool = False,
 ) -> dict[str, Any]:
     """
     Evaluate a model on stored embeddings.
@@ -47,47 +50,48 @@ def evaluate_model(
             Bootstrap resamples of songs.
         seed (`int`, defaults to 0):
             Seed of the resampling.
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
+            As for [`train`].
 
     Returns:
-        `dict`: `model`, `embeddings_manifest_sha256`, `label_sources`, and `splits`: per split, per platform (and
-        `"all"`), per score what `compute_head_results` returns. Survives JSON.
+        `dict`: `model`, `embeddings_manifest_sha256`, `dataset_sha256`, `label_sources`, and `splits`: per split, per
+        platform (and `"all"`), per score what `compute_head_results` returns. Survives JSON.
 
     Raises:
         `ValueError`: If a split is missing, or the embeddings come from another model.
     """
-    store = open_embedding_store(embeddings)
+    store = open_embedding_store(embeddings, songs=songs, rereads=rereads)
     loaded: Any = model
     if isinstance(model, (str, os.PathLike)):
         loaded = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
     identity = store.manifest["identity"]
-    expected = build_expected_identity(loaded, identity)
-    refuse_other_identity(str(store.folder), identity, expected)
+    refuse_other_identity(str(store.folder), identity, build_expected_identity(loaded, identity))
     loaded.eval()
-    names = loaded.config.head_names
-    training_labels = store.get_split("train").build_labels(names)
+    training_labels = store.get_split("train").build_labels(loaded.config.head_names)
     chosen = [name for name in store.splits if name != "train"] if splits is None else list(splits)
-    results: dict[str, Any] = {}
-    for name in chosen:
-        split = store.get_split(name)
-        scores, labels = predict_split(loaded, split), split.build_labels(names)
-        results[name] = {}
-        for platform, rows in group_by_platform(split).items():
-            results[name][platform] = {
-                head: compute_head_results(
-                    scores[rows, column],
-                    labels[rows, column],
-                    training_labels[:, column],
-                    num_draws=num_draws,
-                    seed=seed,
-                )
-                for column, head in enumerate(names)
-            }
+    draws = {"num_draws": num_draws, "seed": seed}
     return {
         "model": str(loaded.config._name_or_path),
         "embeddings_manifest_sha256": store.manifest_sha256,
+        "dataset_sha256": store.dataset_sha256,
         "label_sources": list_label_sources(store),
         "num_draws": num_draws,
-        "splits": results,
+        "splits": {name: _evaluate_split(loaded, store.get_split(name), training_labels, draws) for name in chosen},
+    }
+
+
+def _evaluate_split(
+    model: ApexModel, split: SongSplit, training_labels: NDArray[np.float32], draws: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Return the results of every head, by platform."""
+    config: Any = model.config
+    scores, labels = predict_split(model, split), split.build_labels(config.head_names)
+    return {
+        platform: {
+            head: compute_head_results(scores[rows, column], labels[rows, column], training_labels[:, column], **draws)
+            for column, head in enumerate(config.head_names)
+        }
+        for platform, rows in group_by_platform(split).items()
     }
 
 

@@ -12,24 +12,24 @@ import logging
 import math
 import pickle
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
 from modeling_apex.statistics.metrics import compute_head_metrics, compute_mean_spearman, is_scored
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.heads.grouped_heads import is_distributed
-from modeling_apex.training.losses import MultiTaskLoss
+from modeling_apex.training.processes import broadcast_from_main, is_distributed
 from modeling_apex.training.run_folder import RunFolder
+from modeling_apex.training.task import TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -39,44 +39,6 @@ PROGRESS_NAME = "progress.json"
 
 class TrainingDivergedError(FloatingPointError):
     """The loss is NaN or infinite. The message says in which batch, and what was kept."""
-
-
-class TrainingTask(Protocol):
-    """What the loop needs to know of a task."""
-
-    head_names: list[str]
-    module: nn.Module  # holds all that is trained, and gives squared error sums `(H,)` of this process's rows
-    loss: MultiTaskLoss  # a part of `module`
-
-    def build_parameter_groups(self, arguments: ApexTrainingArguments) -> list[dict[str, Any]]:
-        """Return what the optimizer trains, with learning rates."""
-
-    def plan_epoch(self, epoch: int) -> int:
-        """Fix the order of an epoch; return its number of batches."""
-
-    def compute_error_sums(self, module: nn.Module, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Run this process's share of a batch.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]` of shape `(num_heads,)` each: the sums of squared errors of this
-            process's rows, and the number of labels in the whole batch.
-        """
-
-    def describe_batch(self, batch: int) -> str:
-        """Name some songs of a batch, for messages."""
-
-    def predict(self, split: str) -> NDArray[np.float32]:
-        """Score all songs of a split, `(num_songs, num_heads)`, in every process."""
-
-    def build_labels(self, split: str) -> NDArray[np.float32]:
-        """Return the labels of a split, `(num_songs, num_heads)`."""
-
-    def build_weights(self) -> dict[str, torch.Tensor]:
-        """Return the trained weights under the names that checkpoints have."""
-
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Take weights that `build_weights` returned."""
 
 
 @dataclass
@@ -111,75 +73,56 @@ class Progress:
         )
 
 
-def fit(
-    task: TrainingTask,
-    arguments: ApexTrainingArguments,
-    run: RunFolder,
-    accelerator: Any,
-    *,
-    resume: bool = False,
-    show_progress: bool = False,
-) -> Progress:
+def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progress: bool = False) -> Progress:
     """
     Train a task to the end, or until its selection metric no longer improves.
 
     Args:
         task ([`TrainingTask`]):
-            What to train.
-        arguments ([`ApexTrainingArguments`]):
-            How.
+            What to train, and how.
         run ([`RunFolder`]):
             Where to keep checkpoints and metrics.
-        accelerator (`accelerate.Accelerator`):
-            Device, precision and processes.
         resume (`bool`, defaults to `False`):
             Whether to start from the newest checkpoint of the run, if it has one.
         show_progress (`bool`, defaults to `False`):
             Whether to show a progress bar over epochs.
 
     Returns:
-        [`Progress`]: history and best epoch. The best weights lie in the run's `checkpoints/best.safetensors`.
+        [`Progress`]: history and best epoch. The best weights lie in the newest checkpoint's `best.safetensors`.
 
     Raises:
         [`TrainingDivergedError`]: If the loss becomes NaN or infinite.
     """
-    progress = Progress()
-    optimizer = build_optimizer(task, arguments, accelerator)
+    progress, arguments, accelerator = Progress(), task.arguments, task.accelerator
+    module, optimizer = accelerator.prepare(task.module, build_optimizer(task))
     peak_rates = [group["lr"] for group in optimizer.param_groups]
-    module, optimizer = accelerator.prepare(task.module, optimizer)
-    checkpoints = run.list_checkpoints()
-    if resume and checkpoints:
-        _load_checkpoint(checkpoints[-1], accelerator, progress)
-        if accelerator.is_main_process:  # what a kill right after the checkpoint kept from being done
-            run.drop_old_checkpoints()
-            run.save_history(progress.history)
-    is_bar_hidden = not (show_progress and accelerator.is_main_process)
-    with tqdm(
-        total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=is_bar_hidden
-    ) as bar:
+    if resume:
+        _resume(run, accelerator, progress)
+    hides_bar = not (show_progress and accelerator.is_main_process)
+    with tqdm(total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=hides_bar) as bar:
         while not has_finished(progress, arguments):
-            epoch = progress.num_epochs_done
-            factor = 0.5 * (1 + math.cos(math.pi * epoch / arguments.num_epochs))
-            for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
-                group["lr"] = rate * factor
-            entry = {"epoch": epoch, "learning_rate": peak_rates[0] * factor}
-            entry["training_loss"] = _train_epoch(task, module, optimizer, arguments, accelerator, progress)
-            entry |= _validate(task, accelerator)
-            _record(task, run, arguments, accelerator, progress, entry)
+            _set_learning_rates(optimizer, peak_rates, progress.num_epochs_done / arguments.num_epochs)
+            entry = {"epoch": progress.num_epochs_done, "learning_rate": optimizer.param_groups[0]["lr"]}
+            entry["training_loss"] = _train_epoch(task, module, optimizer, progress)
+            entry |= _validate(task)
+            _record(task, run, progress, entry)
             bar.set_postfix(loss=entry["training_loss"], spearman=entry["mean_spearman"])
             bar.update()
     return progress
 
 
-def build_optimizer(task: TrainingTask, arguments: ApexTrainingArguments, accelerator: Any) -> torch.optim.AdamW:
+def build_optimizer(task: TrainingTask) -> torch.optim.AdamW:
     """Build AdamW; where torch has a kernel for a whole step, with that."""
-    is_fused = accelerator.device.type in ("cpu", "cuda")
-    groups = task.build_parameter_groups(arguments)
-    return torch.optim.AdamW(groups, weight_decay=arguments.weight_decay, fused=is_fused)
+    is_fused = task.accelerator.device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(task.build_parameter_groups(), weight_decay=task.arguments.weight_decay, fused=is_fused)
 
 
-def _load_checkpoint(checkpoint: Path, accelerator: Any, progress: Progress) -> None:
-    """Go back to a checkpoint. A run may come from elsewhere, so nothing in its pickles may run."""
+def _resume(run: RunFolder, accelerator: Any, progress: Progress) -> None:
+    """Go back to the newest checkpoint. A run may come from elsewhere, so nothing in its pickles may run."""
+    checkpoints = run.list_checkpoints()
+    if not checkpoints:
+        return
+    checkpoint = checkpoints[-1]
     progress.load(checkpoint)
     try:
         # Accelerate opens what it wrote itself with the same restriction; stated here, it holds in every release.
@@ -189,6 +132,16 @@ def _load_checkpoint(checkpoint: Path, accelerator: Any, progress: Progress) -> 
             f"{checkpoint}: holds a pickle with more than numbers in it, which could run code, and is not opened. "
             f"Resume only from checkpoints that training wrote. ({str(error).splitlines()[0]})"
         ) from error
+    if accelerator.is_main_process:  # what a kill right after the checkpoint kept from being done
+        run.drop_old_checkpoints()
+        run.save_history(progress.history)
+
+
+def _set_learning_rates(optimizer: Any, peak_rates: Sequence[float], share_done: float) -> None:
+    """Let all rates fall to zero along a cosine."""
+    factor = 0.5 * (1 + math.cos(math.pi * share_done))
+    for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
+        group["lr"] = rate * factor
 
 
 def has_finished(progress: Progress, arguments: ApexTrainingArguments) -> bool:
@@ -199,17 +152,11 @@ def has_finished(progress: Progress, arguments: ApexTrainingArguments) -> bool:
     )
 
 
-def _train_epoch(
-    task: TrainingTask,
-    module: nn.Module,
-    optimizer: Any,
-    arguments: ApexTrainingArguments,
-    accelerator: Any,
-    progress: Progress,
-) -> float:
+def _train_epoch(task: TrainingTask, module: nn.Module, optimizer: Any, progress: Progress) -> float:
+    """Pass over the training songs once; return the mean loss of the batches."""
     module.train()
-    num_batches = task.plan_epoch(progress.num_epochs_done)
-    num_steps = arguments.gradient_accumulation_steps
+    num_batches, accelerator = task.plan_epoch(progress.num_epochs_done), task.accelerator
+    num_steps = task.arguments.gradient_accumulation_steps
     losses = []
     for batch in range(num_batches):
         step_start = batch // num_steps * num_steps
@@ -217,20 +164,15 @@ def _train_epoch(
         is_step_end = batch == step_start + step_size - 1
         with nullcontext() if is_step_end else accelerator.no_sync(module):
             sums, counts = task.compute_error_sums(module, batch)
-            loss = _compute_local_loss(task.loss, sums, counts)
             losses.append(_check_loss(task, sums.detach(), counts, batch, progress))
+            # Each process scales its share up by their number, because gradients are averaged over processes.
+            loss = task.loss(accelerator.num_processes * sums / counts.clamp(min=1), counts > 0)
             accelerator.backward(loss / step_size)
             if is_step_end:
-                accelerator.clip_grad_norm_(task.module.parameters(), arguments.max_grad_norm)
+                accelerator.clip_grad_norm_(task.module.parameters(), task.arguments.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
     return float(np.mean(losses))
-
-
-def _compute_local_loss(loss: MultiTaskLoss, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    # Each process scales its share up by their number, because gradients are averaged over processes.
-    num_processes = dist.get_world_size() if is_distributed() else 1
-    return loss(num_processes * sums / counts.clamp(min=1), counts > 0)
 
 
 def _check_loss(task: TrainingTask, sums: torch.Tensor, counts: torch.Tensor, batch: int, progress: Progress) -> float:
@@ -253,11 +195,11 @@ def _check_loss(task: TrainingTask, sums: torch.Tensor, counts: torch.Tensor, ba
     return value
 
 
-def _validate(task: TrainingTask, accelerator: Any) -> dict[str, Any]:
+def _validate(task: TrainingTask) -> dict[str, Any]:
     task.module.eval()
     scores, labels = task.predict("validation"), task.build_labels("validation")
     metrics = compute_head_metrics(scores, labels, task.head_names)
-    device = accelerator.device
+    device = task.accelerator.device
     errors = torch.tensor([metrics[name]["mse"] for name in task.head_names], dtype=torch.float32, device=device)
     is_present = torch.tensor([is_scored(metrics[name]) for name in task.head_names], device=device)
     with torch.no_grad():
@@ -265,18 +207,12 @@ def _validate(task: TrainingTask, accelerator: Any) -> dict[str, Any]:
     return {"validation_loss": loss, "mean_spearman": compute_mean_spearman(metrics), "validation": metrics}
 
 
-def _record(
-    task: TrainingTask,
-    run: RunFolder,
-    arguments: ApexTrainingArguments,
-    accelerator: Any,
-    progress: Progress,
-    entry: dict[str, Any],
-) -> None:
+def _record(task: TrainingTask, run: RunFolder, progress: Progress, entry: dict[str, Any]) -> None:
     """Take note of an epoch, keep its weights if it is the best, and save a checkpoint; whole or not at all."""
+    accelerator = task.accelerator
     # The first process decides for all: a last digit must not make one of them stop alone.
-    value = -entry["validation_loss"] if arguments.selection == "loss" else entry["mean_spearman"]
-    value = _share_from_main(value, accelerator)
+    value = -entry["validation_loss"] if task.arguments.selection == "loss" else entry["mean_spearman"]
+    value = broadcast_from_main(value if math.isfinite(value) else float("-inf"))
     is_best = value > progress.best_value or progress.best_epoch < 0
     if is_best:
         progress.best_epoch, progress.best_value = entry["epoch"], value
@@ -328,14 +264,6 @@ def load_best_weights(run: RunFolder) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"{run.path}: no epoch was finished, so there are no weights.")
     weights: dict[str, torch.Tensor] = load_file(checkpoints[-1] / BEST_WEIGHTS)
     return weights
-
-
-def _share_from_main(value: float, accelerator: Any) -> float:
-    from accelerate.utils import broadcast_object_list
-
-    values = [value if math.isfinite(value) else float("-inf")]
-    broadcast_object_list(values)
-    return values[0]
 
 
 def _flatten(entry: dict[str, Any]) -> dict[str, float]:

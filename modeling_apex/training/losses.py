@@ -11,7 +11,9 @@ from torch import nn
 from modeling_apex.training.arguments import LOSSES
 
 
-def compute_squared_error_sums(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def compute_squared_error_sums(
+    scores: torch.Tensor, labels: torch.Tensor, spreads: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Sum the squared errors of each head over the labels that are there.
 
@@ -20,12 +22,15 @@ def compute_squared_error_sums(scores: torch.Tensor, labels: torch.Tensor) -> to
             Scores in native units.
         labels (`torch.FloatTensor` of shape `(num_rows, num_heads)`):
             Labels in native units; NaN where a label is missing.
+        spreads (`torch.FloatTensor` of shape `(num_heads,)`, *optional*):
+            Unit of each head's errors, in native units. Defaults to ones.
 
     Returns:
         `torch.FloatTensor` of shape `(num_heads,)`.
     """
     is_present = ~torch.isnan(labels)
-    return torch.where(is_present, scores - labels.nan_to_num(), 0.0).square().sum(0)
+    errors = scores - labels.nan_to_num()
+    return torch.where(is_present, errors if spreads is None else errors / spreads, 0.0).square().sum(0)
 
 
 class MultiTaskLoss(nn.Module):

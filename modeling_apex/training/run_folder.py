@@ -160,6 +160,12 @@ def _refuse_differences(path: Path, found: Mapping[str, Any], expected: Mapping[
         for name in sorted({*found, *expected})
         if name not in FREE_ARGUMENTS and found.get(name) != expected.get(name)
     ]
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise ValueError(
+            f"{path}: this run was started by an earlier version, which did not note {', '.join(unknown)}, so nothing "
+            f"shows that its {what} are the same. Start a new run: apex-music train with another --output."
+        )
     if names:
         details = "; ".join(f"{name} was {found.get(name)!r}, now {expected.get(name)!r}" for name in names)
         raise ValueError(f"{path}: this run was started with other {what} ({details}). Resume with the same.")

@@ -1,45 +1,42 @@
 """
 `apex-music train`: stored embeddings, or songs, to a trained model.
 
-What comes in is a folder of embeddings (or, to train the encoder too, a dataset of songs), the model whose encoder
-made them, and arguments; what leaves is a run folder whose `best/` is a normal `from_pretrained` folder.
+What comes in is a folder of embeddings (or, to train from audio, a dataset of songs) and arguments; what leaves is a
+run folder whose `best/` is a normal `from_pretrained` folder. Whatever is trained, this is the one way through.
 """
 
-import gc
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from modeling_apex.checkpoints.config_checks import NUM_QUANTILES
-from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
-from modeling_apex.corpus.embedding_store import open_embedding_store
-from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
-from modeling_apex.loading import load_apex_model
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
-from modeling_apex.training.heads.task import HeadsTask
-from modeling_apex.training.loop import (
-    Progress,
-    TrainingDivergedError,
-    TrainingTask,
-    fit,
-    load_best_weights,
-)
+from modeling_apex.training.encoder.task import prepare_encoder
+from modeling_apex.training.fusion.task import prepare_fusion
+from modeling_apex.training.heads.task import prepare_heads
+from modeling_apex.training.loop import Progress, TrainingDivergedError, fit, load_best_weights
+from modeling_apex.training.processes import broadcast_from_main, build_accelerator
 from modeling_apex.training.run_folder import RunFolder
+from modeling_apex.training.task import TrainingInputs, TrainingTask
+from modeling_apex.training.trained_model import build_percentile_tables
 
-logger = logging.getLogger(__name__)
+NO_CONFIG = "shapes a spectrogram-fusion model (config); an APEX model has the shape of `model`: leave it out."
+NO_SONGS = "names the dataset that labels of embeddings come from (--songs); here the dataset has them: leave it out."
+NO_MODEL = "names the encoder of an APEX model (--model); a spectrogram-fusion model starts anew: leave it out."
+
+# How each task is prepared, and which inputs it cannot use, with the reason.
+TASKS: Mapping[str, tuple[Callable[[TrainingInputs, Any], TrainingTask], Mapping[str, str]]] = {
+    "heads": (prepare_heads, {"config": NO_CONFIG}),
+    "encoder": (prepare_encoder, {"config": NO_CONFIG, "songs": NO_SONGS}),
+    "fusion": (prepare_fusion, {"model": NO_MODEL, "songs": NO_SONGS}),
+}
 
 
 @dataclass(frozen=True)
@@ -64,219 +61,121 @@ class TrainingResult:
     history: list[dict[str, Any]]
 
 
-def train_heads(
-    embeddings: str | os.PathLike,
+def choose_task(arguments: ApexTrainingArguments) -> str:
+    """Return which of `TASKS` the arguments ask for."""
+    if arguments.model_type == "spectrogram-fusion":
+        return "fusion"
+    return "encoder" if arguments.train_encoder else "heads"
+
+
+def train(
+    source: str | os.PathLike | SongSource,
     output: str | os.PathLike,
     arguments: ApexTrainingArguments | None = None,
     *,
     model: str | os.PathLike | ApexModel | None = None,
+    config: Mapping[str, Any] | None = None,
+    songs: str | os.PathLike | SongSource | None = None,
+    rereads: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    num_decoders: int = 1,
     resume: bool = False,
     show_progress: bool = False,
-    cache_dir: str | os.PathLike | None = None,
 ) -> TrainingResult:
     """
-    Train trunk and heads on stored embeddings.
+    Train a model: heads on stored embeddings, or from audio an encoder with its heads or a spectrogram-fusion model.
 
-    Under `torchrun` or `accelerate launch`, every process calls this; batches are shared and the result is that of one
-    process.
+    Every process of `torchrun` or `accelerate launch` calls this; they share each batch, with the result of one.
 
     Args:
-        embeddings (`str` or `os.PathLike`):
-            A finished folder of `embed_songs`, with the splits `train` and `validation`.
+        source (`str`, `os.PathLike` or [`SongSource`]):
+            A finished folder of `embed_songs`; to train from audio, a dataset. With splits `train` and `validation`.
         output (`str` or `os.PathLike`):
             The run folder; a new one, or with `resume` that of the run to go on with.
         arguments ([`ApexTrainingArguments`], *optional*):
-            Defaults to the preset `"published"`.
+            What to train and how. Defaults to the preset `"published"`.
         model (`str`, `os.PathLike` or [`ApexModel`], *optional*):
-            The model whose encoder made the embeddings, in float32. Defaults to the one that their manifest names.
-        resume (`bool`, defaults to `False`):
-            Whether to go on with an interrupted run.
-        show_progress (`bool`, defaults to `False`):
-            Whether to show a progress bar.
+            The model, in float32, whose encoder made the embeddings (by default what they name) or is to be trained.
+        config (`Mapping`, *optional*):
+            Fields of [`SpectrogramFusionConfig`] that differ from its defaults.
+        songs (`str`, `os.PathLike` or [`SongSource`], *optional*):
+            Dataset of the labels of embeddings, if not the one that they name.
+        rereads (`bool`, defaults to `False`):
+            Whether to read source files again that look unchanged.
         cache_dir (`str` or `os.PathLike`, *optional*):
-            Where memory-mapped columns are kept; defaults to the folder of embeddings.
+            Where columns or decoded songs are kept; by default in the embeddings or beside the run.
+        num_decoders (`int`, defaults to 1):
+            Threads that decode songs.
+        resume (`bool`, defaults to `False`), show_progress (`bool`, defaults to `False`):
+            Whether to go on with an interrupted run; whether to show a progress bar.
 
     Returns:
         [`TrainingResult`]
 
     Raises:
-        `ValueError`: If embeddings, model and arguments do not fit together.
+        `ValueError`: If data, model and arguments do not fit together.
         `FileExistsError`: If the run folder already holds a run.
         [`OutputInUseError`]: If another run is writing the run folder.
         [`TrainingDivergedError`]: If the loss becomes NaN; the best epoch so far is saved first.
     """
     arguments = arguments or build_arguments()
-    if arguments.train_encoder:
-        raise ValueError("`train_encoder` learns from audio, not from stored embeddings: use `train_end_to_end`.")
-    accelerator = build_accelerator(arguments, output)
-    with accelerator.main_process_first():
-        store = open_embedding_store(embeddings, cache_dir)
-    base = load_base_model(store.manifest["model"] if model is None else model)
-    expected = build_expected_identity(base, store.manifest["identity"])
-    refuse_other_identity(str(store.folder), store.manifest["identity"], expected)
+    inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir, num_decoders)
+    prepare, unused = TASKS[choose_task(arguments)]
+    for name, reason in unused.items():
+        if getattr(inputs, name) is not None:
+            raise ValueError(f"`{name}` {reason}")
+    task = prepare(inputs, build_accelerator(arguments, output))
     if arguments.require_grouped_splits:
-        store.refuse_shared_groups()
-    trained = build_trained_model(base, arguments)
-    task = HeadsTask(store, trained, arguments, accelerator)
-    data = {
-        "embeddings_manifest_sha256": store.manifest_sha256,
-        "weights_sha256": expected["weights_sha256"],
-        "songs": {split: store.get_split(split).num_songs for split in ("train", "validation")},
-    }
-    return run_training(
-        task, trained, arguments, accelerator, output, data, resume=resume, show_progress=show_progress
-    )
+        task.store.refuse_shared_groups()
+    return _run_task(task, RunFolder(output), resume=resume, show_progress=show_progress)
 
 
-def build_accelerator(arguments: ApexTrainingArguments, output: str | os.PathLike) -> Any:
-    """
-    Start Accelerate: device, precision, processes, trackers.
-
-    Raises:
-        `ImportError`: If Accelerate is not installed.
-    """
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise ImportError('training needs accelerate: pip install "apex-music[train]".') from error
-    trackers = [arguments.report_to] if arguments.report_to != "none" else []
-    if arguments.report_to == "auto":
-        trackers = [name for name in ("tensorboard", "trackio") if find_spec(name) is not None]
-    return Accelerator(mixed_precision=arguments.mixed_precision, log_with=trackers or None, project_dir=str(output))
-
-
-def load_base_model(model: str | os.PathLike | ApexModel) -> ApexModel:
-    """Load a model in float32, whatever precision it is stored in; a loaded one stays as it is."""
-    if isinstance(model, (str, os.PathLike)):
-        loaded: ApexModel = load_apex_model(model)
-        return loaded
-    return model
-
-
-def build_training_config(config: ApexConfig, arguments: ApexTrainingArguments) -> ApexConfig:
-    """
-    Build the config of the model that a run will train, from that of the model whose encoder it uses.
-
-    A trunk of three layers is one of two with a layer of their mean width between them, as published (512, 384, 256).
-
-    Raises:
-        `ValueError`: If the task leaves no head.
-    """
-    described = config.to_dict()
-    heads = [head for head in config.heads if arguments.task == "full" or head["group"] == "popularity"]
-    if not heads:
-        raise ValueError("the task `popularity` leaves no head: the model has no head of the group popularity.")
-    first, last = config.shared_dims[0], config.shared_dims[-1]
-    described |= {
-        "heads": heads,
-        "shared_dims": [first, last] if arguments.num_shared_layers == 2 else [first, (first + last) // 2, last],
-        "prediction_level": arguments.mode,
-        "freeze_encoder": not arguments.train_encoder,
-        "percentile_tables": {},
-    }
-    return ApexConfig.from_dict(described)
-
-
-def build_trained_model(base: ApexModel, arguments: ApexTrainingArguments) -> ApexModel:
-    """Build the model that a run trains: the encoder of `base`, and heads that start as the arguments say."""
-    config = build_training_config(base.config, arguments)
-    with seeded(arguments.seed):
-        model = ApexModel(config)
-    tensors = base.state_dict()
-    if arguments.initial_heads == "new":
-        tensors = {name: value for name, value in tensors.items() if name.startswith(("encoder.", "aggregator."))}
-    expected = model.state_dict()
-    kept = {name: value for name, value in tensors.items() if name in expected}
-    misshapen = [name for name, value in kept.items() if value.shape != expected[name].shape]
-    absent = [name for name in expected if name not in kept]
-    if misshapen or (arguments.initial_heads == "model" and absent):
-        raise ValueError(
-            f"initial_heads='model' needs a model with the heads and trunk that are trained; it differs in "
-            f"{', '.join((misshapen + absent)[:3])}. Set num_shared_layers to its depth, or initial_heads='new'."
-        )
-    model.load_state_dict(kept, strict=False)
-    return model
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's generators seeded, and give them their state back afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-def run_training(
-    task: TrainingTask,
-    model: ApexModel,
-    arguments: ApexTrainingArguments,
-    accelerator: Any,
-    output: str | os.PathLike,
-    data: Mapping[str, Any],
-    *,
-    resume: bool,
-    show_progress: bool,
-) -> TrainingResult:
-    """Run a task in its folder, from the first file to the saved model; see [`train_heads`]."""
-    run = RunFolder(output)
-    problem: list[Exception] = []
+def _run_task(task: TrainingTask, run: RunFolder, *, resume: bool, show_progress: bool) -> TrainingResult:
+    """Run a task in its folder, from the first file to the saved model."""
+    accelerator, problem = task.accelerator, None
+    num_songs = {split: task.store.get_split(split).num_songs for split in ("train", "validation")}
     with ExitStack() as stack:
         if accelerator.is_main_process:
             try:
                 stack.enter_context(OutputLock(run.path))  # for all processes of this run
-                run.open(arguments, data, resume=resume)
+                learned = {**task.describe_data(), "dataset_sha256": task.store.dataset_sha256, "songs": num_songs}
+                run.open(task.arguments, learned, resume=resume)
             except (OSError, ValueError) as error:
-                problem.append(error)
-        _raise_in_all_processes(problem)
+                problem = error
+        # All fail for the reason that the first one found, rather than wait for it for ever.
+        problem = broadcast_from_main(problem)
+        if problem is not None:
+            raise problem
         accelerator.init_trackers("tracking")
         try:
-            progress = fit(task, arguments, run, accelerator, resume=resume, show_progress=show_progress)
+            progress = fit(task, run, resume=resume, show_progress=show_progress)
         except TrainingDivergedError:
             if run.list_checkpoints():
-                _save_best(task, model, arguments, accelerator, run)
+                _save_best(task, run)
             raise
-        _save_best(task, model, arguments, accelerator, run, progress)
+        _save_best(task, run, progress)
         for tracker in accelerator.trackers:
             tracker.finish()
     accelerator.free_memory()
     return TrainingResult(run.best, progress.best_epoch, progress.num_epochs_done, progress.history)
 
 
-def _raise_in_all_processes(problem: list[Exception]) -> None:
-    """Let every process fail for the reason that the first one found, rather than wait for it for ever."""
-    from accelerate.utils import broadcast_object_list
-
-    shared: list[Any] = [problem[0] if problem else None]
-    broadcast_object_list(shared)
-    if shared[0] is not None:
-        raise shared[0]
-
-
-def _save_best(
-    task: TrainingTask,
-    model: ApexModel,
-    arguments: ApexTrainingArguments,
-    accelerator: Any,
-    run: RunFolder,
-    progress: Progress | None = None,
-) -> None:
+def _save_best(task: TrainingTask, run: RunFolder, progress: Progress | None = None) -> None:
     """Write `best/`: the model with the best epoch's weights, and the percentile tables of its training scores."""
     weights = load_best_weights(run)
     task.load_weights(weights)
     task.module.eval()
     scores = task.predict("train")
-    if accelerator.is_main_process:
-        model.load_state_dict(weights, strict=False)
-        model.config.percentile_tables = build_percentile_tables(scores, task.head_names)
-        model.config.provenance = {
-            **model.config.provenance,
-            "training": {"arguments": asdict(arguments), "data": run.load_data()},
-        }
-        part = run.path / "best.writing"
+    if task.accelerator.is_main_process:
+        task.model.load_state_dict(weights, strict=False)
+        config = task.model.config
+        config.percentile_tables = build_percentile_tables(scores, task.head_names)
+        trained = {"arguments": asdict(task.arguments), "data": run.load_data()}
+        config.provenance = {**config.provenance, "training": trained}
+        part, old = run.path / "best.writing", run.path / "best.old"
         shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part)
-        ApexFeatureExtractor.from_config(model.config).save_pretrained(part)
-        old = run.path / "best.old"
+        task.model.save_pretrained(part)
+        ApexFeatureExtractor.from_config(config).save_pretrained(part)
         if run.best.exists():  # moved away whole: a kill must not leave half a model under this name
             shutil.rmtree(old, ignore_errors=True)
             run.best.rename(old)
@@ -284,33 +183,4 @@ def _save_best(
         shutil.rmtree(old, ignore_errors=True)
         if progress is not None:
             run.save_plots(progress.history)
-    accelerator.wait_for_everyone()
-
-
-def build_percentile_tables(scores: NDArray[np.float32], head_names: Sequence[str]) -> dict[str, list[float]]:
-    """
-    Build the quantiles that `config.percentile_tables` holds.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_songs, num_heads)`):
-            The model's scores of its training songs.
-        head_names (`Sequence[str]`):
-            Names of the columns.
-
-    Returns:
-        `dict[str, list[float]]`: 101 ascending quantiles a score.
-    """
-    quantiles = np.quantile(scores.astype(np.float64), np.linspace(0, 1, NUM_QUANTILES), axis=0)
-    # Interpolation rounds: two equal quantiles may come out a last digit apart, in the wrong order.
-    quantiles = np.maximum.accumulate(quantiles, axis=0)
-    return {name: quantiles[:, column].tolist() for column, name in enumerate(head_names)}
-
-
-def close_processes() -> None:
-    """Leave the group of processes; the last thing that a command does."""
-    from accelerate import PartialState
-
-    state = PartialState()
-    gc.collect()  # what still refers to the group, such as a module that was shared over it, goes before it
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    task.accelerator.wait_for_everyone()

@@ -30,16 +30,17 @@ BATCH_SIZE = 512
 
 
 def write_corpus(folder: Path, num_songs: int) -> None:
-    """Write the same random song embeddings as a folder of `apex-music embed` and as one table for pandas."""
+    """Write the same random song embeddings as a folder of `apex-music embed` with its dataset, and for pandas."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from modeling_apex.corpus.embed import SHARD_METADATA
+    from modeling_apex.corpus.shards import SHARD_METADATA
     from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
-    embeddings = folder / "embeddings"
+    embeddings, songs = folder / "embeddings", folder / "songs"
     embeddings.mkdir()
+    songs.mkdir()
     identity = {"hidden_size": HIDDEN_SIZE}
     metadata = {SHARD_METADATA: json.dumps({"identity": identity, "block": {}, "failures": []})}
     generator = np.random.default_rng(0)
@@ -57,6 +58,9 @@ def write_corpus(folder: Path, num_songs: int) -> None:
             for head in DEFAULT_HEADS:
                 columns[head["name"]] = generator.uniform(head["minimum"], head["maximum"], count).astype(np.float32)
             table = pa.table(columns)
+            labels = table.select(["id", *(head["name"] for head in DEFAULT_HEADS)])
+            labels = labels.append_column("audio", pa.nulls(count, pa.string()))
+            pq.write_table(labels, songs / f"{split}-{number:05d}.parquet")
             pq.write_table(table.replace_schema_metadata(metadata), embeddings / f"{split}-{number:05d}.parquet")
             if split == "train":
                 writer = writer or pq.ParquetWriter(folder / "train.parquet", table.schema)
@@ -66,7 +70,7 @@ def write_corpus(folder: Path, num_songs: int) -> None:
     manifest = {
         "model": "random",
         "identity": identity,
-        "source": {"name": "random", "splits": {"train": num_songs, "validation": 512}, "ids_sha256": ""},
+        "source": {"name": str(songs), "splits": {"train": num_songs, "validation": 512}, "ids_sha256": ""},
         "is_complete": True,
     }
     (embeddings / "manifest.json").write_text(json.dumps(manifest))
@@ -155,7 +159,7 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
     from modeling_apex.training.arguments import build_arguments
     from modeling_apex.training.heads.task import HeadsTask
     from modeling_apex.training.loop import Progress, _train_epoch, build_optimizer
-    from modeling_apex.training.train import build_accelerator
+    from modeling_apex.training.processes import build_accelerator
 
     model = build_model()
     arguments = build_arguments(loss="equal", report_to="none", batch_size=BATCH_SIZE, mixed_precision=mixed_precision)
@@ -166,8 +170,8 @@ def train_ours(folder: Path, mixed_precision: str) -> dict[str, float]:
     for batch in range(task.plan_epoch(0)):
         task.load_batch(batch)
     clock.stop("batches")
-    module, optimizer = accelerator.prepare(task.module, build_optimizer(task, arguments, accelerator))
-    _train_epoch(task, module, optimizer, arguments, accelerator, Progress())
+    module, optimizer = accelerator.prepare(task.module, build_optimizer(task))
+    _train_epoch(task, module, optimizer, Progress())
     clock.stop("epoch")
     return clock.report()
 

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,9 @@ from modeling_apex.training.fusion.data import (
     build_fusion_labels,
     open_fusion_store,
 )
-from modeling_apex.training.fusion.task import build_front_end_config, predict_stored_songs, train_fusion
-from modeling_apex.training.train import train_heads
+from modeling_apex.training.fusion.model import build_front_end_config
+from modeling_apex.training.fusion.task import predict_stored_songs
+from modeling_apex.training.train import train
 
 THRESHOLD = 50.0
 SPLITS = ("test", "unseen")
@@ -92,8 +93,15 @@ class LabelledSource:
         self.name, self.splits = self._source.name, self._source.splits
         self.columns = self._source.columns.append(pa.field("hit_probability", pa.float32()))
 
-    def list_ids(self, split: str) -> list[str]:
-        return self._source.list_ids(split)
+    def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
+        return self._source.locate(split, start, stop)
+
+    def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
+        table = self._source.read_columns(split, [name for name in names if name != "hit_probability"])
+        if "hit_probability" not in names:
+            return table
+        is_hit = [float(value >= THRESHOLD) for value in table["popularity"].to_pylist()]
+        return table.append_column("hit_probability", pa.array(is_hit, pa.float32()))
 
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         for song in self._source.iterate(split, start, stop):
@@ -140,7 +148,7 @@ def train_fused(songs: Songs, branches: str, leaking: str, seed: int, *, is_time
     run = songs.folder / "runs" / f"{branches}-{leaking}-{seed}"
     best = run / "best"
     if not best.is_dir():
-        train_fusion(songs.dataset, run, arguments, cache_dir=songs.folder / "cache", resume=run.is_dir())
+        train(songs.dataset, run, arguments, cache_dir=songs.folder / "cache", resume=run.is_dir())
     model: Any = SpectrogramFusionModel.from_pretrained(best).eval()
     scores = {}
     for name in SPLITS:
@@ -153,19 +161,22 @@ def train_fused(songs: Songs, branches: str, leaking: str, seed: int, *, is_time
 def train_apex(songs: Songs, seed: int, *, is_timed: bool) -> Predictor:
     """Train APEX heads for popularity and hits on embeddings of the embedded model, which is not trained further."""
     base = build_apex_base()
-    for name in ("known", "unseen"):
-        embed_songs(LabelledSource(songs.folder / f"{name}-tracks"), songs.folder / f"{name}-embeddings", base)
+    known, unseen = (LabelledSource(songs.folder / f"{name}-tracks") for name in ("known", "unseen"))
+    for name, source in (("known", known), ("unseen", unseen)):
+        embed_songs(source, songs.folder / f"{name}-embeddings", base)
     embeddings = songs.folder / "known-embeddings"
     # New heads rank songs epochs before their scores are calibrated, so the epoch is chosen by the validation loss.
     arguments = build_arguments("improved", loss="equal", selection="loss", batch_size=64, seed=seed, report_to="none")
     run = songs.folder / "runs" / f"apex-{seed}"
     best = run / "best"
     if not best.is_dir():
-        train_heads(embeddings, run, arguments, model=base, resume=run.is_dir())
+        train(embeddings, run, arguments, model=base, resume=run.is_dir(), songs=known)
     model: Any = ApexModel.from_pretrained(best).eval()
-    scores = {"test": predict_split(model, open_embedding_store(embeddings).get_split("test"))}
-    unseen = open_embedding_store(songs.folder / "unseen-embeddings").get_split("test")
-    scores["unseen"] = predict_split(model, unseen)
+    stores = {
+        "test": open_embedding_store(embeddings, songs=known),
+        "unseen": open_embedding_store(songs.folder / "unseen-embeddings", songs=unseen),
+    }
+    scores = {name: predict_split(model, store.get_split("test")) for name, store in stores.items()}
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return Predictor(scores, num_parameters, measure_song(model, songs) if is_timed else None)
 

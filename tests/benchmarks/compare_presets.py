@@ -22,7 +22,7 @@ from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.training.arguments import build_arguments
 from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
-from modeling_apex.training.train import train_heads
+from modeling_apex.training.train import train
 
 CONDITIONS: Mapping[str, tuple[str, str]] = {
     "published": ("published", "full"),
@@ -41,7 +41,7 @@ GROUP_OF_HEAD = {str(head["name"]): str(head["group"]) for head in DEFAULT_HEADS
 def measure_run(embeddings: Path, folder: Path, preset: str, task: str, seed: int, split: str) -> dict[str, float]:
     """Train once and return Spearman of every score and the mean of each group."""
     arguments = build_arguments(preset, task=task, seed=seed, report_to="none")
-    run = train_heads(embeddings, folder, arguments)
+    run = train(embeddings, folder, arguments)
     heads = evaluate_model(run.best, embeddings, splits=[split], num_draws=1)["splits"][split][ALL_PLATFORMS]
     # A score that is the same for every song ranks nothing.
     values = {name: result["spearman"]["value"] or 0.0 for name, result in heads.items()}

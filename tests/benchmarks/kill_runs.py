@@ -182,7 +182,10 @@ def build_embed_job(folder: Path, model: Path) -> Job:
         tables = [pq.read_table(path, columns=["id", "segment_index"]) for path in output.glob("*.parquet")]
         return [f"{row['id']}/{row['segment_index']}" for table in tables for row in table.to_pylist()]
 
-    return Job(run, list_rows, lambda output: [path for path in output.iterdir() if path.is_file()])
+    def list_files(output: Path) -> list[Path]:  # but the records of what the dataset's own times were
+        return [path for path in output.iterdir() if path.is_file() and not path.name.endswith(".audio.json")]
+
+    return Job(run, list_rows, list_files)
 
 
 def build_train_job(folder: Path, model: Path) -> Job:

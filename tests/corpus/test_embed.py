@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import torch
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
-from modeling_apex.corpus.embed import embed_songs, read_shard_facts
+from modeling_apex.corpus import song_decoding
+from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.embedding_manifest import load_manifest
 from modeling_apex.corpus.embedding_store import open_embedding_store
-from modeling_apex.corpus.song_decoding import BackgroundDecoder
+from modeling_apex.corpus.shards import read_shard_facts
+from modeling_apex.corpus.song_decoding import decode_song, decode_songs
 from modeling_apex.corpus.song_source import (
     AudioFolderSource,
     HubSongSource,
@@ -32,6 +35,7 @@ from modeling_apex.corpus.song_source import (
     compute_source_fingerprint,
     open_song_source,
 )
+from modeling_apex.inference.audio_limits_apex import AudioLimits
 
 from song_folders import make_wav, write_dataset
 
@@ -106,9 +110,9 @@ def test_failures_are_tried_again_on_request(tmp_path: Path, tiny_model: ApexMod
     folder = tmp_path / "songs"
     folder.mkdir()
     (folder / "a.wav").write_bytes(make_wav(0, 0.15))
-    (folder / "b.wav").write_bytes(b"half a download")
-    assert len(embed_songs(folder, tmp_path / "out", tiny_model).failures) == 1
-    (folder / "b.wav").write_bytes(make_wav(1, 0.15))
+    (folder / "b.wav").write_bytes(make_wav(1, 0.35))
+    limits = AudioLimits(max_seconds=0.2)
+    assert len(embed_songs(folder, tmp_path / "out", tiny_model, limits=limits).failures) == 1
     assert len(embed_songs(folder, tmp_path / "out", tiny_model).failures) == 1
     summary = embed_songs(folder, tmp_path / "out", tiny_model, retry_failures=True)
     assert (summary.num_songs, summary.failures) == (2, [])
@@ -154,7 +158,7 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
     dataset: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_songs(dataset, tmp_path / "whole", tiny_model, songs_per_shard=2)
-    save = embed_module._save_shard
+    save = embed_module.save_shard
     saved: list[str] = []
 
     def save_or_die(path: Path, *rest: object) -> None:
@@ -163,14 +167,14 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
         save(path, *rest)
         saved.append(path.name)
 
-    monkeypatch.setattr(embed_module, "_save_shard", save_or_die)
+    monkeypatch.setattr(embed_module, "save_shard", save_or_die)
     with pytest.raises(KeyboardInterrupt):
         embed_songs(dataset, tmp_path / "parts", tiny_model, songs_per_shard=2)
     assert not load_manifest(tmp_path / "parts")["is_complete"]
     with pytest.raises(ValueError, match="this embedding is unfinished"):
         open_embedding_store(tmp_path / "parts")
     saved.clear()
-    monkeypatch.setattr(embed_module, "_save_shard", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
+    monkeypatch.setattr(embed_module, "save_shard", lambda path, *rest: (saved.append(path.name), save(path, *rest)))
     embed_songs(dataset, tmp_path / "parts", tiny_model, songs_per_shard=2)
     assert len(saved) == 7 - 3  # five shards of train, two of validation
     assert read_rows(tmp_path / "parts") == read_rows(tmp_path / "whole")
@@ -179,13 +183,13 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
 def embed_slowly(*arguments: Any) -> None:
     """Embed with shards spread over a second, so that a kill hits the work and not only its start."""
     torch.set_num_threads(1)  # a forked process does not have the threads of OpenMP that torch thinks it has
-    save = embed_module._save_shard
+    save = embed_module.save_shard
 
     def save_slowly(*values: Any) -> None:
         time.sleep(0.03)
         save(*values)
 
-    embed_module._save_shard = save_slowly
+    embed_module.save_shard = save_slowly
     embed_songs(*arguments, songs_per_shard=2)
 
 
@@ -223,7 +227,7 @@ def test_a_finished_folder_is_unfinished_while_failures_are_tried_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed_module, "_close_folder", stop)
+        patch.setattr(embed_module._EmbeddingRun, "close_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             embed_songs(folder, tmp_path / "out", tiny_model, retry_failures=True)
     with pytest.raises(ValueError, match="this embedding is unfinished"):
@@ -260,16 +264,16 @@ def test_what_a_killed_run_left_of_its_columns_is_removed(
     assert not (tmp_path / "out" / "columns" / store.manifest_sha256[:16] / "stray").exists()
 
 
-def test_decoding_threads_that_vanish_are_an_error_and_no_hang(
+def test_a_decoding_thread_that_ends_is_an_error_and_no_hang(
     tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BackgroundDecoder, "_work", lambda decoder: None)
+    def end_thread(*options: object) -> None:
+        raise SystemExit("the thread ends")
+
+    monkeypatch.setattr(song_decoding, "decode_song", end_thread)
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
-    with (
-        pytest.raises(RuntimeError, match="the threads that decode songs ended before the last song did"),
-        BackgroundDecoder([Song("a", None, {})], extractor, num_threads=2) as decoder,
-    ):
-        list(decoder)
+    with pytest.raises(SystemExit, match="the thread ends"):
+        list(decode_songs([Song("a", None, {})], extractor, num_threads=2))
 
 
 def test_two_processes_share_the_shards(
@@ -329,8 +333,9 @@ def test_refuses_a_shard_from_elsewhere(dataset: Path, tmp_path: Path, tiny_mode
 def test_refuses_options_that_make_no_sense(dataset: Path, tmp_path: Path, tiny_model: ApexModel) -> None:
     with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, float16, got 'int8'"):
         embed_songs(dataset, tmp_path / "out", tiny_model, dtype="int8")
-    with pytest.raises(ValueError, match="`num_decoders` must be at least 1, got 0"):
-        embed_songs(dataset, tmp_path / "out", tiny_model, num_decoders=0)
+    for name, value in (("num_decoders", 0), ("batch_size", -1), ("songs_per_shard", 0)):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got {value}"):
+            embed_songs(dataset, tmp_path / "out", tiny_model, **{name: value})
     stray = tmp_path / "stray"
     stray.mkdir()
     (stray / "x.parquet").touch()
@@ -373,6 +378,10 @@ def test_hub_datasets_come_through_datasets(dataset: Path, monkeypatch: pytest.M
     assert isinstance(songs, HubSongSource)
     assert compute_source_fingerprint(songs) == compute_source_fingerprint(local)
     assert next(songs.iterate("validation", 1, 3)).columns == next(local.iterate("validation", 1, 3)).columns
+    names = songs.columns.names
+    assert songs.read_columns("train", names).equals(local.read_columns("train", names))
+    ((cache, first, last),) = songs.locate("train", 2, 5)
+    assert (cache.suffix, first, last) == (".arrow", 2, 5)
 
 
 def test_source_refusals(tmp_path: Path, dataset: Path) -> None:
@@ -400,8 +409,7 @@ def test_source_refusals(tmp_path: Path, dataset: Path) -> None:
 def test_a_song_without_audio_fails_alone(tiny_model: ApexModel) -> None:
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
     songs = [Song("a", None, {}), Song("b", {"bytes": make_wav(0, 0.1), "path": None}, {})]
-    with BackgroundDecoder(songs, extractor, num_threads=2) as decoder:
-        segments = list(decoder)
+    segments = list(decode_songs(songs, extractor, num_threads=2))
     assert [(segment.song.id, segment.error) for segment in segments] == [
         ("a", "the dataset has no audio for this song"),
         ("b", None),
@@ -415,19 +423,31 @@ def test_a_fault_of_the_program_is_not_taken_for_a_broken_song(tiny_model: ApexM
         raise RuntimeError("the disk is gone")
 
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
-    with (
-        pytest.raises(RuntimeError, match="the disk is gone"),
-        BackgroundDecoder(break_off(), extractor, num_threads=num_threads) as decoder,
-    ):
-        list(decoder)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        list(decode_songs(break_off(), extractor, num_threads=num_threads))
 
 
 def test_decoding_can_be_left_early(tiny_model: ApexModel) -> None:
     extractor = ApexFeatureExtractor.from_config(tiny_model.config)
     song = Song("a", {"bytes": make_wav(0, 3.0), "path": None}, {})
-    with BackgroundDecoder([song] * 50, extractor, num_threads=2) as decoder:
-        assert next(iter(decoder)).song.id == "a"
-    assert not any(thread.is_alive() for thread in decoder._threads)
+    before = threading.active_count()
+    segments = decode_songs([song] * 50, extractor, num_threads=2)
+    assert next(segments).song.id == "a"
+    assert threading.active_count() > before
+    segments.close()
+    assert threading.active_count() == before
+
+
+def test_songs_leave_in_order_whatever_the_threads(tiny_model: ApexModel) -> None:
+    extractor = ApexFeatureExtractor.from_config(tiny_model.config)
+    lengths = [1.5, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 1.2, 0.1]
+    songs = [Song(f"{n}", {"bytes": make_wav(n, s), "path": None}, {}) for n, s in enumerate(lengths)]
+    alone = [segment for song in songs for segment in decode_song(song, extractor)]
+    assert len(alone) == 42
+    for num_threads in (1, 2, 4, 12):
+        together = list(decode_songs(iter(songs), extractor, num_threads=num_threads))
+        assert [segment.song.id for segment in together] == [segment.song.id for segment in alone]
+        assert np.array_equal([segment.samples for segment in together], [segment.samples for segment in alone])
 
 
 def test_command_says_what_failed(

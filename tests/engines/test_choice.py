@@ -128,6 +128,10 @@ def test_torch_in_bf16_needs_its_record_too(tiny_model: ApexModel) -> None:
     tiny_model.encoder_engine = choose_encoder(tiny_model, "torch", "bf16")
     assert 0 < (score(tiny_model) - expected).abs().max() < 5
     assert tiny_model.encoder.dtype == torch.float32, "the model itself keeps its precision"
+    with torch.no_grad():
+        tiny_model.aggregator.bias.add_(1)
+    with pytest.raises(NotValidatedError, match="was never validated"):  # the record is of other weights
+        choose_encoder(tiny_model, "torch", "bf16")
 
 
 def test_the_default_path_is_chosen_for_the_weights_that_there_are(tiny_model: ApexModel) -> None:

@@ -81,9 +81,9 @@ def test_an_unfinished_journal_of_another_engine_is_refused(
     tiny_folder: Path, onnx_folder: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = tmp_path / "scores.jsonl"
-    settings = {"model": str(onnx_folder), "revision": None, "dtype": "float32", "engine": "torch"}
+    settings = {"weights_sha256": "0" * 64, "dtype": "float32", "engine": "torch"}
     settings |= {"precision": "float32", "resampler": "sinc", "segments": False, "embeddings": False}
-    (tmp_path / "scores.jsonl.partial").write_text(json.dumps({"settings": settings}) + "\n")
+    (tmp_path / "scores.jsonl.partial").write_text(json.dumps({"format": 2, "settings": settings}) + "\n")
     words = ["score", str(album), "--model", str(onnx_folder), "--engine", "onnx", "--output", str(output)]
     assert main(words) == 2
     assert "an unfinished run with other settings" in capsys.readouterr().err

@@ -1,17 +1,19 @@
 """Training arguments: presets, differences, refusals; and the config that follows from them."""
 
 import json
+import math
+import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modeling_apex.cli import build_parser
-from modeling_apex.commands.train import collect_arguments
-from modeling_apex.training.arguments import build_arguments, load_differences
-from modeling_apex.training.train import build_training_config
+from modeling_apex.commands.training_options import collect_arguments
+from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments, load_differences
+from modeling_apex.training.trained_model import build_training_config
 
 
 def test_the_published_preset_is_the_paper() -> None:
@@ -61,6 +63,17 @@ def test_command_line_beats_file_beats_preset(tmp_path: Path) -> None:
         ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be positive"),
         ({"sigma_learning_rate": -1.0}, ValueError, "`sigma_learning_rate` must be positive, got -1"),
         ({"weight_decay": -0.1}, ValueError, "`weight_decay` must not be negative"),
+        ({"weight_decay": math.nan}, ValueError, "`weight_decay` must be a finite number, got nan"),
+        ({"learning_rate": math.inf}, ValueError, "`learning_rate` must be a finite number, got inf"),
+        ({"sigma_learning_rate": "fast"}, TypeError, "`sigma_learning_rate` must be a number, got 'fast'"),
+        ({"batch_size": True}, TypeError, "`batch_size` must be an integer, got True"),
+        ({"num_shared_layers": 2.0}, TypeError, "`num_shared_layers` must be an integer, got 2.0"),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0 and below 2**63, got -1"),
+        ({"seed": 2**63}, ValueError, "`seed` must be at least 0 and below 2**63, got 9223372036854775808"),
+        ({"patience": 0}, ValueError, "`patience` must be at least 1, got 0"),
+        ({"max_grad_norm": 0}, ValueError, "`max_grad_norm` must be positive, got 0"),
+        ({"target_column": ""}, ValueError, "`target_column` must not be empty, got ''"),
+        ({"target_column": 5}, TypeError, "`target_column` must be text, got 5"),
         ({"preset": "best"}, ValueError, "`preset` must be one of published, improved, fusion, got 'best'"),
     ],
 )
@@ -68,6 +81,23 @@ def test_refusals(differences: dict[str, Any], error: type[Exception], message: 
     with pytest.raises(error) as caught:
         build_arguments(**differences)
     assert message in str(caught.value)
+
+
+def test_every_option_has_a_place_in_the_help_and_values_that_are_refused() -> None:
+    for option in fields(ApexTrainingArguments):
+        assert option.metadata["group"], option.name
+        assert option.metadata["help"], option.name
+        assert option.type is bool or option.metadata["choices"] or option.metadata["limit"], option.name
+
+
+def test_help_shows_the_options_in_groups(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["train", "--help"])
+    sections = capsys.readouterr().out.split("\n\n")
+    for option in fields(ApexTrainingArguments):
+        flag = "--" + option.name.replace("_", "-")
+        shown = [section for section in sections if re.search(rf"^  {flag}\b", section, flags=re.MULTILINE)]
+        assert [section.splitlines()[0] for section in shown] == [option.metadata["group"] + ":"], flag
 
 
 def test_files_of_differences_that_cannot_be_read(tmp_path: Path) -> None:

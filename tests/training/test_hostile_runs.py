@@ -13,7 +13,7 @@ from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.training import loop
 from modeling_apex.training.loop import PROGRESS_NAME, Progress
-from modeling_apex.training.train import train_heads
+from modeling_apex.training.train import train
 
 from booby_traps import TRAPS, build_numpy_file
 
@@ -41,13 +41,13 @@ def checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_record", record_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train_heads(embeddings, tmp_path / "run", quick(), model=tiny_model)
+            train(embeddings, tmp_path / "run", quick(), model=tiny_model)
     return tmp_path / "run" / "checkpoints" / "epoch-0001"
 
 
 @pytest.fixture
 def resume(embeddings: Path, tiny_model: ApexModel, quick: Callable, tmp_path: Path) -> Callable[[], Any]:
-    return lambda: train_heads(embeddings, tmp_path / "run", quick(), model=tiny_model, resume=True)
+    return lambda: train(embeddings, tmp_path / "run", quick(), model=tiny_model, resume=True)
 
 
 def test_the_pickles_of_a_checkpoint_are_these(checkpoint: Path, resume: Callable[[], Any]) -> None:

@@ -21,6 +21,12 @@ def test_sums_leave_missing_labels_out() -> None:
     assert scores.grad.tolist() == [[2.0, 0.0], [4.0, -1.0]]
 
 
+def test_sums_in_units_of_each_head() -> None:
+    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    labels = torch.tensor([[0.0, float("nan")], [1.0, 4.5]])
+    assert compute_squared_error_sums(scores, labels, torch.tensor([0.5, 2.0])).tolist() == [20.0, 0.0625]
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"), [("equal", 10.0), ("weighted", 5 * 8.0 + 2.0), ("uncertainty", 8 / 2 + 2 / 2)]
 )

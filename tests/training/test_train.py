@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,15 +16,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import modeling_apex.training.evaluate as evaluate
+import modeling_apex.training.heads.task as heads_task
 import modeling_apex.training.loop as loop
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
-from modeling_apex.training.heads.task import HeadsTask, plan_batches, refuse_few_rows
+from modeling_apex.training.batches import plan_batches, refuse_few_rows
+from modeling_apex.training.heads.task import HeadsTask
 from modeling_apex.training.loop import TrainingDivergedError, has_finished
+from modeling_apex.training.processes import build_accelerator
 from modeling_apex.training.run_folder import RunFolder
-from modeling_apex.training.train import build_accelerator, build_trained_model, train_heads
+from modeling_apex.training.train import train as train_model
+from modeling_apex.training.trained_model import build_trained_model
 
 from full_disks import fill_disk
 from song_folders import write_embeddings
@@ -40,7 +46,7 @@ def train(embeddings: Path, tiny_model: ApexModel, quick: Callable, tmp_path: Pa
     """Train on the made embeddings; keyword arguments are training arguments."""
 
     def run(name: str = "run", *, data: Path = embeddings, resume: bool = False, **arguments: Any) -> Any:
-        return train_heads(data, tmp_path / name, quick(**arguments), model=tiny_model, resume=resume)
+        return train_model(data, tmp_path / name, quick(**arguments), model=tiny_model, resume=resume)
 
     return run
 
@@ -51,7 +57,7 @@ def test_loss_falls_to_near_zero_on_eight_songs(
     folder = write_embeddings(tmp_path / "eight", {"train": 8, "validation": 4}, identity)
     tiny_model.config.dropout_shared = tiny_model.config.dropout_branch = 0.0
     arguments = quick(num_epochs=250, patience=250, loss="equal", standardize_targets=True, weight_decay=0.0)
-    history = train_heads(folder, tmp_path / "run", arguments, model=tiny_model).history
+    history = train_model(folder, tmp_path / "run", arguments, model=tiny_model).history
     assert history[0]["training_loss"] > 4.0  # seven heads, each about one variance away
     assert history[-1]["training_loss"] < 0.05
 
@@ -139,7 +145,7 @@ def test_every_trained_tensor_gets_a_gradient_and_the_encoder_none(
         else:
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
-    optimized = {id(p) for group in task.build_parameter_groups(arguments) for p in group["params"]}
+    optimized = {id(p) for group in task.build_parameter_groups() for p in group["params"]}
     assert optimized == {id(parameter) for parameter in task.module.parameters() if parameter.requires_grad}
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
 
@@ -259,7 +265,7 @@ def test_damaged_embeddings_are_named(tmp_path: Path, tiny_model: ApexModel, ide
     means.flush()
     assert store.get_split("train").num_songs == 60
     with pytest.raises(TrainingDivergedError, match=r"embeddings not finite: 'train-7'.*no epoch was finished"):
-        train_heads(folder, tmp_path / "run", quick(), model=tiny_model)
+        train_model(folder, tmp_path / "run", quick(), model=tiny_model)
 
 
 def test_refuses_a_folder_that_holds_a_run(train: Callable) -> None:
@@ -280,6 +286,16 @@ def test_refuses_to_resume_on_other_data(train: Callable, tmp_path: Path, identi
     other = write_embeddings(tmp_path / "other", SIZES, identity, seed=5)
     with pytest.raises(ValueError, match="other data"):
         train(data=other, resume=True)
+
+
+def test_refuses_to_resume_a_run_that_did_not_note_what_it_learned_from(train: Callable, tmp_path: Path) -> None:
+    train()
+    path = tmp_path / "run" / "data.json"
+    data = json.loads(path.read_text())
+    del data["weights_sha256"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="earlier version, which did not note weights_sha256, so nothing shows that"):
+        train(resume=True)
 
 
 def test_refuses_embeddings_of_another_model(train: Callable, tiny_model: ApexModel) -> None:
@@ -325,6 +341,34 @@ def test_refuses_to_train_the_encoder_on_embeddings(train: Callable) -> None:
         train(train_encoder=True)
 
 
+def test_tasks_import_what_they_share_and_not_each_other() -> None:
+    rooms = ("heads", "encoder", "fusion", "tiny")
+    for room in rooms:
+        paths = sorted((Path(loop.__file__).parent / room).glob("*.py"))
+        assert paths
+        for path in paths:
+            found = set(re.findall(r"modeling_apex\.training\.(\w+)\.", path.read_text())) & set(rooms)
+            assert found <= {room}, path
+
+
+def test_labels_come_from_where_the_command_says(
+    embeddings: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def open_nothing(*places: Any, **options: Any) -> None:
+        raise ValueError(f"asked for {options}")
+
+    for module in (heads_task, evaluate):
+        monkeypatch.setattr(module, "open_embedding_store", open_nothing)
+    rest = ["--model", str(tiny_folder), "--songs", "dataset", "--recheck"]
+    for words in (
+        ["train", str(embeddings), "--output", str(tmp_path / "run")],
+        ["conditions", str(embeddings), "--output", str(tmp_path / "runs")],
+        ["evaluate", str(embeddings)],
+    ):
+        assert main([*words, *rest]) == 2
+        assert "asked for {'songs': 'dataset', 'rereads': True}" in capsys.readouterr().err, words
+
+
 def test_goes_on_from_the_heads_of_a_model(train: Callable, tiny_model: ApexModel, quick: Callable) -> None:
     model = build_trained_model(tiny_model, quick(initial_heads="model"))
     assert all(torch.equal(value, tiny_model.state_dict()[name]) for name, value in model.state_dict().items())
@@ -360,12 +404,13 @@ def test_two_processes_train_as_one(tmp_path: Path, embeddings: Path, tiny_folde
             """
             import sys
             from modeling_apex.training.arguments import build_arguments
-            from modeling_apex.training.train import close_processes, train_heads
+            from modeling_apex.training.processes import close_processes
+            from modeling_apex.training.train import train
 
             arguments = build_arguments(
                 "improved", num_epochs=12, batch_size=16, learning_rate=0.01, report_to="none", patience=1
             )
-            train_heads(sys.argv[1], sys.argv[2], arguments, model=sys.argv[3])
+            train(sys.argv[1], sys.argv[2], arguments, model=sys.argv[3])
             close_processes()
             """
         )

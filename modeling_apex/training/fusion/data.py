@@ -6,28 +6,23 @@ split alone. Spectrograms are computed once, by the model's own front end, and k
 transforms nothing.
 """
 
-import hashlib
-import json
-import logging
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
-from modeling_apex.corpus.song_store import SongSplit, SongStore
+from modeling_apex.corpus.identity import hash_json
+from modeling_apex.corpus.song_labels import SongLabels
+from modeling_apex.corpus.song_source import SongSource
+from modeling_apex.corpus.song_store import SongSplit, SongStore, make_store
 from modeling_apex.corpus.waveform_store import open_waveform_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.spectrogram_apex import compute_log_spectrogram
 from modeling_apex.inference.track_features_apex import TRACK_FEATURES, encode_features, is_missing
-
-logger = logging.getLogger(__name__)
 
 STORE_FORMAT = 1
 SEGMENTS_AT_ONCE = 16
@@ -39,7 +34,7 @@ SPECTROGRAM_SETTINGS = (
 
 
 def open_fusion_store(
-    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, num_decoders: int = 1
+    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, num_decoders: int = 1, rereads: bool = False
 ) -> SongStore:
     """
     Open the songs of a source for training; the first time, decode them and compute their spectrograms.
@@ -48,11 +43,14 @@ def open_fusion_store(
         source ([`SongSource`]):
             The songs.
         cache_dir (`str` or `os.PathLike`):
-            Where decoded songs and spectrograms are kept, under names that change with source and settings.
+            Where decoded songs and spectrograms are kept, under names that change with any song's audio and with
+            settings.
         config ([`SpectrogramFusionConfig`]):
             Front end and segments; with `branches` `"features"`, no audio is decoded.
         num_decoders (`int`, defaults to 1):
             Threads that decode.
+        rereads (`bool`, defaults to `False`):
+            Whether to read audio again whose files look unchanged.
 
     Returns:
         [`SongStore`]: with `segments` of shape `(num_segments, num_bands, num_frames)`, float32; empty ones
@@ -61,25 +59,23 @@ def open_fusion_store(
     if not config.has_audio:
         return _open_feature_table(source)
     extractor = ApexFeatureExtractor.from_config(config)
-    waveforms = open_waveform_store(source, cache_dir, extractor, num_decoders=num_decoders)
+    waveforms = open_waveform_store(source, cache_dir, extractor, num_decoders=num_decoders, rereads=rereads)
     settings = {name: getattr(config, name) for name in SPECTROGRAM_SETTINGS}
-    described = {"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings}
-    sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    sha256 = hash_json({"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings})
     folder = Path(cache_dir) / f"spectrograms-{sha256[:16]}"
-    if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.writing")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+
+    def build(part: Path) -> None:
         for name, split in waveforms.splits.items():
             _write_spectrograms(part / f"{name}.npy", split, config)
-        part.rename(folder)
+
+    make_store(folder, build)
     splits = {
         name: SongSplit(
             name, np.load(folder / f"{name}.npy", mmap_mode="r"), split.offsets, split.song_embeddings, split.songs
         )
         for name, split in waveforms.splits.items()
     }
-    return SongStore(folder, waveforms.manifest, sha256, splits)
+    return SongStore(folder, waveforms.manifest, sha256, waveforms.dataset_sha256, splits)
 
 
 def _write_spectrograms(path: Path, split: SongSplit, config: Any) -> None:
@@ -97,16 +93,14 @@ def _write_spectrograms(path: Path, split: SongSplit, config: Any) -> None:
 
 def _open_feature_table(source: SongSource) -> SongStore:
     """Return the songs with one empty segment each."""
-    splits = {}
-    schema = pa.schema([pa.field("id", pa.string()), *source.columns])
+    splits, labels = {}, SongLabels(source)
     for name, num_songs in source.splits.items():
-        rows = [{"id": song.id, **song.columns} for song in source.iterate(name, 0, num_songs)]
         empty: Any = np.zeros((num_songs, 0, 0), np.float32)
-        table = pa.Table.from_pylist(rows, schema=schema)
         offsets = np.arange(num_songs + 1, dtype=np.int64)
-        splits[name] = SongSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), table)
-    manifest = {"ids_sha256": compute_source_fingerprint(source)}
-    return SongStore(Path(source.name), manifest, manifest["ids_sha256"], splits)
+        songs = labels.join(name, source.read_columns(name)["id"])
+        splits[name] = SongSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), songs)
+    manifest = {"ids_sha256": labels.ids_sha256}
+    return SongStore(Path(source.name), manifest, labels.ids_sha256, labels.sha256, splits)
 
 
 def build_feature_specs(split: SongSplit, leaking_features: str, target_column: str) -> list[dict[str, Any]]:

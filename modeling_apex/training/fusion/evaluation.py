@@ -62,43 +62,18 @@ def evaluate_fusion_model(
     loaded: Any = model
     if isinstance(model, (str, os.PathLike)):
         loaded = SpectrogramFusionModel.from_pretrained(os.fspath(model), dtype=torch.float32)
-    loaded.eval()
-    config = loaded.config
-    if target_column not in songs.columns.names:
-        raise ValueError(
-            f"{songs.name}: no column `{target_column}` to compare with; it has {', '.join(songs.columns.names)}. "
-            "Name another by --target-column."
-        )
-    chosen = [name for name in songs.splits if name != "train"] if splits is None else list(splits)
-    unknown = [name for name in chosen if name not in songs.splits]
-    if unknown or not chosen:
-        raise ValueError(
-            f"{songs.name}: no split {', '.join(map(repr, unknown)) or 'to evaluate on'}; it has "
-            f"{', '.join(songs.splits)}. Name one of them by --split."
-        )
+    config = loaded.eval().config
+    chosen = choose_splits(songs, splits, target_column)
     training_labels = _list_labels(songs, "train", target_column)
-    results: dict[str, Any] = {}
     failures: list[dict[str, str]] = []
+    results: dict[str, Any] = {}
     for name in chosen:
         scores, scored = predict_songs(loaded, songs, name, failures)
         labels = np.array([_read_label(song, target_column) for song in scored])
-        results[name] = {
-            "popularity": compute_head_results(
-                scores[:, 0],
-                labels,
-                training_labels if len(training_labels) else labels,
-                num_draws=num_draws,
-                seed=seed,
-            ),
-            "hit": compute_hit_results(
-                scores[:, 1],
-                np.where(np.isnan(labels), np.nan, labels >= config.hit_threshold),
-                threshold=config.hit_threshold,
-                num_draws=num_draws,
-                seed=seed,
-                groups=_list_groups(scored),
-            ),
-        }
+        known = training_labels if len(training_labels) else labels
+        draws = {"num_draws": num_draws, "seed": seed}
+        hits = _judge_hits(scores[:, 1], labels, config.hit_threshold, _list_groups(scored), draws)
+        results[name] = {"popularity": compute_head_results(scores[:, 0], labels, known, **draws), "hit": hits}
     return {
         "model": str(config._name_or_path),
         "branches": config.branches,
@@ -110,6 +85,36 @@ def evaluate_fusion_model(
         "failures": failures,
         "splits": results,
     }
+
+
+def _judge_hits(
+    probabilities: NDArray, labels: NDArray, threshold: float, groups: NDArray | None, draws: Mapping[str, int]
+) -> dict[str, Any]:
+    is_hit = np.where(np.isnan(labels), np.nan, labels >= threshold)
+    return compute_hit_results(probabilities, is_hit, threshold=threshold, groups=groups, **draws)
+
+
+def choose_splits(source: SongSource, splits: Sequence[str] | None, target_column: str) -> list[str]:
+    """
+    Return the splits to evaluate on: all but `train`, unless they are named.
+
+    Raises:
+        `ValueError`: If there is no such split, none at all, or no column to compare with.
+    """
+    columns = ", ".join(source.columns.names)
+    if target_column not in source.columns.names:
+        raise ValueError(
+            f"{source.name}: no column `{target_column}` to compare with; it has {columns}. Name another by "
+            "--target-column."
+        )
+    chosen = [name for name in source.splits if name != "train"] if splits is None else list(splits)
+    unknown = [name for name in chosen if name not in source.splits]
+    if unknown or not chosen:
+        raise ValueError(
+            f"{source.name}: no split {', '.join(map(repr, unknown)) or 'to evaluate on'}; it has "
+            f"{', '.join(source.splits)}. Name one of them by --split."
+        )
+    return chosen
 
 
 def predict_songs(

@@ -1,18 +1,22 @@
 """
-Measure apex-tiny, and say in words what was measured.
+Measure apex-tiny on songs that it never saw.
 
-What comes in is the scores that the model gave to songs it never saw, and their [`SongTable`]; what leaves is the
-numbers of `results.json` (rank correlation with bootstrap interval beside the simulation's noise ceiling, errors
-beside trivial baselines) and the model folder's README, which holds no number that is not in `results.json`.
+What comes in is the model and [`SongTable`]s; what leaves is the numbers of `results.json`: rank correlation with
+bootstrap interval beside the simulation's noise ceiling, and errors beside trivial baselines.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.statistics.metrics import compute_head_metrics, compute_head_results, compute_metrics
-from modeling_apex.training.tiny.songs import SongTable
+from modeling_apex.training.tiny.recipe import TinyRecipe
+from modeling_apex.training.tiny.songs import FULL_SCALE, SAMPLING_RATE, SongTable
 
 NUM_BOOTSTRAP_DRAWS = 1000
 # What a useful demonstration needs, as rank correlation on songs with independent factors.
@@ -26,34 +30,75 @@ TITLES = {
 }
 
 
-def evaluate_scores(
+@torch.no_grad()
+def score_songs(model: ApexModel, table: SongTable, batch_size: int = 8) -> NDArray:
+    """
+    Score whole songs, through the same feature extractor and model as any other song.
+
+    Args:
+        model ([`ApexModel`]):
+            The model.
+        table ([`SongTable`]):
+            The songs.
+        batch_size (`int`, defaults to 8):
+            Songs at once.
+
+    Returns:
+        `np.ndarray` of shape `(num_songs, num_heads)`: scores in native units.
+    """
+    extractor = ApexFeatureExtractor.from_config(model.config)
+    model.eval()
+    scores = []
+    for first in range(0, len(table.waveforms), batch_size):
+        songs = table.waveforms[first : first + batch_size] / np.float32(FULL_SCALE)
+        features = extractor(list(songs), sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        scores.append(model(features["input_values"], features["segment_mask"]).scores.numpy())
+    return np.concatenate(scores)
+
+
+def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: dict[str, SongTable]) -> dict[str, Any]:
+    """
+    Evaluate the model on the test songs and on the songs of unseen systems.
+
+    Args:
+        model ([`ApexModel`]):
+            The trained model.
+        recipe ([`TinyRecipe`]):
+            The choices.
+        tables (`dict[str, SongTable]`):
+            `training` (for the baselines), `test` and `unseen`.
+
+    Returns:
+        `dict[str, Any]`: the evaluations of `results.json`, by name.
+    """
+    evaluations: dict[str, Any] = {}
+    for name, song_set in recipe.build_song_sets().items():
+        if name not in TARGETS:
+            continue
+        scores = score_songs(model, tables[name])
+        heads, labels = model.config.heads, tables["training"].labels
+        evaluations[name] = {
+            "num_songs": song_set.num_songs,
+            "seed": song_set.seed,
+            "systems": list(song_set.systems),
+            "factors": "independent",
+            "scores": _evaluate_scores(scores, tables[name], heads, labels, TARGETS[name], recipe.seed),
+            "spearman_by_system": compute_spearman_by_system(scores, tables[name], heads),
+        }
+    return evaluations
+
+
+def _evaluate_scores(
     scores: NDArray,
     table: SongTable,
     heads: Sequence[Mapping[str, Any]],
     training_labels: NDArray,
     targets: Mapping[str, float],
-    seed: int = 0,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """
-    Evaluate every score of a set of songs.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_songs, num_heads)`):
-            What the model says, in native units.
-        table ([`SongTable`]):
-            The songs.
-        heads (`Sequence[Mapping[str, Any]]`):
-            `config.heads`: names and groups, in the order of the columns.
-        training_labels (`np.ndarray` of shape `(num_training_songs, num_heads)`):
-            Where the baselines come from.
-        targets (`Mapping[str, float]`):
-            Rank correlation to reach, by group.
-        seed (`int`, defaults to 0):
-            Seed of the bootstrap.
-
-    Returns:
-        `dict[str, dict[str, Any]]`: by score what [`compute_head_results`] gives, and `spearman_ceiling` (of a
-        listener who knows the truth of the simulation), `target` and `is_target_met`.
+    Return by score what [`compute_head_results`] gives, and `spearman_ceiling` (of a listener who knows the truth of
+    the simulation), `target` and `is_target_met`.
     """
     results = {}
     for column, head in enumerate(heads):
@@ -88,76 +133,11 @@ def find_missed_targets(results: Mapping[str, Any]) -> list[str]:
     for name, evaluation in results["evaluations"].items():
         for score, numbers in evaluation["scores"].items():
             if not numbers["is_target_met"]:
-                value = _format(numbers["spearman"]["value"])
+                value = format_number(numbers["spearman"]["value"])
                 sentences.append(f"`{score}` on {TITLES[name].lower()}: {value}, below {numbers['target']:.2f}.")
     return sentences
 
 
-def build_readme(results: Mapping[str, Any]) -> str:
-    """
-    Write the README of the model folder.
-
-    Args:
-        results (`Mapping[str, Any]`):
-            Content of `results.json`.
-
-    Returns:
-        `str`: Markdown with the front matter of a model card.
-    """
-    facts = results["training"]
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: transformers",
-        "pipeline_tag: audio-classification",
-        "tags: [apex-music, music, popularity, aesthetics, synthetic-data]",
-        "---",
-        "",
-        "# apex-tiny",
-        "",
-        'A demonstration model: it lets `apex-music score` and `pipeline("apex-popularity")` run anywhere, offline '
-        "and at once. It has only ever heard songs that a program rendered, so its scores say nothing about real "
-        "music. For that, name the published weights: `amaai-lab/apex`.",
-        "",
-        f"A HuBERT-shaped encoder and seven heads, {facts['num_parameters']:,} parameters together, trained end to "
-        f"end from 24 kHz waveforms on {facts['num_songs']:,} synthetic songs of {facts['song_seconds']:.0f} s by "
-        f"`{facts['command']}`.",
-        "",
-        "Aesthetic labels are means of sixteen simulated raters; popularity labels are percentiles of simulated play "
-        "and like counts. The ceiling is the rank correlation of a listener who knows the truth of the simulation, "
-        "from which raters and counts differ by chance. All factors of the test songs were drawn independently, so no "
-        "score can ride on another's.",
-    ]
-    for name, evaluation in results["evaluations"].items():
-        lines += [
-            "",
-            f"## {TITLES[name]}",
-            "",
-            f"{evaluation['num_songs']} songs, seed {evaluation['seed']}.",
-            "",
-            "| score | Spearman | 95 % interval | ceiling | MAE | MAE of the median | MSE | MSE of the mean |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for score, numbers in evaluation["scores"].items():
-            spearman, baselines = numbers["spearman"], numbers["baselines"]
-            cells = [
-                f"`{score}`",
-                _format(spearman["value"]),
-                f"{_format(spearman['low'])} to {_format(spearman['high'])}",
-                _format(numbers["spearman_ceiling"]),
-                _format(numbers["mae"]["value"]),
-                _format(baselines["median"]["mae"]),
-                _format(numbers["mse"]["value"]),
-                _format(baselines["mean"]["mse"]),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    missed = find_missed_targets(results)
-    lines += ["", "## What falls short", ""]
-    lines += [f"- {sentence}" for sentence in missed] or [
-        "Every score reaches the rank correlation that was asked of it; the targets are in `results.json`."
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _format(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a number as the README shows it."""
     return "undefined" if value is None else f"{value:.2f}"

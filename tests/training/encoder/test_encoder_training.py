@@ -14,8 +14,10 @@ import modeling_apex.training.loop as loop
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_audio, load_pipeline
 from modeling_apex.corpus.song_source import open_song_source
 from modeling_apex.corpus.waveform_store import open_waveform_store
-from modeling_apex.training.encoder.task import EndToEndTask, freeze_unused_layers, train_end_to_end
-from modeling_apex.training.train import build_accelerator, build_trained_model
+from modeling_apex.training.encoder.task import EndToEndTask, freeze_unused_layers
+from modeling_apex.training.processes import build_accelerator
+from modeling_apex.training.train import train
+from modeling_apex.training.trained_model import build_trained_model
 
 from song_folders import write_dataset
 
@@ -90,7 +92,7 @@ def test_training_moves_the_encoder_and_resumes_bit_for_bit(
     tiny_model.config.encoder_config.hidden_dropout = 0.1
     arguments = quick(train_encoder=True, batch_size=4, num_epochs=3, encoder_learning_rate=1e-3)
     options = {"model": tiny_model, "cache_dir": tmp_path / "cache"}
-    whole = train_end_to_end(dataset, tmp_path / "whole", arguments, **options)
+    whole = train(dataset, tmp_path / "whole", arguments, **options)
     record = loop._record
 
     def record_and_die(*values: Any) -> None:
@@ -100,10 +102,10 @@ def test_training_moves_the_encoder_and_resumes_bit_for_bit(
 
     monkeypatch.setattr(loop, "_record", record_and_die)
     with pytest.raises(KeyboardInterrupt):
-        train_end_to_end(dataset, tmp_path / "parts", arguments, **options)
+        train(dataset, tmp_path / "parts", arguments, **options)
     monkeypatch.undo()
     torch.manual_seed(4)
-    parts = train_end_to_end(dataset, tmp_path / "parts", arguments, resume=True, **options)
+    parts = train(dataset, tmp_path / "parts", arguments, resume=True, **options)
     assert parts.history == whole.history
     first, second = (load_file(result.best / "model.safetensors") for result in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -117,9 +119,7 @@ def test_training_moves_the_encoder_and_resumes_bit_for_bit(
 def test_the_saved_model_scores_as_the_validation_says(
     dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable
 ) -> None:
-    result = train_end_to_end(
-        dataset, tmp_path / "run", quick(train_encoder=True, batch_size=4, num_epochs=2), model=tiny_model
-    )
+    result = train(dataset, tmp_path / "run", quick(train_encoder=True, batch_size=4, num_epochs=2), model=tiny_model)
     assert (tmp_path / "run-waveforms").is_dir()
     scorer = load_pipeline(result.best)
     songs = [song for song in open_song_source(dataset).iterate("validation", 0, 4) if song.id != "validation-song-1"]
@@ -131,11 +131,20 @@ def test_the_saved_model_scores_as_the_validation_says(
     assert json.loads((tmp_path / "run" / "data.json").read_text())["songs"] == {"train": 8, "validation": 3}
 
 
-def test_refuses_arguments_without_the_encoder(
+def test_heads_alone_are_not_trained_on_a_dataset(
     dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable
 ) -> None:
-    with pytest.raises(ValueError, match="needs train_encoder=True"):
-        train_end_to_end(dataset, tmp_path / "run", quick(), model=tiny_model)
+    with pytest.raises(FileNotFoundError, match="Make embeddings first: apex-music embed"):
+        train(dataset, tmp_path / "run", quick(), model=tiny_model)
+    with pytest.raises(TypeError, match=r"heads learn from a folder of embeddings, got a ParquetSongSource\. Embed"):
+        train(open_song_source(dataset), tmp_path / "run", quick(), model=tiny_model)
+
+
+def test_the_dataset_has_the_labels_that_it_trains_on(
+    dataset: Path, tmp_path: Path, tiny_model: ApexModel, quick: Callable
+) -> None:
+    with pytest.raises(ValueError, match=r"`songs` names the dataset that labels of embeddings come from \(--songs\)"):
+        train(dataset, tmp_path / "run", quick(train_encoder=True), model=tiny_model, songs=dataset)
 
 
 def test_command_needs_a_model_to_start_from(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

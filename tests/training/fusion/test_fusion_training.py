@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from modeling_apex import SpectrogramFusionModel, load_pipeline
 from modeling_apex.cli import build_parser, main
-from modeling_apex.commands.train import collect_arguments
+from modeling_apex.commands.training_options import collect_arguments
 from modeling_apex.corpus.song_source import open_song_source
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
 from modeling_apex.training.fusion.data import (
@@ -23,18 +23,17 @@ from modeling_apex.training.fusion.data import (
     open_fusion_store,
 )
 from modeling_apex.training.fusion.evaluation import evaluate_fusion_model, format_fusion_results, predict_songs
-from modeling_apex.training.fusion.task import (
-    FusionTask,
+from modeling_apex.training.fusion.model import (
     build_front_end_config,
     build_fusion_config,
     build_fusion_model,
     compute_band_statistics,
-    predict_stored_songs,
-    train_fusion,
 )
+from modeling_apex.training.fusion.task import FusionTask, predict_stored_songs
 from modeling_apex.training.loop import TrainingDivergedError
+from modeling_apex.training.processes import build_accelerator
 from modeling_apex.training.run_folder import RunFolder
-from modeling_apex.training.train import build_accelerator
+from modeling_apex.training.train import train
 
 from track_folders import GENRES, SMALL, write_tracks
 
@@ -105,7 +104,7 @@ def test_stored_and_streamed_songs_get_the_same_scores(tracks: Path, tmp_path: P
     streamed, songs = predict_songs(model, open_song_source(tracks), "test", results)
     assert [song.id for song in songs] == [f"test-track-{index}" for index in range(8)]
     np.testing.assert_allclose(predicted, streamed, rtol=5e-3)  # stored waveforms are in float16
-    one = task._store.get_split("test")
+    one = task.store.get_split("test")
     rows = build_feature_rows(one, model.config.features)
     np.testing.assert_allclose(predict_stored_songs(model, one, rows, 3, 5), predicted[3:5], rtol=1e-5)
 
@@ -130,7 +129,7 @@ def test_processes_share_a_batch(tracks: Path, tmp_path: Path) -> None:
 def test_training_learns_what_the_features_say(tracks: Path, tmp_path: Path) -> None:
     arguments = quick(branches="features", num_epochs=20, learning_rate=0.01)
     wide = {**SMALL, "feature_dims": [64, 32], "fusion_size": 32, "dropout": 0.0}
-    result = train_fusion(tracks, tmp_path / "run", arguments, config=wide)
+    result = train(tracks, tmp_path / "run", arguments, config=wide)
     assert result.history[result.best_epoch]["validation"]["popularity"]["spearman"] > 0.7
     assert result.history[-1]["training_loss"] < 0.5 * result.history[0]["training_loss"]
     model = SpectrogramFusionModel.from_pretrained(result.best)
@@ -146,7 +145,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
     tracks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = quick(num_epochs=4)
-    whole = train_fusion(tracks, tmp_path / "whole", arguments, config=SMALL, cache_dir=tmp_path / "cache")
+    whole = train(tracks, tmp_path / "whole", arguments, config=SMALL, cache_dir=tmp_path / "cache")
     save_history, saved = RunFolder.save_history, []
 
     def stop_after_two(self: RunFolder, history: Any) -> None:
@@ -157,10 +156,10 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(
 
     monkeypatch.setattr(RunFolder, "save_history", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        train_fusion(tracks, tmp_path / "cut", arguments, config=SMALL, cache_dir=tmp_path / "cache")
+        train(tracks, tmp_path / "cut", arguments, config=SMALL, cache_dir=tmp_path / "cache")
     monkeypatch.setattr(RunFolder, "save_history", save_history)
     options = {"config": SMALL, "cache_dir": tmp_path / "cache"}
-    resumed = train_fusion(tracks, tmp_path / "cut", arguments, resume=True, **options)
+    resumed = train(tracks, tmp_path / "cut", arguments, resume=True, **options)
     assert resumed.history == whole.history
     first, second = (load_file(run.best / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -193,6 +192,8 @@ def test_command_line_trains_evaluates_and_scores(
     assert [failure["id"] for failure in results["failures"]] == ["test-track-1"]
     assert results["splits"]["test"]["popularity"]["num_songs"] == 5
     assert {"f1", "precision", "recall", "auc", "baselines"} <= set(results["splits"]["test"]["hit"])
+    assert main([*words, "--songs", str(tracks)]) == 2
+    assert "--songs names where labels of embeddings come from; here DATA has them" in capsys.readouterr().err
 
     assert main(["train", str(tracks), "--output", str(run), "--model-type", "spectrogram-fusion"]) == 2
     assert "already holds a run" in capsys.readouterr().err
@@ -214,7 +215,7 @@ def test_another_target_brings_its_percentiles(tmp_path: Path) -> None:
     scores = np.linspace(1, 99, 24)
     tracks = write_tracks(tmp_path / "tracks", {"train": 24, "validation": 8}, score_streams=scores)
     arguments = quick(branches="features", target_column="score_streams", num_epochs=1)
-    model = SpectrogramFusionModel.from_pretrained(train_fusion(tracks, tmp_path / "run", arguments).best)
+    model = SpectrogramFusionModel.from_pretrained(train(tracks, tmp_path / "run", arguments).best)
     assert model.config.popularity_exponent == pytest.approx(3.1063, abs=1e-4)
 
 
@@ -235,33 +236,37 @@ def test_the_interval_of_an_evaluation_and_its_text(tracks: Path, tmp_path: Path
     ("differences", "message"),
     [
         ({"target_column": "streams"}, "the songs have no column `streams` to predict; they have id"),
-        ({"model_type": "apex"}, "`train_fusion` trains model_type='spectrogram-fusion', got 'apex'"),
+        (
+            {"model_type": "apex"},
+            r"`config` shapes a spectrogram-fusion model \(config\); an APEX model has the shape",
+        ),
+        ({"branches": "audio", "crop_share": 0.02}, "`crop_share` 0.02 leaves nothing of a segment.* has 21 frames"),
     ],
 )
 def test_refusals_of_training(tracks: Path, tmp_path: Path, differences: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train_fusion(tracks, tmp_path / "run", quick(branches="features", **differences), config=SMALL)
+        train(tracks, tmp_path / "run", quick(**{"branches": "features", **differences}), config=SMALL)
 
 
 def test_songs_that_cannot_teach_are_refused(tmp_path: Path) -> None:
     nothing = write_tracks(tmp_path / "a", {"train": 4, "validation": 2}, popularity=pa.nulls(4, pa.float32()))
     with pytest.raises(ValueError, match="no song of the split 'train' has a `popularity` to learn from"):
-        train_fusion(nothing, tmp_path / "run-a", quick(branches="features"), config=SMALL)
+        train(nothing, tmp_path / "run-a", quick(branches="features"), config=SMALL)
     outside = write_tracks(tmp_path / "b", {"train": 4, "validation": 2}, popularity=[1.0, 2.0, 300.0, 4.0])
     with pytest.raises(ValueError, match="`popularity` holds values outside 0 to 100"):
-        train_fusion(outside, tmp_path / "run-b", quick(branches="features"), config=SMALL)
+        train(outside, tmp_path / "run-b", quick(branches="features"), config=SMALL)
     bare = {"genre": [None] * 4, "tempo": [100.0] * 4, "play_count": [1] * 4}
     plain = write_tracks(tmp_path / "c", {"train": 4, "validation": 2}, **bare)
     with pytest.raises(ValueError, match="no track features that vary, so there is nothing to fuse"):
-        train_fusion(plain, tmp_path / "run-c", quick(branches="features"), config=SMALL)
+        train(plain, tmp_path / "run-c", quick(branches="features"), config=SMALL)
     shared = write_tracks(tmp_path / "d", {"train": 4, "validation": 2}, group=["one"] * 4)
     with pytest.raises(ValueError, match="groups are both in train and in validation"):
-        train_fusion(shared, tmp_path / "run-d", quick(branches="features"), config=SMALL)
+        train(shared, tmp_path / "run-d", quick(branches="features"), config=SMALL)
 
 
 def test_a_diverging_run_says_where(tracks: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingDivergedError, match="the loss is nan"):
-        train_fusion(tracks, tmp_path / "run", quick(branches="features", learning_rate=1e30), config=SMALL)
+        train(tracks, tmp_path / "run", quick(branches="features", learning_rate=1e30), config=SMALL)
 
 
 def test_refusals_of_evaluation(tracks: Path, tmp_path: Path) -> None:

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-import modeling_apex.training.tiny.recipe as tiny
 from modeling_apex import ApexFeatureExtractor, ApexModel
 from modeling_apex.loading import load_pipeline
 from modeling_apex.registration import EMBEDDED_MODEL
-from modeling_apex.training.tiny.evaluation import TARGETS, build_readme, find_missed_targets
+from modeling_apex.training.tiny import __main__ as command
+from modeling_apex.training.tiny.evaluation import TARGETS, find_missed_targets, score_songs
+from modeling_apex.training.tiny.fitting import build_model, compute_loss, draw_segments, train_model
+from modeling_apex.training.tiny.making import make_model
+from modeling_apex.training.tiny.readme import build_readme
+from modeling_apex.training.tiny.recipe import TINY_ENCODER, TinyRecipe
 from modeling_apex.training.tiny.songs import SAMPLING_RATE, SongSet, SongTable, compute_labels, render_song_set
 
 from waveforms import make_waveform
 
-TOY = tiny.TinyRecipe(
+TOY = TinyRecipe(
     num_training_songs=12,
     num_test_songs=6,
     num_unseen_songs=22,
@@ -27,7 +31,7 @@ TOY = tiny.TinyRecipe(
     num_epochs=2,
     batch_size=4,
     encoder={
-        **tiny.TINY_ENCODER,
+        **TINY_ENCODER,
         "hidden_size": 16,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
@@ -48,7 +52,7 @@ def toy_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
     root = tmp_path_factory.mktemp("toy")
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     for name in ("first", "second"):
-        tiny.make_model(TOY, root / f"{name}-songs", root / name, num_processes=1)
+        make_model(TOY, root / f"{name}-songs", root / name, num_processes=1)
     torch.use_deterministic_algorithms(was_deterministic)
     results = json.loads((root / "first" / "results.json").read_text(encoding="utf-8"))
     return root / "first", root / "second", results
@@ -130,52 +134,52 @@ def test_loss_falls_when_the_toy_is_trained_for_longer(tmp_path):
         TOY, num_epochs=40, batch_size=12, learning_rate=1e-2, segment_seconds=2.0, padded_share=0.0
     )
     table = render_song_set(recipe.build_song_sets()["training"], tmp_path, num_processes=1)
-    losses = tiny.train_model(tiny.build_model(recipe, table), table, recipe)
+    losses = train_model(build_model(recipe, table), table, recipe)
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_loss_that_is_not_finite_stops_training(tmp_path):
     table = render_song_set(TOY.build_song_sets()["training"], tmp_path, num_processes=1)
-    model = tiny.build_model(TOY, table)
+    model = build_model(TOY, table)
     with torch.no_grad():
         model.branch_clarity.branch[-1].bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 1, step 1\. Lower the learning rate"):
-        tiny.train_model(model, table, TOY)
+        train_model(model, table, TOY)
 
 
 def test_untrained_model_starts_at_the_mean_label(tmp_path):
     table = render_song_set(TOY.build_song_sets()["training"], tmp_path, num_processes=1)
-    model = tiny.build_model(TOY, table)
+    model = build_model(TOY, table)
     with torch.no_grad():
         for head in model.config.heads:
             model.get_submodule(f"branch_{head['name']}").branch[-1].weight.zero_()
-    scores = tiny.score_songs(model, table)
+    scores = score_songs(model, table)
     np.testing.assert_allclose(scores, np.tile(np.nanmean(table.labels, 0), (12, 1)), rtol=1e-4)
 
 
 def test_loss_counts_in_spreads_and_leaves_missing_labels_out():
     scores = torch.tensor([[1.0, 50.0], [3.0, 50.0]])
     labels = torch.tensor([[3.0, float("nan")], [3.0, 30.0]])
-    loss = tiny.compute_loss(scores, labels, torch.tensor([2.0, 10.0]))
+    loss = compute_loss(scores, labels, torch.tensor([2.0, 10.0]))
     assert float(loss) == pytest.approx(((1.0 + 0.0) / 2 + 4.0) / 2)
-    assert torch.isfinite(tiny.compute_loss(scores, torch.full_like(labels, float("nan")), torch.ones(2)))
+    assert torch.isfinite(compute_loss(scores, torch.full_like(labels, float("nan")), torch.ones(2)))
 
 
 def test_padded_segments_end_in_silence_and_are_normalised():
     songs = np.random.default_rng(0).integers(-9000, 9000, (3, 4000)).astype(np.int16)
     table = SongTable(songs, np.zeros((3, 7)), np.zeros((3, 7)), np.array(["a"] * 3))
     generator = np.random.default_rng(1)
-    segments = tiny.draw_segments(table, np.arange(3), 1000, 1.0, generator)
+    segments = draw_segments(table, np.arange(3), 1000, 1.0, generator)
     assert segments.shape == (3, 1000)
     torch.testing.assert_close(segments.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(segments.std(1), torch.ones(3), atol=1e-2, rtol=0)
     assert all(len(set(segment[-2:].tolist())) == 1 for segment in segments)
-    whole = tiny.draw_segments(table, np.arange(3), 1000, 0.0, generator)
+    whole = draw_segments(table, np.arange(3), 1000, 0.0, generator)
     assert all(len(set(segment[-200:].tolist())) > 1 for segment in whole)
 
 
 def test_sets_of_songs_share_neither_songs_nor_systems_with_training():
-    sets = tiny.TinyRecipe().build_song_sets()
+    sets = TinyRecipe().build_song_sets()
     plans = {name: dataclasses.replace(song_set, num_songs=44).plan() for name, song_set in sets.items()}
     ids = [spec.song_id for plan in plans.values() for spec in plan]
     assert len(set(ids)) == len(ids) == 3 * 44
@@ -187,7 +191,7 @@ def test_sets_of_songs_share_neither_songs_nor_systems_with_training():
 
 
 def test_factors_of_test_songs_are_independent():
-    sets = tiny.TinyRecipe().build_song_sets()
+    sets = TinyRecipe().build_song_sets()
     for name in ("test", "unseen"):
         factors = np.array([list(spec.factors.to_dict().values()) for spec in sets[name].plan()])
         correlations = np.corrcoef(factors.T)[~np.eye(5, dtype=bool)]
@@ -227,9 +231,9 @@ def test_two_processes_render_the_same_songs(tmp_path):
 
 
 def test_command_reports_what_is_missed(tmp_path, monkeypatch, caplog, toy_runs):
-    monkeypatch.setattr(tiny, "make_model", lambda *arguments: toy_runs[2])
+    monkeypatch.setattr(command, "make_model", lambda *arguments: toy_runs[2])
     with caplog.at_level(logging.INFO):
-        status = tiny.main(["--output", str(tmp_path), "--num-epochs", "1", "--songs", str(tmp_path / "songs")])
+        status = command.main(["--output", str(tmp_path), "--num-epochs", "1", "--songs", str(tmp_path / "songs")])
     assert status == 1
     assert "Missed: `" in caplog.text
 
@@ -238,8 +242,8 @@ def test_an_interrupted_command_says_what_is_kept(tmp_path, monkeypatch, caplog)
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny, "make_model", interrupt)
-    assert tiny.main(["--output", str(tmp_path), "--songs", str(tmp_path / "songs")]) == 130
+    monkeypatch.setattr(command, "make_model", interrupt)
+    assert command.main(["--output", str(tmp_path), "--songs", str(tmp_path / "songs")]) == 130
     assert "uses the songs again that were rendered" in caplog.text
 
 
@@ -293,7 +297,7 @@ def test_embedded_results_meet_the_targets_or_the_readme_says_which_are_missed()
 
 def test_embedded_model_reproduces_some_of_its_results():
     """A few songs of the test set, rendered and scored here: the stored numbers belong to the stored weights."""
-    results, recipe = load_results(), tiny.TinyRecipe()
+    results, recipe = load_results(), TinyRecipe()
     song_set = recipe.build_song_sets()["test"]
     assert song_set.num_songs == results["evaluations"]["test"]["num_songs"]
     specs = song_set.plan()[:24]
@@ -302,6 +306,6 @@ def test_embedded_model_reproduces_some_of_its_results():
 
     model = ApexModel.from_pretrained(EMBEDDED_MODEL)
     waveforms = np.stack([np.round(render_song(spec) * 32_767).astype(np.int16) for spec in specs])
-    scores = tiny.score_songs(model, SongTable(waveforms, factors, factors, np.array([])))
+    scores = score_songs(model, SongTable(waveforms, factors, factors, np.array([])))
     for column in range(5):
         assert np.corrcoef(scores[:, column + 2], factors[:, column])[0, 1] > 0.5

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.training.processes import is_distributed
 
 # Names of a LinearBlock's tensors in a checkpoint, and of the stacked ones here.
 BLOCK_TENSORS = {
@@ -69,11 +70,6 @@ class _SumOverProcesses(torch.autograd.Function):
         total = gradient.clone()
         dist.all_reduce(total)
         return total
-
-
-def is_distributed() -> bool:
-    """Tell whether several processes share each batch."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class GroupedBlock(nn.Module):
@@ -253,9 +249,3 @@ class GroupedHeads(nn.Module):
         """Take weights by the names that checkpoints have; others are left aside."""
         for name, tensor in self._iterate_named_tensors():
             tensor.copy_(tensors[name])
-
-    def save_to_model(self, model: Any) -> None:
-        """Copy all weights into an [`ApexModel`] of the same shape."""
-        missing, unexpected = model.load_state_dict(self.build_named_tensors(), strict=False)
-        assert not unexpected, unexpected
-        assert all(name.startswith(("encoder.", "aggregator.")) for name in missing), missing

@@ -1,0 +1,91 @@
+"""
+The model that a run trains: from the one whose encoder it uses, to what its scores of the training songs are.
+
+A run keeps the encoder of a base model and trains trunk and heads that its arguments describe; afterwards the model
+knows the quantiles of its own scores, so that a report can say what a song is better than.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_apex.checkpoints.config_checks import NUM_QUANTILES
+from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.inference.modeling_apex import ApexModel
+from modeling_apex.loading import load_apex_model
+from modeling_apex.training.arguments import ApexTrainingArguments
+from modeling_apex.training.batches import seeded
+
+
+def load_base_model(model: str | os.PathLike | ApexModel) -> ApexModel:
+    """Load a model in float32, whatever precision it is stored in; a loaded one stays as it is."""
+    if isinstance(model, (str, os.PathLike)):
+        loaded: ApexModel = load_apex_model(model)
+        return loaded
+    return model
+
+
+def build_training_config(config: ApexConfig, arguments: ApexTrainingArguments) -> ApexConfig:
+    """
+    Build the config of the model that a run will train, from that of the model whose encoder it uses.
+
+    A trunk of three layers is one of two with a layer of their mean width between them, as published (512, 384, 256).
+
+    Raises:
+        `ValueError`: If the task leaves no head.
+    """
+    described = config.to_dict()
+    heads = [head for head in config.heads if arguments.task == "full" or head["group"] == "popularity"]
+    if not heads:
+        raise ValueError("the task `popularity` leaves no head: the model has no head of the group popularity.")
+    first, last = config.shared_dims[0], config.shared_dims[-1]
+    described |= {
+        "heads": heads,
+        "shared_dims": [first, last] if arguments.num_shared_layers == 2 else [first, (first + last) // 2, last],
+        "prediction_level": arguments.mode,
+        "freeze_encoder": not arguments.train_encoder,
+        "percentile_tables": {},
+    }
+    return ApexConfig.from_dict(described)
+
+
+def build_trained_model(base: ApexModel, arguments: ApexTrainingArguments) -> ApexModel:
+    """Build the model that a run trains: the encoder of `base`, and heads that start as the arguments say."""
+    config = build_training_config(base.config, arguments)
+    with seeded(arguments.seed):
+        model = ApexModel(config)
+    tensors = base.state_dict()
+    if arguments.initial_heads == "new":
+        tensors = {name: value for name, value in tensors.items() if name.startswith(("encoder.", "aggregator."))}
+    expected = model.state_dict()
+    kept = {name: value for name, value in tensors.items() if name in expected}
+    misshapen = [name for name, value in kept.items() if value.shape != expected[name].shape]
+    absent = [name for name in expected if name not in kept]
+    if misshapen or (arguments.initial_heads == "model" and absent):
+        raise ValueError(
+            f"initial_heads='model' needs a model with the heads and trunk that are trained; it differs in "
+            f"{', '.join((misshapen + absent)[:3])}. Set num_shared_layers to its depth, or initial_heads='new'."
+        )
+    model.load_state_dict(kept, strict=False)
+    return model
+
+
+def build_percentile_tables(scores: NDArray[np.float32], head_names: Sequence[str]) -> dict[str, list[float]]:
+    """
+    Build the quantiles that `config.percentile_tables` holds.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_songs, num_heads)`):
+            The model's scores of its training songs.
+        head_names (`Sequence[str]`):
+            Names of the columns.
+
+    Returns:
+        `dict[str, list[float]]`: 101 ascending quantiles a score.
+    """
+    quantiles = np.quantile(scores.astype(np.float64), np.linspace(0, 1, NUM_QUANTILES), axis=0)
+    # Interpolation rounds: two equal quantiles may come out a last digit apart, in the wrong order.
+    quantiles = np.maximum.accumulate(quantiles, axis=0)
+    return {name: quantiles[:, column].tolist() for column, name in enumerate(head_names)}

@@ -1,0 +1,132 @@
+"""Journals of scores: what an interrupted run left is taken up for the same weights and the same audio, or refused."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_apex import ApexModel
+from modeling_apex.cli import main
+from modeling_apex.corpus import identity
+from modeling_apex.corpus.score_journal import ScoreJournal
+
+SongFile = Callable[..., Path]
+
+
+@pytest.fixture
+def songs(song_file: SongFile, tmp_path: Path) -> Path:
+    for number in range(3):
+        song_file(f"songs/{number}.wav", seed=number)
+    return tmp_path / "songs"
+
+
+@pytest.fixture
+def score(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Score the songs to a file, perhaps only the first two, and return the names of those that were scored."""
+
+    def run(model: Path, *words: str, is_interrupted: bool = False) -> list[str]:
+        add, added = ScoreJournal.add, []
+
+        def note(journal: ScoreJournal, report: dict) -> None:
+            if is_interrupted and len(added) == 2:
+                raise KeyboardInterrupt
+            added.append(Path(report["song"]).name)
+            add(journal, report)
+
+        command = ["score", str(songs), "--model", str(model), "--output", str(tmp_path / "out.jsonl"), *words]
+        with monkeypatch.context() as patch:
+            patch.setattr(ScoreJournal, "add", note)
+            status = main(command)
+        assert (status == 130) == is_interrupted
+        return added
+
+    return run
+
+
+def read_scores(path: Path) -> dict[str, dict]:
+    return {Path(row["song"]).name: row["scores"] for row in map(json.loads, path.read_text().splitlines())}
+
+
+def save_other_weights(model: ApexModel, folder: Path) -> Path:
+    with torch.no_grad():
+        model.aggregator.bias.add_(1.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_weights_replaced_at_the_same_path_are_refused(
+    tiny_model: ApexModel, tiny_folder: Path, score: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    score(tiny_folder, is_interrupted=True)
+    save_other_weights(tiny_model, tiny_folder)
+    assert score(tiny_folder) == []
+    assert "an unfinished run with other settings (weights_sha256 " in capsys.readouterr().err
+
+
+def test_folders_of_the_same_name_are_told_apart(
+    tiny_model: ApexModel, tmp_path: Path, score: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    first, same = tmp_path / "a" / "pretrained" / "run", tmp_path / "b" / "pretrained" / "run"
+    tiny_model.save_pretrained(first)
+    tiny_model.save_pretrained(same)
+    other = save_other_weights(tiny_model, tmp_path / "c" / "pretrained" / "run")
+    score(first, is_interrupted=True)
+    assert score(other) == []
+    assert "weights_sha256" in capsys.readouterr().err
+    assert score(same) == ["2.wav"], "the same weights elsewhere are the same model"
+
+
+def test_a_song_replaced_between_two_runs_is_scored_again(
+    tiny_folder: Path, song_file: SongFile, songs: Path, score: Callable, tmp_path: Path
+) -> None:
+    score(tiny_folder, is_interrupted=True)
+    status = (songs / "0.wav").stat()
+    song_file("songs/0.wav", seed=50)
+    os.utime(songs / "0.wav", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert score(tiny_folder) == ["0.wav", "2.wav"]
+    found = read_scores(tmp_path / "out.jsonl")
+    score(tiny_folder, "--overwrite")
+    assert read_scores(tmp_path / "out.jsonl") == found
+
+
+def test_a_song_replaced_while_it_is_scored_is_scored_again(
+    tiny_folder: Path, song_file: SongFile, songs: Path, tmp_path: Path
+) -> None:
+    path = str(songs / "0.wav")
+    with ScoreJournal(tmp_path / "out.jsonl", {}) as journal:
+        assert journal.list_remaining([path]) == [path]
+        song_file("songs/0.wav", seed=50)
+        journal.add({"song": path})
+    with ScoreJournal(tmp_path / "out.jsonl", {}) as journal:
+        assert journal.list_remaining([path]) == [path]
+        journal.add({"song": path})
+        assert journal.list_remaining([path]) == []
+
+
+def test_files_that_look_unchanged_are_read_on_request(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "SETTLING_NS", -(2**62))
+    path, url = str(songs / "0.wav"), "https://example.org/song.mp3"
+    with ScoreJournal(tmp_path / "out.jsonl", {}) as journal:
+        journal.list_remaining([path, url])
+        journal.add({"song": path})
+        journal.add({"song": url})
+        with monkeypatch.context() as patch:
+            patch.setattr(identity.hashlib, "file_digest", lambda *_: pytest.fail("was read again"))
+            assert journal.list_remaining([path, url]) == []
+        journal._audio[path] = type(journal._audio[path])("0" * 64, path, journal._audio[path].stamp)
+        assert journal.list_remaining([path, url]) == [], "its stamp says that it is unchanged"
+        assert journal.list_remaining([path, url], rereads=True) == [path, url]
+
+
+def test_a_journal_of_the_version_before_is_refused(
+    tiny_folder: Path, score: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "out.jsonl.partial").write_text('{"settings": {"model": "tiny"}}\n{"song": "0.wav", "scores": {}}\n')
+    assert score(tiny_folder) == []
+    assert "an unfinished run of apex-music 0.1 left this journal" in (said := capsys.readouterr().err)
+    assert "Delete it, then give the same command again" in said
