@@ -1,7 +1,6 @@
 """`apex-music arena`: do predicted scores foretell which of two songs people prefer?"""
 
 import argparse
-import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,26 +121,19 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
     from tqdm import tqdm
     from transformers.utils import logging
 
-    from modeling_apex.loading import load_pipeline
+    from modeling_apex.loading import load_scorer
 
     logging.disable_progress_bar()  # of loading weights; the battles have their own
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
-    scorer = load_pipeline(arguments.model, **keywords)
+    scorer = load_scorer(arguments.model, **keywords)
     return compute_battle_scores(
         tqdm(_iterate_battles(arguments.battles), unit="battle", desc="scoring", disable=None),
-        functools.partial(scorer, on_error="report"),
+        lambda song: next(scorer.score([song], on_error="report")),
         Path(arguments.output) / SCORES_FILE,
         model_id=f"{arguments.model}@{arguments.revision or 'main'}",
-        weights_sha256=_hash_scorer(scorer),
+        weights_sha256=scorer.weights_sha256,
         rereads=arguments.recheck,
     )
-
-
-def _hash_scorer(scorer: Any) -> str:
-    """Hash everything of a scorer that its scores depend on."""
-    from modeling_apex.engines.model_hashes import compute_fingerprint
-
-    return compute_fingerprint(scorer.model)
 
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
