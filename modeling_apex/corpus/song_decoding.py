@@ -18,8 +18,8 @@ from modeling_apex.corpus.song_source import Song
 from modeling_apex.inference.audio_apex import stream_segments
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
-from modeling_apex.inference.pipeline_apex import SONG_ERRORS
 from modeling_apex.inference.read_ahead_apex import ReadAhead
+from modeling_apex.inference.scoring_apex import SONG_ERRORS
 
 SEGMENTS_AHEAD = 8  # of one thread; a 30 s segment at 24 kHz takes 2.9 MB
 
