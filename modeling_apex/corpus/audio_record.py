@@ -115,6 +115,12 @@ class AudioRecord:
             self.songs[song.id] = identify_song(song.audio)
             yield song
 
+    def forget_changed(self) -> None:
+        """Forget what was noted of files that changed since, perhaps before they were decoded."""
+        for song_id, audio in self.songs.items():
+            if audio.path is not None and identify_song(audio.path, audio).content != audio.content:
+                self.songs[song_id] = SongAudio(UNREADABLE, audio.path)
+
     def list_contents(self) -> list[list[str]]:
         """Return id and content of each song, which is what stored work was made from."""
         return [[song_id, audio.content] for song_id, audio in self.songs.items()]

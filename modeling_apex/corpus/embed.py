@@ -292,6 +292,7 @@ class _EmbeddingRun:
                 record = AudioRecord.start(self.songs, block.split, block.start, block.stop)
                 songs = record.watch(self.songs.iterate(block.split, block.start, block.stop))
                 rows = encoder.encode(songs, progress)
+                record.forget_changed()
                 audio = record.list_contents()
                 save_shard(block.get_shard(self.folder), rows, block, self.manifest["identity"], audio)
                 record.save(block.get_record(self.folder))

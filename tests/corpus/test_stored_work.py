@@ -14,7 +14,7 @@ import torch
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
-from modeling_apex.corpus import identity
+from modeling_apex.corpus import identity, song_decoding
 from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.corpus.song_source import ParquetSongSource, open_song_source
@@ -125,6 +125,26 @@ def test_a_replaced_file_of_the_same_size_and_time_is_seen(
         open_embedding_store(tmp_path / "out")
     assert embed(folder) == ["train-00001"]
     open_embedding_store(tmp_path / "out")
+
+
+def test_a_file_that_was_another_while_it_was_decoded_is_embedded_again(
+    tmp_path: Path, embed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(make_wav(0, 0.15))
+    decode = song_decoding.decode_song
+
+    def replace_and_decode(*options: Any) -> Any:
+        (folder / "a.wav").write_bytes(make_wav(1, 0.15))
+        yield from decode(*options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(song_decoding, "decode_song", replace_and_decode)
+        embed(folder)
+    (folder / "a.wav").write_bytes(make_wav(0, 0.15))
+    assert embed(folder) == ["train-00000"]
+    assert embed(folder) == []
 
 
 def test_a_song_that_failed_is_embedded_once_its_file_is_whole(
