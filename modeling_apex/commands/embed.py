@@ -7,10 +7,10 @@ from typing import Any
 from modeling_apex.commands.options import (
     DTYPES,
     RESAMPLERS,
-    positive_int,
     add_engine_arguments,
     add_limit_arguments,
     build_limits,
+    positive_int,
 )
 
 

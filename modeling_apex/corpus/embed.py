@@ -35,6 +35,7 @@ from modeling_apex.corpus.segment_encoding import SongEncoder
 from modeling_apex.corpus.shards import Block, plan_blocks, read_shard_facts, save_shard
 from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint, open_song_source
 from modeling_apex.engines import check_engine
+from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.modeling_apex import ApexModel
