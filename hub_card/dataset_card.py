@@ -83,7 +83,7 @@ def find_changed_shards(folder: str | os.PathLike) -> list[str]:
     Returns:
         `list[str]`: one line for each shard that is missing or other than the manifest says.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
+    from modeling_apex.checkpoints.hub_files import compute_file_hash
 
     root = Path(folder)
     problems = []

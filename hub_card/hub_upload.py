@@ -225,7 +225,7 @@ def build_upload_plan(
         [`PublishError`]: If the repository is public and private was asked for, or it holds other files and
             `removes_other_files` is false.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
+    from modeling_apex.checkpoints.hub_files import compute_file_hash
 
     root = Path(folder)
     if state is not None and is_private and not state.is_private:
@@ -361,7 +361,7 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
     Raises:
         [`ReadBackError`]: If a file is missing, other, or should not be there.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
+    from modeling_apex.checkpoints.hub_files import compute_file_hash
 
     listed = {file.path for file in list_hub_files(api, plan.repo_id, repo_type=plan.repo_type, revision=commit)}
     expected = {file.path for file in plan.files}

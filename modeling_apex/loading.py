@@ -6,10 +6,9 @@ is installed. Here the installed code always runs, and the errors say what to do
 """
 
 import contextlib
-import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from modeling_apex.inference.modeling_apex import ApexModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
-    from modeling_apex.inference.scoring_apex import OnSegment, SongScorer
+    from modeling_apex.inference.scoring_apex import SongScorer
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def load_scorer(
     compile: bool = False,
     require_validation: bool = True,
     batch_size: int | None = None,
-    on_segment: "OnSegment | None" = None,
+    on_segment: Callable[[int], None] | None = None,
     **hub_options: Any,
 ) -> "SongScorer":
     """
@@ -87,7 +86,6 @@ def load_scorer(
     from modeling_apex.inference.scoring_apex import SongScorer
 
     scorer = SongScorer(loaded, batch_size=batch_size, on_segment=on_segment)
-    scorer.hash_weights = functools.partial(_hash_weights, loaded)
     if (notice := loaded.config.provenance.get("notice")) and _shows_warnings():
         logger.warning(f"{scorer.model_id}: {notice}")
     return scorer
@@ -145,7 +143,6 @@ def load_pipeline(
             TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs
         )
     _set_engine(pipeline.model, engine, precision, compile, require_validation)
-    pipeline.scorer.hash_weights = functools.partial(_hash_weights, pipeline.model)
     return pipeline
 
 
@@ -303,17 +300,11 @@ def _explain_missing_model(model: Any) -> Iterator[None]:
 def _set_engine(model: Any, engine: str, precision: str, compile: bool, require_validation: bool) -> None:
     is_default = (engine, precision, compile) == ("torch", "float32", False)
     if not is_default or model.device.type == "cuda":
-        from modeling_apex.engines.build import build_engine
+        from modeling_apex.engines.choice import choose_encoder
 
-        model.encoder_engine = build_engine(
+        model.encoder_engine = choose_encoder(
             model, engine, precision, compile=compile, require_validation=require_validation
         )
-
-
-def _hash_weights(model: Any) -> str:
-    from modeling_apex.engines.model_hashes import compute_scores_hash
-
-    return compute_scores_hash(model)
 
 
 def _shows_warnings() -> bool:

@@ -4,13 +4,17 @@ Make transformers find this package's classes: the Auto classes and the pipeline
 Importing `modeling_apex` is enough. Where transformers' own registries are already loaded, registration happens at
 once; otherwise it waits for them, so that importing this package, or asking the command line for help, does not cost
 the seconds that torch and the pipelines take to import.
+
+The inference modules import nothing of this package, since they also lie beside exported checkpoints. What the package
+does better or in addition is hung into them here, as each is loaded: see [`HOOKS`].
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,9 +69,35 @@ REGISTRATIONS = {
 }
 # The inference modules, which export ships as well. Importing one of them can import a registry half-way through, and
 # registering then would find our module without its classes, so these are watched too: whichever ends last registers.
+FLAT_PREFIX = "modeling_apex.inference."
 FLAT_MODULES = tuple(
-    f"modeling_apex.inference.{path.stem}" for path in sorted((Path(__file__).parent / "inference").glob("*_apex.py"))
+    f"{FLAT_PREFIX}{path.stem}" for path in sorted((Path(__file__).parent / "inference").glob("*_apex.py"))
 )
+# From each inference module, the class (or none, for the module itself) and attribute that is `None` in code beside a
+# checkpoint, to the function that stands there in the installed package.
+HOOKS = {
+    "decoding_apex": (
+        (None, "open_url", "modeling_apex.download", "download"),
+        (None, "refuse_format", "modeling_apex.containers", "refuse_format"),
+        (None, "decode_container", "modeling_apex.containers", "decode_container"),
+    ),
+    "configuration_fields_apex": (
+        (None, "check_fields", "modeling_apex.checkpoints.config_checks", "check_fields"),
+        ("ApexFields", "validate_encoder", "modeling_apex.checkpoints.config_checks", "validate_encoder"),
+    ),
+    "score_heads_apex": (
+        ("ScoreHeadsMixin", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
+    ),
+    "scoring_apex": (
+        ("SongScorer", "read_ahead", "modeling_apex.inference.read_ahead_apex", "read_ahead"),
+        ("SongScorer", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
+        ("SongScorer", "hash_model", "modeling_apex.engines.model_hashes", "compute_scores_hash"),
+    ),
+    "modeling_apex": (
+        ("ApexPreTrainedModel", "open_checkpoint", "modeling_apex.checkpoints.opening", "open_checkpoint"),
+        ("ApexModel", "choose_encoder", "modeling_apex.engines.choice", "choose_encoder"),
+    ),
+}
 # What our modules take from transformers. A program may begin with one of these, which imports a registry half-way
 # through: our classes cannot be made yet, so registration waits for them as well.
 AWAITED_MODULES = (
@@ -105,11 +135,22 @@ class _NotifyingLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
+        hang_hooks(module)
         _loaded.add(module.__name__)
         register_what_is_loaded()
 
     def __getattr__(self, name: str) -> Any:  # `get_source` and the like, for tracebacks and inspection
         return getattr(self.loader, name)
+
+
+def hang_hooks(module: ModuleType) -> None:
+    """Set the hooks of an inference module to functions of the package, which are imported when they are called."""
+
+    def defer(source: str, name: str) -> Callable[..., Any]:
+        return lambda *arguments, **options: getattr(importlib.import_module(source), name)(*arguments, **options)
+
+    for owner, attribute, source, name in HOOKS.get(module.__name__.removeprefix(FLAT_PREFIX), ()):
+        setattr(getattr(module, owner) if owner else module, attribute, defer(source, name))
 
 
 def register_what_is_loaded() -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from modeling_apex.corpus.embed import SHARD_METADATA
-from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 HEAD_NAMES = [str(head["name"]) for head in DEFAULT_HEADS]
 RATE = 24_000

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import HubertConfig
 
-from modeling_apex.inference.configuration_apex import PREDICTION_LEVELS, ApexConfig
+from modeling_apex.checkpoints.published import PublishedWeights, infer_head_config, read_encoder, read_heads
+from modeling_apex.inference.configuration_apex import PUBLISHED_FACTS, ApexConfig
+from modeling_apex.inference.configuration_fields_apex import PREDICTION_LEVELS
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.modeling_apex import ApexModel
-from modeling_apex.inference.published_apex import PublishedWeights, infer_head_config, read_encoder, read_heads
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.storage.output_folder import write_new_folder
 
@@ -75,9 +76,7 @@ def convert_checkpoint(encoder: str | os.PathLike, heads: str | os.PathLike, **h
     encoder_weights = read_encoder(encoder, **hub_options)
     head_weights = read_heads(heads, **hub_options)
     provenance: dict[str, Any] = {
-        name: head_weights.config[name]
-        for name in ("seed", "epoch", "val_loss", "task", "loss")
-        if name in head_weights.config
+        name: head_weights.config[name] for name in PUBLISHED_FACTS if name in head_weights.config
     }
     provenance["encoder"] = {"source": _public_source(encoder), "sha256": encoder_weights.hashes}
     provenance["heads"] = {"source": _public_source(heads), "sha256": head_weights.hashes}

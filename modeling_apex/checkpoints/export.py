@@ -2,7 +2,8 @@
 Export a checkpoint as a self-contained Hub folder: weights, configs, the inference code, and a card.
 
 Such a folder runs where this package is not installed: `trust_remote_code=True` loads the flat `*_apex.py` files that
-lie beside the weights. They come from the installed package, never from another checkpoint's folder.
+lie beside the weights. They come from the installed package, never from another checkpoint's folder, and are those
+that scoring with this type of model needs, which transformers finds by looking at their imports.
 """
 
 import json
@@ -11,15 +12,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers.dynamic_module_utils import get_relative_import_files
+
 from modeling_apex import inference
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.heads_apex import SCORE_MEANINGS
 from modeling_apex.inference.report_apex import format_score
 from modeling_apex.loading import load_model
-from modeling_apex.registration import FLAT_MODULES, TASK
+from modeling_apex.registration import TASK
 from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
 
-INFERENCE_FILES = tuple(f"{name.rpartition('.')[2]}.py" for name in FLAT_MODULES)
 EXTRACTOR_CODE = "feature_extraction_apex.ApexFeatureExtractor"
 # Which code of the folder makes a model of each type.
 AUTO_MAPS = {
@@ -34,7 +36,7 @@ AUTO_MAPS = {
         "AutoModel": "modeling_spectrogram_fusion_apex.SpectrogramFusionModel",
     },
 }
-CUSTOM_PIPELINES = {
+CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
     TASK: {"impl": "pipeline_apex.ApexPopularityPipeline", "pt": ["AutoModel"], "type": "audio"},
 }
 
@@ -67,11 +69,27 @@ def export_model(model: Any, output: str | os.PathLike, **loading_options: Any) 
         ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
         _update_json(part / "config.json", auto_map=auto_map, custom_pipelines=CUSTOM_PIPELINES)
         _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
-        source = Path(inference.__file__).parent
-        for name in INFERENCE_FILES:
-            shutil.copyfile(source / name, part / name)
+        for path in list_code(loaded.config.model_type):
+            shutil.copyfile(path, part / path.name)
         (part / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
     return folder
+
+
+def list_code(model_type: str) -> list[Path]:
+    """
+    List the files of code that a model needs to score songs where this package is not installed.
+
+    Args:
+        model_type (`str`):
+            `config.model_type`.
+
+    Returns:
+        `list[Path]`: the files that the maps of the config name, and all that they import of each other, by name.
+    """
+    folder = Path(inference.__file__).parent
+    entries = {*AUTO_MAPS[model_type].values(), *(task["impl"] for task in CUSTOM_PIPELINES.values())}
+    paths = {folder / f"{entry.partition('.')[0]}.py" for entry in entries}
+    return sorted(paths | {Path(found) for path in paths for found in get_relative_import_files(path)})
 
 
 def build_short_card(config: Any) -> str:

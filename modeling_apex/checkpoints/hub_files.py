@@ -48,6 +48,12 @@ def get_hub_errors() -> tuple[type[BaseException], ...]:
     return HfHubHTTPError.__bases__
 
 
+def compute_file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def compute_blob_id(path: str | os.PathLike) -> str:
     """Return git's id of a file's content, in hexadecimal: SHA-1 over a short header and the bytes."""
     digest = hashlib.sha1(f"blob {os.path.getsize(path)}\0".encode(), usedforsecurity=False)
@@ -84,8 +90,6 @@ def list_hub_files(api: Any, repo_id: str, *, repo_type: str = "model", revision
 
 def is_same_file(path: str | os.PathLike, hub_file: HubFile) -> bool:
     """Tell whether a file here has the content that the Hub lists."""
-    from modeling_apex.inference.published_apex import compute_file_hash
-
     if os.path.getsize(path) != hub_file.num_bytes:
         return False
     if hub_file.sha256 is not None:
@@ -111,8 +115,6 @@ def save_checksums(folder: str | os.PathLike) -> Path:
     Returns:
         `Path`: the file.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
-
     root = Path(folder)
     names = [name for name in list_files(root) if name != CHECKSUMS_NAME]
     lines = [f"{compute_file_hash(root / name)}  {name}\n" for name in names]
@@ -163,8 +165,6 @@ def find_changed_files(folder: str | os.PathLike, sums: dict[str, str]) -> list[
     Returns:
         `list[str]`: one line for each file that is missing, other than listed, or not listed.
     """
-    from modeling_apex.inference.published_apex import compute_file_hash
-
     root = Path(folder)
     problems = []
     for name, expected in sums.items():

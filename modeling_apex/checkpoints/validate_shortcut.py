@@ -1,4 +1,4 @@
-"""Measure a shortcut of a model on songs, and keep the record where `build_engine` will look for it."""
+"""Measure a shortcut of a model on songs, and keep the record where `choose_encoder` will look for it."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.engines import check_engine
-from modeling_apex.engines.build import build_engine_key, find_engine_folder, get_exported_folder
+from modeling_apex.engines.choice import build_engine_key, find_engine_folder, get_exported_folder
 from modeling_apex.engines.model_hashes import compute_fingerprint
 from modeling_apex.engines.validation import DEFAULT_TOLERANCE, VALIDATION_FILE, measure_shortcut, save_record
 from modeling_apex.loading import load_scorer

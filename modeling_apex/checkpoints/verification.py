@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from modeling_apex.checkpoints.component_licenses import LICENSES, find_component, is_permissive
+from modeling_apex.checkpoints.export import list_code
 from modeling_apex.checkpoints.hub_files import (
     CHECKSUMS_NAME,
     find_changed_files,
@@ -25,7 +26,7 @@ from modeling_apex.checkpoints.hub_files import (
     list_hub_files,
     load_checksums,
 )
-from modeling_apex.inference.published_apex import ENCODER_MODEL_TYPES, read_encoder, read_heads
+from modeling_apex.checkpoints.published import ENCODER_MODEL_TYPES, read_encoder, read_heads
 from modeling_apex.loading import find_model_class, load_model, load_pipeline
 from modeling_apex.registration import EMBEDDED_MODEL
 
@@ -113,6 +114,7 @@ def verify_model(
     folder, hub_files = _fetch(name, revision, api, hub_options)
     _check_hashes(result, folder, hub_files)
     _check_format(result, folder)
+    _check_code(result, folder)
     _check_license(result, folder)
     loaded = _check_weights(result, folder, hub_options)
     if loaded is None:
@@ -196,6 +198,25 @@ def _check_format(result: Verification, folder: Path) -> None:
         result.add("format", OK, f"{', '.join(pickles)}: a pickle, opened so that nothing in it can run")
     else:
         result.add("format", OK, "safetensors, which hold numbers only")
+
+
+def _check_code(result: Verification, folder: Path) -> None:
+    """Compare the code beside the weights, which nothing here runs, with what this package would put there."""
+    beside = {path.name: path.read_bytes() for path in folder.glob("*.py")}
+    if not beside:
+        return
+    try:
+        model_type = find_model_class(folder).config_class.model_type
+    except Exception as error:  # a broken config fails the check of the weights, in its own words
+        result.add("code", NOT_CHECKED, f"the config cannot be read: {str(error).splitlines()[0]}")
+        return
+    ours = {path.name: path.read_bytes() for path in list_code(model_type)}
+    differing = sorted(name for name in {*beside, *ours} if beside.get(name) != ours.get(name))
+    if differing:
+        detail = f"not what this release of apex-music exports, so read it before you trust it: {', '.join(differing)}"
+        result.add("code", NOT_CHECKED, detail)
+    else:
+        result.add("code", OK, f"{len(beside)} files, those that this release of apex-music exports")
 
 
 def _check_license(result: Verification, folder: Path) -> None:

@@ -35,7 +35,7 @@ from modeling_apex.corpus.embedding_manifest import (
 from modeling_apex.corpus.song_decoding import BackgroundDecoder, DecodedSegment
 from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint, open_song_source
 from modeling_apex.engines import check_engine
-from modeling_apex.engines.build import build_engine
+from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
@@ -187,7 +187,7 @@ def embed_songs(
     batch_size = encoder.segments_per_pass or count_workers()
     if has_engine or (device.type == "cuda" and dtype == "float32"):
         with state.local_main_process_first():  # it exports the graph, if one is needed; the others find it
-            encoder.encoder_engine = build_engine(encoder, engine, precision, compile=compile)
+            encoder.encoder_engine = choose_encoder(encoder, engine, precision, compile=compile)
     folder = Path(output)
     with ExitStack() as stack:
         if state.is_main_process:  # for all processes of this run

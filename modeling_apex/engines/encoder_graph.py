@@ -65,8 +65,7 @@ class ExportedEncoder(nn.Module):
     Stands where the encoder of a loaded export would be, and says what to do when somebody wants weights of it.
 
     Args:
-        folder (`Path`):
-            The engine folder.
+        folder (`Path`): The engine folder.
     """
 
     def __init__(self, folder: Path):
@@ -140,12 +139,9 @@ def export_engine(
     Export a model for an engine, and prove the graph against torch.
 
     Args:
-        model (`str`, `os.PathLike` or [`ApexModel`]):
-            A folder, a Hub id, or a loaded model in float32.
-        output (`str` or `os.PathLike`):
-            A folder that does not exist yet, or is empty.
-        engine (`str`):
-            `"onnx"` or `"openvino"`.
+        model (`str`, `os.PathLike` or [`ApexModel`]): A folder, a Hub id, or a loaded model in float32.
+        output (`str` or `os.PathLike`): A folder that does not exist yet, or is empty.
+        engine (`str`): `"onnx"` or `"openvino"`.
         precisions (`Sequence[str]`, defaults to `("float32",)`):
             Which graphs to write. The float32 one is always there: the others are measured against it. OpenVINO's
             bfloat16 needs no graph of its own.
@@ -233,8 +229,7 @@ def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> Non
     OpenVINO takes scales from calibration segments, for attention too.
 
     Args:
-        folder (`Path`):
-            A folder that `export_engine` wrote.
+        folder (`Path`): A folder that `export_engine` wrote.
         calibration (`torch.FloatTensor` of shape `(num_segments, num_samples)`, *optional*):
             Normalised segments of songs; OpenVINO needs them.
 
@@ -332,10 +327,8 @@ def quantize_openvino_graph(source: Path, target: Path, calibration: torch.Tenso
     Write the int8 twin of a float32 OpenVINO graph: weights and inputs of its matrix products.
 
     Args:
-        source (`Path`):
-            The float32 graph.
-        target (`Path`):
-            The graph to write.
+        source (`Path`): The float32 graph.
+        target (`Path`): The graph to write.
         calibration (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
             Normalised segments of songs such as the model will hear.
 
@@ -372,7 +365,7 @@ def name_graph(folder: Path, engine: str, precision: str) -> Path:
 
 
 def open_graph(path: Path, engine: str, precision: str) -> EncoderEngine:
-    """Open an exported graph, as it is; `build_engine` is the door that also checks it."""
+    """Open an exported graph, as it is; `choose_encoder` is the door that also checks it."""
     return OnnxEngine(path, precision) if engine == "onnx" else OpenVinoEngine(path, precision)
 
 
@@ -391,11 +384,10 @@ def read_config(folder: Path) -> ApexConfig:
 
 def load_exported_model(folder: str | os.PathLike) -> ApexModel:
     """
-    Load layer mix and heads of an engine folder; its encoder is the graph, which `build_engine` opens.
+    Load layer mix and heads of an engine folder; its encoder is the graph, which `choose_encoder` opens.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            A folder that `export_engine` wrote.
+        folder (`str` or `os.PathLike`): A folder that `export_engine` wrote.
 
     Returns:
         [`ApexModel`]: in evaluation mode, with no encoder weights.

@@ -61,7 +61,8 @@ def compute_fingerprint(model: Any) -> str:
     }
     facts = {
         "encoder": encoder,
-        "heads": model.config.heads,
+        # Without the scale, which changes what a score is called and no score: older graphs and records stay valid.
+        "heads": [{name: value for name, value in head.items() if name != "scale"} for head in model.config.heads],
         "layer_indices": model.config.layer_indices,
         "prediction_level": model.config.prediction_level,
         "segment_num_samples": model.config.segment_num_samples,

@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from modeling_apex.inference.configuration_fields_apex import OWN_FIELDS, ApexFields
-from modeling_apex.inference.packed_encoder_apex import PackedEncoder, can_arrange
+from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
+from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields, set_fields
 from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -197,16 +197,17 @@ def _read_config(path: Path) -> ApexFields | None:
         return None
     if not isinstance(fields, dict) or fields.get("model_type") != "apex" or fields.get("mert_model_name") is not None:
         return None
-    names = set(fields)
-    if not set(OWN_FIELDS) <= names or names - set(OWN_FIELDS) - FIELDS_OF_TRANSFORMERS:
+    names, own = set(fields), list_fields(ApexFields)
+    if not set(own) <= names or names - set(own) - FIELDS_OF_TRANSFORMERS:
         return None
     encoder = _read_encoder_config(fields["encoder_config"])
     if encoder is None:
         return None
     config = ApexFields()
     try:
-        config.set_fields(**{**{name: fields[name] for name in OWN_FIELDS}, "encoder_config": encoder})
-        config.validate_encoder()
+        set_fields(config, {**{name: fields[name] for name in own}, "encoder_config": encoder})
+        if config.validate_encoder is not None:
+            config.validate_encoder()
     except (TypeError, ValueError):
         return None
     return config

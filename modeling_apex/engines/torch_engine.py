@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from modeling_apex.engines.encoder_engine import EncoderEngine
+from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.inference.modeling_apex import pool_hidden_states
-from modeling_apex.inference.packed_encoder_apex import PackedEncoder, can_arrange
 
 
 class TorchEngine(EncoderEngine):

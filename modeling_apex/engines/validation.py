@@ -57,16 +57,11 @@ def build_record_key(
     Build what a record must agree on with the run that relies on it.
 
     Args:
-        fingerprint (`str`):
-            Of the model, by `compute_fingerprint`.
-        engine (`str`):
-            Name of the engine.
-        precision (`str`):
-            What it computes in.
-        device (`torch.device`):
-            What it runs on.
-        is_compiled (`bool`, defaults to `False`):
-            Whether `torch.compile` made it.
+        fingerprint (`str`): Of the model, by `compute_fingerprint`.
+        engine (`str`): Name of the engine.
+        precision (`str`): What it computes in.
+        device (`torch.device`): What it runs on.
+        is_compiled (`bool`, defaults to `False`): Whether `torch.compile` made it.
 
     Returns:
         `dict`
@@ -110,12 +105,9 @@ def require_record(folder: Path, key: Mapping[str, Any], model_name: str) -> dic
     Return the record of a shortcut.
 
     Args:
-        folder (`Path`):
-            The engine folder.
-        key (`dict`):
-            What the record must agree on.
-        model_name (`str`):
-            The model as a user names it; for the message.
+        folder (`Path`): The engine folder.
+        key (`dict`): What the record must agree on.
+        model_name (`str`): The model as a user names it; for the message.
 
     Returns:
         `dict`: the record.
@@ -155,16 +147,11 @@ def measure_shortcut(
     Score songs by the exact path and by a shortcut, and say what changed.
 
     Args:
-        exact (`Callable`):
-            From songs to reports, by the exact path.
-        shortcut (`Callable`):
-            From songs to reports, by the shortcut.
-        songs (`Sequence`):
-            What both understand.
-        key (`dict`):
-            What the record holds for, by `build_record_key`.
-        reference (`str`):
-            Name of the exact path, such as `"torch float32"`.
+        exact (`Callable`): From songs to reports, by the exact path.
+        shortcut (`Callable`): From songs to reports, by the shortcut.
+        songs (`Sequence`): What both understand.
+        key (`dict`): What the record holds for, by `build_record_key`.
+        reference (`str`): Name of the exact path, such as `"torch float32"`.
         tolerance (`float`, defaults to 0.01):
             The largest change of a score that is accepted, as a share of the score's range.
 

@@ -6,31 +6,19 @@ rate. Everything streams: blocks are decoded and resampled one after the other, 
 than two segments, however long the song.
 """
 
+import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from .audio_limits_apex import AudioError, AudioLimits, check_rate
 from .decoding_apex import AudioStream, open_audio
-from .resampling_apex import RESAMPLERS, StreamingResampler, resample
+from .resampling_apex import RESAMPLERS, StreamingResampler
 
-__all__ = [
-    "RESAMPLERS",
-    "AudioError",
-    "AudioLimits",
-    "AudioStream",
-    "Segment",
-    "SegmentStream",
-    "StreamingResampler",
-    "load_audio",
-    "open_audio",
-    "resample",
-    "split_segments",
-    "stream_segments",
-]
+__all__ = ["RESAMPLERS", "AudioError", "AudioLimits", "AudioStream", "Segment", "SegmentStream", "StreamingResampler"]
+__all__ += ["load_audio", "open_audio", "split_segments", "stream_segments"]
 
 
 def split_segments(
@@ -40,12 +28,9 @@ def split_segments(
     Cut a mono waveform into equal segments and pad the last one.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`):
-            Mono audio at the model's sampling rate, float32.
-        segment_num_samples (`int`):
-            Length of a segment, in samples.
-        pad_value (`float`, defaults to 0):
-            What fills the rest of the last segment.
+        waveform (`np.ndarray` of shape `(num_samples,)`): Mono audio at the model's sampling rate, float32.
+        segment_num_samples (`int`): Length of a segment, in samples.
+        pad_value (`float`, defaults to 0): What fills the rest of the last segment.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: Segments of shape `(num_segments, segment_num_samples)` and the number of
@@ -69,23 +54,11 @@ def split_segments(
 
 @dataclass
 class Segment:
-    """
-    Hold one segment of a song.
+    """One segment of a song at the target rate."""
 
-    Args:
-        samples (`np.ndarray` of shape `(segment_num_samples,)`):
-            Mono float32 audio at the target rate; zeros after the end of the song.
-        num_real_samples (`int`):
-            Samples before the padding.
-        start_sample (`int`):
-            Where the segment starts in the song, in samples at the target rate.
-        is_last (`bool`):
-            Whether the song ends here.
-    """
-
-    samples: np.ndarray
-    num_real_samples: int
-    start_sample: int
+    samples: np.ndarray  # (segment_num_samples,), mono float32; zeros after the end of the song
+    num_real_samples: int  # before the padding
+    start_sample: int  # in the song
     is_last: bool
 
 
@@ -93,20 +66,8 @@ class SegmentStream:
     """
     Iterate over the segments of a song in bounded memory.
 
-    One segment is read ahead, to know which is the last. The source is closed when the iterator is exhausted or
-    fails, by `close`, and on leaving a `with` block.
-
-    Args:
-        stream (`AudioStream`):
-            The opened song.
-        blocks (`Iterator[np.ndarray]`):
-            Its sound at the target rate.
-        target_rate (`int`):
-            Rate of the segments, in hertz.
-        segment_num_samples (`int`):
-            Length of a segment, in samples.
-        minimum_num_samples (`int`):
-            Fewest samples at the target rate that can be scored.
+    [`stream_segments`] builds it. One segment is read ahead, to know which is the last. The source is closed when the
+    iterator is exhausted or fails, by `close`, and on leaving a `with` block.
 
     Attributes:
         name (`str`): How messages call the song.
@@ -145,9 +106,7 @@ class SegmentStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -189,13 +148,7 @@ class SegmentStream:
 def _resample_blocks(stream: AudioStream, target_rate: int, resampler: str) -> Iterator[np.ndarray]:
     # Built here rather than on the first block, so that a wrong rate or method is refused before anything is read.
     state = StreamingResampler(stream.sampling_rate, target_rate, method=resampler)
-
-    def generate() -> Iterator[np.ndarray]:
-        for block in stream.blocks:
-            yield state.push(block)
-        yield state.finish()
-
-    return generate()
+    return itertools.chain(map(state.push, stream.blocks), (state.finish() for _ in range(1)))
 
 
 def stream_segments(
@@ -214,18 +167,12 @@ def stream_segments(
     Args:
         source:
             The song, as `open_audio` takes it.
-        target_rate (`int`, defaults to 24000):
-            The model's sampling rate, in hertz.
-        segment_seconds (`float`, defaults to 30):
-            Length of a segment, in seconds.
-        sampling_rate (`int`, *optional*):
-            Rate of an array, in hertz.
-        resampler (`str`, defaults to `"sinc"`):
-            `"sinc"` or `"soxr"`; see `StreamingResampler`.
-        limits (`AudioLimits`, *optional*):
-            What to refuse.
-        minimum_num_samples (`int`, defaults to 1):
-            Fewest samples at the target rate that can be scored.
+        target_rate (`int`, defaults to 24000): The model's sampling rate, in hertz.
+        segment_seconds (`float`, defaults to 30): Length of a segment, in seconds.
+        sampling_rate (`int`, *optional*): Rate of an array, in hertz.
+        resampler (`str`, defaults to `"sinc"`): `"sinc"` or `"soxr"`; see `StreamingResampler`.
+        limits (`AudioLimits`, *optional*): What to refuse.
+        minimum_num_samples (`int`, defaults to 1): Fewest samples at the target rate that can be scored.
 
     Returns:
         `SegmentStream`: An iterator of `Segment`.
@@ -264,24 +211,10 @@ def load_audio(
     """
     Decode and resample a whole song.
 
-    Args:
-        source:
-            The song, as `open_audio` takes it.
-        target_rate (`int`, defaults to 24000):
-            The wanted sampling rate, in hertz.
-        sampling_rate (`int`, *optional*):
-            Rate of an array, in hertz.
-        resampler (`str`, defaults to `"sinc"`):
-            `"sinc"` or `"soxr"`; see `StreamingResampler`.
-        limits (`AudioLimits`, *optional*):
-            What to refuse.
+    Arguments and errors are those of [`stream_segments`].
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`: Mono float32 audio at `target_rate`.
-
-    Raises:
-        `AudioError`, `FileNotFoundError`, `IsADirectoryError`, `TypeError`, `ImportError`: As `open_audio`.
-        `ValueError`: If the resampler is unknown.
     """
     with open_audio(source, sampling_rate=sampling_rate, limits=limits) as stream:
         return np.concatenate(list(_resample_blocks(stream, target_rate, resampler)))

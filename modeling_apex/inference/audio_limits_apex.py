@@ -2,8 +2,7 @@
 Room 1's rules: what a song may be and cost, and the error that says so when it is not.
 
 What comes in are facts about a song (its bytes, length, rate, channels); what leaves is nothing, or an [`AudioError`]
-that names the song, the limit and the setting that moves it. Decoding, downloading and resampling share this file; it
-needs numpy only.
+that names the song, the limit and the setting that moves it. Numpy only.
 """
 
 import importlib
@@ -14,6 +13,10 @@ from typing import Any
 
 import numpy as np
 
+# The code beside a checkpoint does the plain work; the rest is in the package, which is on no index.
+INSTALL_PACKAGE = "install it with `pip install .` in a clone of its repository."
+MAX_SEGMENT_SAMPLES = 2**25
+"""Longest segment, in samples: 23 minutes at 24 kHz."""
 GRACE_SAMPLES = 2**24
 """Samples that are decoded before an unlikely compression counts: 6 minutes at 44.1 kHz."""
 
@@ -27,38 +30,21 @@ class AudioLimits:
     """
     Bound what one song may cost before it is refused, and where it may be fetched from.
 
-    Args:
-        max_seconds (`float`, defaults to six hours):
-            Longest song, in seconds.
-        max_bytes (`int`, defaults to 2 GiB):
-            Largest file, download or buffer, in bytes.
-        max_channels (`int`, defaults to 2):
-            Most channels. Up to this many are mixed to mono by their mean.
-        max_sampling_rate (`int`, defaults to 384000):
-            Highest native sampling rate, in hertz.
-        min_sampling_rate (`int`, defaults to 4000):
-            Lowest native sampling rate, in hertz.
-        max_samples_per_byte (`float`, defaults to 128):
-            Most samples (per channel) that a byte of an encoded song may unpack to, once more than `GRACE_SAMPLES`
-            were decoded. Speech at 6 kbit/s comes to 64; hours of silence packed into a few kilobytes, to thousands.
-        max_download_seconds (`float`, defaults to ten minutes):
-            Longest download, in seconds, from the first request to the last byte.
-        allow_private_addresses (`bool`, defaults to `False`):
-            Whether a URL may lead to this machine or its own network. Leave it off where strangers choose the URLs.
-
     Raises:
         `TypeError`: If a limit is not a number, or `allow_private_addresses` is not true or false.
         `ValueError`: If a limit is not positive.
     """
 
     max_seconds: float = 6 * 3600
-    max_bytes: int = 2 * 1024**3
-    max_channels: int = 2
-    max_sampling_rate: int = 384_000
+    max_bytes: int = 2 * 1024**3  # of a file, download or buffer
+    max_channels: int = 2  # up to this many are mixed to mono by their mean
+    max_sampling_rate: int = 384_000  # hertz, as the next
     min_sampling_rate: int = 4_000
+    # Samples (per channel) that a byte of an encoded song may unpack to, once more than `GRACE_SAMPLES` were decoded.
+    # Speech at 6 kbit/s comes to 64; hours of silence packed into a few kilobytes, to thousands.
     max_samples_per_byte: float = 128
-    max_download_seconds: float = 600
-    allow_private_addresses: bool = False
+    max_download_seconds: float = 600  # from the first request to the last byte
+    allow_private_addresses: bool = False  # whether a URL may lead here or into this network; strangers choose URLs
 
     def __post_init__(self) -> None:
         for limit in fields(self):

@@ -5,36 +5,49 @@ What comes in is a `config.json`; what leaves is a validated [`SpectrogramFusion
 that feature extractor, pipeline and report read of any model here (`heads`, `sampling_rate`, `hidden_size`, ...).
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .checkpoint_limits_apex import MAX_WIDTH  # noqa: F401
-from .configuration_fields_apex import (
-    _validate_choice,
-    _validate_float,
-    _validate_int,
-    _validate_ints,
-    _validate_percentile_tables,
-)
+from .configuration_fields_apex import declare_field, set_fields
 from .heads_apex import FUSION_HEADS
-from .track_features_apex import FEATURE_KINDS, TRANSFORMS, encode_features
+from .track_features_apex import encode_features, is_missing
 
 BRANCHES = ("fused", "audio", "features")
 SPECTROGRAMS = ("log-mel", "log-stft")
-FEATURE_FIELDS = {
-    "numeric": {"name", "kind", "transform", "is_leaking", "mean", "std"},
-    "categorical": {"name", "kind", "is_leaking", "categories"},
-}
 # A config is read before its weights: what no spectrogram network needs is refused before memory is asked for.
 MAXIMUM_SIZE = 16_384
-MAXIMUM_NUM_CATEGORIES = 100_000
 
 
-class SpectrogramFusionConfig(PreTrainedConfig):
+class SpectrogramFusionFields:
+    """The fields of a spectrogram-fusion config; [`SpectrogramFusionConfig`] says what each one means."""
+
+    branches: str = declare_field("fused", "choice", choices=BRANCHES)
+    features: list[dict[str, Any]] = declare_field([], "features")
+    hit_threshold: float = declare_field(50.0, "float", above=0.0)
+    sampling_rate: int = declare_field(24_000, "int", minimum=1)
+    segment_seconds: float = declare_field(10.0, "float", above=0.0)
+    spectrogram: str = declare_field("log-mel", "choice", choices=SPECTROGRAMS)
+    fft_size: int = declare_field(1024, "int", minimum=2)
+    hop_size: int = declare_field(480, "int", minimum=1)
+    num_mel_bands: int = declare_field(64, "int", minimum=1)
+    minimum_hertz: float = declare_field(30.0, "float", minimum=0.0)
+    maximum_hertz: Any = declare_field(None, "float", above=0.0, is_optional=True)
+    power_floor: float = declare_field(1e-5, "float", above=0.0)
+    channels: list[int] = declare_field([16, 32, 64, 96], "ints", minimum=1)
+    hidden_size: int = declare_field(64, "int", minimum=1)
+    feature_dims: list[int] = declare_field([64, 32], "ints", minimum=1)
+    category_size: int = declare_field(6, "int", minimum=1)
+    fusion_size: int = declare_field(64, "int", minimum=1)
+    dropout: float = declare_field(0.2, "float", minimum=0.0, below=1.0)
+    feature_dropout: float = declare_field(0.15, "float", minimum=0.0, below=1.0)
+    popularity_exponent: float | None = declare_field(None, "float", above=0.0, is_optional=True)
+    percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    provenance: dict[str, Any] = declare_field({}, "dict")
+
+
+class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
     """
     Describe a spectrogram-fusion model: a convolutional network on the spectrogram, fused late with track features.
 
@@ -95,72 +108,20 @@ class SpectrogramFusionConfig(PreTrainedConfig):
 
     model_type = "spectrogram-fusion"
 
-    def __init__(
-        self,
-        branches: str = "fused",
-        features: Sequence[Mapping[str, Any]] | None = None,
-        hit_threshold: float = 50.0,
-        sampling_rate: int = 24_000,
-        segment_seconds: float = 10.0,
-        spectrogram: str = "log-mel",
-        fft_size: int = 1024,
-        hop_size: int = 480,
-        num_mel_bands: int = 64,
-        minimum_hertz: float = 30.0,
-        maximum_hertz: float | None = None,
-        power_floor: float = 1e-5,
-        channels: Sequence[int] = (16, 32, 64, 96),
-        hidden_size: int = 64,
-        feature_dims: Sequence[int] = (64, 32),
-        category_size: int = 6,
-        fusion_size: int = 64,
-        dropout: float = 0.2,
-        feature_dropout: float = 0.15,
-        popularity_exponent: float | None = None,
-        percentile_tables: Mapping[str, Sequence[float]] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        if not __name__.startswith("transformers_modules"):
-            # The installed classes serve, so pointers to code in a folder must neither ask for trust nor be saved.
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
-        _refuse_near_misses(kwargs)
-
-        self.branches = _validate_choice("branches", branches, BRANCHES)
-        self.features = _validate_features(features or ())
-        self.hit_threshold = _validate_float("hit_threshold", hit_threshold, minimum=0.0, exclusive=True)
-        self.sampling_rate = _validate_int("sampling_rate", sampling_rate, minimum=1)
-        self.segment_seconds = _validate_float("segment_seconds", segment_seconds, minimum=0.0, exclusive=True)
-        self.spectrogram = _validate_choice("spectrogram", spectrogram, SPECTROGRAMS)
-        self.fft_size = _validate_int("fft_size", fft_size, minimum=2)
-        self.hop_size = _validate_int("hop_size", hop_size, minimum=1)
-        self.num_mel_bands = _validate_int("num_mel_bands", num_mel_bands, minimum=1)
-        self.minimum_hertz = _validate_float("minimum_hertz", minimum_hertz, minimum=0.0)
-        highest = sampling_rate / 2 if maximum_hertz is None else maximum_hertz
-        self.maximum_hertz = _validate_float("maximum_hertz", highest, minimum=self.minimum_hertz, exclusive=True)
-        self.power_floor = _validate_float("power_floor", power_floor, minimum=0.0, exclusive=True)
-        self.channels = _validate_ints("channels", channels, minimum=1)
-        self.hidden_size = _validate_int("hidden_size", hidden_size, minimum=1)
-        self.feature_dims = _validate_ints("feature_dims", feature_dims, minimum=1)
-        self.category_size = _validate_int("category_size", category_size, minimum=1)
-        self.fusion_size = _validate_int("fusion_size", fusion_size, minimum=1)
-        self.dropout = _validate_float("dropout", dropout, minimum=0.0, maximum=1.0)
-        self.feature_dropout = _validate_float("feature_dropout", feature_dropout, minimum=0.0, maximum=1.0)
-        self.popularity_exponent = (
-            None
-            if popularity_exponent is None
-            else _validate_float("popularity_exponent", popularity_exponent, minimum=0.0, exclusive=True)
-        )
-        self.percentile_tables = _validate_percentile_tables(percentile_tables or {}, self.head_names)
-        self.provenance = dict(provenance or {})
+    def __init__(self, **fields: Any):
+        others = set_fields(self, fields)
+        if self.maximum_hertz is None:
+            self.maximum_hertz = self.sampling_rate / 2
         self._validate_together()
-        super().__init__(**kwargs)
+        super().__init__(**others)
 
     @property
     def heads(self) -> list[dict[str, Any]]:
         """The scores, as in [`ApexConfig`]; here they follow from the model type."""
-        return [dict(head) for head in FUSION_HEADS]
+        heads = [dict(head) for head in FUSION_HEADS]
+        if self.popularity_exponent is not None:
+            heads[0]["scale"] = "percentile"
+        return heads
 
     @property
     def head_names(self) -> list[str]:
@@ -171,11 +132,6 @@ class SpectrogramFusionConfig(PreTrainedConfig):
     def has_audio(self) -> bool:
         """Whether the model hears the song."""
         return self.branches != "features"
-
-    @property
-    def has_features(self) -> bool:
-        """Whether the model takes track features."""
-        return self.branches != "audio"
 
     @property
     def feature_names(self) -> list[str]:
@@ -212,6 +168,30 @@ class SpectrogramFusionConfig(PreTrainedConfig):
         """
         return encode_features(values, self.features)
 
+    def describe_features(self, row: Sequence[float]) -> tuple[dict[str, list[str]], list[str]]:
+        """
+        Say which track features a song came with.
+
+        Args:
+            row (`list[float]` of length `num_features`): What `encode_features` returned; NaN is a missing value.
+
+        Returns:
+            `tuple[dict[str, list[str]], list[str]]`: names under `given`, `missing`, and `leaking` (those given that
+            leak the target), and the warning that a song without any needs: what its scores are made of then.
+        """
+        given = [name for name, value in zip(self.feature_names, row, strict=True) if not is_missing(value)]
+        described = {
+            "given": given,
+            "missing": [name for name in self.feature_names if name not in given],
+            "leaking": [name for name in self.leaking_names if name in given],
+        }
+        if given:
+            return described, []
+        if self.has_audio:
+            return described, ["scored from the audio alone: no track features were given"]
+        notice = "no track features were given, and this model hears no audio: its scores say nothing about the song"
+        return described, [notice]
+
     def _validate_together(self) -> None:
         if self.branches == "audio" and self.features:
             raise ValueError(
@@ -220,6 +200,8 @@ class SpectrogramFusionConfig(PreTrainedConfig):
             )
         if self.branches == "features" and not self.features:
             raise ValueError("`features` is empty, but `branches` is 'features': the model would have no input.")
+        if self.maximum_hertz <= self.minimum_hertz:
+            raise ValueError(f"`maximum_hertz` must be above {self.minimum_hertz}, got {self.maximum_hertz}.")
         if not self.hit_threshold <= 100:
             raise ValueError(f"`hit_threshold` is a popularity, at most 100, got {self.hit_threshold}.")
         if self.maximum_hertz > self.sampling_rate / 2:
@@ -245,63 +227,3 @@ class SpectrogramFusionConfig(PreTrainedConfig):
         for name, size in sizes.items():
             if size > MAXIMUM_SIZE:
                 raise ValueError(f"`{name}` {size:,} is absurd; at most {MAXIMUM_SIZE:,} is allowed.")
-
-
-def _validate_features(features: Any) -> list[dict[str, Any]]:
-    if isinstance(features, (str, Mapping)) or not isinstance(features, Sequence):
-        raise TypeError(
-            "`features` must be a list of dicts (a list, because its order is the order of the input columns), got "
-            f"{type(features).__name__}."
-        )
-    validated = [_validate_feature(position, feature) for position, feature in enumerate(features)]
-    names = [feature["name"] for feature in validated]
-    if len(set(names)) != len(names):
-        raise ValueError(f"`features` names a feature twice: {names}.")
-    return validated
-
-
-def _validate_feature(position: int, feature: Any) -> dict[str, Any]:
-    place = f"features[{position}]"
-    if not isinstance(feature, Mapping):
-        raise TypeError(f"`{place}` must be a dict, got {feature!r}.")
-    kind = _validate_choice(f"{place}.kind", feature.get("kind"), FEATURE_KINDS)
-    if set(feature) != FEATURE_FIELDS[kind]:
-        fields = ", ".join(sorted(FEATURE_FIELDS[kind]))
-        raise ValueError(f"`{place}` is {kind} and must have exactly {fields}, got {', '.join(map(str, feature))}.")
-    if not isinstance(feature["name"], str) or not feature["name"].isidentifier():
-        raise ValueError(f"`{place}.name` must be a plain identifier, got {feature['name']!r}.")
-    if not isinstance(feature["is_leaking"], bool):
-        raise TypeError(f"`{place}.is_leaking` must be true or false, got {feature['is_leaking']!r}.")
-    described = {"name": feature["name"], "kind": kind, "is_leaking": feature["is_leaking"]}
-    if kind == "numeric":
-        return {
-            **described,
-            "transform": _validate_choice(f"{place}.transform", feature["transform"], TRANSFORMS),
-            "mean": _validate_float(f"{place}.mean", feature["mean"]),
-            "std": _validate_float(f"{place}.std", feature["std"], minimum=0.0, exclusive=True),
-        }
-    categories = feature["categories"]
-    if isinstance(categories, str) or not isinstance(categories, Sequence) or not categories:
-        raise TypeError(f"`{place}.categories` must be a list with at least one text, got {categories!r}.")
-    if len(categories) > MAXIMUM_NUM_CATEGORIES:
-        raise ValueError(f"`{place}.categories` has {len(categories):,}; at most {MAXIMUM_NUM_CATEGORIES:,} can be.")
-    if len(set(map(str, categories))) != len(categories) or not all(isinstance(name, str) for name in categories):
-        raise ValueError(f"`{place}.categories` must be different texts, got {categories!r}.")
-    return {**described, "categories": list(categories)}
-
-
-# What may stand in a config.json under our own names; everything else belongs to transformers.
-OWN_FIELDS = (
-    *("branches", "features", "hit_threshold", "sampling_rate", "segment_seconds", "spectrogram", "fft_size"),
-    *("hop_size", "num_mel_bands", "minimum_hertz", "maximum_hertz", "power_floor", "channels", "hidden_size"),
-    *("feature_dims", "category_size", "fusion_size", "dropout", "feature_dropout", "popularity_exponent"),
-    *("percentile_tables", "provenance"),
-)
-
-
-def _refuse_near_misses(fields: Mapping[str, Any]) -> None:
-    """Plain configs keep any unknown field, so a typo would silently leave the default in force."""
-    for name in fields:
-        close = difflib.get_close_matches(name, OWN_FIELDS, n=1, cutoff=0.8)
-        if close:
-            raise ValueError(f"unknown config field `{name}`; did you mean `{close[0]}`?")

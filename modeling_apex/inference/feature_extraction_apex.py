@@ -13,14 +13,8 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .audio_apex import load_audio, split_segments
-
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .audio_limits_apex import AudioError
-from .checkpoint_limits_apex import MAX_SEGMENT_SAMPLES
-from .decoding_apex import BLOCK_NUM_SAMPLES  # noqa: F401
-from .download_apex import download  # noqa: F401
+from .audio_limits_apex import MAX_SEGMENT_SAMPLES, AudioError
 from .normalization_apex import normalize_segments
-from .resampling_apex import RESAMPLERS  # noqa: F401
 
 __all__ = ["ApexFeatureExtractor", "normalize_segments"]
 
@@ -30,12 +24,9 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
     Cut songs into segments and normalise them.
 
     Args:
-        sampling_rate (`int`, defaults to 24000):
-            Sampling rate that the model expects, in hertz.
-        segment_seconds (`float`, defaults to 30.0):
-            Length of a segment, in seconds.
-        minimum_num_samples (`int`, defaults to 400):
-            Shortest song, in samples: what one frame of the encoder sees.
+        sampling_rate (`int`, defaults to 24000): Sampling rate that the model expects, in hertz.
+        segment_seconds (`float`, defaults to 30.0): Length of a segment, in seconds.
+        minimum_num_samples (`int`, defaults to 400): Shortest song, in samples: what one frame of the encoder sees.
 
     Raises:
         `ValueError`: If one of them is not a positive number, or a segment would be too long to hold.
@@ -92,19 +83,15 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
         Args:
             raw_audio (`np.ndarray`, `torch.Tensor`, or a list of them):
                 Each of shape `(num_samples,)` or `(num_channels, num_samples)`, floating point in [-1, 1].
-            sampling_rate (`int`):
-                Sampling rate of `raw_audio` in hertz; must be the model's.
-            return_tensors (`str`, *optional*):
-                `"pt"` for torch tensors, `"np"` for numpy arrays.
+            sampling_rate (`int`): Sampling rate of `raw_audio` in hertz; must be the model's.
+            return_tensors (`str`, *optional*): `"pt"` for torch tensors, `"np"` for numpy arrays.
 
         Returns:
             [`BatchFeature`]: `input_values` of shape `(batch_size, num_segments, segment_num_samples)`, float32, and
             `segment_mask` of shape `(batch_size, num_segments)`. Songs with fewer segments are filled with zeros.
 
         Raises:
-            `ValueError`: If the sampling rate is missing or another, or a waveform is empty, too short, not finite, of
-                integers, or of more than two channels.
-            `TypeError`: If `raw_audio` is not a waveform.
+            `ValueError`, `TypeError`: If the sampling rate is missing or another, or a waveform cannot be scored.
         """
         if sampling_rate is None:
             raise ValueError(
@@ -116,9 +103,8 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
                 f"`sampling_rate` is {sampling_rate} but this extractor needs {self.sampling_rate}. Resample first, "
                 "or pass a file path to the pipeline and let it resample."
             )
-        songs = [
-            split_segments(self._load_waveform(song), self.segment_num_samples)[0] for song in _list_songs(raw_audio)
-        ]
+        waveforms = map(self._load_waveform, _list_songs(raw_audio))
+        songs = [split_segments(waveform, self.segment_num_samples)[0] for waveform in waveforms]
         num_segments = max(len(segments) for segments in songs)
         input_values = np.zeros((len(songs), num_segments, self.segment_num_samples), np.float32)  # (B, S, T)
         segment_mask = np.zeros((len(songs), num_segments), bool)  # (B, S)

@@ -7,40 +7,25 @@ Waveform* (arXiv 2505.07280): a convolutional network on the spectrogram, fused 
 Shape legend: B songs, S segments, N real segments of all songs, T samples of a segment, F frames, M bands of the
 spectrogram, C channels, D embedding of a segment, K track features, H scores (2).
 
-The front end has no weights and runs in float64 whatever the precision of the network. No layer looks across songs
-(group norm and layer norm in place of batch norm), so a song's scores do not depend on its company, in training too.
+No layer looks across songs (group norm and layer norm in place of batch norm), so a song's scores do not depend on its
+company, in training too.
 """
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-# As remote code, an entry file must name all that it needs, at any depth: early 5.x releases copy no more than that.
-from .checkpoint_limits_apex import MAX_WIDTH  # noqa: F401
-from .configuration_apex import NUM_QUANTILES  # noqa: F401
-from .configuration_fields_apex import ApexFields  # noqa: F401
 from .configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
-from .heads_apex import FUSION_HEADS  # noqa: F401
-from .mapped_weights_apex import page_out  # noqa: F401
 from .modeling_apex import ApexPreTrainedModel, compute_masked_squared_error
-from .packed_encoder_apex import PackedEncoder  # noqa: F401
-from .packed_linear_apex import build_linear  # noqa: F401
-from .published_apex import read_heads  # noqa: F401
 from .score_heads_apex import gather_segments, place_rows
-from .track_features_apex import encode_features  # noqa: F401
-from .worker_threads_apex import count_workers  # noqa: F401
+from .spectrogram_apex import compute_log_spectrogram
 
 CHANNELS_PER_GROUP = 8  # of group norm
-# The mel scale as Slaney's Auditory Toolbox draws it: linear below 1 kHz, logarithmic above.
-MEL_BREAK_HERTZ, MEL_BREAK, HERTZ_PER_MEL = 1000.0, 15.0, 200.0 / 3.0
-MEL_LOG_STEP = np.log(6.4) / 27.0
 
 
 @dataclass
@@ -67,115 +52,6 @@ class SpectrogramFusionOutput(ModelOutput):
     song_embedding: torch.Tensor | None = None
     segment_embeddings: torch.Tensor | None = None
     segment_scores: torch.Tensor | None = None
-
-
-def convert_hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
-    """Convert frequencies in hertz to mels of Slaney's scale."""
-    logarithmic = MEL_BREAK + np.log(np.maximum(hertz, MEL_BREAK_HERTZ) / MEL_BREAK_HERTZ) / MEL_LOG_STEP
-    return np.where(hertz < MEL_BREAK_HERTZ, hertz / HERTZ_PER_MEL, logarithmic)
-
-
-def convert_mel_to_hertz(mels: np.ndarray) -> np.ndarray:
-    """Convert mels of Slaney's scale to frequencies in hertz."""
-    logarithmic = MEL_BREAK_HERTZ * np.exp(MEL_LOG_STEP * (np.maximum(mels, MEL_BREAK) - MEL_BREAK))
-    return np.where(mels < MEL_BREAK, HERTZ_PER_MEL * mels, logarithmic)
-
-
-def build_mel_filters(
-    num_bands: int, fft_size: int, sampling_rate: int, minimum_hertz: float, maximum_hertz: float
-) -> np.ndarray:
-    """
-    Build triangular filters, evenly spaced in mels; each adds up to one, so a band holds a mean power.
-
-    Args:
-        num_bands (`int`):
-            How many filters.
-        fft_size (`int`):
-            Length of the Fourier transform, in samples.
-        sampling_rate (`int`):
-            In hertz.
-        minimum_hertz (`float`):
-            Lower edge of the first filter.
-        maximum_hertz (`float`):
-            Upper edge of the last filter.
-
-    Returns:
-        `np.ndarray` of shape `(num_bands, fft_size // 2 + 1)`, float64.
-
-    Raises:
-        `ValueError`: If a filter lies between two frequencies of the transform and would hear nothing.
-    """
-    frequencies = np.arange(fft_size // 2 + 1) * (sampling_rate / fft_size)
-    limits = convert_hertz_to_mel(np.array([minimum_hertz, maximum_hertz]))
-    edges = convert_mel_to_hertz(np.linspace(limits[0], limits[1], num_bands + 2))[:, None]
-    rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
-    filters = np.maximum(0.0, np.minimum(rising, falling))  # (M, frequencies)
-    sums = filters.sum(axis=1, keepdims=True)
-    empty = np.flatnonzero(sums[:, 0] == 0)
-    if empty.size:
-        raise ValueError(
-            f"{empty.size} of {num_bands} mel bands (the first is number {empty[0]}) hold no frequency of a transform "
-            f"of {fft_size} samples. Use fewer bands (`num_mel_bands`) or a longer `fft_size`."
-        )
-    normalised: np.ndarray = filters / sums
-    return normalised
-
-
-@functools.lru_cache(maxsize=8)
-def _load_front_end(device: str, *settings: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return window and filters on a device. They follow from the config, so no checkpoint needs to hold them."""
-    spectrogram, num_bands, fft_size, *rest = settings
-    with torch.inference_mode(False):  # what is kept must serve training too, whoever asks for it first
-        window = torch.hann_window(fft_size, dtype=torch.float64, device="cpu")
-        window = window / window.square().sum().sqrt()  # white noise of unit variance: mean power one in each bin
-        filters = None
-        if spectrogram == "log-mel":
-            filters = torch.from_numpy(build_mel_filters(num_bands, fft_size, *rest))
-        # In float32 a quiet band beside a loud one is rounding noise, which the logarithm would show. Apple's GPUs
-        # have nothing finer.
-        precision = torch.float32 if device.startswith("mps") else torch.float64
-        return window.to(device, precision), None if filters is None else filters.to(device, precision)
-
-
-def compute_log_spectrogram(input_values: torch.Tensor, config: Any) -> torch.Tensor:
-    """
-    Compute the logarithm of the power in each band and frame.
-
-    Frames are centred on multiples of the hop, with zeros beyond the ends of the segment; the window is Hann's, scaled
-    to unit energy.
-
-    Args:
-        input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-            Normalised segments.
-        config ([`SpectrogramFusionConfig`]):
-            Kind, sizes and limits of the spectrogram.
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_segments, num_bands, num_frames)`: natural logarithms, float32.
-    """
-    window, filters = _load_front_end(
-        str(input_values.device),
-        config.spectrogram,
-        config.num_mel_bands,
-        config.fft_size,
-        config.sampling_rate,
-        config.minimum_hertz,
-        config.maximum_hertz,
-    )
-    frames = torch.stft(
-        input_values.to(window.dtype),
-        config.fft_size,
-        config.hop_size,
-        window=window,
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )  # (N, frequencies, F)
-    power = frames.real.square() + frames.imag.square()
-    if filters is not None:
-        power = filters @ power  # (N, M, F)
-    return torch.log(power + config.power_floor).float()
 
 
 class ResidualBlock(nn.Module):
@@ -294,8 +170,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
     Score songs: spectrogram, residual network, attention over time, mean over segments, fused with track features.
 
     Args:
-        config ([`SpectrogramFusionConfig`]):
-            The configuration; `config.branches` decides what the model listens to.
+        config ([`SpectrogramFusionConfig`]): The configuration; `config.branches` decides what the model listens to.
     """
 
     config_class: Any = SpectrogramFusionConfig
@@ -336,8 +211,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         Turn the named features of songs into the model's `features`.
 
         Args:
-            songs (`list[dict]`):
-                Values by feature name, one dict a song; what is absent is missing.
+            songs (`list[dict]`): Values by feature name, one dict a song; what is absent is missing.
 
         Returns:
             `torch.FloatTensor` of shape `(num_songs, num_features)`, on the model's device.
@@ -359,8 +233,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         Encode segments.
 
         Args:
-            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-                Normalised segments.
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`): Normalised segments.
 
         Returns:
             `torch.FloatTensor` of shape `(num_segments, hidden_size)`; zeros where the model does not hear the song.
@@ -390,8 +263,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         Fuse embeddings with track features and score them.
 
         Args:
-            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
-                Song or segment embeddings.
+            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`): Song or segment embeddings.
             features (`torch.FloatTensor` of shape `(num_rows, num_features)`, *optional*):
                 Rows of `encode_features`; all missing by default.
 
@@ -422,21 +294,17 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         Args:
             input_values (`torch.FloatTensor` of shape `(batch_size, num_segments, num_samples)` or
                 `(batch_size, num_samples)`, *optional*):
-                Output of [`ApexFeatureExtractor`]. Give this or `segment_embeddings`; a model of the features alone
-                needs neither.
+                Output of [`ApexFeatureExtractor`]. Give this, `segment_embeddings`, or `features` alone.
             segment_mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`, *optional*):
                 True for real segments. Defaults to all true.
             features (`torch.FloatTensor` of shape `(batch_size, num_features)`, *optional*):
-                Track features, from [`SpectrogramFusionModel.encode_features`]; NaN is a missing value. All missing by
-                default, which makes the score of a fused model one of the audio alone.
+                Track features, from `encode_features`; NaN is missing. All are by default: a score of the audio alone.
             segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`, *optional*):
                 Stored embeddings.
             labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
                 Popularity, and 1 for a hit and 0 for none; NaN where a label is missing.
-            output_segment_scores (`bool`, defaults to `False`):
-                Whether to score each segment on its own as well.
-            return_dict (`bool`, *optional*):
-                Whether to return a [`SpectrogramFusionOutput`] (the default) or a tuple.
+            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
+            return_dict (`bool`, *optional*): Whether to return a [`SpectrogramFusionOutput`] (the default) or a tuple.
 
         Raises:
             `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.

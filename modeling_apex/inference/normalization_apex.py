@@ -9,16 +9,9 @@ NORMALIZATION_EPSILON = 1e-7  # Wav2Vec2FeatureExtractor's, which MERT was train
 
 def normalize_segments(segments: np.ndarray) -> np.ndarray:
     """
-    Bring each segment to zero mean and unit variance, as `Wav2Vec2FeatureExtractor` does.
+    Bring segments `(num_segments, num_samples)`, padded, to zero mean and unit variance, each for itself, in float32.
 
-    Silence stays silence: a segment of zeros leaves as zeros.
-
-    Args:
-        segments (`np.ndarray` of shape `(num_segments, num_samples)`):
-            Padded segments, float32.
-
-    Returns:
-        `np.ndarray` of shape `(num_segments, num_samples)`, float32.
+    As `Wav2Vec2FeatureExtractor` does. Silence stays silence: a segment of zeros leaves as zeros.
     """
     mean = segments.mean(axis=-1, keepdims=True, dtype=np.float64)
     variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)

@@ -56,6 +56,11 @@ class ReadAhead:
             self._reader = None
 
 
+def read_ahead(batches: Iterable[Any], batch_size: int) -> ReadAhead:
+    """Make batches of segments in advance, a few segments at most; `registration` hangs this into the scorer."""
+    return ReadAhead(batches, max(1, SEGMENTS_AHEAD // batch_size))
+
+
 class _Reader:
     """One iteration. The thread knows the buffer and not the reader, so a reader that nobody holds can be dropped."""
 

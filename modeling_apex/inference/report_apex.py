@@ -1,15 +1,13 @@
 """
-Room 10: the score report, what a person or a program reads.
+What a person or a program reads of score reports: flat rows for tables, CSV, JSON, and text for a terminal.
 
-What comes in are scores in native units; what leaves is a plain dict that survives JSON, flat rows for tables, and
-text for a terminal. Standard library only, so that reports can be read where no model runs.
+What comes in are reports as `song_report_apex` makes them. Standard library only, so that reports can be read where no
+model runs.
 """
 
-import bisect
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,152 +18,6 @@ FEATURE_WORDS = {
     "missing": "missing features",
     "leaking": "features that leak the target",
 }
-
-
-def compute_percentile(score: float, exponent: float) -> float:
-    """
-    Turn a popularity score into the percentile rank that it stands for.
-
-    The inverse of `score = 100 * (percentile / 100) ** exponent` (arXiv 2605.03395).
-
-    Args:
-        score (`float`):
-            Popularity score, 0 to 100.
-        exponent (`float`):
-            `config.popularity_exponent`.
-
-    Returns:
-        `float`: percentile rank, 0 to 100.
-
-    Raises:
-        `ValueError`: If the score is outside 0 to 100 or the exponent is not positive.
-    """
-    if not 0 <= score <= 100:
-        raise ValueError(f"a popularity score runs from 0 to 100, got {score}.")
-    if not exponent > 0:
-        raise ValueError(f"`exponent` must be positive, got {exponent}.")
-    return 100.0 * float((score / 100.0) ** (1.0 / exponent))
-
-
-def compute_training_percentile(score: float, quantiles: Sequence[float]) -> float:
-    """
-    Tell what share of the training songs a score is better than.
-
-    Args:
-        score (`float`):
-            Score in native units.
-        quantiles (`Sequence[float]`):
-            The ascending quantiles of the model's scores on its training songs, evenly spaced from 0 to 100 percent:
-            an entry of `config.percentile_tables`.
-
-    Returns:
-        `float`: percent of the training songs with a lower score, 0 to 100, interpolated between quantiles. A score
-        that many training songs share lies in the middle of them.
-    """
-    step = 100.0 / (len(quantiles) - 1)
-    below, above = bisect.bisect_left(quantiles, score), bisect.bisect_right(quantiles, score)
-    if below < above:  # the score is one of the quantiles, or several
-        return step * (below + above - 1) / 2
-    if below in (0, len(quantiles)):
-        return 0.0 if below == 0 else 100.0
-    lower, upper = quantiles[below - 1], quantiles[below]
-    return step * (below - 1 + (score - lower) / (upper - lower))
-
-
-def build_report(
-    song: str | None,
-    scores: Sequence[float],
-    heads: Sequence[Mapping[str, Any]],
-    *,
-    popularity_exponent: float | None,
-    duration_seconds: float,
-    num_segments: int,
-    model_id: str,
-    model_revision: str | None = None,
-    warnings: Sequence[str] = (),
-    segments: Sequence[Mapping[str, Any]] | None = None,
-    embedding: Sequence[float] | None = None,
-    with_percentiles: bool = True,
-    percentile_tables: Mapping[str, Sequence[float]] | None = None,
-    features: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Any]:
-    """
-    Assemble the report of one song.
-
-    Args:
-        song (`str`, *optional*):
-            Path, URL or other name of the song.
-        scores (`Sequence[float]` of length `num_heads`):
-            Scores in native units, in the order of `heads`.
-        heads (`Sequence[dict]`):
-            `config.heads`.
-        popularity_exponent (`float`, *optional*):
-            `config.popularity_exponent`; `None` where popularity is no transformed percentile, and none is stated.
-        duration_seconds (`float`):
-            Length of the audio that was scored, in seconds.
-        num_segments (`int`):
-            Number of segments.
-        model_id (`str`):
-            Name or path of the model.
-        model_revision (`str`, *optional*):
-            Commit of the model on the Hub; `None` for a local folder.
-        warnings (`Sequence[str]`):
-            What the reader must know about this song, such as a truncated file.
-        segments (`Sequence[dict]`, *optional*):
-            The timeline: `start_seconds`, `end_seconds` and `scores` of each segment.
-        embedding (`Sequence[float]`, *optional*):
-            The song embedding.
-        with_percentiles (`bool`, defaults to `True`):
-            Whether to give each popularity score as a percentile too.
-        percentile_tables (`dict[str, list[float]]`, *optional*):
-            `config.percentile_tables`; adds `training_percentiles`, the share of training songs with a lower score.
-        features (`dict[str, list[str]]`, *optional*):
-            Names of the track features that were `given`, `missing` and `leaking`, of a model that takes some.
-
-    Returns:
-        `dict`: a report that survives `json.dumps` and `json.loads` unchanged.
-
-    Raises:
-        `ValueError`: If a score is not finite or the number of scores is wrong.
-    """
-    if len(scores) != len(heads):
-        raise ValueError(f"{len(scores)} scores for {len(heads)} heads.")
-    named = {head["name"]: float(score) for head, score in zip(heads, scores, strict=True)}
-    damaged = [name for name, score in named.items() if not math.isfinite(score)]
-    if damaged:
-        raise ValueError(f"{song}: scores {damaged} are not finite.")
-    report: dict[str, Any] = {"song": song, "scores": named}
-    if with_percentiles:
-        report["percentiles"] = {
-            head["name"]: compute_percentile(named[head["name"]], popularity_exponent)
-            for head in heads
-            if head["group"] == "popularity" and popularity_exponent is not None
-        }
-    if with_percentiles and percentile_tables:
-        report["training_percentiles"] = {
-            name: compute_training_percentile(named[name], table)
-            for name, table in percentile_tables.items()
-            if name in named
-        }
-    report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
-    report["duration_seconds"] = float(duration_seconds)
-    report["num_segments"] = int(num_segments)
-    report["model"] = {"id": model_id, "revision": model_revision}
-    report["warnings"] = list(warnings)
-    if features is not None:
-        report["features"] = {name: list(names) for name, names in features.items()}
-    if segments is not None:
-        report["segments"] = [dict(segment) for segment in segments]
-    if embedding is not None:
-        report["embedding"] = [float(value) for value in embedding]
-    return report
-
-
-def build_error_report(
-    song: str | None, error: str, *, model_id: str, model_revision: str | None = None
-) -> dict[str, Any]:
-    """Assemble the report of a song that could not be scored: the same key fields, and `error` in place of scores."""
-    return {"song": song, "error": error, "model": {"id": model_id, "revision": model_revision}}
 
 
 def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,6 +154,31 @@ def format_report(report: Mapping[str, Any]) -> str:
             lines.append(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}")
     lines += [f"  warning: {warning}" for warning in report["warnings"]]
     return "\n".join(lines)
+
+
+def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
+    """
+    Say what the scores of a table mean: a legend.
+
+    Args:
+        reports (`Sequence[dict]`):
+            Reports of one model, at least one.
+
+    Returns:
+        `str`: the range of each group, or of its scores by name where they differ, and what `(pN)` is, if a score has
+        a percentile.
+    """
+    ranges, groups = reports[0]["ranges"], reports[0]["groups"]
+    names: dict[tuple[str, float, float], list[str]] = {}
+    for name, (minimum, maximum) in ranges.items():
+        names.setdefault((groups[name], minimum, maximum), []).append(name)
+    are_alike = len(names) == len(set(groups.values())) and "hit" not in groups.values()
+    words = [
+        f"{group if are_alike else ', '.join(heads)} from {minimum:g} to {maximum:g}"
+        for (group, minimum, maximum), heads in names.items()
+    ]
+    note = "; (pN) is a percentile" if any(report.get("percentiles") for report in reports) else ""
+    return f"ranges: {', '.join(words)}{note}"
 
 
 def format_score(score: float, maximum: float) -> str:

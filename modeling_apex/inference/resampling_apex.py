@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .audio_limits_apex import check_rate, import_optional
-from .decoding_apex import BLOCK_NUM_SAMPLES
+from .decoders_apex import BLOCK_NUM_SAMPLES
 
 RESAMPLERS = ("sinc", "soxr")
 ORDINARY_PERIOD = 1000
@@ -22,16 +22,11 @@ ORDINARY_PERIOD = 1000
 
 @dataclass(frozen=True)
 class _SincKernel:
-    """
-    Hold the filter for one pair of rates.
+    """The filter for two rates. A period is the shortest stretch over which their sampling grids meet again."""
 
-    A period is the shortest stretch over which the two sampling grids meet again: `num_in` samples come in and
-    `num_out` go out. The input must be preceded by `margin` zeros.
-    """
-
-    num_in: int
-    num_out: int
-    margin: int
+    num_in: int  # samples of a period that come in
+    num_out: int  # and that go out
+    margin: int  # zeros that must precede the input
     dense: np.ndarray | None  # (num_in + 2 * margin, num_out): a period is one row of a matrix product
     bands: np.ndarray  # (num_out, num_taps): the taps that are not zero
     band_indices: np.ndarray  # (num_out, num_taps): where in a period's input they apply
@@ -99,14 +94,12 @@ class StreamingResampler:
     """
     Resample a song block by block.
 
-    What `push` returns over all blocks, with `finish` at the end, is what `resample` returns for the whole song, up
+    What `push` returns over all blocks, with `finish` at the end, does not depend on how a song is cut into blocks, up
     to float32 rounding.
 
     Args:
-        original_rate (`int`):
-            Rate of what comes in, in hertz.
-        target_rate (`int`):
-            Rate of what leaves, in hertz.
+        original_rate (`int`): Rate of what comes in, in hertz.
+        target_rate (`int`): Rate of what leaves, in hertz.
         method (`str`, defaults to `"sinc"`):
             `"sinc"` is torchaudio's default filter, which the published weights were trained behind; `"soxr"` is
             SoX's high-quality resampler.
@@ -139,15 +132,7 @@ class StreamingResampler:
 
     def push(self, block: np.ndarray) -> np.ndarray:
         """
-        Take the next block of a song.
-
-        Args:
-            block (`np.ndarray` of shape `(num_samples,)`):
-                Mono audio at the original rate, float32.
-
-        Returns:
-            `np.ndarray` of shape `(num_resampled,)`: The samples at the target rate that are complete by now; it may
-            be empty.
+        Take the next block `(num_samples,)` of a song, mono float32; return what is complete, perhaps nothing.
 
         Raises:
             `ValueError`: If the block is not one-dimensional or the resampler was finished.
@@ -166,12 +151,7 @@ class StreamingResampler:
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
     def finish(self) -> np.ndarray:
-        """
-        Return what is left once the last block was pushed.
-
-        Raises:
-            `ValueError`: If the resampler was finished before.
-        """
+        """Return what is left once the last block was pushed."""
         if self._is_finished:
             raise ValueError("This resampler is finished. Build a new one for the next song.")
         rest: np.ndarray
@@ -206,36 +186,3 @@ class StreamingResampler:
         self._num_pending = len(self._pending[0])
         self._num_returned += len(resampled)
         return resampled
-
-
-def resample(waveform: np.ndarray, original_rate: int, target_rate: int, *, method: str = "sinc") -> np.ndarray:
-    """
-    Resample a whole waveform.
-
-    Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`):
-            Mono audio at the original rate, float32.
-        original_rate (`int`):
-            Its rate, in hertz.
-        target_rate (`int`):
-            The wanted rate, in hertz.
-        method (`str`, defaults to `"sinc"`):
-            `"sinc"` or `"soxr"`; see `StreamingResampler`.
-
-    Returns:
-        `np.ndarray` of shape `(num_resampled,)`: Mono audio at the target rate, float32. With `"sinc"`,
-        `num_resampled` is `num_samples * target_rate / original_rate`, rounded up.
-
-    Raises:
-        `ValueError`: If the waveform is not one-dimensional, a rate is not a positive whole number, or the method is
-            unknown.
-    """
-    waveform = np.asarray(waveform, np.float32)
-    if waveform.ndim != 1:
-        raise ValueError(f"`waveform` must be one-dimensional mono audio, got the shape {waveform.shape}.")
-    resampler = StreamingResampler(original_rate, target_rate, method=method)
-    if method == "soxr" and resampler.original_rate != resampler.target_rate:
-        soxr = import_optional("soxr", "soxr")
-        resampled: np.ndarray = soxr.resample(waveform, resampler.original_rate, resampler.target_rate, quality="HQ")
-        return resampled
-    return np.concatenate([resampler.push(waveform), resampler.finish()])

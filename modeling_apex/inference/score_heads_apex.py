@@ -10,12 +10,11 @@ size, C width of the trunk, H scores.
 """
 
 import itertools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
-
-from .worker_threads_apex import count_workers
 
 
 class LinearBlock(nn.Module):
@@ -48,19 +47,7 @@ class ScoreBranch(nn.Module):
 
 
 class SongScores(NamedTuple):
-    """
-    What [`ScoreHeadsMixin.score_songs`] returns; shapes and units as in [`ApexOutput`].
-
-    Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            Scores in native units, in the order of `config.heads`.
-        song_embedding (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-            Mean of the segment embeddings of each song.
-        segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
-            Embedding of each segment; zero where the mask is false.
-        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*):
-            Scores of each segment on its own, if asked for.
-    """
+    """What [`ScoreHeadsMixin.score_songs`] returns, as [`ApexOutput`] says."""
 
     scores: torch.Tensor
     song_embedding: torch.Tensor
@@ -76,9 +63,10 @@ class ScoreHeadsMixin:
     """
 
     config: Any
-    # How many segments the encoder gets at once: by default one for each worker of a CPU, 8 on an accelerator. Set it
-    # on the model; it changes memory and speed, never scores.
+    # How many segments the encoder gets at once: by default 8 on an accelerator, and on a CPU one, or as many as the
+    # installed package counts workers. Set it on the model; it changes memory and speed, never scores.
     segments_per_pass: int | None = None
+    count_workers: ClassVar[Callable[[], int] | None] = None
     aggregator: nn.Conv1d
     shared: nn.Sequential
 
@@ -100,8 +88,7 @@ class ScoreHeadsMixin:
         Encode segments and mix the chosen layers (rooms 5 and 6).
 
         Args:
-            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-                Normalised segments.
+            input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`): Normalised segments.
 
         Returns:
             `torch.FloatTensor` of shape `(num_segments, hidden_size)`.
@@ -110,7 +97,8 @@ class ScoreHeadsMixin:
             `FloatingPointError`: If the encoder yields NaN or infinity.
         """
         is_frozen, is_on_cpu = self.config.freeze_encoder, input_values.device.type == "cpu"
-        group = self.segments_per_pass or (count_workers() if is_on_cpu else 8)
+        count = type(self).count_workers if is_on_cpu else None
+        group = self.segments_per_pass or (count() if count else 1 if is_on_cpu else 8)
         embeddings = []
         for segments in input_values.split(group):  # (n, T)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
@@ -130,16 +118,7 @@ class ScoreHeadsMixin:
         raise NotImplementedError(f"{type(self).__name__} has no encoder: it must define `_encode`.")
 
     def compute_scores(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """
-        Score embeddings (rooms 8 and 9).
-
-        Args:
-            embeddings (`torch.FloatTensor` of shape `(num_rows, hidden_size)`):
-                Song or segment embeddings.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_rows, num_heads)`: scores in native units.
-        """
+        """Score song or segment embeddings `(N, D)` (rooms 8 and 9): `(N, H)`, in native units."""
         hidden = self.shared(embeddings)  # (B, C)
         return torch.stack([getattr(self, f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
 
@@ -154,8 +133,7 @@ class ScoreHeadsMixin:
                 Embeddings of the real segments of all songs.
             mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`):
                 True for real segments; says whose they are.
-            output_segment_scores (`bool`, defaults to `False`):
-                Whether to score each segment on its own as well.
+            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
 
         Returns:
             [`SongScores`]
@@ -193,18 +171,7 @@ class ScoreHeadsMixin:
 
 
 def place_rows(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """
-    Put what belongs to real segments at their places; zero elsewhere.
-
-    Args:
-        rows (`torch.FloatTensor` of shape `(num_segments, width)`):
-            One row for each real segment, song by song.
-        mask (`torch.BoolTensor` of shape `(batch_size, max_segments)`):
-            True for real segments.
-
-    Returns:
-        `torch.FloatTensor` of shape `(batch_size, max_segments, width)`.
-    """
+    """Put rows `(N, width)` of real segments where `mask` `(B, S)` is true, song by song, and zero elsewhere."""
     return rows.new_zeros(*mask.shape, rows.shape[-1]).masked_scatter(mask.unsqueeze(-1), rows)
 
 

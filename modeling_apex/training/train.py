@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modeling_apex.checkpoints.config_checks import NUM_QUANTILES
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
 from modeling_apex.corpus.embedding_store import open_embedding_store
-from modeling_apex.inference.configuration_apex import NUM_QUANTILES, ApexConfig
+from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.loading import load_apex_model

@@ -36,7 +36,7 @@ def write_corpus(folder: Path, num_songs: int) -> None:
     import pyarrow.parquet as pq
 
     from modeling_apex.corpus.embed import SHARD_METADATA
-    from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
+    from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
     embeddings = folder / "embeddings"
     embeddings.mkdir()
@@ -90,7 +90,7 @@ def build_published_loader(folder: Path, makes_tensors_at_loading: bool) -> Any:
     import torch
     from torch.utils.data import DataLoader, Dataset
 
-    from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
+    from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
     names = [str(head["name"]) for head in DEFAULT_HEADS]
     frame = pandas.read_parquet(folder / "train.parquet", columns=["id", "embedding", *names])
@@ -186,7 +186,8 @@ def measure_floor(folder: Path, num_songs: int) -> dict[str, float]:
     """What the matrix products of an epoch take and nothing else: the quickest of many tries of each."""
     import torch
 
-    from modeling_apex.inference.configuration_apex import DEFAULT_HEADS, ApexConfig
+    from modeling_apex.inference.configuration_apex import ApexConfig
+    from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
     config, num_heads = ApexConfig(), len(DEFAULT_HEADS)
     trunk = [HIDDEN_SIZE, *config.shared_dims]

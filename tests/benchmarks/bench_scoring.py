@@ -29,11 +29,11 @@ import torch
 
 from modeling_apex import load_pipeline
 from modeling_apex.checkpoints.convert import convert_checkpoint, save_conversion
+from modeling_apex.engines.packed_linear import build_linear
 from modeling_apex.engines.torch_engine import TorchEngine
 from modeling_apex.inference.audio_apex import stream_segments
 from modeling_apex.inference.feature_extraction_apex import normalize_segments
 from modeling_apex.inference.modeling_apex import pool_hidden_states
-from modeling_apex.inference.packed_linear_apex import build_linear
 
 import published_layout as layout
 from published_path import PublishedPath

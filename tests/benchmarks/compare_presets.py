@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from modeling_apex.inference.configuration_apex import DEFAULT_HEADS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.training.arguments import build_arguments
 from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model

@@ -1,7 +1,9 @@
 """Exported folders: complete, and usable where this package is not installed."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, pipeline
 
 from modeling_apex import ApexModel, load_pipeline
-from modeling_apex.checkpoints.export import INFERENCE_FILES, build_short_card, export_model
+from modeling_apex.checkpoints.export import build_short_card, export_model, list_code
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,26 +43,42 @@ assert importlib.util.find_spec("modeling_apex") is None, "the package must not 
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
 
 
 def test_folder_is_complete(exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
-    assert names == {*INFERENCE_FILES, "config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    code = {path.name for path in list_code("apex")}
+    assert names == {*code, "config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
     config = json.loads((exported / "config.json").read_text())
     assert config["auto_map"]["AutoModel"] == "modeling_apex.ApexModel"
     assert config["custom_pipelines"]["apex-popularity"]["impl"] == "pipeline_apex.ApexPopularityPipeline"
 
 
-def test_every_inference_file_is_shipped() -> None:
-    flat = {path.name for path in (REPOSITORY / "modeling_apex" / "inference").glob("*_apex.py")}
-    assert flat == set(INFERENCE_FILES)
+def test_code_is_what_scoring_needs_and_no_more() -> None:
+    apex, fusion = ({path.name: path for path in list_code(name)} for name in ("apex", "spectrogram-fusion"))
+    assert not [name for name in apex if "fusion" in name or "track_features" in name]
+    assert {"configuration_spectrogram_fusion_apex.py", "track_features_apex.py"} <= set(fusion)
+    for path in {**apex, **fusion}.values():
+        assert not re.search(r"import (pickle|httpx|socket|ctypes)|torch\.load\(|torch\.ops", path.read_text()), path
+        assert not re.search(r"packed|published|download", path.stem), path
+    assert sum(len(path.read_text().splitlines()) for path in apex.values()) <= 2500
+
+
+@pytest.mark.parametrize("model_type", ["apex", "spectrogram-fusion"])
+def test_code_is_all_that_its_files_import(model_type: str) -> None:
+    shipped = {path.stem for path in list_code(model_type)}
+    for path in list_code(model_type):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.module in shipped, f"{path.name} imports {node.module}"
 
 
 def test_runs_as_remote_code_without_the_package(exported: Path, song_file, tmp_path: Path) -> None:
     song = song_file("song.wav", 0.35, 44_100, num_channels=2)
     program = """
-import json, sys
+import json, os, pathlib, shutil, sys
+import soundfile, torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
 folder, song = sys.argv[1:]
 trust = {"trust_remote_code": True}
@@ -72,13 +90,30 @@ named = pipeline("apex-popularity", model=folder, **trust)
 report = inferred(song, return_timeline=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 assert named(song)["scores"] == report["scores"]
-import soundfile, torch
 waveform, rate = soundfile.read(song, dtype="float32")
+refusals = []
+for bad in ("https://example.com/song.mp3", bytes([0, 0, 0, 24]) + b"ftypM4A " + bytes(600)):
+    try:
+        inferred(bad)
+    except ValueError as error:
+        refusals.append(str(error))
+pathlib.Path("pickle").mkdir()
+for name in os.listdir(folder):
+    if name.endswith((".py", ".json")):
+        shutil.copyfile(f"{folder}/{name}", f"pickle/{name}")
+torch.save({}, "pickle/pytorch_model.bin")
+elsewhere = json.loads(pathlib.Path("pickle/config.json").read_text())
+for changes in ({}, {"mert_model_name": "m-a-p/MERT-v1-95M"}):
+    pathlib.Path("pickle/config.json").write_text(json.dumps({**elsewhere, **changes}))
+    try:
+        AutoModel.from_pretrained("pickle", **trust)
+    except (OSError, ValueError) as error:
+        refusals.append(str(error))
 from_array = inferred(waveform.T, sampling_rate=rate)
 features = extractor(torch.zeros(5000), sampling_rate=24000, return_tensors="pt")
 assert torch.isfinite(model(**features).scores).all()
 print(json.dumps({"scores": report["scores"], "array": from_array["scores"], "segments": len(report["segments"]),
-                  "heads": config.head_names}))
+                  "heads": config.head_names, "refusals": refusals}))
 """
     result = run_elsewhere(program, tmp_path, str(exported), str(song))
     here = load_pipeline(exported)(str(song))
@@ -86,6 +121,11 @@ print(json.dumps({"scores": report["scores"], "array": from_array["scores"], "se
     assert result["array"] == pytest.approx(here["scores"], rel=1e-5)
     assert result["segments"] == here["num_segments"]
     assert result["heads"] == list(here["scores"])
+    reasons = ("is a URL, and", "is not audio that libsndfile", "Only safetensors are loaded", "names its encoder")
+    for refusal, reason in zip(result["refusals"], reasons, strict=True):
+        assert reason in refusal
+        assert "install it with `pip install .` in a clone of its repository" in refusal
+    assert result["log"].count("The package apex-music gives the same scores faster: install it") == 1
 
 
 def test_installed_package_asks_for_no_trust(exported: Path, song_file) -> None:
@@ -103,11 +143,8 @@ def test_export_of_an_export_is_the_same(exported: Path, tmp_path: Path) -> None
             assert (again / path.name).read_bytes() == path.read_bytes(), path.name
     first, second = (json.loads((folder / "config.json").read_text()) for folder in (exported, again))
     tensors, tensors_again = (load_file(folder / "model.safetensors") for folder in (exported, again))
-    # transformers 5.0 writes the weight norm of the positional convolution under its older names.
-    older = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
     for name, tensor in tensors_again.items():
-        prefix, _, last = name.rpartition(".")
-        assert torch.equal(tensors[f"{prefix}.{older.get(last, last)}"], tensor), name
+        assert torch.equal(tensors[name], tensor), name
     assert len(tensors) == len(tensors_again)
     # Loading records the precision it loaded in; everything else must be equal.
     assert first["encoder_config"].pop("dtype", None) is None

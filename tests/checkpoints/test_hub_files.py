@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modeling_apex.checkpoints.hub_files import (
     HubFile,
     compute_blob_id,
+    compute_file_hash,
     find_changed_files,
     is_same_file,
     list_files,
@@ -19,7 +20,6 @@ from modeling_apex.checkpoints.hub_files import (
     load_checksums,
     save_checksums,
 )
-from modeling_apex.inference.published_apex import compute_file_hash
 
 
 @pytest.fixture

@@ -56,11 +56,23 @@ def test_a_sound_model_passes(release: Path) -> None:
     result = verify_model(release)
     assert result.is_ok, result.format()
     assert set(get_status(result).values()) == {"ok"}
-    assert list(get_status(result)) == ["SHA256SUMS", "format", "licence", "weights", "probe signal"]
+    assert list(get_status(result)) == ["SHA256SUMS", "format", "code", "licence", "weights", "probe signal"]
     assert "finite and within range: score_streams" in result.format()
     assert "It equals no checkpoint that was compared." in result.identity
     assert "Not compared, because they are not on this machine: " in result.identity
     assert "amaai-lab/apex, m-a-p/MERT-v1-95M" in result.identity
+
+
+def test_code_beside_the_weights_is_compared_and_not_run(tiny_model: ApexModel, tmp_path: Path) -> None:
+    folder = export_model(tiny_model, tmp_path / "exported")
+    assert get_status(verify_model(folder))["code"] == "ok"
+    (folder / "modeling_apex.py").write_text("raise SystemExit\n")
+    (folder / "report_apex.py").write_text("")
+    result = verify_model(folder)
+    assert get_status(result)["code"] == "not checked"
+    assert find_detail(result, "code").endswith("before you trust it: modeling_apex.py, report_apex.py")
+    (folder / "config.json").write_text("{}")
+    assert "the config cannot be read" in find_detail(verify_model(folder), "code")
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from modeling_apex import ApexModel
-from modeling_apex.engines import build as build_module
 from modeling_apex.engines import torch_engine
-from modeling_apex.engines.build import build_engine
+from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import EncoderGraph, compute_relative_error
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 
@@ -55,12 +54,12 @@ def test_compiled_shape_never_changes(
 def test_compiled_float32_that_differs_is_refused(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_engine, "compile_encoder", lambda pool, device: lambda segments: 1.001 * pool(segments))
     with pytest.raises(RuntimeError, match=r"the engine torch differs from torch by a relative 1\.0e-03"):
-        build_engine(tiny_model, compile=True)
+        choose_encoder(tiny_model, compile=True)
 
 
 @pytest.mark.slow
 def test_compiled_equals_torch(tiny_model: ApexModel, probe: torch.Tensor, expected: torch.Tensor) -> None:
-    engine = build_engine(tiny_model, compile=True)
+    engine = choose_encoder(tiny_model, compile=True)
     assert engine is not None
     assert compute_relative_error(engine(probe), expected) < 1e-5
     torch._dynamo.config.error_on_recompile = True
@@ -88,7 +87,7 @@ def test_tf32_is_switched_and_put_back(is_allowed: bool, monkeypatch: pytest.Mon
 
 def test_float32_on_a_gpu_forbids_tf32(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ApexModel, "device", torch.device("cuda"))
-    engine = build_module.build_engine(tiny_model)
+    engine = choose_encoder(tiny_model)
     assert isinstance(engine, TorchEngine)
     assert engine.precision == "float32"
 

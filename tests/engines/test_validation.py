@@ -10,7 +10,7 @@ from modeling_apex import ApexModel
 from modeling_apex.checkpoints import validate_shortcut as validate_module
 from modeling_apex.checkpoints.validate_shortcut import validate_shortcut
 from modeling_apex.cli import main
-from modeling_apex.engines import build as build_module
+from modeling_apex.engines import choice
 from modeling_apex.engines.calibration import read_calibration_segments
 from modeling_apex.engines.validation import (
     build_record_key,
@@ -27,7 +27,7 @@ KEY = {"hardware": "cpu", "engine": "onnx", "precision": "int8"}
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        build_module, "cached_assets_path", lambda name, namespace, subfolder: tmp_path / "cache" / subfolder
+        choice, "cached_assets_path", lambda name, namespace, subfolder: tmp_path / "cache" / subfolder
     )
 
 

@@ -16,7 +16,8 @@ from modeling_apex.registration import RegisterAfterImport
 # The fuzzer instruments what Python's own loader loads, and this package's import hook loads in another way.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, RegisterAfterImport)]
 with atheris.instrument_imports(include=["modeling_apex"]):
-    from modeling_apex.inference import audio_apex, decoding_apex, download_apex, resampling_apex  # noqa: F401
+    from modeling_apex import download  # noqa: F401
+    from modeling_apex.inference import audio_apex, decoders_apex, decoding_apex, resampling_apex  # noqa: F401
     from modeling_apex.inference.audio_apex import load_audio, stream_segments
     from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
     from modeling_apex.inference.decoding_apex import MAX_AMPLITUDE

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 
 from hub_card.hub_upload import PublishError, ReadBackError, RepositoryChangedError, read_repository
 from hub_card.publish import build_parser, main, publish, publish_staged
-from modeling_apex.checkpoints.export import INFERENCE_FILES
+from modeling_apex.checkpoints.export import list_code
 from modeling_apex.checkpoints.verification import verify_model
 
 from loopback_hub import LoopbackHub
@@ -58,7 +58,7 @@ def test_publishes_everything_as_one_commit(run: Publish, hub: LoopbackHub, line
         "README.md",
         "results.json",
         "SHA256SUMS",
-        *INFERENCE_FILES,
+        *(path.name for path in list_code("apex")),
     }
     assert f'pipeline("apex-popularity", model="{REPO}")' in files["README.md"].decode()
     sums = dict(reversed(line.split("  ")) for line in files["SHA256SUMS"].decode().splitlines())

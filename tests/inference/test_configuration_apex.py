@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig, HubertConfig
 
 from modeling_apex import ApexConfig
-from modeling_apex.inference.configuration_apex import OWN_FIELDS
+from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 from published_layout import MERT_95M
@@ -42,6 +42,14 @@ def test_round_trip_keeps_every_field(tiny_config: Callable[..., ApexConfig], tm
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert loaded.head_names == ["naturalness", "score_streams"], "the order of heads is the order of the scores"
     assert loaded.encoder_config.hidden_size == 16
+
+
+def test_heads_without_a_scale_get_that_of_their_group() -> None:
+    heads = [{**DEFAULT_HEADS[0], "name": group, "group": group} for group in ("popularity", "aesthetics", "hit")]
+    for head in heads:
+        del head["scale"]
+    assert [head["scale"] for head in ApexConfig(heads=heads).heads] == ["percentile", "rating", "probability"]
+    assert ApexConfig(heads=[{**DEFAULT_HEADS[0], "scale": "rating"}]).heads[0]["scale"] == "rating"
 
 
 def test_published_config_is_understood() -> None:
@@ -122,7 +130,23 @@ def test_fields_of_transformers_are_no_near_misses() -> None:
             ValueError,
             r"`heads\[0\].group` must be one of 'popularity'",
         ),
+        (
+            {"heads": [{**DEFAULT_HEADS[0], "scale": "stars"}]},
+            ValueError,
+            r"`heads\[0\].scale` must be one of 'percentile', 'rating', 'probability', got 'stars'",
+        ),
         ({"heads": [DEFAULT_HEADS[0], DEFAULT_HEADS[0]]}, ValueError, "names a score twice"),
+        ({"provenance": ["here"]}, TypeError, r"`provenance` must be a dict, got \['here'\]"),
+        (
+            {"segment_sec": 5, "segment_seconds": 30.0},
+            ValueError,
+            r"`segment_sec` is 5 and `segment_seconds` is 30.0, but they are two names of one field",
+        ),
+        (
+            {"mode": "song", "prediction_level": "segment"},
+            ValueError,
+            "`mode` is 'song' and `prediction_level` is 'seg",
+        ),
     ],
 )
 def test_wrong_fields_are_refused(fields: dict, error: type[Exception], message: str) -> None:
@@ -133,7 +157,7 @@ def test_wrong_fields_are_refused(fields: dict, error: type[Exception], message:
 def test_own_fields_are_all_that_is_stored(tmp_path: Path) -> None:
     ApexConfig().save_pretrained(tmp_path)
     stored = set(json.loads((tmp_path / "config.json").read_text()))
-    assert stored - {"model_type", "transformers_version", "architectures", "dtype"} <= set(OWN_FIELDS)
+    assert stored - {"model_type", "transformers_version", "architectures", "dtype"} <= set(list_fields(ApexFields))
 
 
 def test_hubert_config_object_is_taken_as_it_is() -> None:

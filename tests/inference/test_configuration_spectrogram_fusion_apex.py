@@ -34,7 +34,7 @@ def test_no_arguments_and_derived_sizes() -> None:
     assert config.minimum_num_samples == config.fft_size == 1024
     assert config.maximum_hertz == 12_000
     assert (config.num_bands, SpectrogramFusionConfig(spectrogram="log-stft").num_bands) == (64, 513)
-    assert (config.has_audio, config.has_features) == (True, True)
+    assert config.has_audio
 
 
 def test_leaking_features_are_named() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from modeling_apex import ApexFeatureExtractor, SpectrogramFusionConfig, SpectrogramFusionModel
-from modeling_apex.inference.modeling_spectrogram_fusion_apex import (
+from modeling_apex.inference.spectrogram_apex import (
     build_mel_filters,
     compute_log_spectrogram,
     convert_hertz_to_mel,

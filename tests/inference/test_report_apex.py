@@ -6,11 +6,9 @@ import json
 
 import pytest
 
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS, FUSION_HEADS, POPULARITY_EXPONENT
 from modeling_apex.inference.report_apex import (
-    build_error_report,
-    build_report,
-    compute_percentile,
+    describe_scales,
     escape_controls,
     flatten_reports,
     format_csv,
@@ -19,6 +17,7 @@ from modeling_apex.inference.report_apex import (
     format_report,
     format_table,
 )
+from modeling_apex.inference.song_report_apex import build_error_report, build_report, compute_percentile
 
 SCORES = [50.0, 11.6, 3.0, 3.5, 2.25, 4.0, 1.5]
 
@@ -133,3 +132,50 @@ def test_names_cannot_command_a_terminal() -> None:
     text = format_report(build_error_report(name, f"{name}: is empty", model_id="m", model_revision=None))
     assert text == f"{shown}\n  not scored: {shown}: is empty"
     assert format_table(["song"], [[name]]).splitlines()[2] == shown
+
+
+def build_head(**fields: object) -> dict:
+    return {"name": "plays", "minimum": 0.0, "maximum": 10.0, "group": "popularity", "scale": "percentile", **fields}
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "median"), [(0, 100, 11.6), (0, 10, 1.16), (0, 1000, 116), (1, 5, 1.464)]
+)
+def test_percentiles_follow_from_the_range_of_the_head(minimum: float, maximum: float, median: float) -> None:
+    assert compute_percentile(median, POPULARITY_EXPONENT, minimum, maximum) == pytest.approx(50, abs=0.1)
+    assert compute_percentile(minimum, POPULARITY_EXPONENT, minimum, maximum) == 0
+    assert compute_percentile(maximum, POPULARITY_EXPONENT, minimum, maximum) == 100
+
+
+def test_percentiles_words_and_legend_follow_from_heads() -> None:
+    facts: dict = {
+        "popularity_exponent": POPULARITY_EXPONENT,
+        "duration_seconds": 1,
+        "num_segments": 1,
+        "model_id": "m",
+    }
+    heads = [
+        build_head(),
+        build_head(name="likes", maximum=1000.0),
+        build_head(name="stars", scale="rating"),
+        build_head(name="odds", minimum=0.1, maximum=0.9, group="hit", scale="probability"),
+    ]
+    made = build_report("a.mp3", [5.0, 500.0, 5.0, 0.5], heads, **facts)
+    assert made["percentiles"] == {"plays": pytest.approx(80), "likes": pytest.approx(80)}
+    assert made["groups"] == {"plays": "popularity", "likes": "popularity", "stars": "popularity", "odds": "hit"}
+    assert made["scales"] == {"plays": "percentile", "likes": "percentile", "stars": "rating", "odds": "probability"}
+    assert "0 to 1000" in format_report(made)
+    assert "0.1 to 0.9" in format_report(made)
+    assert describe_scales([made]) == (
+        "ranges: plays, stars from 0 to 10, likes from 0 to 1000, odds from 0.1 to 0.9; (pN) is a percentile"
+    )
+
+
+def test_legend_of_the_published_heads_and_of_the_fusion_model() -> None:
+    words = "ranges: popularity from 0 to 100, aesthetics from 1 to 5"
+    assert describe_scales([report()]) == f"{words}; (pN) is a percentile"
+    assert describe_scales([report(with_percentiles=False)]) == words
+    fusion = build_report(
+        "a", [50.0, 0.5], FUSION_HEADS, popularity_exponent=None, duration_seconds=1, num_segments=1, model_id="m"
+    )
+    assert describe_scales([fusion]) == "ranges: popularity from 0 to 100, hit_probability from 0 to 1"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_apex import ApexConfig, ApexModel, load_pipeline
-from modeling_apex.inference.report_apex import compute_training_percentile, flatten_report, format_report
+from modeling_apex.inference.report_apex import flatten_report, format_report
+from modeling_apex.inference.song_report_apex import compute_training_percentile
 
 TABLE = [float(value) for value in np.linspace(2, 4, 101)]
 

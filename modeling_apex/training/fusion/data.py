@@ -24,7 +24,7 @@ from modeling_apex.corpus.song_source import SongSource, compute_source_fingerpr
 from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.corpus.waveform_store import open_waveform_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
-from modeling_apex.inference.modeling_spectrogram_fusion_apex import compute_log_spectrogram
+from modeling_apex.inference.spectrogram_apex import compute_log_spectrogram
 from modeling_apex.inference.track_features_apex import TRACK_FEATURES, encode_features, is_missing
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from test_export import run_elsewhere
 from transformers import pipeline
 
 from modeling_apex import ApexModel, SpectrogramFusionModel, flatten_reports, load_audio, load_pipeline, rank_reports
-from modeling_apex.checkpoints.export import INFERENCE_FILES, build_short_card, export_model
+from modeling_apex.checkpoints.export import build_short_card, export_model, list_code
 from modeling_apex.cli import main
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
@@ -140,13 +140,20 @@ def test_reports_flatten_and_rank(fusion_folder: Path, song_file: SongFile) -> N
 def test_percentiles_where_popularity_is_one(song_file: SongFile) -> None:
     report = load_pipeline(build_fusion_model(popularity_exponent=3.1))(str(song_file()))
     assert set(report["percentiles"]) == {"popularity"}
+    assert report["scales"] == {"popularity": "percentile", "hit_probability": "probability"}
 
 
 def test_export_runs_as_remote_code_without_the_package(song_file: SongFile, tmp_path: Path) -> None:
     model = build_fusion_model()
     folder = export_model(model, tmp_path / "exported")
     names = {path.name for path in folder.iterdir()}
-    assert names == {*INFERENCE_FILES, "config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert names == {
+        *(path.name for path in list_code("spectrogram-fusion")),
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+    }
     song = song_file("song.wav", 0.35, 44_100, num_channels=2)
     program = """
 import json, sys

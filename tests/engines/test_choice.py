@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from modeling_apex import ApexModel, load_pipeline, load_scorer
-from modeling_apex.engines import build as build_module
-from modeling_apex.engines import check_engine
-from modeling_apex.engines.build import build_engine, build_engine_key, find_engine_folder
+from modeling_apex.engines import check_engine, choice
+from modeling_apex.engines.choice import build_engine_key, choose_encoder, find_engine_folder
 from modeling_apex.engines.encoder_engine import EncoderEngine
 from modeling_apex.engines.encoder_graph import load_exported_model
 from modeling_apex.engines.model_hashes import compute_fingerprint, compute_weights_hash
 from modeling_apex.engines.validation import NotValidatedError, load_records, save_record
+from modeling_apex.inference.modeling_apex import pool_hidden_states
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_place(library_name: str, namespace: str, subfolder: str) -> Path:
         return tmp_path / "cache" / subfolder
 
-    monkeypatch.setattr(build_module, "cached_assets_path", find_place)
+    monkeypatch.setattr(choice, "cached_assets_path", find_place)
 
 
 def score(model: ApexModel) -> torch.Tensor:
@@ -54,20 +54,20 @@ def test_exported_model_scores_as_the_checkpoint(
     engine: str, request: pytest.FixtureRequest, tiny_model: ApexModel
 ) -> None:
     exported = load_exported_model(request.getfixturevalue(f"{engine}_folder"))
-    exported.encoder_engine = build_engine(exported, engine)
+    exported.encoder_engine = choose_encoder(exported, engine)
     assert torch.allclose(score(exported), score(tiny_model), rtol=1e-5)
     assert exported.encoder_engine.describe() == f"engine {engine}, float32: equal to the default path within rounding"
 
 
 def test_a_model_is_exported_to_the_cache_once(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = score(tiny_model)
-    tiny_model.encoder_engine = build_engine(tiny_model, "openvino")
+    tiny_model.encoder_engine = choose_encoder(tiny_model, "openvino")
     assert torch.allclose(score(tiny_model), expected, rtol=1e-5)
     folder = find_engine_folder(compute_fingerprint(tiny_model), "openvino")
     assert (folder / "encoder.xml").is_file()
-    monkeypatch.setattr(build_module, "export_engine", None)
-    monkeypatch.setattr(build_module, "measure_probe_error", None)  # the probe was passed here before
-    assert isinstance(build_engine(tiny_model, "openvino"), EncoderEngine)
+    monkeypatch.setattr(choice, "export_engine", None)
+    monkeypatch.setattr(choice, "measure_probe_error", None)  # the probe was passed here before
+    assert isinstance(choose_encoder(tiny_model, "openvino"), EncoderEngine)
     with torch.no_grad():
         tiny_model.aggregator.bias.add_(1)
     assert find_engine_folder(compute_fingerprint(tiny_model), "openvino") != folder, "other weights, other graph"
@@ -83,11 +83,11 @@ def test_a_faster_process_wins_and_a_failed_export_shows(
     def fill_disk(model: ApexModel, folder: Path, engine: str) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(build_module, "export_engine", fill_disk)
+    monkeypatch.setattr(choice, "export_engine", fill_disk)
     with pytest.raises(OSError, match="no space left"):
-        build_engine(tiny_model, "openvino")
-    monkeypatch.setattr(build_module, "export_engine", lose_race)
-    assert isinstance(build_engine(tiny_model, "openvino"), EncoderEngine)
+        choose_encoder(tiny_model, "openvino")
+    monkeypatch.setattr(choice, "export_engine", lose_race)
+    assert isinstance(choose_encoder(tiny_model, "openvino"), EncoderEngine)
 
 
 def test_a_coarse_precision_runs_only_with_its_record(
@@ -96,11 +96,11 @@ def test_a_coarse_precision_runs_only_with_its_record(
     folder = shutil.copytree(onnx_folder, tmp_path / "exported")
     model = load_exported_model(folder)
     with pytest.raises(NotValidatedError, match="the engine onnx in int8 was never validated") as refusal:
-        build_engine(model, "onnx", "int8")
+        choose_encoder(model, "onnx", "int8")
     assert f"apex-music validate SONG... --model {folder} --engine onnx --precision int8" in str(refusal.value)
     key = build_engine_key(model, folder, "onnx", "int8")
     accept(folder, key)
-    engine = build_engine(model, "onnx", "int8")
+    engine = choose_encoder(model, "onnx", "int8")
     assert engine is not None
     assert engine.describe() == (
         "engine onnx, int8: 2.00 times the speed of torch float32; largest change of a score 0.001 (coherence, 0.03% "
@@ -111,27 +111,41 @@ def test_a_coarse_precision_runs_only_with_its_record(
     assert 0 < difference < 5
     accept(folder, key, change=0.4)
     with pytest.raises(NotValidatedError, match=r"failed its validation: .* 10\.00% of its range\).* --tolerance T"):
-        build_engine(model, "onnx", "int8")
+        choose_encoder(model, "onnx", "int8")
     for name, other in (("library", "onnxruntime 0.1"), ("hardware", "abacus"), ("fingerprint", "another model")):
         (folder / "validation.json").unlink()
         accept(folder, {**key, name: other})
         with pytest.raises(NotValidatedError, match="was never validated"):
-            build_engine(model, "onnx", "int8")
+            choose_encoder(model, "onnx", "int8")
 
 
 def test_torch_in_bf16_needs_its_record_too(tiny_model: ApexModel) -> None:
     expected = score(tiny_model)
     with pytest.raises(NotValidatedError, match="the engine torch in bf16 was never validated"):
-        build_engine(tiny_model, "torch", "bf16")
+        choose_encoder(tiny_model, "torch", "bf16")
     folder = find_engine_folder(compute_fingerprint(tiny_model), "torch")
     accept(folder, build_engine_key(tiny_model, folder, "torch", "bf16"))
-    tiny_model.encoder_engine = build_engine(tiny_model, "torch", "bf16")
+    tiny_model.encoder_engine = choose_encoder(tiny_model, "torch", "bf16")
     assert 0 < (score(tiny_model) - expected).abs().max() < 5
     assert tiny_model.encoder.dtype == torch.float32, "the model itself keeps its precision"
 
 
-def test_the_default_path_has_no_engine(tiny_model: ApexModel) -> None:
-    assert build_engine(tiny_model) is None
+def test_the_default_path_is_chosen_for_the_weights_that_there_are(tiny_model: ApexModel) -> None:
+    values = torch.randn(2, 2400, generator=torch.Generator().manual_seed(5))
+    packed = choose_encoder(tiny_model)
+    assert packed is not None
+    kept = tiny_model._packed_encoders.get(tiny_model.encoder)
+    choose_encoder(tiny_model)
+    assert tiny_model._packed_encoders.get(tiny_model.encoder) is kept, "packed once"
+    expected = pool_hidden_states(tiny_model.encoder, values, tiny_model.config.layer_indices)
+    assert torch.allclose(packed(values), expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        next(tiny_model.encoder.parameters()).add_(1)
+    choose_encoder(tiny_model)
+    assert tiny_model._packed_encoders.get(tiny_model.encoder) is not kept, "packed anew for other weights"
+    assert choose_encoder(tiny_model.train().to("meta")) is None, "no CPU"
+    tiny_model.config.freeze_encoder = False
+    assert choose_encoder(ApexModel(tiny_model.config).train()) is None, "an encoder in training"
 
 
 def test_float32_that_differs_is_refused(
@@ -139,9 +153,9 @@ def test_float32_that_differs_is_refused(
 ) -> None:
     folder = shutil.copytree(openvino_folder, tmp_path / "exported")
     (folder / "validation.json").unlink(missing_ok=True)
-    monkeypatch.setattr(build_module, "measure_probe_error", lambda engine, folder: 3e-3)
+    monkeypatch.setattr(choice, "measure_probe_error", lambda engine, folder: 3e-3)
     with pytest.raises(RuntimeError, match=r"the engine openvino differs from torch by a relative 3\.0e-03"):
-        build_engine(load_exported_model(folder), "openvino")
+        choose_encoder(load_exported_model(folder), "openvino")
     assert load_records(folder) == []
 
 
@@ -153,35 +167,35 @@ def test_a_folder_that_cannot_be_written_is_checked_every_time(
 
     folder = shutil.copytree(openvino_folder, tmp_path / "exported")
     (folder / "validation.json").unlink(missing_ok=True)
-    monkeypatch.setattr(build_module, "save_record", refuse)
-    assert isinstance(build_engine(load_exported_model(folder), "openvino"), EncoderEngine)
+    monkeypatch.setattr(choice, "save_record", refuse)
+    assert isinstance(choose_encoder(load_exported_model(folder), "openvino"), EncoderEngine)
 
 
 def test_what_does_not_fit_is_refused(onnx_folder: Path, tmp_path: Path, tiny_model: ApexModel) -> None:
     with pytest.raises(ValueError, match="`engine` must be one of torch, onnx, openvino, got 'tensorrt'"):
         check_engine("tensorrt", "float32")
     with pytest.raises(ValueError, match="`precision` must be one of float32, int8 for the engine 'onnx', got 'bf16'"):
-        build_engine(tiny_model, "onnx", "bf16")
+        choose_encoder(tiny_model, "onnx", "bf16")
     with pytest.raises(ValueError, match="`compile` is for the engine 'torch'; 'onnx' compiles its graph by itself"):
-        build_engine(tiny_model, "onnx", compile=True)
+        choose_encoder(tiny_model, "onnx", compile=True)
     with pytest.raises(ValueError, match="'tf32' is a mode of CUDA devices, and this model is on cpu"):
-        build_engine(tiny_model, "torch", "tf32")
+        choose_encoder(tiny_model, "torch", "tf32")
     exported = load_exported_model(onnx_folder)
     with pytest.raises(ValueError, match="is an export for the engine onnx, not openvino"):
-        build_engine(exported, "openvino")
+        choose_encoder(exported, "openvino")
     folder = shutil.copytree(onnx_folder, tmp_path / "float32 only")
     (folder / "encoder_int8.onnx").unlink()
     with pytest.raises(
         ValueError, match=r"holds no graph for int8\. Export the checkpoint again with --precision int8"
     ):
-        build_engine(load_exported_model(folder), "onnx", "int8")
+        choose_encoder(load_exported_model(folder), "onnx", "int8")
     with pytest.raises(ValueError, match="int8 for OpenVINO is calibrated on songs"):
-        build_engine(tiny_model, "openvino", "int8")
+        choose_encoder(tiny_model, "openvino", "int8")
     tiny_model.encoder.to(torch.bfloat16)
     with pytest.raises(ValueError, match=r"engines start from a float32 model, and this encoder is torch\.bfloat16"):
-        build_engine(tiny_model, "openvino")
+        choose_encoder(tiny_model, "openvino")
     with pytest.raises(ValueError, match="the engine openvino runs on the CPU, and this model is on meta"):
-        build_engine(ApexModel(tiny_model.config).to("meta"), "openvino")
+        choose_encoder(ApexModel(tiny_model.config).to("meta"), "openvino")
 
 
 def test_pipeline_takes_engines(

@@ -7,7 +7,6 @@ them can run. Nothing is guessed: what HuBERT cannot represent, and any key with
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
-from .checkpoint_limits_apex import check_weight_files
+from modeling_apex.checkpoints.hub_files import compute_file_hash
+from modeling_apex.checkpoints.limits import check_weight_files
 
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
 # `torch.manual_seed(42)`, so these five numbers are part of the published computation (arXiv 2605.03395, public code).
@@ -258,12 +258,6 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict of weights, got {type(content).__name__}.")
     return content
-
-
-def compute_file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:

@@ -1,11 +1,12 @@
 """
-The one door to engines: from a model and a name to what runs, or a refusal that says what to do.
+The one place where an encoder is chosen: from a model and a name to what runs, or a refusal that says what to do.
 
 Where a model was not exported beforehand, its graph is written once into the cache of Hugging Face (`HF_ASSETS_CACHE`)
 and found there again by the fingerprint of the model; the records of `validation` lie beside it.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from modeling_apex.engines.encoder_graph import (
     read_engine_facts,
 )
 from modeling_apex.engines.model_hashes import compute_fingerprint
+from modeling_apex.engines.packed_cache import PackedEncoderCache
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 from modeling_apex.engines.validation import build_record_key, find_record, require_record, save_record
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
@@ -36,16 +38,16 @@ from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
 logger = logging.getLogger(__name__)
 
 
-def build_engine(
+def choose_encoder(
     model: ApexModel,
     engine: str = "torch",
     precision: str = "float32",
     *,
     compile: bool = False,
     require_validation: bool = True,
-) -> EncoderEngine | None:
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """
-    Build an engine for a model; the caller sets it as `model.encoder_engine`.
+    Choose what encodes segments `(n, T)` to pooled layers `(n, L, D)`, where no gradient is wanted.
 
     Args:
         model ([`ApexModel`]):
@@ -60,7 +62,9 @@ def build_engine(
             Whether a precision below float32 needs its record. False only to make that record.
 
     Returns:
-        [`EncoderEngine`] or `None`: `None` for the default path, which needs no engine.
+        `Callable` or `None`: for the default path on a CPU, the packed form of the model's present weights, which a
+        model without an `encoder_engine` asks for anew each time; else an [`EncoderEngine`] to set as its
+        `encoder_engine`. `None` where the encoder itself is due.
 
     Raises:
         `ValueError`: If there is no such engine, or it does not fit the model's device or precision.
@@ -69,16 +73,34 @@ def build_engine(
         `RuntimeError`: If a float32 engine differs from torch by more than rounding.
     """
     check_engine(engine, precision, compile=compile)
+    if engine == "torch" and precision == "float32" and not compile:
+        return _choose_default(model)
     exported = get_exported_folder(model)
     if exported is not None and read_engine_facts(exported)["engine"] != engine:
         raise ValueError(
             f"{exported}: is an export for the engine {read_engine_facts(exported)['engine']}, not {engine}."
         )
-    if exported is None and engine == "torch" and precision == "float32" and not compile:
-        # On a GPU even float32 is an engine: torch's own default lets cuDNN round convolutions to TF32.
-        return TorchEngine(model) if model.device.type == "cuda" else None
     if exported is None:
         _refuse_unfit_model(model, engine, precision)
+    return _build_engine(model, exported, engine, precision, compile, require_validation)
+
+
+def _choose_default(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    if model.device.type == "cuda":
+        # On a GPU even float32 is an engine: torch's own default lets cuDNN round convolutions to TF32.
+        return TorchEngine(model)
+    if model.device.type != "cpu":
+        return None
+    # In the model, so that it lives as long; a copied model starts with an empty one.
+    cache: PackedEncoderCache = model.__dict__.setdefault("_packed_encoders", PackedEncoderCache())
+    packed = cache.get(model.encoder)
+    return None if packed is None else lambda segments: packed(segments, model.config.layer_indices)
+
+
+def _build_engine(
+    model: ApexModel, exported: Path | None, engine: str, precision: str, compile: bool, require_validation: bool
+) -> EncoderEngine:
+    """Build an engine that was asked for by name, once its record was found or it was compared with torch."""
     folder = exported or find_engine_folder(compute_fingerprint(model), engine)
     if engine != "torch":
         _prepare_graph(model, folder, engine, precision)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from modeling_apex import ApexConfig, ApexFeatureExtractor, ApexModel
-from modeling_apex.inference.checkpoint_limits_apex import (
+from modeling_apex.checkpoints.limits import (
     MAX_HEADER_BYTES,
     SMALL_DIFFERENCE,
     check_shard_names,

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_apex.inference import download_apex
+from modeling_apex import download as download_module
+from modeling_apex.download import download, hide_password, is_public_address
 from modeling_apex.inference.audio_apex import AudioError, AudioLimits, load_audio, open_audio
-from modeling_apex.inference.download_apex import download, hide_password, is_public_address
 
 from waveforms import make_waveform
 
@@ -118,7 +118,7 @@ def name_hosts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
         # Only the lookup of this module: the client connects to the literal address that it is given.
         fake = type("socket", (), {**vars(socket), "getaddrinfo": staticmethod(look_up)})
-        monkeypatch.setattr(download_apex, "socket", fake)
+        monkeypatch.setattr(download_module, "socket", fake)
         return lookups
 
     return install
@@ -128,7 +128,7 @@ def name_hosts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.1, where the test server listens, pass for an address of the public internet."""
     real = is_public_address
-    monkeypatch.setattr(download_apex, "is_public_address", lambda text: text == "127.0.0.1" or real(text))
+    monkeypatch.setattr(download_module, "is_public_address", lambda text: text == "127.0.0.1" or real(text))
 
 
 class TestSongs:
@@ -269,7 +269,7 @@ class TestAddresses:
     def test_the_next_address_is_tried(
         self, site: Server, name_hosts: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(download_apex, "is_public_address", lambda text: True)
+        monkeypatch.setattr(download_module, "is_public_address", lambda text: True)
         name_hosts(two=[["127.0.0.2", "127.0.0.1"]], dead=[["127.0.0.2"]], none=[[]])
         real = httpx.Client.send
 

@@ -3,7 +3,7 @@ What a checkpoint may claim: checks of its config and its weight files before an
 
 What comes in are the fields of a config and the headers of safetensors files; what leaves is nothing, or an error that
 names the field or the file. A checkpoint may come from a stranger: its config could ask for a petabyte, and its header
-could point anywhere. Only the header of a file is read here, never a tensor. Standard library only.
+could point anywhere. Only the header of a file is read here, never a tensor. No torch and no transformers.
 """
 
 import itertools
@@ -15,15 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MAX_NUM_NUMBERS = 2_000_000_000
-"""Most numbers (parameters and statistics) of a model: six times the largest published one."""
-MAX_SEGMENT_SAMPLES = 2**25
-"""Longest segment, in samples: 23 minutes at 24 kHz."""
+from modeling_apex.inference.audio_limits_apex import MAX_SEGMENT_SAMPLES
+
+MAX_WIDTH = 65_536
 MAX_ACTIVATIONS = 2**30
 """Most numbers between two layers of the encoder for one segment: 4 GiB in float32."""
-MAX_HEADS = 1000
-MAX_WIDTHS = 64
-MAX_WIDTH = 65_536
 
 # Field of the encoder's config to its largest value; all are at least one.
 ENCODER_BOUNDS = {
@@ -48,6 +44,21 @@ DTYPE_BITS = {
 }
 # A config and its weights that differ by less than this are left to strict loading, which names each tensor.
 SMALL_DIFFERENCE = 10_000_000
+
+
+def check_sizes(config: Any) -> None:
+    """
+    Refuse sizes that no model has, before anything is allocated; `registration` hangs this into [`ApexFields`].
+
+    Args:
+        config ([`ApexConfig`]):
+            The config.
+
+    Raises:
+        `TypeError`, `ValueError`: As [`check_encoder_fields`] and [`check_model_size`].
+    """
+    check_encoder_fields(config.encoder_config)
+    check_model_size(config)
 
 
 def check_encoder_fields(encoder: Any) -> None:
@@ -86,24 +97,23 @@ def check_encoder_fields(encoder: Any) -> None:
             )
 
 
-def check_model_size(config: Any, max_num_numbers: int = MAX_NUM_NUMBERS) -> None:
+def check_model_size(config: Any) -> None:
     """
     Check that a model can be built and run at all.
 
     Args:
         config ([`ApexConfig`]):
             The config; its encoder's fields were checked.
-        max_num_numbers (`int`, defaults to two thousand million):
-            Most numbers.
 
     Raises:
         `ValueError`: If the model, a segment, or what passes between two layers would be too large.
     """
     num_numbers = count_numbers(config)
-    if num_numbers > max_num_numbers:
+    if num_numbers > config.max_num_numbers:
         raise ValueError(
-            f"this config describes a model of {num_numbers:,} numbers, above the limit of {max_num_numbers:,}; "
-            "nothing was allocated. If you trust it, raise the limit: ApexConfig.max_num_numbers = ..."
+            f"this config describes a model of {num_numbers:,} numbers, above the limit of "
+            f"{config.max_num_numbers:,}; nothing was allocated. If you trust it, raise the limit: "
+            "ApexConfig.max_num_numbers = ..."
         )
     if config.segment_num_samples > MAX_SEGMENT_SAMPLES:
         raise ValueError(

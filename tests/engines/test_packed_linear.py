@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modeling_apex.inference import packed_linear_apex
-from modeling_apex.inference.packed_linear_apex import PackedLinear, PlainLinear, build_linear, can_pack
+from modeling_apex.engines import packed_linear
+from modeling_apex.engines.packed_linear import PackedLinear, PlainLinear, build_linear, can_pack
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +57,13 @@ def test_missing_operators_are_replaced(monkeypatch: pytest.MonkeyPatch, failure
     def fail(*arguments: object) -> None:
         raise failure("no such operator")
 
-    monkeypatch.setattr(packed_linear_apex.PackedLinear, "__init__", fail)
+    monkeypatch.setattr(packed_linear.PackedLinear, "__init__", fail)
     assert type(build_linear(torch.ones(2, 3))) is PlainLinear
 
 
 def test_operators_that_compute_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        packed_linear_apex.PackedLinear, "__call__", lambda self, inputs, **options: inputs.new_zeros(len(inputs), 16)
+        packed_linear.PackedLinear, "__call__", lambda self, inputs, **options: inputs.new_zeros(len(inputs), 16)
     )
     assert not can_pack(torch.float32)
     assert type(build_linear(torch.ones(2, 3))) is PlainLinear

@@ -8,7 +8,7 @@ What differs from transformers' `HubertModel`, which stays the reference (`pool_
 - the positional convolution, 128 frames wide, is a product in the frequency domain;
 - query, key and value come from one product, and attention works a few queries of one head at a time, so that their
   logits stay in cache;
-- weights are packed once (`packed_linear_apex`);
+- weights are packed once (`packed_linear`);
 - the chosen layers are averaged as they pass;
 - of the zeros that pad the last segment, one frame is computed and counted as many times as it occurs. All frames that
   see nothing but the padding are the same vector, and away from the edges they stay the same through every layer, so
@@ -18,16 +18,15 @@ Shape legend: T samples, F frames, C channels of the front end, D hidden size, I
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .mapped_weights_apex import page_out, trim_heap
-from .packed_linear_apex import build_linear
-from .worker_threads_apex import map_in_workers
+from modeling_apex.engines.mapped_weights import page_out, trim_heap
+from modeling_apex.engines.packed_linear import build_linear
+from modeling_apex.inference.worker_threads_apex import map_in_workers
 
 # Output frames of the front end computed at a time, queries of attention, and rows of the feed-forward layer: the
 # largest whose intermediate results stay in the cache of one core.
@@ -41,7 +40,6 @@ PATCHES_PER_BLOCK = 1 << 14
 MAX_HEADS_AT_ONCE = 4
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DTYPES = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 def can_arrange(config: Any) -> bool:
@@ -152,69 +150,6 @@ class PackedEncoder:
             if index in wanted:
                 means[index] = average(hidden)  # (D,)
         return torch.stack([means[index] for index in wanted])  # (L, D)
-
-
-class PackedEncoderCache:
-    """
-    Keep the packed form of one encoder's weights, and pack anew when they change.
-
-    A copied or unpickled model starts with an empty cache: packed weights can be neither copied nor pickled.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._state: tuple[Any, ...] | None = None
-        self._packed: PackedEncoder | None = None
-
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return type(self), ()
-
-    def get(self, encoder: Any) -> PackedEncoder | None:
-        """
-        Return the packed form of an encoder's present weights.
-
-        Args:
-            encoder (`HubertModel`):
-                The encoder.
-
-        Returns:
-            [`PackedEncoder`] or `None`: `None` where the plain path is due: in training mode, while compiling, on
-            another device or in a dtype other than float32 and bfloat16, for an encoder that was altered (hooks,
-            adapters, another attention implementation than the default), or of a variant that MERT does not use.
-        """
-        if encoder.training or torch.compiler.is_compiling() or not self._is_plain(encoder):
-            return None
-        state = tuple(_describe_state(weight) for weight in encoder.parameters())
-        with self._lock:
-            if state != self._state:
-                weights = {name: weight.detach() for name, weight in encoder.state_dict().items()}
-                self._packed = PackedEncoder(weights, encoder.config, precision=DTYPES[encoder.dtype])
-                self._state = state
-            return self._packed
-
-    @staticmethod
-    def _is_plain(encoder: Any) -> bool:
-        return (
-            encoder.dtype in DTYPES
-            and encoder.device.type == "cpu"
-            and encoder.config._attn_implementation in (None, "sdpa")
-            and can_arrange(encoder.config)
-            and not any(
-                module._forward_hooks or module._forward_pre_hooks or type(module).__module__.startswith("peft")
-                for module in encoder.modules()
-            )
-        )
-
-
-def _describe_state(weight: torch.Tensor) -> tuple[int, int, float]:
-    """
-    Return what changes when a weight does.
-
-    Torch counts changes, but its fused optimizers change weights without counting. So what can be trained is summed as
-    well; what is frozen is not, since reading it would bring a mapped checkpoint back into memory.
-    """
-    version = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, float(weight.sum(dtype=torch.float64)) if weight.requires_grad else 0.0
 
 
 class _LayerNorm:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_apex.inference import mapped_weights_apex
-from modeling_apex.inference.mapped_weights_apex import page_out, trim_heap
+from modeling_apex.engines import mapped_weights
+from modeling_apex.engines.mapped_weights import page_out, trim_heap
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the call")
 
@@ -60,7 +60,7 @@ def test_without_the_means_nothing_happens(
     elif obstacle == "maps":
         monkeypatch.setattr(Path, "read_text", fail)
     else:
-        monkeypatch.setattr(mapped_weights_apex.ctypes, "CDLL", fail)
+        monkeypatch.setattr(mapped_weights.ctypes, "CDLL", fail)
     assert page_out(mapped.values()) == 0
 
 

@@ -10,10 +10,11 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from modeling_apex import ApexModel
-from modeling_apex.inference import packed_encoder_apex
+from modeling_apex.engines import packed_encoder
+from modeling_apex.engines.packed_cache import PackedEncoderCache
+from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
+from modeling_apex.engines.packed_linear import PackedLinear, PlainLinear, can_pack
 from modeling_apex.inference.modeling_apex import pool_hidden_states
-from modeling_apex.inference.packed_encoder_apex import PackedEncoder, PackedEncoderCache, can_arrange
-from modeling_apex.inference.packed_linear_apex import PackedLinear, PlainLinear, can_pack
 
 SMALL = {
     "hidden_size": 32,
@@ -85,7 +86,7 @@ def test_padding_is_counted_and_not_computed(
 ) -> None:
     sizes = {"SHORT_SEQUENCE": short, "QUERIES_PER_BLOCK": 48, "ROWS_PER_BLOCK": 50, "FRAMES_PER_TILE": 7}
     for name, value in sizes.items():
-        monkeypatch.setattr(packed_encoder_apex, name, value)
+        monkeypatch.setattr(packed_encoder, name, value)
     encoder = build_encoder(**fields)
     packed = PackedEncoder(encoder.state_dict(), encoder.config)
     segment = build_segment(9_000, num_real)

@@ -4,18 +4,18 @@ Room 1's door to the network: a URL comes in, a temporary file with its content 
 A URL may come from a stranger, so nothing is taken on trust. Only http and https are spoken; the host name is resolved
 here, every address that it has must lie in the public internet, and the connection goes to the checked address itself,
 so that a name that resolves otherwise a moment later leads nowhere else. Each redirect goes through the same checks.
-Size and time are watched while the bytes arrive.
+Size and time are watched while the bytes arrive. `registration` hangs [`download`] into `decoding_apex`.
 """
 
 import ipaddress
 import re
 import socket
-import tempfile
 import threading
 from contextlib import ExitStack, suppress
 from typing import Any, BinaryIO
 
-from .audio_limits_apex import AudioError, AudioLimits, import_optional
+from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits, import_optional
+from modeling_apex.inference.decoding_apex import create_temporary_file
 
 MAX_REDIRECTS = 5
 MAX_ADDRESSES = 4
@@ -29,11 +29,6 @@ _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 # that networks use for such translation inside (RFC 8215).
 _TRANSLATED_NETWORKS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _LOCAL_TRANSLATION = ipaddress.IPv6Network("64:ff9b:1::/48")
-
-
-def create_temporary_file(resources: ExitStack) -> BinaryIO:
-    """Open a nameless file that is gone when `resources` are closed."""
-    return resources.enter_context(tempfile.TemporaryFile(buffering=0, prefix="apex-song-"))
 
 
 def download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:

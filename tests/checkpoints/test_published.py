@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from modeling_apex import ApexModel, load_pipeline
 from modeling_apex.checkpoints.convert import convert_checkpoint, save_conversion
-from modeling_apex.inference.published_apex import (
+from modeling_apex.checkpoints.published import (
     build_published_aggregator,
     infer_head_config,
     read_encoder,

@@ -1,0 +1,78 @@
+"""
+The packed form of a model's encoder, kept for as long as its weights are what they were.
+
+What comes in is an encoder of transformers; what leaves is its [`PackedEncoder`], packed on first use and anew when a
+weight has changed, or nothing where the encoder itself is due.
+"""
+
+import threading
+from typing import Any
+
+import torch
+
+from modeling_apex.engines.packed_encoder import PRECISIONS, PackedEncoder, can_arrange
+
+DTYPES = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+class PackedEncoderCache:
+    """
+    Keep the packed form of one encoder's weights, and pack anew when they change.
+
+    A copied or unpickled model starts with an empty cache: packed weights can be neither copied nor pickled.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state: tuple[Any, ...] | None = None
+        self._packed: PackedEncoder | None = None
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return type(self), ()
+
+    def get(self, encoder: Any) -> PackedEncoder | None:
+        """
+        Return the packed form of an encoder's present weights.
+
+        Args:
+            encoder (`HubertModel`):
+                The encoder.
+
+        Returns:
+            [`PackedEncoder`] or `None`: `None` where the plain path is due: in training mode, while compiling, on
+            another device or in a dtype other than float32 and bfloat16, for an encoder that was altered (hooks,
+            adapters, another attention implementation than the default), or of a variant that MERT does not use.
+        """
+        if encoder.training or torch.compiler.is_compiling() or not self._is_plain(encoder):
+            return None
+        state = tuple(_describe_state(weight) for weight in encoder.parameters())
+        with self._lock:
+            if state != self._state:
+                weights = {name: weight.detach() for name, weight in encoder.state_dict().items()}
+                self._packed = PackedEncoder(weights, encoder.config, precision=DTYPES[encoder.dtype])
+                self._state = state
+            return self._packed
+
+    @staticmethod
+    def _is_plain(encoder: Any) -> bool:
+        return (
+            encoder.dtype in DTYPES
+            and encoder.device.type == "cpu"
+            and encoder.config._attn_implementation in (None, "sdpa")
+            and can_arrange(encoder.config)
+            and not any(
+                module._forward_hooks or module._forward_pre_hooks or type(module).__module__.startswith("peft")
+                for module in encoder.modules()
+            )
+        )
+
+
+def _describe_state(weight: torch.Tensor) -> tuple[int, int, float]:
+    """
+    Return what changes when a weight does.
+
+    Torch counts changes, but its fused optimizers change weights without counting. So what can be trained is summed as
+    well; what is frozen is not, since reading it would bring a mapped checkpoint back into memory.
+    """
+    version = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, float(weight.sum(dtype=torch.float64)) if weight.requires_grad else 0.0

@@ -1,0 +1,140 @@
+"""
+Room 10: the score report of a song.
+
+What comes in are scores in native units; what leaves is a plain dict that survives JSON, which `report_apex` lays out
+as rows and as text. Standard library only, so that reports can be made where no model runs.
+"""
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def compute_percentile(score: float, exponent: float, minimum: float = 0.0, maximum: float = 100.0) -> float:
+    """
+    Turn a score on the scale "percentile" into the percentile rank that it stands for.
+
+    The inverse of `score = minimum + (maximum - minimum) * (percentile / 100) ** exponent` (arXiv 2605.03395, whose
+    popularity runs from 0 to 100).
+
+    Args:
+        score (`float`): The score.
+        exponent (`float`): `config.popularity_exponent`.
+        minimum (`float`, defaults to 0), maximum (`float`, defaults to 100): The range of the score's head.
+
+    Returns:
+        `float`: percentile rank, 0 to 100.
+
+    Raises:
+        `ValueError`: If the score is outside its range or the exponent is not positive.
+    """
+    share = (score - minimum) / (maximum - minimum)
+    if not -1e-6 <= share <= 1 + 1e-6:  # a float32 score may miss a bound by its rounding
+        raise ValueError(f"a score of this head runs from {minimum:g} to {maximum:g}, got {score}.")
+    if not exponent > 0:
+        raise ValueError(f"`exponent` must be positive, got {exponent}.")
+    return 100.0 * float(min(max(share, 0.0), 1.0) ** (1.0 / exponent))
+
+
+def compute_training_percentile(score: float, quantiles: Sequence[float]) -> float:
+    """
+    Tell what share of the training songs a score is better than.
+
+    Args:
+        score (`float`): Score in native units.
+        quantiles (`Sequence[float]`):
+            The ascending quantiles of the model's scores on its training songs, evenly spaced from 0 to 100 percent:
+            an entry of `config.percentile_tables`.
+
+    Returns:
+        `float`: percent of the training songs with a lower score, 0 to 100, interpolated between quantiles. A score
+        that many training songs share lies in the middle of them.
+    """
+    step = 100.0 / (len(quantiles) - 1)
+    below, above = bisect.bisect_left(quantiles, score), bisect.bisect_right(quantiles, score)
+    if below < above:  # the score is one of the quantiles, or several
+        return step * (below + above - 1) / 2
+    if below in (0, len(quantiles)):
+        return 0.0 if below == 0 else 100.0
+    lower, upper = quantiles[below - 1], quantiles[below]
+    return step * (below - 1 + (score - lower) / (upper - lower))
+
+
+def build_report(
+    song: str | None,
+    scores: Sequence[float],
+    heads: Sequence[Mapping[str, Any]],
+    *,
+    popularity_exponent: float | None,
+    duration_seconds: float,
+    num_segments: int,
+    model_id: str,
+    model_revision: str | None = None,
+    warnings: Sequence[str] = (),
+    segments: Sequence[Mapping[str, Any]] | None = None,
+    embedding: Sequence[float] | None = None,
+    with_percentiles: bool = True,
+    percentile_tables: Mapping[str, Sequence[float]] | None = None,
+    features: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """
+    Assemble the report of one song.
+
+    Args:
+        song (`str`, *optional*): Path, URL or other name of the song.
+        scores (`Sequence[float]` of length `num_heads`): Scores in native units, in the order of `heads`.
+        heads (`Sequence[dict]`), popularity_exponent (`float`, *optional*), percentile_tables (`dict`, *optional*):
+            The fields of the model's config. Without an exponent, no score is a transformed percentile.
+        duration_seconds (`float`), num_segments (`int`): Length of the audio that was scored, and its segments.
+        model_id (`str`), model_revision (`str`, *optional*): The model's name or path, and its commit on the Hub.
+        warnings (`Sequence[str]`): What the reader must know about this song, such as a truncated file.
+        segments (`Sequence[dict]`, *optional*): The timeline: `start_seconds`, `end_seconds` and `scores` of each.
+        embedding (`Sequence[float]`, *optional*): The song embedding.
+        with_percentiles (`bool`, defaults to `True`): Whether to give percentiles too.
+        features (`dict[str, list[str]]`, *optional*): Names of the track features `given`, `missing` and `leaking`.
+
+    Returns:
+        `dict`: a report that survives `json.dumps` and `json.loads` unchanged.
+
+    Raises:
+        `ValueError`: If a score is not finite or the number of scores is wrong.
+    """
+    named = _name_scores(song, scores, heads)
+    report: dict[str, Any] = {"song": song, "scores": named}
+    if with_percentiles:
+        report["percentiles"] = {
+            head["name"]: compute_percentile(
+                named[head["name"]], popularity_exponent, head["minimum"], head["maximum"]
+            )
+            for head in heads
+            if head["scale"] == "percentile" and popularity_exponent is not None
+        }
+    if with_percentiles and percentile_tables:
+        report["training_percentiles"] = {
+            name: compute_training_percentile(named[name], table) for name, table in percentile_tables.items()
+        }
+    report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
+    report |= {f"{kind}s": {head["name"]: head[kind] for head in heads} for kind in ("group", "scale")}
+    report |= {"duration_seconds": float(duration_seconds), "num_segments": int(num_segments)}
+    report["model"] = {"id": model_id, "revision": model_revision}
+    report["warnings"] = list(warnings)
+    lists = {"features": features, "segments": segments, "embedding": embedding}
+    return report | {name: value for name, value in lists.items() if value is not None}
+
+
+def _name_scores(song: str | None, scores: Sequence[float], heads: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    if len(scores) != len(heads):
+        raise ValueError(f"{len(scores)} scores for {len(heads)} heads.")
+    named = {head["name"]: float(score) for head, score in zip(heads, scores, strict=True)}
+    damaged = [name for name, score in named.items() if not math.isfinite(score)]
+    if damaged:
+        raise ValueError(f"{song}: scores {damaged} are not finite.")
+    return named
+
+
+def build_error_report(
+    song: str | None, error: str, *, model_id: str, model_revision: str | None = None
+) -> dict[str, Any]:
+    """Assemble the report of a song that could not be scored: the same key fields, and `error` in place of scores."""
+    return {"song": song, "error": error, "model": {"id": model_id, "revision": model_revision}}
