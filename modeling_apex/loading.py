@@ -299,7 +299,13 @@ def _explain_missing_model(model: Any) -> Iterator[None]:
 
 def _set_engine(model: Any, engine: str, precision: str, compile: bool, require_validation: bool) -> None:
     is_default = (engine, precision, compile) == ("torch", "float32", False)
-    if not is_default or model.device.type == "cuda":
+    if not hasattr(model, "encoder_engine"):
+        if not is_default:
+            raise ValueError(
+                f"a {model.config.model_type} model has no encoder that an engine could run instead. Leave out "
+                "`engine`, `precision` and `compile`."
+            )
+    elif not is_default or model.device.type == "cuda":
         from modeling_apex.engines.choice import choose_encoder
 
         model.encoder_engine = choose_encoder(
