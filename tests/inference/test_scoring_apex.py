@@ -93,7 +93,7 @@ def test_options_are_refused_before_a_song_is_read(tiny_model: ApexModel) -> Non
 
 def test_a_model_that_nobody_can_hash_is_said(tiny_model: ApexModel) -> None:
     scorer = SongScorer(tiny_model)
-    with pytest.raises(RuntimeError, match=r"not told how to hash its model\. Load it with `load_scorer`"):
+    with pytest.raises(RuntimeError, match=r"unsaved model: this scorer cannot hash its model\. Load it with"):
         scorer.weights_sha256  # noqa: B018
-    scorer.hash_weights = lambda: "abc"
+    scorer.hash_model = lambda model: "abc"
     assert scorer.weights_sha256 == "abc"
