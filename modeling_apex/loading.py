@@ -43,15 +43,12 @@ def load_scorer(
     Load what scores songs: without transformers, which takes longer to import than a song to score, where it can.
 
     Args:
-        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`], *optional*):
-            A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
+        model, engine, precision, compile, require_validation:
+            As for [`load_pipeline`], which also says what is refused.
         device (`str`, `int` or `torch.device`, *optional*):
             Where to run. Defaults to an accelerator if there is one; a loaded model stays where it is.
         dtype (`str` or `torch.dtype`, defaults to `"float32"`):
             What the encoder is loaded in.
-        engine (`str`, defaults to `"torch"`), precision (`str`, defaults to `"float32"`), compile (`bool`, defaults to
-            `False`), require_validation (`bool`, defaults to `True`):
-            As for [`load_pipeline`].
         batch_size (`int`, *optional*), on_segment (`Callable[[int], None]`, *optional*):
             As in [`SongScorer`].
         hub_options:
@@ -59,9 +56,6 @@ def load_scorer(
 
     Returns:
         [`SongScorer`]
-
-    Raises:
-        `FileNotFoundError`, `ValueError`, `ImportError`, [`NotValidatedError`]: As [`load_pipeline`].
     """
     is_default = _check_options(engine, precision, compile, dtype)
     hub_options = {name: value for name, value in hub_options.items() if value is not None}
