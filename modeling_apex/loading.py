@@ -6,10 +6,9 @@ is installed. Here the installed code always runs, and the errors say what to do
 """
 
 import contextlib
-import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from modeling_apex.inference.modeling_apex import ApexModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
-    from modeling_apex.inference.scoring_apex import OnSegment, SongScorer
+    from modeling_apex.inference.scoring_apex import SongScorer
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +36,19 @@ def load_scorer(
     compile: bool = False,
     require_validation: bool = True,
     batch_size: int | None = None,
-    on_segment: "OnSegment | None" = None,
+    on_segment: Callable[[int], None] | None = None,
     **hub_options: Any,
 ) -> "SongScorer":
     """
     Load what scores songs: without transformers, which takes longer to import than a song to score, where it can.
 
     Args:
-        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`], *optional*):
-            A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
+        model, engine, precision, compile, require_validation:
+            As for [`load_pipeline`], which also says what is refused.
         device (`str`, `int` or `torch.device`, *optional*):
             Where to run. Defaults to an accelerator if there is one; a loaded model stays where it is.
         dtype (`str` or `torch.dtype`, defaults to `"float32"`):
             What the encoder is loaded in.
-        engine (`str`, defaults to `"torch"`), precision (`str`, defaults to `"float32"`), compile (`bool`, defaults to
-            `False`), require_validation (`bool`, defaults to `True`):
-            As for [`load_pipeline`].
         batch_size (`int`, *optional*), on_segment (`Callable[[int], None]`, *optional*):
             As in [`SongScorer`].
         hub_options:
@@ -60,9 +56,6 @@ def load_scorer(
 
     Returns:
         [`SongScorer`]
-
-    Raises:
-        `FileNotFoundError`, `ValueError`, `ImportError`, [`NotValidatedError`]: As [`load_pipeline`].
     """
     is_default = _check_options(engine, precision, compile, dtype)
     hub_options = {name: value for name, value in hub_options.items() if value is not None}
@@ -87,7 +80,6 @@ def load_scorer(
     from modeling_apex.inference.scoring_apex import SongScorer
 
     scorer = SongScorer(loaded, batch_size=batch_size, on_segment=on_segment)
-    scorer.hash_weights = functools.partial(_hash_weights, loaded)
     if (notice := loaded.config.provenance.get("notice")) and _shows_warnings():
         logger.warning(f"{scorer.model_id}: {notice}")
     return scorer
@@ -145,7 +137,6 @@ def load_pipeline(
             TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs
         )
     _set_engine(pipeline.model, engine, precision, compile, require_validation)
-    pipeline.scorer.hash_weights = functools.partial(_hash_weights, pipeline.model)
     return pipeline
 
 
@@ -302,18 +293,18 @@ def _explain_missing_model(model: Any) -> Iterator[None]:
 
 def _set_engine(model: Any, engine: str, precision: str, compile: bool, require_validation: bool) -> None:
     is_default = (engine, precision, compile) == ("torch", "float32", False)
-    if not is_default or model.device.type == "cuda":
+    if not hasattr(model, "encoder_engine"):
+        if not is_default:
+            raise ValueError(
+                f"a {model.config.model_type} model has no encoder that an engine could run instead. Leave out "
+                "`engine`, `precision` and `compile`."
+            )
+    elif not is_default or model.device.type == "cuda":
         from modeling_apex.engines.choice import choose_encoder
 
         model.encoder_engine = choose_encoder(
             model, engine, precision, compile=compile, require_validation=require_validation
         )
-
-
-def _hash_weights(model: Any) -> str:
-    from modeling_apex.engines.model_hashes import compute_scores_hash
-
-    return compute_scores_hash(model)
 
 
 def _shows_warnings() -> bool:

@@ -66,6 +66,16 @@ def test_what_cannot_be_loaded_is_refused(tiny_folder: Path, tmp_path: Path) -> 
         load_scorer(tiny_folder)
 
 
+def test_a_model_without_such_an_encoder_takes_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_fusion_model()
+    for options in ({"engine": "onnx"}, {"precision": "bf16"}, {"compile": True}):
+        with pytest.raises(ValueError, match="a spectrogram-fusion model has no encoder that an engine could run"):
+            load_scorer(model, **options)
+    # On a GPU, even the default path is an engine for models that can have one.
+    monkeypatch.setattr(SpectrogramFusionModel, "device", torch.device("cuda"))
+    assert load_scorer(model).model is model
+
+
 def test_a_model_has_one_hash_by_every_door(tiny_folder: Path, tmp_path: Path) -> None:
     found = load_scorer(tiny_folder).weights_sha256
     assert len(found) == 64

@@ -34,12 +34,8 @@ def validate_shortcut(
             Anything that [`SongScorer`] scores.
         model (`str` or `os.PathLike`, *optional*):
             A folder or a Hub id. Defaults to the embedded demonstration model.
-        engine (`str`, defaults to `"torch"`):
-            Which engine.
-        precision (`str`, defaults to `"float32"`):
-            In which precision.
-        compile (`bool`, defaults to `False`):
-            Whether compiled.
+        engine, precision, compile:
+            The shortcut, as for [`load_pipeline`].
         resampler (`str`, defaults to `"sinc"`):
             As in the pipeline.
         tolerance (`float`, defaults to 0.01):
@@ -54,16 +50,7 @@ def validate_shortcut(
         `TypeError`: If `model` is a loaded model.
         `ValueError`: If the default path was named, which is what shortcuts are measured against; if there is no song.
     """
-    check_engine(engine, precision, compile=compile)
-    if model is not None and not isinstance(model, (str, os.PathLike)):
-        raise TypeError(
-            f"`model` must be a folder or a Hub id, for each path loads its own; got {type(model).__name__}."
-        )
-    if engine == "torch" and precision == "float32" and not compile:
-        raise ValueError(
-            "there is nothing to validate: torch in float32 is the exact path. Name an engine, a precision below "
-            "float32, or compile."
-        )
+    _check_request(model, engine, precision, compile)
     shortcut = load_scorer(
         model, engine=engine, precision=precision, compile=compile, require_validation=False, **options
     )
@@ -86,3 +73,16 @@ def validate_shortcut(
     )
     save_record(folder, record)
     return record, folder / VALIDATION_FILE
+
+
+def _check_request(model: Any, engine: str, precision: str, compile: bool) -> None:
+    check_engine(engine, precision, compile=compile)
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise TypeError(
+            f"`model` must be a folder or a Hub id, for each path loads its own; got {type(model).__name__}."
+        )
+    if engine == "torch" and precision == "float32" and not compile:
+        raise ValueError(
+            "there is nothing to validate: torch in float32 is the exact path. Name an engine, a precision below "
+            "float32, or compile."
+        )

@@ -58,6 +58,9 @@ class ApexPopularityPipeline(ChunkPipeline):
     _load_processor = False
     _load_image_processor = False
     _load_video_processor = False
+    # What reports call the model, and its commit on the Hub.
+    model_id = property(lambda self: self.scorer.model_id)
+    model_revision = property(lambda self: self.scorer.model_revision)
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any):
         if feature_extractor is None:
@@ -69,16 +72,6 @@ class ApexPopularityPipeline(ChunkPipeline):
         self.scorer = SongScorer(model, feature_extractor=feature_extractor)
         if notice := model.config.provenance.get("notice"):
             logger.warning(f"{self.model_id}: {notice}")
-
-    @property
-    def model_id(self) -> str:
-        """What reports call the model."""
-        return self.scorer.model_id
-
-    @property
-    def model_revision(self) -> str | None:
-        """The model's commit on the Hub, if it is from there."""
-        return self.scorer.model_revision
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Score one song or many; the class says what is accepted."""

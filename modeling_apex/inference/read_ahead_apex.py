@@ -56,8 +56,8 @@ class ReadAhead:
             self._reader = None
 
 
-def read_batches_ahead(batches: Iterator[Any], batch_size: int) -> ReadAhead:
-    """Read a few segments ahead, in whole batches; `registration` hangs this into [`SongScorer`]."""
+def read_ahead(batches: Iterable[Any], batch_size: int) -> ReadAhead:
+    """Make batches of segments in advance, a few segments at most; `registration` hangs this into the scorer."""
     return ReadAhead(batches, max(1, SEGMENTS_AHEAD // batch_size))
 
 

@@ -2,8 +2,7 @@
 From songs to their reports: the one scorer that every door holds, without transformers.
 
 What comes in are songs of any kind and a model; what leaves is one report a song. [`SongScorer`] reads a song into
-items, one a segment, encodes items in batches that cross songs, and reports on the embeddings of a song. The command
-line calls it directly, and `ApexPopularityPipeline` holds one.
+items, one a segment, encodes batches of them across songs, and reports on the embeddings of each song.
 """
 
 import functools
@@ -24,10 +23,8 @@ from .song_report_apex import build_error_report, build_report
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
 SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
-READ_OPTIONS = ("sampling_rate", "resampler", "limits", "on_error")
+READ_OPTIONS = ("sampling_rate", "resampler", "limits", "on_error", "read_ahead")
 REPORT_OPTIONS = ("return_timeline", "return_embedding", "return_percentiles", "on_error")
-
-OnSegment = Callable[[int], None]
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -47,12 +44,7 @@ class ScoreOptions(TypedDict, total=False):
 
 
 def split_options(**options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """
-    Sort options by the step that takes them: `read` (with `read_ahead`, for its caller), `encode` and `report`.
-
-    Raises:
-        `TypeError`, `ValueError`: If there is no such option, or `on_error` has no such value.
-    """
+    """Sort the options of a call by the step that takes them: `read` (and who calls it), `encode`, `report`."""
     known = ScoreOptions.__annotations__
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(
@@ -62,16 +54,14 @@ def split_options(**options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[
     given = {name: value for name, value in options.items() if value is not None}
     if given.get("on_error", ON_ERROR[0]) not in ON_ERROR:
         raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}, got {given['on_error']!r}.")
-    read, encode, report = (
-        {name: given[name] for name in names if name in given}
-        for names in ((*READ_OPTIONS, "read_ahead"), ("on_error",), REPORT_OPTIONS)
-    )
+    steps = (READ_OPTIONS, ("on_error",), REPORT_OPTIONS)
+    read, encode, report = ({name: given[name] for name in names if name in given} for names in steps)
     return read, encode, report
 
 
 class SongScorer:
     """
-    Score songs with a model; threads may share one, since a call keeps its state to itself.
+    Score songs with a model. Threads may share one: a call keeps its state to itself.
 
     Args:
         model ([`ApexModel`] or [`SpectrogramFusionModel`]):
@@ -86,48 +76,39 @@ class SongScorer:
 
     Attributes:
         model_id (`str`), model_revision (`str`, *optional*): What reports call the model; its commit on the Hub.
-        hash_weights (`Callable[[], str]`, *optional*): What `weights_sha256` asks; [`load_scorer`] sets it.
     """
 
-    # In the installed package: what makes batches in a thread of its own, and how many segments suit a CPU.
-    read_batches_ahead: ClassVar[Callable[[Iterator[Any], int], Any] | None] = None
+    # In the installed package: what reads songs in a thread of its own, how many segments at once suit a CPU, and what
+    # hashes all that scores depend on.
+    read_ahead: ClassVar[Callable[[Any, int], Any] | None] = None
     count_workers: ClassVar[Callable[[], int] | None] = None
+    hash_model: ClassVar[Callable[[Any], str] | None] = None
 
     def __init__(
         self,
         model: Any,
         *,
         batch_size: int | None = None,
-        on_segment: OnSegment | None = None,
+        on_segment: Callable[[int], None] | None = None,
         feature_extractor: Any = None,
     ):
-        self.model = model
-        self.batch_size = batch_size
-        self.on_segment = on_segment
+        self.model, self.batch_size, self.on_segment = model, batch_size, on_segment
         self.feature_extractor = feature_extractor or model.config
         self.model_id, self.model_revision = describe_model(model.config)
-        self.hash_weights: Callable[[], str] | None = None
 
     @functools.cached_property
     def weights_sha256(self) -> str:
         """Hash of everything that scores depend on, hexadecimal: one model has one, whatever loaded it."""
-        if self.hash_weights is None:
-            raise RuntimeError(
-                f"{self.model_id}: this scorer was not told how to hash its model. Load it with `load_scorer` or "
-                "`load_pipeline`, or set its `hash_weights`."
-            )
-        return self.hash_weights()
+        compute = type(self).hash_model
+        if compute is None:
+            raise RuntimeError(f"{self.model_id}: hashing a model needs the package apex-music: install it.")
+        return compute(self.model)
 
     def score(
-        self, songs: Iterable[Any], *, on_segment: OnSegment | None = None, **options: Unpack[ScoreOptions]
+        self, songs: Iterable[Any], *, on_segment: Callable[[int], None] | None = None, **options: Unpack[ScoreOptions]
     ) -> Iterator[dict[str, Any]]:
         """
-        Score songs one after the other.
-
-        Args:
-            songs (`Iterable`): The songs; [`ApexPopularityPipeline`] says what one may be.
-            on_segment (`Callable[[int], None]`, *optional*): As in the class, for this call.
-            options: See [`ScoreOptions`].
+        Return an iterator over the reports of songs, in order; songs and options are as in [`ApexPopularityPipeline`].
 
         Raises:
             `TypeError`, `ValueError`: If `songs` is a single song, or an option is unknown or has no such value; with
@@ -155,32 +136,25 @@ class SongScorer:
         *,
         batch_size: int | None = None,
         read_ahead: bool = True,
-        on_segment: OnSegment | None = None,
+        on_segment: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """
-        Run the three steps, as the methods of these names, over songs; yield one report a song.
-
-        The other arguments are those of the class, for this call, and whether a background thread reads songs in
-        advance. The thread is gone when the iteration ends, fails or is dropped.
-        """
-        ahead = type(self).read_batches_ahead if read_ahead else None
-        batch_size = batch_size or self.batch_size
+        """Run the three steps, given as the methods of their names, over songs; the rest is as in the class."""
+        start = type(self).read_ahead if read_ahead else None
+        batch_size, on_segment = batch_size or self.batch_size, on_segment or self.on_segment
         if not batch_size:
-            count = type(self).count_workers if ahead is not None and self.model.device.type == "cpu" else None
-            batch_size = 1 if count is None else count()
-        notify = on_segment or self.on_segment
+            count = type(self).count_workers if start and self.model.device.type == "cpu" else None
+            batch_size = count() if count else 1
         batches = iterate_batches(songs, read, batch_size)
         num_done, outputs = 0, []
-        with closing(batches if ahead is None else ahead(batches, batch_size)) as source:
+        with closing(start(batches, batch_size) if start else batches) as source:
             for batch in source:
                 encoded = encode(batch)
                 del batch  # its audio is let go before more is asked for
                 for output in encoded:
                     outputs.append(output)
-                    if output["facts"]["error"] is None:
+                    if on_segment and output["facts"]["error"] is None:
                         num_done += 1
-                        if notify is not None:
-                            notify(num_done)
+                        on_segment(num_done)
                     if output["is_last"]:
                         yield report(outputs)
                         outputs = []
@@ -194,12 +168,7 @@ class SongScorer:
         limits: AudioLimits | None = None,
         on_error: str = "raise",
     ) -> Iterator[dict[str, Any]]:
-        """
-        Yield one item a segment of a song.
-
-        An item holds `input_values` of shape `(1, num_samples)`, whether it `is_last`, and in `facts` what the report
-        needs to know of it; with `on_error="report"`, a song that cannot be read is one item whose facts say why.
-        """
+        """Yield one item a segment: `input_values` `(1, T)`, `is_last`, and in `facts` what its report needs."""
         name, source, features = _name_song(song, getattr(self.model.config, "feature_names", None))
         extractor = self.feature_extractor
         try:
@@ -228,6 +197,7 @@ class SongScorer:
         except SONG_ERRORS as error:
             if on_error == "raise":
                 raise
+            # The item has the shape of a segment, so that it travels in a batch with the segments of other songs.
             facts = {"song": name, "start": 0.0, "end": 0.0, "warnings": [], "features": None, "error": str(error)}
             yield {"is_last": True, "input_values": torch.zeros(1, extractor.segment_num_samples), "facts": facts}
 
@@ -246,19 +216,7 @@ class SongScorer:
     def encode(
         self, items: Sequence[Mapping[str, Any]] | Mapping[str, Any], *, on_error: str = "raise"
     ) -> list[dict[str, Any]]:
-        """
-        Encode a batch of segments, of whichever songs.
-
-        Args:
-            items (`Sequence[Mapping]` or `Mapping`): What `read` yields, or what `collate_items` makes of it.
-            on_error (`str`, defaults to `"raise"`): As in the call.
-
-        Returns:
-            `list[dict]`: of each item its `is_last`, its `facts` and the `embedding` of shape `(1, hidden_size)`.
-
-        Raises:
-            `FloatingPointError`: If the encoder yields NaN or infinity; with `on_error="report"`, facts say so.
-        """
+        """Encode items, or what `collate_items` made of them: each with its `embedding` `(1, D)` for its audio."""
         batch = items if isinstance(items, Mapping) else collate_items(items)
         facts = [dict(fact) for fact in batch["facts"]]
         rows = [row for row, fact in enumerate(facts) if fact["error"] is None]
@@ -295,8 +253,7 @@ class SongScorer:
         config, facts = self.model.config, [output["facts"] for output in outputs]
         name, row = facts[0]["song"], facts[0]["features"]
         identity: dict[str, Any] = {"model_id": self.model_id, "model_revision": self.model_revision}
-        errors = [fact["error"] for fact in facts if fact["error"] is not None]
-        if errors:
+        if errors := [fact["error"] for fact in facts if fact["error"] is not None]:
             return build_error_report(name, errors[0], **identity)
         embeddings = torch.cat([output["embedding"] for output in outputs]).unsqueeze(0)  # (1, S, D)
         fused_inputs, described, notices = {}, None, []
@@ -313,6 +270,13 @@ class SongScorer:
             if on_error == "raise":
                 raise
             return build_error_report(name, str(error), **identity)
+        timeline = None
+        if return_timeline:
+            scores = [dict(zip(config.head_names, row, strict=True)) for row in output.segment_scores[0].tolist()]
+            timeline = [
+                {"start_seconds": fact["start"], "end_seconds": fact["end"], "scores": of_segment}
+                for fact, of_segment in zip(facts, scores, strict=True)
+            ]
         return build_report(
             name,
             output.scores[0].tolist(),
@@ -322,7 +286,7 @@ class SongScorer:
             num_segments=len(facts),
             warnings=[*(warning for fact in facts for warning in fact["warnings"]), *notices],
             features=described,
-            segments=build_timeline(facts, output.segment_scores[0], config.head_names) if return_timeline else None,
+            segments=timeline,
             embedding=output.song_embedding[0].tolist() if return_embedding else None,
             with_percentiles=return_percentiles,
             percentile_tables=config.percentile_tables,
@@ -331,7 +295,7 @@ class SongScorer:
 
 
 def collate_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join items to a batch: `input_values` of shape `(num_segments, num_samples)`, `is_last` and `facts` as lists."""
+    """Join items to a batch: `input_values` `(n, T)`, `is_last` and `facts` as lists."""
     batch: dict[str, Any] = {name: [item[name] for item in items] for name in ("is_last", "facts")}
     return {**batch, "input_values": torch.cat([item["input_values"] for item in items])}
 
@@ -342,20 +306,6 @@ def iterate_batches(
     """Read songs and yield batches of their items, holding on to none of them."""
     items = itertools.chain.from_iterable(map(read, songs))
     yield from map(collate_items, iter(lambda: list(itertools.islice(items, batch_size)), []))
-
-
-def build_timeline(
-    facts: Sequence[Mapping[str, Any]], scores: torch.Tensor, head_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Build a report's `segments` from what is known of each and from their scores `(S, H)`."""
-    return [
-        {
-            "start_seconds": fact["start"],
-            "end_seconds": fact["end"],
-            "scores": dict(zip(head_names, row, strict=True)),
-        }
-        for fact, row in zip(facts, scores.tolist(), strict=True)
-    ]
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:
