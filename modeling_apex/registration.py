@@ -91,7 +91,6 @@ HOOKS = {
     "scoring_apex": (
         ("SongScorer", "read_ahead", "modeling_apex.inference.read_ahead_apex", "read_ahead"),
         ("SongScorer", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
-        ("SongScorer", "hash_model", "modeling_apex.engines.model_hashes", "compute_scores_hash"),
     ),
     "modeling_apex": (
         ("ApexPreTrainedModel", "open_checkpoint", "modeling_apex.checkpoints.opening", "open_checkpoint"),

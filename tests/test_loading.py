@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_apex import ApexModel, SongScorer, SpectrogramFusionModel, load_pipeline, load_scorer
+from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.engines.plain_folder import PlainModel
 from modeling_apex.loading import load_apex_model, load_model
 
@@ -77,23 +78,23 @@ def test_a_model_without_such_an_encoder_takes_no_engine(monkeypatch: pytest.Mon
 
 
 def test_a_model_has_one_hash_by_every_door(tiny_folder: Path, tmp_path: Path) -> None:
-    found = load_scorer(tiny_folder).weights_sha256
+    found = compute_scores_hash(load_scorer(tiny_folder).model)
     assert len(found) == 64
-    assert load_scorer(tiny_folder, device="cpu:0").weights_sha256 == found
-    assert load_pipeline(tiny_folder).scorer.weights_sha256 == found
-    assert load_scorer(load_model(tiny_folder)).weights_sha256 == found
+    assert compute_scores_hash(load_scorer(tiny_folder, device="cpu:0").model) == found
+    assert compute_scores_hash(load_pipeline(tiny_folder).scorer.model) == found
+    assert compute_scores_hash(load_scorer(load_model(tiny_folder)).model) == found
     shutil.copytree(tiny_folder, tmp_path / "copy")
     change_config(tmp_path / "copy", provenance={"notice": "elsewhere"})
-    assert load_scorer(tmp_path / "copy").weights_sha256 == found, "the folder's name and its notices do not count"
+    assert compute_scores_hash(load_scorer(tmp_path / "copy").model) == found, "names do not count"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_a_changed_model_has_another_hash(tiny_folder: Path, device: str) -> None:
     before = load_scorer(tiny_folder, device=device)
     change_weight(tiny_folder, "branch_clarity.branch.2.bias")
-    hashes = [load_scorer(tiny_folder, device=device).weights_sha256]
+    hashes = [compute_scores_hash(load_scorer(tiny_folder, device=device).model)]
     change_weight(tiny_folder, "encoder.encoder.layers.1.layer_norm.bias")
-    hashes.append(load_scorer(tiny_folder, device=device).weights_sha256)
+    hashes.append(compute_scores_hash(load_scorer(tiny_folder, device=device).model))
     for fields in (
         {"layer_indices": [0, 1, 1, -1]},
         {"popularity_exponent": 2.5},
@@ -101,16 +102,16 @@ def test_a_changed_model_has_another_hash(tiny_folder: Path, device: str) -> Non
         {"sampling_rate": 12_000, "segment_seconds": 0.2},
     ):
         change_config(tiny_folder, **fields)
-        hashes.append(load_scorer(tiny_folder, device=device).weights_sha256)
-    assert len({*hashes, before.weights_sha256}) == 7
+        hashes.append(compute_scores_hash(load_scorer(tiny_folder, device=device).model))
+    assert len({*hashes, compute_scores_hash(before.model)}) == 7
 
 
 def test_the_hash_is_of_what_was_loaded(tiny_folder: Path) -> None:
-    expected = load_scorer(tiny_folder).weights_sha256
+    expected = compute_scores_hash(load_scorer(tiny_folder).model)
     scorer = load_scorer(tiny_folder)
     change_weight(tiny_folder, "encoder.encoder.layers.1.layer_norm.bias")
-    assert load_scorer(tiny_folder).weights_sha256 != expected
-    assert scorer.weights_sha256 == expected
+    assert compute_scores_hash(load_scorer(tiny_folder).model) != expected
+    assert compute_scores_hash(scorer.model) == expected
 
 
 def test_a_fusion_model_has_a_hash_of_its_own(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_fusion_model_has_a_hash_of_its_own(tmp_path: Path) -> None:
         build_fusion_model().save_pretrained(tmp_path / name)
     build_fusion_model(seed=1).save_pretrained(tmp_path / "c")
     build_fusion_model(hit_threshold=60.0).save_pretrained(tmp_path / "d")
-    first, same, *others = (load_scorer(tmp_path / name).weights_sha256 for name in "abcd")
+    first, same, *others = (compute_scores_hash(load_scorer(tmp_path / name).model) for name in "abcd")
     assert first == same
     assert len({first, *others}) == 3
 

@@ -121,6 +121,7 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
     from tqdm import tqdm
     from transformers.utils import logging
 
+    from modeling_apex.engines.model_hashes import compute_scores_hash
     from modeling_apex.loading import load_scorer
 
     logging.disable_progress_bar()  # of loading weights; the battles have their own
@@ -131,7 +132,7 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
         lambda song: next(scorer.score([song], on_error="report")),
         Path(arguments.output) / SCORES_FILE,
         model_id=f"{arguments.model}@{arguments.revision or 'main'}",
-        weights_sha256=scorer.weights_sha256,
+        weights_sha256=compute_scores_hash(scorer.model),
         rereads=arguments.recheck,
     )
 

@@ -9,6 +9,7 @@ from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.report_apex import (
+    describe_scales,
     escape_controls,
     format_duration,
     format_report,
@@ -63,9 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
+    from modeling_apex.engines.model_hashes import compute_scores_hash
+
     scorer = load_scorer(arguments)
     settings = {
-        "weights_sha256": scorer.weights_sha256,
+        "weights_sha256": compute_scores_hash(scorer.model),
         "dtype": arguments.dtype,
         "engine": arguments.engine,
         "precision": arguments.precision,
@@ -104,7 +107,4 @@ def format_score_table(reports: list[dict[str, Any]]) -> str:
         for report in reports
         for warning in report["warnings"]
     ]
-    legend = "popularity runs from 0 to 100, (pN) is its percentile; aesthetics run from 1 to 5"
-    if "hit_probability" in names:
-        legend = "popularity runs from 0 to 100, hit_probability from 0 to 1"
-    return "\n".join([format_table(header, rows), legend, *notes])
+    return "\n".join([format_table(header, rows), describe_scales(reports), *notes])

@@ -35,11 +35,7 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
     model_input_names = ["input_values", "segment_mask"]  # noqa: RUF012
 
     def __init__(
-        self,
-        sampling_rate: int = 24_000,
-        segment_seconds: float = 30.0,
-        minimum_num_samples: int = 400,
-        **kwargs: Any,
+        self, sampling_rate: int = 24_000, segment_seconds: float = 30.0, minimum_num_samples: int = 400, **kwargs: Any
     ):
         if not __name__.startswith("transformers_modules"):  # as in the config: the installed class serves
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
@@ -70,10 +66,7 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
         return round(self.segment_seconds * self.sampling_rate)
 
     def __call__(
-        self,
-        raw_audio: Any,
-        sampling_rate: int | None = None,
-        return_tensors: str | None = None,
+        self, raw_audio: Any, sampling_rate: int | None = None, return_tensors: str | None = None
     ) -> BatchFeature:
         """
         Turn one or more waveforms into model inputs.

@@ -53,11 +53,8 @@ class ApexPopularityPipeline(ChunkPipeline):
     """
 
     # The feature extractor follows from the model's config, so a folder that lacks its file still loads.
-    _load_feature_extractor = False
-    _load_tokenizer = False
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
+    _load_feature_extractor = _load_tokenizer = _load_processor = False
+    _load_image_processor = _load_video_processor = False
     # What reports call the model, and its commit on the Hub.
     model_id = property(lambda self: self.scorer.model_id)
     model_revision = property(lambda self: self.scorer.model_revision)
@@ -96,23 +93,17 @@ class ApexPopularityPipeline(ChunkPipeline):
         return self.scorer.report(outputs, **options)
 
     def get_iterator(
-        self,
-        inputs: Any,
-        num_workers: int,
-        batch_size: int,
-        preprocess_params: dict[str, Any],
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
+        self, inputs: Any, num_workers: int, batch_size: int, *options_of_steps: dict[str, Any]
     ) -> "_Reports":
         """Return the iterator over reports: the scorer's, through the steps above; a thread stands for workers."""
-        options = dict(preprocess_params)
+        options, forward_options, postprocess_options = map(dict, options_of_steps)
         read_ahead = options.pop("read_ahead", num_workers > 0 or getattr(inputs, "may_read_ahead", True))
         run = functools.partial(
             self.scorer.run,
             inputs,
             functools.partial(self.preprocess, **options),
-            functools.partial(self.forward, **forward_params),
-            functools.partial(self.postprocess, **postprocess_params),
+            functools.partial(self.forward, **forward_options),
+            functools.partial(self.postprocess, **postprocess_options),
             batch_size=batch_size,
             read_ahead=read_ahead,
         )

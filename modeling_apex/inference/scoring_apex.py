@@ -78,11 +78,9 @@ class SongScorer:
         model_id (`str`), model_revision (`str`, *optional*): What reports call the model; its commit on the Hub.
     """
 
-    # In the installed package: what reads songs in a thread of its own, how many segments at once suit a CPU, and what
-    # hashes all that scores depend on.
+    # In the installed package: what reads songs in a thread of its own, and how many segments at once suit a CPU.
     read_ahead: ClassVar[Callable[[Any, int], Any] | None] = None
     count_workers: ClassVar[Callable[[], int] | None] = None
-    hash_model: ClassVar[Callable[[Any], str] | None] = None
 
     def __init__(
         self,
@@ -95,14 +93,6 @@ class SongScorer:
         self.model, self.batch_size, self.on_segment = model, batch_size, on_segment
         self.feature_extractor = feature_extractor or model.config
         self.model_id, self.model_revision = describe_model(model.config)
-
-    @functools.cached_property
-    def weights_sha256(self) -> str:
-        """Hash of everything that scores depend on, hexadecimal: one model has one, whatever loaded it."""
-        compute = type(self).hash_model
-        if compute is None:
-            raise RuntimeError(f"{self.model_id}: hashing a model needs the package apex-music: install it.")
-        return compute(self.model)
 
     def score(
         self, songs: Iterable[Any], *, on_segment: Callable[[int], None] | None = None, **options: Unpack[ScoreOptions]
@@ -311,7 +301,7 @@ def iterate_batches(
 def describe_model(config: Any) -> tuple[str, str | None]:
     """Name a loaded model for reports: the Hub id or folder that it was loaded from, and its commit on the Hub."""
     name = str(getattr(config, "_name_or_path", "") or "unsaved model")
-    if Path(name).parent.name == "pretrained":  # a model that lies in this package, wherever that is installed
+    if Path(name).parent.parts[-2:] == ("modeling_apex", "pretrained"):  # in this package, wherever it is installed
         name = Path(name).name
     return name, getattr(config, "_commit_hash", None)
 

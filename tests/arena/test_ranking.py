@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from modeling_apex.arena.ranking import compute_places, find_groups, rank_reports
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
-from modeling_apex.inference.report_apex import build_report as build_stated_report
+from modeling_apex.inference.song_report_apex import build_report as build_stated_report
 from modeling_apex.inference.track_features_apex import FUSION_HEADS
 
 RANGES = {"score_streams": [0, 100], "score_likes": [0, 100], "musicality": [1, 5], "clarity": [1, 5]}

@@ -11,7 +11,7 @@ from datasets_scripts.targets import (
     compute_popularity_scores,
     compute_popularity_targets,
 )
-from modeling_apex.inference.report_apex import compute_percentile
+from modeling_apex.inference.song_report_apex import compute_percentile
 
 counts = st.lists(st.integers(0, 10**12) | st.integers(0, 5), min_size=1, max_size=60)
 

@@ -12,7 +12,7 @@ from modeling_apex.engines import check_engine, choice
 from modeling_apex.engines.choice import build_engine_key, choose_encoder, find_engine_folder
 from modeling_apex.engines.encoder_engine import EncoderEngine
 from modeling_apex.engines.encoder_graph import load_exported_model
-from modeling_apex.engines.model_hashes import compute_fingerprint, compute_weights_hash
+from modeling_apex.engines.model_hashes import compute_fingerprint, compute_scores_hash, compute_weights_hash
 from modeling_apex.engines.validation import NotValidatedError, load_records, save_record
 from modeling_apex.inference.modeling_apex import pool_hidden_states
 
@@ -226,4 +226,4 @@ def test_an_export_is_known_by_the_weights_it_was_made_from(onnx_folder: Path, t
     assert compute_weights_hash(load_exported_model(onnx_folder)) == compute_weights_hash(tiny_model)
     assert json.loads((onnx_folder / "engine.json").read_text())["fingerprint"] == compute_fingerprint(tiny_model)
     exported = load_scorer(onnx_folder, engine="onnx")
-    assert exported.weights_sha256 == load_scorer(tiny_model).weights_sha256
+    assert compute_scores_hash(exported.model) == compute_scores_hash(load_scorer(tiny_model).model)

@@ -89,9 +89,3 @@ def test_options_are_refused_before_a_song_is_read(tiny_model: ApexModel) -> Non
         scorer.score([], timeline=True)
     with pytest.raises(ValueError, match="`on_error` must be one of raise, report, got 'skip'"):
         scorer.score([], on_error="skip")
-
-
-def test_a_model_that_nobody_can_hash_is_said(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SongScorer, "hash_model", None)
-    with pytest.raises(RuntimeError, match="unsaved model: hashing a model needs the package apex-music: install it"):
-        SongScorer(tiny_model).weights_sha256  # noqa: B018
