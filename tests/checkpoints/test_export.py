@@ -2,10 +2,7 @@
 
 import ast
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,34 +13,12 @@ from transformers import AutoConfig, pipeline
 from modeling_apex import ApexModel, load_pipeline
 from modeling_apex.checkpoints.export import build_short_card, export_model, list_code
 
-REPOSITORY = Path(__file__).parents[2]
+from strangers import run_elsewhere
 
 
 @pytest.fixture
 def exported(tiny_model: ApexModel, tmp_path: Path) -> Path:
     return export_model(tiny_model, tmp_path / "exported")
-
-
-def run_elsewhere(program: str, folder: Path, *words: str) -> dict:
-    """Run a program in a fresh process that has transformers but not this package, with the Hub out of reach."""
-    prologue = f"""
-import importlib.util, sys
-sys.path = [path for path in sys.path if path not in ("", {str(REPOSITORY)!r})]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
-assert importlib.util.find_spec("modeling_apex") is None, "the package must not be importable here"
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", prologue + program, *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
 
 
 def test_folder_is_complete(exported: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Audio, Dataset
-from test_export import run_elsewhere
 from transformers import pipeline
 
 from modeling_apex import ApexModel, SpectrogramFusionModel, flatten_reports, load_audio, load_pipeline, rank_reports
@@ -20,6 +19,7 @@ from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.loading import load_apex_model, load_model
 
 from fusion_models import build_fusion_model
+from strangers import run_elsewhere
 
 SongFile = Callable[..., Path]
 FEATURES = {"genre": "pop", "tempo": 128.0, "play_count": 1e5}

@@ -1,0 +1,31 @@
+"""Machines of strangers: transformers is there, this package is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def run_elsewhere(program: str, folder: Path, *words: str) -> dict:
+    """Run a program in a fresh process that has transformers but not this package, with the Hub out of reach."""
+    prologue = f"""
+import importlib.util, sys
+sys.path = [path for path in sys.path if path not in ("", {str(REPOSITORY)!r})]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
+assert importlib.util.find_spec("modeling_apex") is None, "the package must not be importable here"
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", prologue + program, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
