@@ -106,27 +106,21 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _NotifyingLoader(spec.loader)
+            _follow_loading(spec.loader)
         return spec
 
 
-class _NotifyingLoader(importlib.abc.Loader):
-    """Load a module as its own loader does, then say that it is there."""
+def _follow_loading(loader: Any) -> None:
+    """Do what is due once a loader, which is new for each module, has run its module."""
+    run_module = loader.exec_module
 
-    def __init__(self, loader: Any):
-        self.loader = loader
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
+    def exec_module(module: ModuleType) -> None:
+        run_module(module)
         hang_hooks(module)
         _loaded.add(module.__name__)
         register_what_is_loaded()
 
-    def __getattr__(self, name: str) -> Any:  # `get_source` and the like, for tracebacks and inspection
-        return getattr(self.loader, name)
+    loader.exec_module = exec_module
 
 
 def hang_hooks(module: ModuleType) -> None:
