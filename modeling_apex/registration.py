@@ -11,8 +11,6 @@ does better or in addition is hung into them here, as each is loaded: see [`HOOK
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
-import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,6 +123,7 @@ def _follow_loading(loader: Any) -> None:
 
 def hang_hooks(module: ModuleType) -> None:
     """Set the hooks of an inference module to functions of the package, which are imported when they are called."""
+    import pkgutil  # here, because importing this package is to cost nothing
 
     def defer(source: str) -> Callable[..., Any]:
         return lambda *arguments, **options: pkgutil.resolve_name(f"modeling_apex.{source}")(*arguments, **options)
