@@ -81,10 +81,11 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, resources: ExitSt
     _, demuxer, label = known
     av = import_optional("av", "apex-music[audio]", reason=f"{name}: to decode this {label} file")
     try:
-        # Tags may hold anything; and what a container refers to outside itself, no protocol may fetch.
+        # Tags may hold anything, which PyAV must be told before 19; from then on it knows.
+        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+        # What a container refers to outside itself, no protocol may fetch.
         options = {"protocol_whitelist": "none"}
-        container = av.open(handle, format=demuxer, metadata_errors="replace", container_options=options)
-        resources.enter_context(container)
+        container = resources.enter_context(av.open(handle, format=demuxer, container_options=options, **lenient))
         frames = _decode_frames(av, container)
         # The header of an HE-AAC stream states half its rate and channels; the first frame tells what they are.
         first = next(frames, None) if container.streams.audio else None

@@ -38,10 +38,8 @@ def download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, 
     Args:
         url (`str`):
             An `http(s)` URL.
-        limits (`AudioLimits`):
-            Most bytes, longest download, and whether private addresses are allowed.
-        resources (`ExitStack`):
-            Owns the temporary file.
+        limits (`AudioLimits`), resources (`ExitStack`):
+            What is refused, and who owns the temporary file.
 
     Returns:
         `tuple[str, BinaryIO]`: the URL without a password, which must not reach reports and logs, and the file at its
@@ -83,13 +81,8 @@ def is_public_address(address: str) -> bool:
     """
     Tell whether an IP address lies in the public internet.
 
-    Args:
-        address (`str`):
-            An IPv4 or IPv6 address. An IPv4 address in the dress of an IPv6 one (mapped, compatible, 6to4, Teredo,
-            NAT64) is judged by what it stands for as well.
-
-    Returns:
-        `bool`: false for loopback, private, link-local, shared, reserved, multicast and unspecified addresses.
+    Loopback, private, link-local, shared, reserved, multicast and unspecified addresses do not. An IPv4 address in the
+    dress of an IPv6 one (mapped, compatible, 6to4, Teredo, NAT64) is judged by what it stands for as well.
     """
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
@@ -98,11 +91,8 @@ def is_public_address(address: str) -> bool:
             return False
         if any(parsed in network for network in _TRANSLATED_NETWORKS):
             inner.append(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF))
-        embedded = [candidate for candidate in inner if candidate is not None]
-        if not all(is_public_address(str(candidate)) for candidate in embedded):
-            return False
-        if embedded:
-            return True
+        if embedded := [candidate for candidate in inner if candidate is not None]:
+            return all(is_public_address(str(candidate)) for candidate in embedded)
     return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
 
 

@@ -156,50 +156,34 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
     Raises:
         `ValueError`: If the config names a model of another package.
     """
-    import torch
-
-    hub_options = {name: value for name, value in options.items() if name != "dtype"}
-    model_class: Any = find_model_class(model, **hub_options)
+    model_class: Any = find_model_class(model, **options)
     loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
-        os.fspath(model), **{"dtype": torch.float32, **options}
+        os.fspath(model), **{"dtype": "float32", **options}
     )
     return loaded
 
 
-def load_apex_model(model: str | os.PathLike, **options: Any) -> "ApexModel":
+def load_apex_model(model: str | os.PathLike) -> "ApexModel":
     """
-    Load an [`ApexModel`], for what only its encoder can do; arguments as for `load_model`.
+    Load an [`ApexModel`] in float32, from a folder or a Hub id, for what only its encoder can do.
 
     Raises:
         `ValueError`: If the model is of another type.
     """
-    import torch
-
-    from modeling_apex.inference.modeling_apex import ApexModel
-
-    hub_options = {name: value for name, value in options.items() if name != "dtype"}
-    name = find_model_class(model, **hub_options).config_class.model_type
+    model_class: Any = find_model_class(model)
+    name = model_class.config_class.model_type
     if name != "apex":
         raise ValueError(
             f"{model}: a {name} model has no embeddings to store; it learns from a dataset of songs (`apex-music "
             f"train DATASET --model-type {name}`). Pass an APEX model here."
         )
-    loaded: ApexModel = ApexModel.from_pretrained(os.fspath(model), **{"dtype": torch.float32, **options})
+    loaded: ApexModel = model_class.from_pretrained(os.fspath(model), dtype="float32")
     return loaded
 
 
-def find_model_class(model: str | os.PathLike, **hub_options: Any) -> "type[ApexModel] | type[SpectrogramFusionModel]":
+def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexModel] | type[SpectrogramFusionModel]":
     """
-    Find the class of a model by what its config says, without building anything.
-
-    Args:
-        model (`str` or `os.PathLike`):
-            A folder or a Hub id.
-        hub_options:
-            `revision`, `token`, `cache_dir`, ...
-
-    Returns:
-        `type`: [`ApexModel`] or [`SpectrogramFusionModel`].
+    Find the class of a model by what its config says, without building anything; arguments as for `load_model`.
 
     Raises:
         `ValueError`: If the config names a model of another package.
@@ -209,10 +193,8 @@ def find_model_class(model: str | os.PathLike, **hub_options: Any) -> "type[Apex
     from modeling_apex.inference.modeling_apex import ApexModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
-    described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **hub_options)
-    classes: dict[str, type[ApexModel] | type[SpectrogramFusionModel]] = {
-        model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)
-    }
+    described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **options)
+    classes = {model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)}
     name = described.get("model_type")
     if name not in classes:
         raise ValueError(f"{model}: its config names the model type {name!r}; expected one of {', '.join(classes)}.")
@@ -220,12 +202,7 @@ def find_model_class(model: str | os.PathLike, **hub_options: Any) -> "type[Apex
 
 
 def check_embedded_model() -> None:
-    """
-    Make sure that the embedded demonstration model is there.
-
-    Raises:
-        `FileNotFoundError`: If this installation came without it.
-    """
+    """Raise a `FileNotFoundError` if this installation came without the embedded demonstration model."""
     if not (EMBEDDED_MODEL / "config.json").is_file():
         raise FileNotFoundError(
             "no model was named, and this installation has no embedded one. Pass a model: a folder, or a Hub id such "

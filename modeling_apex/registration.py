@@ -9,10 +9,8 @@ The inference modules import nothing of this package, since they also lie beside
 does better or in addition is hung into them here, as each is loaded: see [`HOOKS`].
 """
 
-import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,11 +31,8 @@ def register_auto_classes() -> None:
     from modeling_apex.inference.modeling_apex import ApexModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
-    models: tuple[tuple[Any, Any], ...] = (
-        (ApexConfig, ApexModel),
-        (SpectrogramFusionConfig, SpectrogramFusionModel),
-    )
-    for config_class, model_class in models:
+    models: dict[Any, Any] = {ApexConfig: ApexModel, SpectrogramFusionConfig: SpectrogramFusionModel}
+    for config_class, model_class in models.items():
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)
         AutoFeatureExtractor.register(config_class, ApexFeatureExtractor, exist_ok=True)
@@ -73,29 +68,19 @@ FLAT_PREFIX = "modeling_apex.inference."
 FLAT_MODULES = tuple(
     f"{FLAT_PREFIX}{path.stem}" for path in sorted((Path(__file__).parent / "inference").glob("*_apex.py"))
 )
-# From each inference module, the class (or none, for the module itself) and attribute that is `None` in code beside a
-# checkpoint, to the function that stands there in the installed package.
+# From what is `None` in code beside a checkpoint, in an inference module or a class of it, to the function of this
+# package that stands there where it is installed.
 HOOKS = {
-    "decoding_apex": (
-        (None, "open_url", "modeling_apex.download", "download"),
-        (None, "refuse_format", "modeling_apex.containers", "refuse_format"),
-        (None, "decode_container", "modeling_apex.containers", "decode_container"),
-    ),
-    "configuration_fields_apex": (
-        (None, "check_fields", "modeling_apex.checkpoints.config_checks", "check_fields"),
-        ("ApexFields", "validate_encoder", "modeling_apex.checkpoints.config_checks", "validate_encoder"),
-    ),
-    "score_heads_apex": (
-        ("ScoreHeadsMixin", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
-    ),
-    "scoring_apex": (
-        ("SongScorer", "read_ahead", "modeling_apex.inference.read_ahead_apex", "read_ahead"),
-        ("SongScorer", "count_workers", "modeling_apex.inference.worker_threads_apex", "count_workers"),
-    ),
-    "modeling_apex": (
-        ("ApexPreTrainedModel", "open_checkpoint", "modeling_apex.checkpoints.opening", "open_checkpoint"),
-        ("ApexModel", "choose_encoder", "modeling_apex.engines.choice", "choose_encoder"),
-    ),
+    "decoding_apex:open_url": "download:download",
+    "decoding_apex:refuse_format": "containers:refuse_format",
+    "decoding_apex:decode_container": "containers:decode_container",
+    "configuration_fields_apex:check_fields": "checkpoints.config_checks:check_fields",
+    "configuration_fields_apex:ApexFields.validate_encoder": "checkpoints.config_checks:validate_encoder",
+    "score_heads_apex:ScoreHeadsMixin.count_workers": "inference.worker_threads_apex:count_workers",
+    "scoring_apex:SongScorer.count_workers": "inference.worker_threads_apex:count_workers",
+    "scoring_apex:SongScorer.read_ahead": "inference.read_ahead_apex:read_ahead",
+    "modeling_apex:ApexPreTrainedModel.open_checkpoint": "checkpoints.opening:open_checkpoint",
+    "modeling_apex:ApexModel.choose_encoder": "engines.choice:choose_encoder",
 }
 # What our modules take from transformers. A program may begin with one of these, which imports a registry half-way
 # through: our classes cannot be made yet, so registration waits for them as well.
@@ -119,37 +104,35 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _NotifyingLoader(spec.loader)
+            _follow_loading(spec.loader)
         return spec
 
 
-class _NotifyingLoader(importlib.abc.Loader):
-    """Load a module as its own loader does, then say that it is there."""
+def _follow_loading(loader: Any) -> None:
+    """Do what is due once a loader, which is new for each module, has run its module."""
+    run_module = loader.exec_module
 
-    def __init__(self, loader: Any):
-        self.loader = loader
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
+    def exec_module(module: ModuleType) -> None:
+        run_module(module)
         hang_hooks(module)
         _loaded.add(module.__name__)
         register_what_is_loaded()
 
-    def __getattr__(self, name: str) -> Any:  # `get_source` and the like, for tracebacks and inspection
-        return getattr(self.loader, name)
+    loader.exec_module = exec_module
 
 
 def hang_hooks(module: ModuleType) -> None:
     """Set the hooks of an inference module to functions of the package, which are imported when they are called."""
+    import pkgutil  # here, because importing this package is to cost nothing
 
-    def defer(source: str, name: str) -> Callable[..., Any]:
-        return lambda *arguments, **options: getattr(importlib.import_module(source), name)(*arguments, **options)
+    def defer(source: str) -> Callable[..., Any]:
+        return lambda *arguments, **options: pkgutil.resolve_name(f"modeling_apex.{source}")(*arguments, **options)
 
-    for owner, attribute, source, name in HOOKS.get(module.__name__.removeprefix(FLAT_PREFIX), ()):
-        setattr(getattr(module, owner) if owner else module, attribute, defer(source, name))
+    for place, source in HOOKS.items():
+        name, _, attribute = place.partition(":")
+        if module.__name__ == f"{FLAT_PREFIX}{name}":
+            owner, _, attribute = attribute.rpartition(".")
+            setattr(getattr(module, owner) if owner else module, attribute, defer(source))
 
 
 def register_what_is_loaded() -> None:

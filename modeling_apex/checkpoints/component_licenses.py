@@ -12,40 +12,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class License:
-    """
-    A licence as far as a user of weights must know it.
-
-    Args:
-        name (`str`): Its name for people.
-        url (`str`): Where its text stands.
-        allows_commercial_use (`bool`): Whether it permits use for money.
-        allows_adaptations (`bool`, defaults to `True`): Whether it permits sharing what was made from the work.
-        needs_same_license (`bool`, defaults to `False`): Whether an adaptation must carry the same licence.
-    """
+    """A licence as far as a user of weights must know it."""
 
     name: str
     url: str
     allows_commercial_use: bool
-    allows_adaptations: bool = True
-    needs_same_license: bool = False
+    allows_adaptations: bool = True  # whether what was made from the work may be shared
+    needs_same_license: bool = False  # whether an adaptation must carry the same one
 
 
 @dataclass(frozen=True)
 class Component:
-    """
-    Something that a model is made of or was trained with.
+    """Something that a model is made of or was trained with."""
 
-    Args:
-        name (`str`): Hub id, or another public name.
-        role (`str`): What it is to the model: `"code"`, `"encoder"`, `"heads"`, `"labels"` or `"songs"`.
-        license_id (`str`, *optional*): The Hub's identifier; `None` where its owner states none.
-        is_in_weights (`bool`, defaults to `False`): Whether its numbers are stored in the model's own weights.
-    """
-
-    name: str
-    role: str
-    license_id: str | None
-    is_in_weights: bool = False
+    name: str  # its Hub id, or another public name
+    role: str  # what it is to the model: "code", "encoder", "heads", "labels" or "songs"
+    license_id: str | None  # the Hub's identifier; None where its owner states none
+    is_in_weights: bool = False  # whether its numbers are stored in the model's own weights
 
 
 _CC = "https://creativecommons.org/licenses/"
@@ -77,31 +60,16 @@ COMBINED_LICENSE_NAME = "licenses-of-the-components"
 
 
 def find_component(source: str) -> Component | None:
-    """
-    Find a known component by the name that a model's provenance has for it.
-
-    Args:
-        source (`str`):
-            A Hub id, or the name of a folder that it was downloaded to.
-
-    Returns:
-        [`Component`] or `None`: the component whose id, or whose last part of it, the source is.
-    """
+    """Find a known component by its Hub id, or the name of a folder that it was downloaded to."""
     plain = re.sub(r"@.*$", "", source.strip()).rstrip("/").lower()
-    for component in KNOWN_COMPONENTS:
-        name = component.name.lower()
-        if plain == name or plain == name.partition("/")[2]:
-            return component
-    return None
+    names = {component.name.lower(): component for component in KNOWN_COMPONENTS}
+    names |= {name.partition("/")[2]: component for name, component in names.items()}
+    return names.get(plain)
 
 
 def compute_combined_license(components: Iterable[Component]) -> str:
     """
     Compute the licence identifier that a model of these components may carry.
-
-    Args:
-        components (`Iterable[Component]`):
-            What the model is made of and was trained with.
 
     Returns:
         `str`: the one licence beside the permissive ones, `"apache-2.0"` where all are permissive, and `"other"` where

@@ -18,7 +18,6 @@ from modeling_apex.checkpoints.published import PublishedWeights, infer_head_con
 from modeling_apex.inference.configuration_apex import PUBLISHED_FACTS, ApexConfig
 from modeling_apex.inference.configuration_fields_apex import PREDICTION_LEVELS
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.storage.output_folder import write_new_folder
@@ -40,8 +39,9 @@ class Conversion:
             stored = {new: old for old, new in weights.renamed.items()}
             for group, count in groups.items():
                 names = [name for name in weights.state_dict if name.startswith(group + ".") or name == group]
-                renamed = [name for name in names if stored.get(name) not in (None, name.removeprefix("encoder."))]
-                renamed = [name for name in renamed if stored[name] != name]
+                renamed = [
+                    name for name in names if stored.get(name, name) not in (name, name.removeprefix("encoder."))
+                ]
                 origin = "stored" if all(name in stored for name in names) else "published constant"
                 parameters = sum(weights.state_dict[name].numel() for name in names)
                 rows.append([f"{part}: {group}", str(count), f"{parameters:,}", str(len(renamed)), origin])
@@ -54,9 +54,7 @@ class Conversion:
         return "\n".join([table, "", *hashes])
 
 
-def convert_checkpoint(
-    encoder: str | os.PathLike[str], heads: str | os.PathLike[str], **hub_options: Any
-) -> Conversion:
+def convert_checkpoint(encoder: str | os.PathLike[str], heads: str | os.PathLike[str]) -> Conversion:
     """
     Read both sources and build one model from them.
 
@@ -65,8 +63,6 @@ def convert_checkpoint(
             MERT: a folder or a Hub id, 95M or 330M.
         heads (`str` or `os.PathLike`):
             APEX heads: `best_model.pt`, a folder, or a Hub id such as `amaai-lab/apex`.
-        hub_options:
-            `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Returns:
         [`Conversion`]: the model in float32, ready to save.
@@ -75,30 +71,23 @@ def convert_checkpoint(
         `FileNotFoundError`: If a source cannot be reached.
         `ValueError`: If a source holds what this model cannot represent, or the two do not fit together.
     """
-    encoder_weights = read_encoder(encoder, **hub_options)
-    head_weights = read_heads(heads, **hub_options)
-    provenance: dict[str, Any] = {
-        name: head_weights.config[name] for name in PUBLISHED_FACTS if name in head_weights.config
-    }
+    encoder_weights, head_weights = read_encoder(encoder), read_heads(heads)
+    facts = head_weights.config
+    provenance: dict[str, Any] = {name: facts[name] for name in PUBLISHED_FACTS if name in facts}
     provenance["encoder"] = {"source": _public_source(encoder), "sha256": encoder_weights.hashes}
     provenance["heads"] = {"source": _public_source(heads), "sha256": head_weights.hashes}
-    level = head_weights.config.get("mode", head_weights.config.get("prediction_level", "song"))
-    shape = infer_head_config(head_weights.state_dict, DEFAULT_HEADS)
-    published = {
-        name: head_weights.config[name]
-        for name in ("layer_indices", "dropout_shared", "dropout_branch")
-        if name in head_weights.config
-    }
+    level = facts.get("mode", facts.get("prediction_level", "song"))
+    kept = ("layer_indices", "dropout_shared", "dropout_branch")
     if level not in PREDICTION_LEVELS:
         raise ValueError(f"{heads}: `mode` is {level!r}; expected {' or '.join(map(repr, PREDICTION_LEVELS))}.")
     config = ApexConfig(
         encoder_config=HubertConfig(**encoder_weights.config["encoder_config"]),
         sampling_rate=encoder_weights.config["sampling_rate"],
-        segment_seconds=float(head_weights.config.get("segment_sec", 30)),
+        segment_seconds=float(facts.get("segment_sec", 30)),
         prediction_level=level,
         provenance=provenance,
-        **published,
-        **shape,
+        **{name: facts[name] for name in kept if name in facts},
+        **infer_head_config(head_weights.state_dict),
     )
     model = ApexModel(config)
     state_dict = {
@@ -117,16 +106,7 @@ def convert_checkpoint(
 
 def save_conversion(conversion: Conversion, output: str | os.PathLike[str]) -> Path:
     """
-    Write a converted model: `config.json`, `model.safetensors`, `preprocessor_config.json`.
-
-    Args:
-        conversion ([`Conversion`]):
-            What [`convert_checkpoint`] returned.
-        output (`str` or `os.PathLike`):
-            A folder that does not exist yet, or is empty.
-
-    Returns:
-        `Path`: the folder.
+    Write a converted model to a new or empty folder: `config.json`, `model.safetensors`, `preprocessor_config.json`.
 
     Raises:
         `FileExistsError`: If the folder holds anything.

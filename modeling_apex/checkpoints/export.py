@@ -40,7 +40,7 @@ CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
 }
 
 
-def export_model(model: Any, output: str | os.PathLike[str], **loading_options: Any) -> Path:
+def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
     """
     Write the Hub folder of a model.
 
@@ -49,8 +49,6 @@ def export_model(model: Any, output: str | os.PathLike[str], **loading_options: 
             A folder, a Hub id, or a loaded model.
         output (`str` or `os.PathLike`):
             A folder that does not exist yet, or is empty.
-        loading_options:
-            Passed to `from_pretrained` of the model's class.
 
     Returns:
         `Path`: the folder.
@@ -60,8 +58,7 @@ def export_model(model: Any, output: str | os.PathLike[str], **loading_options: 
         [`OutputInUseError`]: If another run is writing it.
     """
     folder = check_new_folder(output)
-    is_loaded = not isinstance(model, (str, os.PathLike))
-    loaded: Any = model if is_loaded else load_model(os.fspath(model), **loading_options)
+    loaded: Any = load_model(model) if isinstance(model, (str, os.PathLike)) else model
     auto_map = AUTO_MAPS[loaded.config.model_type]
     with write_new_folder(folder) as part:
         loaded.save_pretrained(part)
@@ -75,16 +72,7 @@ def export_model(model: Any, output: str | os.PathLike[str], **loading_options: 
 
 
 def list_code(model_type: str) -> list[Path]:
-    """
-    List the files of code that a model needs to score songs where this package is not installed.
-
-    Args:
-        model_type (`str`):
-            `config.model_type`.
-
-    Returns:
-        `list[Path]`: the files that the maps of the config name, and all that they import of each other, by name.
-    """
+    """List the code that scores songs without this package: what the maps of a config name, and what that imports."""
     folder = Path(inference.__file__).parent
     entries = {*AUTO_MAPS[model_type].values(), *(task["impl"] for task in CUSTOM_PIPELINES.values())}
     paths = {folder / f"{entry.partition('.')[0]}.py" for entry in entries}
@@ -93,16 +81,9 @@ def list_code(model_type: str) -> list[Path]:
 
 def build_short_card(config: Any) -> str:
     """
-    Write the card that every exported folder carries: what the scores are and how to load them.
+    Write the card that every exported folder carries, in Markdown: what the scores are and how to load them.
 
     It states only what the config knows. Results, limits and licences come from result files, through `hub_card`.
-
-    Args:
-        config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
-            The exported model's config.
-
-    Returns:
-        `str`: Markdown with YAML front matter.
     """
     rows = "\n".join(
         f"| `{head['name']}` | {format_score(head['minimum'], 100)[:-2]} to {format_score(head['maximum'], 100)[:-2]} "

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.engines.encoder_shapes import list_encoder_shapes
 from modeling_apex.inference.audio_limits_apex import MAX_SEGMENT_SAMPLES
 
 MAX_WIDTH = 65_536
@@ -48,31 +49,19 @@ SMALL_DIFFERENCE = 10_000_000
 
 def check_sizes(config: Any) -> None:
     """
-    Refuse sizes that no model has, before anything is allocated; `registration` hangs this into [`ApexFields`].
-
-    Args:
-        config ([`ApexConfig`]):
-            The config.
+    Refuse an [`ApexConfig`] with sizes that no model has, before anything is allocated.
 
     Raises:
-        `TypeError`, `ValueError`: As [`check_encoder_fields`] and [`check_model_size`].
+        `TypeError`: If a size of the encoder is not a whole number.
+        `ValueError`: If a size is out of bounds, the convolutions do not fit together, a division leaves a rest, or
+            the model, a segment, or what passes between two layers would be too large.
     """
-    check_encoder_fields(config.encoder_config)
-    check_model_size(config)
+    _check_encoder(config.encoder_config)
+    _check_model_size(config)
 
 
-def check_encoder_fields(encoder: Any) -> None:
-    """
-    Check the sizes in an encoder's config, each for itself.
-
-    Args:
-        encoder (`HubertConfig`):
-            The config.
-
-    Raises:
-        `TypeError`: If a size is not a whole number.
-        `ValueError`: If a size is out of bounds, the convolutions do not fit together, or a division leaves a rest.
-    """
+def _check_encoder(encoder: Any) -> None:
+    """Check the sizes in an encoder's config, each for itself."""
     for name, maximum in ENCODER_BOUNDS.items():
         _check_size(f"encoder_config.{name}", getattr(encoder, name), maximum)
     lengths = set()
@@ -97,17 +86,8 @@ def check_encoder_fields(encoder: Any) -> None:
             )
 
 
-def check_model_size(config: Any) -> None:
-    """
-    Check that a model can be built and run at all.
-
-    Args:
-        config ([`ApexConfig`]):
-            The config; its encoder's fields were checked.
-
-    Raises:
-        `ValueError`: If the model, a segment, or what passes between two layers would be too large.
-    """
+def _check_model_size(config: Any) -> None:
+    """Check that a model can be built and run at all, once its encoder's fields were checked."""
     num_numbers = count_numbers(config)
     if num_numbers > config.max_num_numbers:
         raise ValueError(
@@ -133,45 +113,15 @@ def check_model_size(config: Any) -> None:
 
 
 def count_numbers(config: Any) -> int:
-    """
-    Count the numbers that the weights of a model hold, from its config alone.
-
-    Args:
-        config ([`ApexConfig`]):
-            The config.
-
-    Returns:
-        `int`: parameters and the statistics of batch norm.
-    """
-    encoder = config.encoder_config
-    width, inner = encoder.hidden_size, encoder.intermediate_size
-    total, before = 0, 1
-    for position, (channels, kernel) in enumerate(zip(encoder.conv_dim, encoder.conv_kernel, strict=True)):
-        total += before * channels * kernel + (channels if encoder.conv_bias else 0)
-        total += 2 * channels if encoder.feat_extract_norm == "layer" or position == 0 else 0
-        before = channels
-    total += (2 * before if encoder.feat_proj_layer_norm else 0) + before * width + width
-    if encoder.mask_time_prob > 0 or encoder.mask_feature_prob > 0:
-        total += width
-    kernel = encoder.num_conv_pos_embeddings
-    total += width * width // encoder.num_conv_pos_embedding_groups * kernel + width
-    if getattr(encoder, "conv_pos_batch_norm", False):
-        total += 4 * width + 1
-    else:
-        total += kernel  # the norms of the weights, which are stored apart
-    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
-    if encoder.do_stable_layer_norm and getattr(encoder, "adapter_attn_dim", None) is not None:
-        adapter = encoder.adapter_attn_dim
-        layer += 2 * width + 2 * width * adapter + adapter + width
-    total += encoder.num_hidden_layers * layer + 2 * width
+    """Count the numbers in the state dict of an `ApexModel`, from its config alone."""
 
     def count_blocks(widths: Sequence[int]) -> int:
         return sum(a * b + 5 * b + 1 for a, b in itertools.pairwise(widths))
 
-    total += len(config.layer_indices) + 1
-    total += count_blocks([width, *config.shared_dims])
+    encoder = sum(math.prod(shape) for shape in list_encoder_shapes(config.encoder_config).values())
+    trunk = count_blocks([config.encoder_config.hidden_size, *config.shared_dims])
     branch = count_blocks([config.shared_dims[-1], *config.branch_dims]) + config.branch_dims[-1] + 1
-    return int(total + len(config.heads) * branch)
+    return int(encoder + len(config.layer_indices) + 1 + trunk + len(config.heads) * branch)
 
 
 def check_weight_files(paths: Sequence[Path], num_expected: int | None = None) -> None:
@@ -179,10 +129,8 @@ def check_weight_files(paths: Sequence[Path], num_expected: int | None = None) -
     Check the headers of safetensors files, and that together they hold about what a config asks for.
 
     Args:
-        paths (`Sequence[Path]`):
-            All files of a checkpoint.
-        num_expected (`int`, *optional*):
-            What [`count_numbers`] says.
+        paths (`Sequence[Path]`), num_expected (`int`, *optional*):
+            All files of a checkpoint, and what [`count_numbers`] says.
 
     Raises:
         `ValueError`: If a header is damaged or lies, or the files belong to a model of quite another size.
@@ -199,14 +147,7 @@ def check_weight_files(paths: Sequence[Path], num_expected: int | None = None) -
 
 def read_safetensors_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     """
-    Read and check the header of a safetensors file; none of its tensors is read.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The file.
-
-    Returns:
-        `dict[str, tuple[int, ...]]`: the shape of each tensor by its name.
+    Read and check the header of a safetensors file, and none of its tensors: the shape of each by its name.
 
     Raises:
         `ValueError`: If the header is damaged, or states what the file does not hold: sizes, places or kinds of

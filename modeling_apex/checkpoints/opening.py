@@ -28,16 +28,12 @@ def open_checkpoint(
     Look at a checkpoint before it is loaded.
 
     Args:
-        model_class (`type`):
-            The class of the model.
-        source (`str` or `os.PathLike`, *optional*):
-            A folder or a Hub id.
+        model_class (`type`), source (`str` or `os.PathLike`, *optional*):
+            The class of the model, and a folder or a Hub id.
         config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
             The config; completed, where the published layout leaves the encoder to another place.
-        options (`dict`):
-            Other arguments of `from_pretrained`.
-        strict (`bool`):
-            Whether the weights must be those that the config describes.
+        options (`dict`), strict (`bool`):
+            Other arguments of `from_pretrained`, and whether the weights must be those that the config describes.
 
     Returns:
         `tuple[Any, dict]`: the source that transformers loads, `None` where `options` hold the weights, and `options`.
@@ -93,7 +89,6 @@ def _check_weights(source: Any, num_expected: int | None, options: dict[str, Any
 def _read_published_layout(source: Any, config: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Turn the published layout (heads here, encoder elsewhere) into one state dict and a complete config."""
     hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
-    taken = {*HUB_OPTIONS, "use_safetensors", "trust_remote_code"}
     heads = read_heads(source, **hub_options)
     # The revision and subfolder belong to the heads' repository, not to the encoder's.
     encoder_options = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
@@ -106,5 +101,6 @@ def _read_published_layout(source: Any, config: Any, options: dict[str, Any]) ->
         "heads": {"source": heads.source, "sha256": heads.hashes},
     }
     config.mert_model_name = config.input_dim = None
+    taken = {*HUB_OPTIONS, "use_safetensors", "trust_remote_code"}
     rest = {name: value for name, value in options.items() if name not in taken}
     return {**rest, "state_dict": {**encoder.state_dict, **heads.state_dict}}

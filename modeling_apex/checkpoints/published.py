@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 
 from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.checkpoints.limits import check_weight_files
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
 # `torch.manual_seed(42)`, so these five numbers are part of the published computation (arXiv 2605.03395, public code).
@@ -40,14 +41,8 @@ HEAD_KEY = re.compile(
     r"(?:module\.)?(shared\.\d+\.block\.[01]\..+|branch_\w+\.branch\..+|aggregator\.(?:weight|bias))"
 )
 CONFIG_FIELDS_NOT_HUBERT = (
-    "model_type",
-    "auto_map",
-    "architectures",
-    "_name_or_path",
-    "transformers_version",
-    "tokenizer_class",
-    "torch_dtype",
-    "dtype",
+    *("_name_or_path", "architectures", "auto_map", "model_type", "transformers_version"),
+    *("dtype", "tokenizer_class", "torch_dtype"),
 )
 
 
@@ -98,10 +93,8 @@ def read_encoder(source: str | os.PathLike[str], **hub_options: Any) -> Publishe
     weights_path = _find_file(source, ENCODER_WEIGHT_FILES, "encoder", hub_options)
     tensors = read_tensors(weights_path)
     prefix = "hubert." if all(name.startswith("hubert.") for name in tensors) else ""
-    renamed = {}
-    for name in tensors:
-        bare = name.removeprefix(prefix)
-        renamed[name] = "encoder." + ENCODER_RENAMES.get(bare, bare)
+    bare = {name: name.removeprefix(prefix) for name in tensors}
+    renamed = {name: "encoder." + ENCODER_RENAMES.get(plain, plain) for name, plain in bare.items()}
     return PublishedWeights(
         source=str(source),
         state_dict={renamed[name]: tensor for name, tensor in tensors.items()},
@@ -143,15 +136,12 @@ def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedW
             hashes["config.json"] = compute_file_hash(config_path)
     hashes[weights_path.name] = compute_file_hash(weights_path)
     tensors, facts = split_head_checkpoint(read_pickle_or_safetensors(weights_path), str(weights_path))
-    renamed = {}
-    for name in tensors:
-        match = HEAD_KEY.fullmatch(name)
-        if match is None:
-            raise ValueError(
-                f"{weights_path}: key {name!r} has no place in an APEX checkpoint; expected shared.*, "
-                "branch_<score>.* and aggregator.*."
-            )
-        renamed[name] = match[1]
+    renamed = {name: match[1] for name in tensors if (match := HEAD_KEY.fullmatch(name))}
+    if misplaced := [name for name in tensors if name not in renamed]:
+        raise ValueError(
+            f"{weights_path}: key {misplaced[0]!r} has no place in an APEX checkpoint; expected shared.*, "
+            "branch_<score>.* and aggregator.*."
+        )
     state_dict = {renamed[name]: tensor for name, tensor in tensors.items()}
     config = {**facts, **config}
     if "aggregator.weight" not in state_dict:
@@ -166,9 +156,7 @@ def split_head_checkpoint(content: Mapping[str, Any], name: str) -> tuple[dict[s
         raise ValueError(f"{name}: `model_state` holds no weights.")
     # `mert.*`: the encoder as the authors' own class would have stored it; it is always read from MERT itself.
     tensors = {key: value for key, value in state.items() if not key.startswith("mert.")}
-    not_tensors = [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]
-    if not_tensors:
-        raise ValueError(f"{name}: {not_tensors[0]!r} is not a tensor; this is not an APEX checkpoint.")
+    _refuse_other_values(tensors, name, "this is not an APEX checkpoint")
     facts = {
         key: content[key]
         for key in ("epoch", "val_loss", "mode", "task", "shared", "loss")
@@ -192,32 +180,23 @@ def build_published_aggregator(config: Mapping[str, Any], name: str) -> dict[str
     }
 
 
-def infer_head_config(
-    state_dict: Mapping[str, torch.Tensor], default_heads: tuple[dict[str, Any], ...]
-) -> dict[str, Any]:
+def infer_head_config(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """
-    Derive the heads and layer widths from the weights themselves.
+    Derive `heads`, `shared_dims`, `branch_dims` and `input_dim` from the weights, under [`ApexModel`]'s names.
 
-    Args:
-        state_dict (`Mapping[str, torch.Tensor]`):
-            Tensors under [`ApexModel`]'s names.
-        default_heads (`tuple[dict]`):
-            The heads that may occur, in order; a checkpoint of the task "popularity" holds only the first two.
-
-    Returns:
-        `dict`: `heads`, `shared_dims`, `branch_dims` and `input_dim`.
+    A checkpoint of the task "popularity" holds only the first two of the published heads.
 
     Raises:
         `ValueError`: If a branch belongs to no known head, or there is no trunk.
     """
     branches = {match[1] for name in state_dict if (match := re.match(r"branch_(\w+?)\.branch\.", name))}
-    known = [head["name"] for head in default_heads]
+    known = [head["name"] for head in DEFAULT_HEADS]
     unknown = sorted(branches - set(known))
     if unknown:
         raise ValueError(f"branches {unknown} belong to no known head; known heads: {', '.join(known)}.")
     if not branches or "shared.0.block.0.weight" not in state_dict:
         raise ValueError("the checkpoint holds no trunk (`shared.*`) or no branches (`branch_<score>.*`).")
-    heads = [dict(head) for head in default_heads if head["name"] in branches]
+    heads = [dict(head) for head in DEFAULT_HEADS if head["name"] in branches]
 
     def widths(prefix: str) -> list[int]:
         found: list[int] = []
@@ -236,10 +215,13 @@ def infer_head_config(
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a flat state dict from safetensors or from a pickle; everything in it must be a tensor."""
     content = read_pickle_or_safetensors(path)
-    not_tensors = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if not_tensors:
-        raise ValueError(f"{path}: {not_tensors[0]!r} is not a tensor; expected a plain state dict.")
+    _refuse_other_values(content, f"{path}", "expected a plain state dict")
     return content
+
+
+def _refuse_other_values(content: Mapping[str, Any], name: str, advice: str) -> None:
+    if not_tensors := [key for key, value in content.items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(f"{name}: {not_tensors[0]!r} is not a tensor; {advice}.")
 
 
 def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:

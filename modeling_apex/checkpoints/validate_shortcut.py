@@ -34,10 +34,8 @@ def validate_shortcut(
             Anything that [`SongScorer`] scores.
         model (`str` or `os.PathLike`, *optional*):
             A folder or a Hub id. Defaults to the embedded demonstration model.
-        engine, precision, compile:
-            The shortcut, as for [`load_pipeline`].
-        resampler (`str`, defaults to `"sinc"`):
-            As in the pipeline.
+        engine, precision, compile, resampler:
+            The shortcut, as for [`load_pipeline`], and how both resample.
         tolerance (`float`, defaults to 0.01):
             Largest accepted change of a score, as a share of its range.
         options:

@@ -50,18 +50,11 @@ class Check:
 
 @dataclass
 class Verification:
-    """
-    What is known about a model after it was looked at.
+    """What is known about a model after it was looked at."""
 
-    Args:
-        model (`str`): Its folder or Hub id.
-        checks (`list[Check]`): In the order in which they were made.
-        identity (`str`): Which published checkpoint it equals, in words.
-    """
-
-    model: str
-    checks: list[Check] = field(default_factory=list)
-    identity: str = ""
+    model: str  # its folder or Hub id
+    checks: list[Check] = field(default_factory=list)  # in the order in which they were made
+    identity: str = ""  # which published checkpoint it equals, in words
 
     @property
     def is_ok(self) -> bool:
@@ -126,18 +119,7 @@ def verify_model(
 
 
 def build_probe(sampling_rate: int, seconds: float) -> np.ndarray:
-    """
-    Build the signal that a model is probed with: three tones that swell, and a little noise, always the same.
-
-    Args:
-        sampling_rate (`int`):
-            In hertz.
-        seconds (`float`):
-            Its length.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: float32, within -1 and 1.
-    """
+    """Build what a model is probed with, `(num_samples,)`: three tones that swell and a little noise, always equal."""
     time = np.arange(round(seconds * sampling_rate)) / sampling_rate
     swell = 0.5 - 0.5 * np.cos(2 * np.pi * 0.5 * time)
     tones = sum(np.sin(2 * np.pi * frequency * time) for frequency in (220.0, 277.18, 329.63))
@@ -186,18 +168,14 @@ def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | Non
         result.add(CHECKSUMS_NAME, FAILED, str(error))
         return
     problems = find_changed_files(folder, sums)
-    if problems:
-        result.add(CHECKSUMS_NAME, FAILED, "; ".join(problems))
-    else:
-        result.add(CHECKSUMS_NAME, OK, f"{len(sums)} files have the hashes that were published with them")
+    found = f"{len(sums)} files have the hashes that were published with them"
+    result.add(CHECKSUMS_NAME, FAILED if problems else OK, "; ".join(problems) or found)
 
 
 def _check_format(result: Verification, folder: Path) -> None:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
-    if pickles:
-        result.add("format", OK, f"{', '.join(pickles)}: a pickle, opened so that nothing in it can run")
-    else:
-        result.add("format", OK, "safetensors, which hold numbers only")
+    opened = f"{', '.join(pickles)}: a pickle, opened so that nothing in it can run"
+    result.add("format", OK, opened if pickles else "safetensors, which hold numbers only")
 
 
 def _check_code(result: Verification, folder: Path) -> None:
@@ -240,13 +218,12 @@ def _check_license(result: Verification, folder: Path) -> None:
         result.add("licence", NOT_CHECKED, f"{stated}; the config cannot be read: {str(error).splitlines()[0]}")
         return
     license = LICENSES.get(stated)
-    for part in PARTS:
+    for part in PARTS if license and is_permissive(license) else ():
         known = find_component(str((provenance.get(part) or {}).get("source", "")))
         binding = LICENSES.get(known.license_id or "") if known else None
-        if known and binding and license and is_permissive(license) and not is_permissive(binding):
-            result.add(
-                "licence", FAILED, f"the card says {stated}, but the {part} is {known.name} under {known.license_id}"
-            )
+        if known and binding and not is_permissive(binding):
+            detail = f"the card says {stated}, but the {part} is {known.name} under {known.license_id}"
+            result.add("licence", FAILED, detail)
             return
     result.add("licence", OK, str(stated))
 
@@ -315,9 +292,7 @@ def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_opti
 
 
 def _load_reference(reference: str, options: dict[str, Any]) -> dict[str, torch.Tensor]:
-    if os.path.isfile(reference):
-        return read_heads(reference).state_dict
-    if os.path.isdir(reference) and not os.path.isfile(os.path.join(reference, "config.json")):
+    if os.path.exists(reference) and not os.path.isfile(os.path.join(reference, "config.json")):
         return read_heads(reference).state_dict
     fields, _ = PreTrainedConfig.get_config_dict(reference, **options)
     if fields.get("model_type") in ENCODER_MODEL_TYPES:
@@ -344,8 +319,8 @@ def _count_differences(own: dict[str, torch.Tensor], theirs: dict[str, torch.Ten
     )
 
 
-def _describe_difference(differing: int | None) -> str:
-    return "every number equal" if not differing else f"{differing} tensors differ"
+def _describe_difference(differing: int) -> str:
+    return f"{differing} tensors differ" if differing else "every number equal"
 
 
 def _describe_identity(equal: dict[str, list[str]], unknown: Sequence[str]) -> str:
@@ -357,12 +332,14 @@ def _describe_identity(equal: dict[str, list[str]], unknown: Sequence[str]) -> s
             f"It is a published model: its heads are those of {equal['heads'][0]}, its encoder is "
             f"{equal['encoder'][0]}; every number is equal."
         )
-    elif equal["heads"] or equal["encoder"]:
-        if equal["heads"]:
-            sentence = f"Its heads are those of {equal['heads'][0]}; its encoder is that of"
-        else:
-            sentence = f"Its encoder is that of {equal['encoder'][0]}; its heads are those of"
-        sentence += " no checkpoint that was compared."
+    elif equal["heads"]:
+        sentence = (
+            f"Its heads are those of {equal['heads'][0]}; its encoder is that of no checkpoint that was compared."
+        )
+    elif equal["encoder"]:
+        sentence = (
+            f"Its encoder is that of {equal['encoder'][0]}; its heads are those of no checkpoint that was compared."
+        )
     else:
         sentence = "It equals no checkpoint that was compared."
     if unknown:

@@ -17,20 +17,7 @@ EXPORT_FORMATS = ("onnx", "openvino")
 
 
 def check_engine(engine: str, precision: str, *, compile: bool = False) -> None:
-    """
-    Make sure that there is such an engine.
-
-    Args:
-        engine (`str`):
-            `"torch"`, `"onnx"` or `"openvino"`.
-        precision (`str`):
-            What it is to compute in.
-        compile (`bool`, defaults to `False`):
-            Whether `torch.compile` is wanted.
-
-    Raises:
-        `ValueError`: If there is no such engine, or it does not compute in this precision or cannot be compiled.
-    """
+    """Raise a `ValueError` if there is no such engine, or it has no such precision or cannot be compiled."""
     if engine not in ENGINES:
         raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}.")
     if precision not in ENGINES[engine]:

@@ -76,12 +76,10 @@ def choose_encoder(
     if engine == "torch" and precision == "float32" and not compile:
         return _choose_default(model)
     exported = get_exported_folder(model)
-    if exported is not None and read_engine_facts(exported)["engine"] != engine:
-        raise ValueError(
-            f"{exported}: is an export for the engine {read_engine_facts(exported)['engine']}, not {engine}."
-        )
     if exported is None:
         _refuse_unfit_model(model, engine, precision)
+    elif (exported_for := read_engine_facts(exported)["engine"]) != engine:
+        raise ValueError(f"{exported}: is an export for the engine {exported_for}, not {engine}.")
     return _build_engine(model, exported, engine, precision, compile, require_validation)
 
 

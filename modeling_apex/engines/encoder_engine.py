@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -10,10 +11,8 @@ class EncoderEngine:
     Run the encoder in place of the default path.
 
     Args:
-        name (`str`):
-            `"torch"`, `"onnx"` or `"openvino"`.
-        precision (`str`):
-            What it computes in.
+        name (`str`), precision (`str`):
+            One of [`ENGINES`], and what it computes in.
         is_compiled (`bool`, defaults to `False`):
             Whether `torch.compile` made it.
     """
@@ -39,19 +38,6 @@ class EncoderEngine:
         """
         raise NotImplementedError
 
-    def check_length(self, segments: torch.Tensor, num_samples: int) -> None:
-        """
-        Make sure that segments have the length that a graph was exported for.
-
-        Raises:
-            `ValueError`: If they do not.
-        """
-        if segments.ndim != 2 or segments.shape[1] != num_samples:
-            raise ValueError(
-                f"the engine {self.name} runs segments of {num_samples} samples, got the shape "
-                f"{tuple(segments.shape)}. Cut and pad songs by `ApexFeatureExtractor`, or use the engine torch."
-            )
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "EncoderEngine":
         # A session has no copy, and needs none: it holds no state between calls.
         return self
@@ -59,11 +45,36 @@ class EncoderEngine:
     def describe(self) -> str:
         """Say in one line what runs, and what it is worth where that was measured."""
         title = f"engine {self.name}, {self.precision}{', compiled' if self.is_compiled else ''}"
-        if self.record is None and self.precision != "float32":
-            return f"{title}: not validated"
-        if self.record is None:
-            return f"{title}: equal to the default path within rounding"
-        return f"{title}: {describe_record(self.record)}"
+        if self.record is not None:
+            return f"{title}: {describe_record(self.record)}"
+        is_exact = self.precision == "float32"
+        return f"{title}: {'equal to the default path within rounding' if is_exact else 'not validated'}"
+
+
+class GraphEngine(EncoderEngine):
+    """
+    Run an exported graph on the CPU; a subclass opens it and runs one segment of `num_samples`.
+
+    Raises:
+        `ImportError`: If the engine's library is not installed.
+        `ValueError`: If a segment has another length than the graph was exported for.
+    """
+
+    num_samples: int
+
+    def run_segment(self, segment: np.ndarray) -> np.ndarray:
+        """Encode one segment `(1, num_samples)` to pooled layers `(1, L, D)`."""
+        raise NotImplementedError
+
+    def __call__(self, segments: torch.Tensor) -> torch.Tensor:
+        if segments.ndim != 2 or segments.shape[1] != self.num_samples:
+            raise ValueError(
+                f"the engine {self.name} runs segments of {self.num_samples} samples, got the shape "
+                f"{tuple(segments.shape)}. Cut and pad songs by `ApexFeatureExtractor`, or use the engine torch."
+            )
+        values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
+        # One by one: a segment already keeps a CPU busy, and more of them only take memory.
+        return torch.from_numpy(np.concatenate([self.run_segment(value[None]) for value in values]))
 
 
 def describe_record(record: dict[str, Any]) -> str:

@@ -61,12 +61,7 @@ class EncoderGraph(nn.Module):
 
 
 class ExportedEncoder(nn.Module):
-    """
-    Stands where the encoder of a loaded export would be, and says what to do when somebody wants weights of it.
-
-    Args:
-        folder (`Path`): The engine folder.
-    """
+    """Stands where the encoder of a loaded export would be, and says what to do when somebody wants weights of it."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -128,18 +123,17 @@ def read_engine_facts(folder: Path) -> dict[str, Any]:
 
 
 def export_engine(
-    model: str | os.PathLike[str] | ApexModel,
+    model: ApexModel,
     output: str | os.PathLike[str],
     engine: str,
     precisions: Sequence[str] = ("float32",),
     calibration: torch.Tensor | None = None,
-    **loading_options: Any,
 ) -> Path:
     """
     Export a model for an engine, and prove the graph against torch.
 
     Args:
-        model (`str`, `os.PathLike` or [`ApexModel`]): A folder, a Hub id, or a loaded model in float32.
+        model ([`ApexModel`]): A model in float32.
         output (`str` or `os.PathLike`): A folder that does not exist yet, or is empty.
         engine (`str`): `"onnx"` or `"openvino"`.
         precisions (`Sequence[str]`, defaults to `("float32",)`):
@@ -147,8 +141,6 @@ def export_engine(
             bfloat16 needs no graph of its own.
         calibration (`torch.FloatTensor` of shape `(num_segments, num_samples)`, *optional*):
             Normalised segments of songs, for the int8 graph of OpenVINO.
-        loading_options:
-            Passed to `ApexModel.from_pretrained`.
 
     Returns:
         `Path`: the folder.
@@ -167,14 +159,11 @@ def export_engine(
     if engine == "openvino" and "int8" in precisions:
         check_calibration(calibration)
     folder = check_new_folder(output)
-    loaded: Any = model
-    if isinstance(model, (str, os.PathLike)):
-        loaded = ApexModel.from_pretrained(os.fspath(model), **loading_options)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Written beside the output and renamed at the end, so that a half-written or wrong graph is never found there.
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write_engine_folder(loaded, part, engine)
+        _write_engine_folder(model, part, engine)
         if "int8" in precisions:
             add_int8_graph(part, calibration)
         os.chmod(part, 0o755)  # noqa: S103 (a temporary folder is born private, and this one becomes the export)
@@ -190,9 +179,8 @@ def export_engine(
 def _write_engine_folder(model: ApexModel, folder: Path, engine: str) -> None:
     model.config.save_pretrained(folder)
     ApexFeatureExtractor.from_config(model.config).save_pretrained(folder)
-    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in rest.items()}, folder / HEADS_FILE)
-
+    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file({name: weights[name] for name in weights if not name.startswith("encoder.")}, folder / HEADS_FILE)
     probe = build_probe(model.config.segment_num_samples)
     path = folder / f"encoder{GRAPH_SUFFIXES[engine]}"
     graph = EncoderGraph(model).eval()
@@ -228,13 +216,8 @@ def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> Non
     change scores several times as much. ONNX Runtime scales inputs as they come, and leaves attention in float32;
     OpenVINO takes scales from calibration segments, for attention too.
 
-    Args:
-        folder (`Path`): A folder that `export_engine` wrote.
-        calibration (`torch.FloatTensor` of shape `(num_segments, num_samples)`, *optional*):
-            Normalised segments of songs; OpenVINO needs them.
-
     Raises:
-        `ValueError`: If calibration segments are needed and missing.
+        `ValueError`: If calibration segments `(num_segments, num_samples)` are needed and missing.
         `ImportError`: If the quantizer is not installed.
     """
     facts = read_engine_facts(folder)
@@ -249,12 +232,7 @@ def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> Non
 
 
 def write_onnx_graph(graph: EncoderGraph, example: torch.Tensor, path: Path) -> None:
-    """
-    Write a graph as ONNX, with its weights beside it.
-
-    Raises:
-        `ImportError`: If the exporter is not installed.
-    """
+    """Write a graph as ONNX, with its weights beside it."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -292,12 +270,7 @@ def _share_files(folder: Path) -> None:
 
 
 def check_calibration(calibration: torch.Tensor | None) -> torch.Tensor:
-    """
-    Make sure that there are segments to calibrate on.
-
-    Raises:
-        `ValueError`: If there are none.
-    """
+    """Return the segments to calibrate on, or raise a `ValueError` if there are none."""
     if calibration is None or not len(calibration):
         raise ValueError(
             "int8 for OpenVINO is calibrated on songs. Export the checkpoint with some that are like those it will "
@@ -323,18 +296,7 @@ def quantize_onnx_graph(source: Path, target: Path) -> None:
 
 
 def quantize_openvino_graph(source: Path, target: Path, calibration: torch.Tensor) -> None:
-    """
-    Write the int8 twin of a float32 OpenVINO graph: weights and inputs of its matrix products.
-
-    Args:
-        source (`Path`): The float32 graph.
-        target (`Path`): The graph to write.
-        calibration (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
-            Normalised segments of songs such as the model will hear.
-
-    Raises:
-        `ImportError`: If the quantizer is not installed.
-    """
+    """Write the int8 twin of a float32 OpenVINO graph: weights and inputs of its matrix products."""
     openvino = import_openvino()
     try:
         with quiet_libraries():
@@ -372,31 +334,19 @@ def open_graph(path: Path, engine: str, precision: str) -> EncoderEngine:
 def measure_probe_error(engine: EncoderEngine, folder: Path) -> float:
     """Compare an engine with torch's stored answer to the probe; the largest relative error of any layer."""
     expected = load_file(folder / PROBE_FILE)["pooled"]  # (n, L, D)
-    probe = build_probe(read_config(folder).segment_num_samples)
+    probe = build_probe(ApexConfig.from_pretrained(folder).segment_num_samples)
     return compute_relative_error(engine(probe), expected)
-
-
-def read_config(folder: Path) -> ApexConfig:
-    """Read the config of an engine folder."""
-    config: ApexConfig = ApexConfig.from_pretrained(folder)
-    return config
 
 
 def load_exported_model(folder: str | os.PathLike[str]) -> ApexModel:
     """
     Load layer mix and heads of an engine folder; its encoder is the graph, which `choose_encoder` opens.
 
-    Args:
-        folder (`str` or `os.PathLike`): A folder that `export_engine` wrote.
-
-    Returns:
-        [`ApexModel`]: in evaluation mode, with no encoder weights.
-
     Raises:
         `RuntimeError`: If the heads do not match the config.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = ApexConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = ApexModel(config)
     model.encoder = ExportedEncoder(folder)
@@ -405,6 +355,5 @@ def load_exported_model(folder: str | os.PathLike[str]) -> ApexModel:
     except RuntimeError as error:
         raise RuntimeError(f"{folder / HEADS_FILE}: does not match config.json beside it: {error}") from error
     model.config._name_or_path = str(folder)
-    model.requires_grad_(False)
-    model.eval()
+    model.requires_grad_(False).eval()
     return model

@@ -28,14 +28,10 @@ def trim_heap() -> None:
 
 def page_out(tensors: Iterable[torch.Tensor]) -> int:
     """
-    Ask the kernel to drop the pages of tensors that lie in a mapped file; their values do not change.
-
-    Args:
-        tensors (`Iterable[torch.Tensor]`):
-            Tensors on the CPU. Those that do not lie in a mapped file are left alone.
+    Ask the kernel to drop the pages of tensors that lie in a mapped file, whose values do not change.
 
     Returns:
-        `int`: Bytes asked for; 0 on systems other than Linux.
+        `int`: bytes asked for; 0 for tensors that lie elsewhere, and on systems other than Linux.
     """
     if sys.platform != "linux":
         return 0
@@ -44,9 +40,9 @@ def page_out(tensors: Iterable[torch.Tensor]) -> int:
         advise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError):  # no /proc, or a C library without the call
         return 0
-    fields = [line.split(maxsplit=5) for line in lines]
-    ranges = [[int(bound, 16) for bound in field[0].split("-")] for field in fields if len(field) == 6]
-    is_file = [field[5].startswith("/") for field in fields if len(field) == 6]
+    fields = [field for line in lines if len(field := line.split(maxsplit=5)) == 6]
+    ranges = [[int(bound, 16) for bound in field[0].split("-")] for field in fields]
+    is_file = [field[5].startswith("/") for field in fields]
     starts = [start for start, _ in ranges]
     total = 0
     for tensor in tensors:

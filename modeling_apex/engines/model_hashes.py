@@ -1,6 +1,4 @@
-"""
-Hashes that tell models apart: by the weights that embeddings depend on, and by everything that scores depend on.
-"""
+"""SHA-256 hashes that tell models apart: by what embeddings depend on, and by all that scores depend on."""
 
 import hashlib
 import json
@@ -24,14 +22,9 @@ SCORE_FIELDS = (
 
 def compute_weights_hash(model: nn.Module) -> str:
     """
-    Hash the weights that embeddings depend on: those of the encoder and of the layer mix.
+    Hash the weights that embeddings depend on, those of the encoder and of the layer mix: names, shapes and values.
 
-    Args:
-        model ([`ApexModel`]):
-            A model in float32, so that the same checkpoint has the same hash whatever precision it will run in.
-
-    Returns:
-        `str`: SHA-256 over names, shapes and values, hexadecimal.
+    The model is in float32, so that a checkpoint has the same hash whatever precision it will run in.
     """
     stored = getattr(getattr(model, "encoder", None), "weights_sha256", None)
     if stored is not None:  # an exported graph stands for the encoder that it was made from
@@ -39,28 +32,15 @@ def compute_weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(EMBEDDING_PARTS):
-            values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-            digest.update(f"{name}{values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).data)
+            _add_values(digest, name, tensor.float())
     return digest.hexdigest()
 
 
 def compute_fingerprint(model: Any) -> str:
-    """
-    Hash what a model computes: every weight, and the config fields that shape the encoder and the segments.
-
-    Args:
-        model ([`ApexModel`]):
-            A model in float32.
-
-    Returns:
-        `str`: SHA-256, hexadecimal.
-    """
-    encoder = {
-        name: value for name, value in model.config.encoder_config.to_dict().items() if name not in ORIGIN_FIELDS
-    }
+    """Hash what an `ApexModel` computes: every weight, and what shapes its encoder, its segments and its scores."""
+    fields = model.config.encoder_config.to_dict()
     facts = {
-        "encoder": encoder,
+        "encoder": {name: value for name, value in fields.items() if name not in ORIGIN_FIELDS},
         # Without the scale, which changes what a score is called and no score: older graphs and records stay valid.
         "heads": [{name: value for name, value in head.items() if name != "scale"} for head in model.config.heads],
         "layer_indices": model.config.layer_indices,
@@ -69,9 +49,7 @@ def compute_fingerprint(model: Any) -> str:
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().to("cpu").contiguous().numpy()
-        digest.update(f"{name}{values.shape}{values.dtype}".encode())
-        digest.update(np.ascontiguousarray(values).data)
+        _add_values(digest, name, tensor, str(tensor.dtype).removeprefix("torch."))
     return digest.hexdigest()
 
 
@@ -82,9 +60,6 @@ def compute_scores_hash(model: Any) -> str:
     Args:
         model ([`ApexModel`], [`PlainModel`] or [`SpectrogramFusionModel`]):
             The model; an export has the hash of the checkpoint that it was made from.
-
-    Returns:
-        `str`: SHA-256, hexadecimal.
     """
     config: Any = model.config
     if encoder := getattr(config, "encoder_config", None):
@@ -97,7 +72,11 @@ def compute_scores_hash(model: Any) -> str:
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(EMBEDDING_PARTS):
-            values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-            digest.update(f"{name}{values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).data)
+            _add_values(digest, name, tensor.float())
     return digest.hexdigest()
+
+
+def _add_values(digest: Any, name: str, tensor: torch.Tensor, kind: str = "") -> None:
+    values = tensor.detach().cpu().contiguous().numpy()
+    digest.update(f"{name}{values.shape}{kind}".encode())
+    digest.update(np.ascontiguousarray(values).data)  # which makes a row of a single number, too

@@ -7,27 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling_apex.engines.encoder_engine import EncoderEngine
+from modeling_apex.engines.encoder_engine import GraphEngine
 
 # Left to itself, OpenVINO computes in bfloat16 wherever the processor can: every precision is asked for by name.
 # What int8 leaves as it was is computed in bfloat16: it was asked for coarser than that already.
 PRECISION_HINTS = {"float32": "f32", "bf16": "bf16", "int8": "bf16"}
 
 
-class OpenVinoEngine(EncoderEngine):
-    """
-    Run an exported graph in OpenVINO.
-
-    Args:
-        path (`Path`):
-            The `.xml` file; its weights lie beside it.
-        precision (`str`):
-            What the graph computes in.
-
-    Raises:
-        `ImportError`: If OpenVINO is not installed.
-        `ValueError`: If a segment has another length than the graph was exported for.
-    """
+class OpenVinoEngine(GraphEngine):
+    """Run an exported graph in OpenVINO: an `.xml` file, whose weights lie beside it."""
 
     def __init__(self, path: Path, precision: str):
         super().__init__("openvino", precision)
@@ -38,14 +26,11 @@ class OpenVinoEngine(EncoderEngine):
             "ENABLE_CPU_PINNING": False,
         }
         self._compiled = import_openvino().Core().compile_model(str(path), "CPU", settings)
-        self._num_samples: int = self._compiled.inputs[0].partial_shape[1].get_length()
+        self.num_samples = self._compiled.inputs[0].partial_shape[1].get_length()
 
-    def __call__(self, segments: torch.Tensor) -> torch.Tensor:
-        self.check_length(segments, self._num_samples)
-        values = segments.detach().to("cpu", torch.float32).contiguous().numpy()
-        # One by one: a segment already keeps a CPU busy, and more of them only take memory. The result is a view of
-        # memory that the next call writes again.
-        return torch.from_numpy(np.concatenate([self._compiled([value[None]])[0].copy() for value in values]))
+    def run_segment(self, segment: np.ndarray) -> np.ndarray:
+        pooled: np.ndarray = self._compiled([segment])[0]
+        return pooled.copy()  # a view of memory that the next call writes again
 
 
 def import_openvino() -> Any:

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from modeling_apex.engines.packed_encoder import PRECISIONS, PackedEncoder, can_arrange
-
-DTYPES = {dtype: name for name, dtype in PRECISIONS.items()}
+from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 
 
 class PackedEncoderCache:
@@ -49,14 +47,14 @@ class PackedEncoderCache:
         with self._lock:
             if state != self._state:
                 weights = {name: weight.detach() for name, weight in encoder.state_dict().items()}
-                self._packed = PackedEncoder(weights, encoder.config, precision=DTYPES[encoder.dtype])
+                self._packed = PackedEncoder(weights, encoder.config, encoder.dtype)
                 self._state = state
             return self._packed
 
     @staticmethod
     def _is_plain(encoder: Any) -> bool:
         return (
-            encoder.dtype in DTYPES
+            encoder.dtype in (torch.float32, torch.bfloat16)
             and encoder.device.type == "cpu"
             and encoder.config._attn_implementation in (None, "sdpa")
             and can_arrange(encoder.config)

@@ -39,20 +39,9 @@ FFT_LENGTH = 256
 PATCHES_PER_BLOCK = 1 << 14
 MAX_HEADS_AT_ONCE = 4
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def can_arrange(config: Any) -> bool:
-    """
-    Tell whether a HuBERT config describes an encoder that [`PackedEncoder`] computes.
-
-    Args:
-        config (`HubertConfig`):
-            The encoder's config.
-
-    Returns:
-        `bool`: False for variants that MERT does not use; they take the plain path.
-    """
+    """Tell whether [`PackedEncoder`] computes what a HuBERT config describes: not the variants that no MERT is."""
     return (
         config.hidden_act == "gelu"
         and config.feat_extract_activation == "gelu"
@@ -72,35 +61,19 @@ class PackedEncoder:
             The encoder's state dict, with HuBERT's names.
         config (`HubertConfig`):
             Its config, one that [`can_arrange`] accepts.
-        precision (`str`, defaults to `"float32"`):
-            `"float32"` is exact; `"bfloat16"` computes matrix products in bfloat16, and norms, residuals and means in
-            float32.
-        is_packed (`bool`, defaults to `True`):
-            Whether packed operators may be used.
-
-    Raises:
-        `ValueError`: If the precision is unknown.
+        dtype (`torch.dtype`, defaults to `torch.float32`):
+            What matrix products are computed in, float32 or bfloat16; norms, residuals and means are float32.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        config: Any,
-        *,
-        precision: str = "float32",
-        is_packed: bool = True,
-    ):
-        if precision not in PRECISIONS:
-            raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-        self.dtype = PRECISIONS[precision]
+    def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype = torch.float32):
         self.is_pre_norm = config.do_stable_layer_norm
-        self.front_end = _FrontEnd(weights, config, self.dtype, is_packed)
+        self.front_end = _FrontEnd(weights, config, dtype)
         self.position = _PositionalConvolution(weights, config)
         self.norm = _LayerNorm(weights, "encoder.layer_norm", config.layer_norm_eps)
         self.layers = []
         for index in range(config.num_hidden_layers):
             name = f"encoder.layers.{index}"
-            self.layers.append(_TransformerLayer(weights, name, config, self.dtype, is_packed))
+            self.layers.append(_TransformerLayer(weights, name, config, dtype))
             # A linear layer of many inputs is kept in another form from here on: no need to hold it twice.
             page_out(weight for key, weight in weights.items() if key.startswith(f"{name}.") and weight.ndim > 1)
         trim_heap()
@@ -165,9 +138,8 @@ class _LayerNorm:
 class _FrontEnd:
     """From samples `(T,)` to projected features `(F, D)`, in tiles of output frames."""
 
-    def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype, is_packed: bool):
+    def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype):
         self.dtype = dtype
-        self.is_packed = is_packed
         self.kernels, self.strides = list(config.conv_kernel), list(config.conv_stride)
         self.has_group_norm = config.feat_extract_norm == "group"
         prefixes = [f"feature_extractor.conv_layers.{index}" for index in range(len(self.kernels))]
@@ -175,8 +147,7 @@ class _FrontEnd:
         biases = [weights[f"{name}.conv.bias"].float() if config.conv_bias else None for name in prefixes]
         self.first_matrix, self.first_bias = matrices[0], biases[0]
         self.convolutions = [
-            build_linear(matrix.to(dtype), bias, is_packed=is_packed)
-            for matrix, bias in zip(matrices[1:], biases[1:], strict=True)
+            build_linear(matrix.to(dtype), bias) for matrix, bias in zip(matrices[1:], biases[1:], strict=True)
         ]
         if self.has_group_norm:
             self.first_norm = _LayerNorm(weights, f"{prefixes[0]}.layer_norm", 1e-5)
@@ -189,9 +160,7 @@ class _FrontEnd:
         )
         self.hidden_size = config.hidden_size
         name = "feature_projection.projection"
-        self.projection = build_linear(
-            weights[f"{name}.weight"].to(dtype), weights[f"{name}.bias"].float(), is_packed=is_packed
-        )
+        self.projection = build_linear(weights[f"{name}.weight"].to(dtype), weights[f"{name}.bias"].float())
 
     def __call__(self, samples: torch.Tensor, context: int) -> tuple[torch.Tensor, int, int]:
         """Return features, how many frames one of them stands for, and which one that is."""
@@ -224,7 +193,7 @@ class _FrontEnd:
     def _build_first(self, samples: torch.Tensor) -> Callable[..., torch.Tensor]:
         """Fold the group norm over the whole segment into the first convolution."""
         if not self.has_group_norm:
-            return build_linear(self.first_matrix, self.first_bias, is_packed=self.is_packed)
+            return build_linear(self.first_matrix, self.first_bias)
         kernel, stride = self.kernels[0], self.strides[0]
         patches = samples.unfold(0, kernel, stride)
         # Variances come from differences of large sums, so the moments are taken in float64.
@@ -237,7 +206,7 @@ class _FrontEnd:
         scale = self.first_norm.weight.double() / (variance + self.first_norm.epsilon).sqrt()
         # A bias of the convolution would be removed by the norm, so it does not appear.
         bias = self.first_norm.bias.double() - scale * (matrix @ mean)
-        return build_linear((matrix * scale[:, None]).float(), bias.float(), is_packed=self.is_packed)
+        return build_linear((matrix * scale[:, None]).float(), bias.float())
 
     def _compute_tile(
         self, samples: torch.Tensor, first: Callable[..., torch.Tensor], start: int, stop: int
@@ -313,17 +282,14 @@ class _PositionalConvolution:
 class _TransformerLayer:
     """Attention and feed-forward layer, with the norm after (MERT-v1-95M) or before (330M) each."""
 
-    def __init__(
-        self, weights: Mapping[str, torch.Tensor], name: str, config: Any, dtype: torch.dtype, is_packed: bool
-    ):
+    def __init__(self, weights: Mapping[str, torch.Tensor], name: str, config: Any, dtype: torch.dtype):
         def build(*parts: str, rows: slice = slice(None), scale: float = 1.0) -> Callable[..., torch.Tensor]:
             matrices = [weights[f"{name}.{part}.weight"][rows].float() for part in parts]
             biases = [weights[f"{name}.{part}.bias"][rows].float() for part in parts]
             matrices[0], biases[0] = matrices[0] * scale, biases[0] * scale
-            return build_linear(torch.cat(matrices).to(dtype), torch.cat(biases), is_packed=is_packed)
+            return build_linear(torch.cat(matrices).to(dtype), torch.cat(biases))
 
         self.dtype = dtype
-        self.is_packed = is_packed
         self.is_pre_norm = config.do_stable_layer_norm
         num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // num_heads
@@ -385,8 +351,8 @@ class _TransformerLayer:
             context.copy_(attended.transpose(0, 1))
             return
         for head in range(num_heads):
-            compare = build_linear(key[:, head].contiguous(), bias, is_packed=self.is_packed)
-            gather = build_linear(value[:, head].T.contiguous(), is_packed=self.is_packed)
+            compare = build_linear(key[:, head].contiguous(), bias)
+            gather = build_linear(value[:, head].T.contiguous())
             for start in range(0, num_frames, QUERIES_PER_BLOCK):
                 logits = compare(query[start : start + QUERIES_PER_BLOCK, head])  # (queries, F)
                 context[start : start + QUERIES_PER_BLOCK, head] = gather(torch.softmax(logits, -1, out=logits))

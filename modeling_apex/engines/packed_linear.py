@@ -80,16 +80,7 @@ class PackedLinear(PlainLinear):
 
 @functools.cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """
-    Tell whether this build of torch, on this CPU, has the packed operators for a dtype, by trying them.
-
-    Args:
-        dtype (`torch.dtype`):
-            `torch.float32` or `torch.bfloat16`.
-
-    Returns:
-        `bool`: False too where the environment variable `APEX_PACKED_OPERATORS` is 0.
-    """
+    """Tell whether this build of torch, on this CPU, may use packed operators for a dtype, by trying them."""
     if os.environ.get(SWITCH, "1") == "0" or not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -109,19 +100,6 @@ def can_pack(dtype: torch.dtype) -> bool:
     return all(torch.allclose(fast, slow, rtol=tolerance, atol=tolerance) for fast, slow in pairs)
 
 
-def build_linear(weight: torch.Tensor, bias: torch.Tensor | None = None, *, is_packed: bool = True) -> PlainLinear:
-    """
-    Choose the fastest affine map that this CPU has.
-
-    Args:
-        weight (`torch.FloatTensor` of shape `(num_outputs, num_inputs)`):
-            The weight; its dtype is the dtype of the product.
-        bias (`torch.FloatTensor` of shape `(num_outputs,)`, *optional*):
-            The bias.
-        is_packed (`bool`, defaults to `True`):
-            Whether packed operators may be used.
-
-    Returns:
-        [`PlainLinear`] or [`PackedLinear`].
-    """
-    return PackedLinear(weight, bias) if is_packed and can_pack(weight.dtype) else PlainLinear(weight, bias)
+def build_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PlainLinear:
+    """Choose the fastest affine map that this CPU has; see [`PlainLinear`] for the arguments."""
+    return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)

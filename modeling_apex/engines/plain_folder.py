@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from modeling_apex.engines.encoder_shapes import list_encoder_shapes
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields, set_fields
 from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores
@@ -58,13 +59,9 @@ ENCODER_VARIANTS = ("_attn_implementation", "adapter_attn_dim", "attn_implementa
 
 class PlainModel(ScoreHeadsMixin, nn.Module):
     """
-    An `ApexModel` for inference on a CPU: the same heads behind the packed encoder.
+    An `ApexModel` for inference on a CPU: the same heads behind the packed encoder, which [`can_arrange`] accepts.
 
     It is born without weights, and can score from `load_weights` on.
-
-    Args:
-        config ([`ApexFields`]):
-            The model's config; its encoder is one that [`can_arrange`] accepts.
     """
 
     device = torch.device("cpu")
@@ -110,16 +107,9 @@ class PlainModel(ScoreHeadsMixin, nn.Module):
 
 def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = None) -> PlainModel | None:
     """
-    Load a model without transformers, where its folder and this machine allow it.
+    Load a model without transformers, or return `None` where transformers is due.
 
-    Args:
-        folder (`str` or `os.PathLike`):
-            The folder; a Hub id is not plain.
-        device (`str`, *optional*):
-            Where the user wants the model; by default an accelerator if there is one.
-
-    Returns:
-        [`PlainModel`] or `None`: `None` where transformers is due.
+    That is for a Hub id, a folder that is not plain, and any device but the CPU; an accelerator is the default.
     """
     name = os.path.expanduser(os.fspath(folder))
     folder = Path(name)
@@ -137,57 +127,6 @@ def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = Non
         return None
     model.load_weights(weights)
     return model
-
-
-def list_encoder_shapes(encoder: Any) -> dict[str, tuple[int, ...]]:
-    """
-    List the weights of a HuBERT encoder.
-
-    Args:
-        encoder (`HubertConfig` or any object with its attributes):
-            The encoder's config, one that [`can_arrange`] accepts.
-
-    Returns:
-        `dict[str, tuple[int, ...]]`: name and shape of each entry of `HubertModel`'s state dict.
-    """
-    size, wide = encoder.hidden_size, encoder.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def add(name: str, *shape: int, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = shape
-        if bias:
-            shapes[f"{name}.bias"] = shape[:1]
-
-    if encoder.mask_time_prob > 0 or encoder.mask_feature_prob > 0:
-        shapes["masked_spec_embed"] = (size,)
-    num_inputs = 1
-    for index, (num_outputs, kernel) in enumerate(zip(encoder.conv_dim, encoder.conv_kernel, strict=True)):
-        name = f"feature_extractor.conv_layers.{index}"
-        add(f"{name}.conv", num_outputs, num_inputs, kernel, bias=encoder.conv_bias)
-        if encoder.feat_extract_norm == "layer" or index == 0:
-            add(f"{name}.layer_norm", num_outputs)
-        num_inputs = num_outputs
-    if encoder.feat_proj_layer_norm:
-        add("feature_projection.layer_norm", num_inputs)
-    add("feature_projection.projection", size, num_inputs)
-    position, width = "encoder.pos_conv_embed.conv", encoder.num_conv_pos_embeddings
-    shapes[f"{position}.bias"] = (size,)
-    shapes[f"{position}.parametrizations.weight.original0"] = (1, 1, width)
-    shapes[f"{position}.parametrizations.weight.original1"] = (
-        size,
-        size // encoder.num_conv_pos_embedding_groups,
-        width,
-    )
-    add("encoder.layer_norm", size)
-    for index in range(encoder.num_hidden_layers):
-        name = f"encoder.layers.{index}"
-        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
-            add(f"{name}.attention.{part}", size, size)
-        add(f"{name}.layer_norm", size)
-        add(f"{name}.feed_forward.intermediate_dense", wide, size)
-        add(f"{name}.feed_forward.output_dense", size, wide)
-        add(f"{name}.final_layer_norm", size)
-    return shapes
 
 
 def _read_config(path: Path) -> ApexFields | None:

@@ -40,7 +40,7 @@ class TorchEngine(EncoderEngine):
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._pool
         config = model.config.encoder_config
         if precision == "bf16" and model.device.type == "cpu" and not compile and can_arrange(config):
-            packed = PackedEncoder(model.encoder.state_dict(), config, precision="bfloat16")
+            packed = PackedEncoder(model.encoder.state_dict(), config, torch.bfloat16)
             self._run = lambda segments: packed(segments, self._layer_indices)
         elif precision == "bf16":
             self._encoder = copy.deepcopy(model.encoder).to(torch.bfloat16)

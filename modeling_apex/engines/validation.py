@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from modeling_apex.engines.encoder_engine import describe_record
+from modeling_apex.engines.encoder_graph import save_json
 
 VALIDATION_FILE = "validation.json"
 # The largest change of a score that a shortcut may make, as a share of the score's range: 1 point of 100.
@@ -41,31 +42,18 @@ def describe_hardware(device: torch.device) -> str:
         return f"cuda {torch.cuda.get_device_name(device)}"
     if device.type != "cpu":
         return str(device.type)
-    flags: set[str] = set()
+    line = ""
     if os.path.isfile("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             line = next((line for line in file if line.lower().startswith(("flags", "features"))), "")
-        flags = set(line.partition(":")[2].split())
-    found = [flag for flag in PROCESSOR_FLAGS if flag in flags]
+    found = [flag for flag in PROCESSOR_FLAGS if flag in line.partition(":")[2].split()]
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *found])
 
 
 def build_record_key(
     fingerprint: str, engine: str, precision: str, device: torch.device, *, is_compiled: bool = False
 ) -> dict[str, Any]:
-    """
-    Build what a record must agree on with the run that relies on it.
-
-    Args:
-        fingerprint (`str`): Of the model, by `compute_fingerprint`.
-        engine (`str`): Name of the engine.
-        precision (`str`): What it computes in.
-        device (`torch.device`): What it runs on.
-        is_compiled (`bool`, defaults to `False`): Whether `torch.compile` made it.
-
-    Returns:
-        `dict`
-    """
+    """Build what a record must agree on with the run that relies on it; see `compute_fingerprint` for the first."""
     library = LIBRARIES[engine]
     return {
         "fingerprint": fingerprint,
@@ -95,22 +83,12 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Store a record in the place of an older one with the same key."""
     records = [other for other in load_records(folder) if other["key"] != record["key"]]
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{VALIDATION_FILE}.{os.getpid()}.writing"
-    part.write_text(json.dumps({"records": [*records, record]}, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / VALIDATION_FILE)
+    save_json(folder / VALIDATION_FILE, {"records": [*records, record]})
 
 
 def require_record(folder: Path, key: Mapping[str, Any], model_name: str) -> dict[str, Any]:
     """
-    Return the record of a shortcut.
-
-    Args:
-        folder (`Path`): The engine folder.
-        key (`dict`): What the record must agree on.
-        model_name (`str`): The model as a user names it; for the message.
-
-    Returns:
-        `dict`: the record.
+    Return the record of a shortcut; messages call the model by `model_name`, as its user does.
 
     Raises:
         [`NotValidatedError`]: If there is none, or the shortcut changed scores by more than was tolerated.
@@ -147,8 +125,7 @@ def measure_shortcut(
     Score songs by the exact path and by a shortcut, and say what changed.
 
     Args:
-        exact (`Callable`): From songs to reports, by the exact path.
-        shortcut (`Callable`): From songs to reports, by the shortcut.
+        exact, shortcut (`Callable`): From songs to reports, by either path.
         songs (`Sequence`): What both understand.
         key (`dict`): What the record holds for, by `build_record_key`.
         reference (`str`): Name of the exact path, such as `"torch float32"`.

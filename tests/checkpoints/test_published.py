@@ -254,12 +254,10 @@ def test_unknown_aggregators_are_refused() -> None:
 
 
 def test_heads_are_inferred_or_refused() -> None:
-    from modeling_apex.inference.heads_apex import DEFAULT_HEADS
-
     with pytest.raises(ValueError, match=r"branches \['groove'\] belong to no known head"):
-        infer_head_config({"branch_groove.branch.2.bias": torch.zeros(1)}, DEFAULT_HEADS)
+        infer_head_config({"branch_groove.branch.2.bias": torch.zeros(1)})
     with pytest.raises(ValueError, match="no trunk"):
-        infer_head_config({"aggregator.bias": torch.zeros(1)}, DEFAULT_HEADS)
+        infer_head_config({"aggregator.bias": torch.zeros(1)})
 
 
 def test_heads_of_another_width_are_refused(tmp_path: Path, mert: Path) -> None:

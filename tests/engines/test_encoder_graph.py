@@ -132,7 +132,7 @@ def test_export_from_a_folder_by_name(
 
     monkeypatch.setattr(encoder_graph, "write_openvino_graph", copy_graph)
     (tmp_path / "out").mkdir()
-    folder = export_engine(tiny_folder, tmp_path / "out", "openvino")
+    folder = export_engine(ApexModel.from_pretrained(tiny_folder), tmp_path / "out", "openvino")
     first, second = read_engine_facts(folder), read_engine_facts(openvino_folder)
     assert first["fingerprint"] == second["fingerprint"]
     assert json.loads((folder / "config.json").read_text())["segment_seconds"] == 0.1

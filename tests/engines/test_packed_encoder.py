@@ -10,7 +10,7 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from modeling_apex import ApexModel
-from modeling_apex.engines import packed_encoder
+from modeling_apex.engines import packed_encoder, packed_linear
 from modeling_apex.engines.packed_cache import PackedEncoderCache
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.engines.packed_linear import PackedLinear, PlainLinear, can_pack
@@ -70,9 +70,13 @@ def compare(got: torch.Tensor, expected: torch.Tensor) -> float:
     ],
     ids=str,
 )
-def test_equals_the_encoder_of_transformers(fields: dict[str, Any], num_samples: int, is_packed: bool) -> None:
+def test_equals_the_encoder_of_transformers(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], num_samples: int, is_packed: bool
+) -> None:
+    if not is_packed:
+        monkeypatch.setattr(packed_linear, "can_pack", lambda dtype: False)
     encoder = build_encoder(**fields)
-    packed = PackedEncoder(encoder.state_dict(), encoder.config, is_packed=is_packed)
+    packed = PackedEncoder(encoder.state_dict(), encoder.config)
     segments = torch.stack([build_segment(num_samples), build_segment(num_samples).flip(0)])
     expected = pool_hidden_states(encoder.double(), segments.double(), LAYERS)
     assert compare(packed(segments, LAYERS), expected) < 1e-5
@@ -130,10 +134,10 @@ def test_songs_of_any_length_need_products_of_few_shapes(monkeypatch: pytest.Mon
     assert len(shapes) < 3 * num_of_full + 10
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_segments_side_by_side_are_as_alone(precision: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_segments_side_by_side_are_as_alone(dtype: torch.dtype) -> None:
     encoder = build_encoder()
-    packed = PackedEncoder(encoder.state_dict(), encoder.config, precision=precision)
+    packed = PackedEncoder(encoder.state_dict(), encoder.config, dtype)
     segments = torch.stack([build_segment(4_000), build_segment(4_000, 1_500), build_segment(4_000, 30)])
     own = torch.get_num_threads()
     try:
@@ -144,7 +148,7 @@ def test_segments_side_by_side_are_as_alone(precision: str) -> None:
             together = packed(segments, [1, 2])
     finally:
         torch.set_num_threads(own)
-    assert compare(together, alone) < (1e-6 if precision == "float32" else 1e-2)  # on most CPUs it is 0
+    assert compare(together, alone) < (1e-6 if dtype == torch.float32 else 1e-2)  # on most CPUs it is 0
     assert not alone.requires_grad
 
 
@@ -152,15 +156,9 @@ def test_bfloat16_is_close_and_pools_in_float32() -> None:
     encoder = build_encoder()
     segment = build_segment(9_000, 5_000)[None]
     exact = pool_hidden_states(encoder, segment, LAYERS)
-    pooled = PackedEncoder(encoder.state_dict(), encoder.config, precision="bfloat16")(segment, LAYERS)
+    pooled = PackedEncoder(encoder.state_dict(), encoder.config, torch.bfloat16)(segment, LAYERS)
     assert pooled.dtype == torch.float32
     assert 1e-5 < compare(pooled, exact) < 2e-2
-
-
-def test_unknown_precision_is_refused() -> None:
-    encoder = build_encoder()
-    with pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'float8'"):
-        PackedEncoder(encoder.state_dict(), encoder.config, precision="float8")
 
 
 @pytest.mark.parametrize(

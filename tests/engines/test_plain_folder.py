@@ -18,7 +18,8 @@ from transformers import HubertModel
 from modeling_apex import ApexConfig, ApexModel, load_pipeline, load_scorer
 from modeling_apex.checkpoints.export import export_model
 from modeling_apex.cli import main
-from modeling_apex.engines.plain_folder import PlainModel, list_encoder_shapes, load_plain_model
+from modeling_apex.engines.encoder_shapes import list_encoder_shapes
+from modeling_apex.engines.plain_folder import PlainModel, load_plain_model
 from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin
 
 from waveforms import make_waveform
@@ -129,6 +130,7 @@ def test_an_exported_folder_is_plain(tiny_model: ApexModel, tmp_path: Path, song
         {},
         {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
         {"feat_proj_layer_norm": False, "mask_time_prob": 0.0},
+        {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 4},
         {"mask_time_prob": 0.0, "mask_feature_prob": 0.1, "num_conv_pos_embedding_groups": 4, "conv_bias": True},
         {"num_hidden_layers": 1, "conv_dim": [8, 12], "conv_kernel": [10, 3], "conv_stride": [5, 2]},
     ],
