@@ -98,19 +98,10 @@ class AudioFolder:
 
 def check_relative_path(path: str, *, location: str = "") -> str:
     """
-    Make sure that a path from a table stays inside its folder.
-
-    Args:
-        path (`str`):
-            The path as the table has it; `/` and `\\` both separate.
-        location (`str`, *optional*):
-            Where the row stands, for the message.
-
-    Returns:
-        `str`: the path with `/` as separator.
+    Make sure that a path from a table stays inside its folder; `/` and `\\` both separate, the result has `/`.
 
     Raises:
-        [`AudioPathError`]: If it is absolute or climbs out by `..`.
+        [`AudioPathError`]: If it is absolute or climbs out by `..`; the message says where the row stands.
     """
     parts = PurePosixPath(path.replace("\\", "/"))
     leaves = parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":"))
@@ -121,16 +112,7 @@ def check_relative_path(path: str, *, location: str = "") -> str:
 
 
 def examine_audio_file(path: str | Path) -> AudioFacts:
-    """
-    Hash, decode and fingerprint one audio file.
-
-    Args:
-        path (`str` or `Path`):
-            The file.
-
-    Returns:
-        [`AudioFacts`]: with `error` set when the file cannot be decoded. One bad file must not stop a build of many.
-    """
+    """Hash, decode and fingerprint an audio file; one that does not decode says so by `error`, and stops no build."""
     path = Path(path)
     digest = bytes.fromhex(compute_file_hash(path))
     num_bytes = path.stat().st_size
