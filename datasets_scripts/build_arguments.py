@@ -227,7 +227,10 @@ def _create_training(args: argparse.Namespace) -> TrainingSongs:
     for source in args.source:
         if not 2 <= len(source) <= 3:
             raise ValueError(f"--source takes METADATA AUDIO [PLATFORM], got {' '.join(source)!r}.")
-    sources = [SongSource(*source, split=args.hub_split, revision=args.hub_revision) for source in args.source]
+    sources = [
+        SongSource(metadata, audio, platform[0] if platform else None, args.hub_split, args.hub_revision)
+        for metadata, audio, *platform in args.source
+    ]
     without_audio = [source.audio == NO_AUDIO for source in sources]
     if any(without_audio) != all(without_audio):
         raise ValueError(f"Either all sources have audio or none: {NO_AUDIO!r} cannot be mixed with audio.")

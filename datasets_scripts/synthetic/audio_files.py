@@ -19,15 +19,7 @@ REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """
-    Write a file so that it is either whole or absent.
-
-    Args:
-        path (`Path`):
-            Where; its folder is made.
-        content (`bytes`):
-            What.
-    """
+    """Write a file, and make its folder, so that it is either whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     part.write_bytes(content)
@@ -69,15 +61,6 @@ def save_audio(path: Path, waveform: np.ndarray, sampling_rate: int) -> None:
 def set_ogg_serial_number(content: bytes, serial_number: int) -> bytes:
     """
     Set the serial number of a single-stream Ogg file and renew the checksum of every page.
-
-    Args:
-        content (`bytes`):
-            The file.
-        serial_number (`int`):
-            The number to set.
-
-    Returns:
-        `bytes`: the same stream under that number.
 
     Raises:
         `ValueError`: If `content` is not a sequence of Ogg pages.
