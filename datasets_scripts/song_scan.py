@@ -109,7 +109,7 @@ class ScannedSongs:
         numbers = {name: array(code) for name, code in NUMBERS.items()}
         platform_codes: dict[str, int] = {}
 
-        def take_numbers(record: SongRecord) -> dict[str, Any]:
+        def scan_record(record: SongRecord) -> dict[str, Any]:
             numbers["plays"].append(UNKNOWN_COUNT if record.play_count is None else record.play_count)
             numbers["likes"].append(UNKNOWN_COUNT if record.like_count is None else record.like_count)
             created = UNKNOWN_TIME if record.created_at is None else round(record.created_at.timestamp())
@@ -121,7 +121,7 @@ class ScannedSongs:
             numbers["prompt"].append(compute_key(record.prompt))
             return build_working_row(record)
 
-        write_working_table(path, schema, map(take_numbers, records))
+        write_working_table(path, schema, map(scan_record, records))
         self.table = WorkingTable(path)
         self.platforms = list(platform_codes)
         self.numbers = {name: np.asarray(values) for name, values in numbers.items()}

@@ -48,7 +48,7 @@ DEFAULT_AUDIENCE = Audience(median_plays=120.0)
 
 
 def compute_appeal(factors: Factors, weights: Mapping[str, float] = PLAY_WEIGHTS) -> float:
-    """Compute the appeal of a song: mean 0 and deviation 1 over songs whose factors are independent and uniform."""
+    """Compute the appeal of a song; over independent, uniform factors its mean is 0 and its standard deviation 1."""
     total = sum(weights[name] * (value - 0.5) for name, value in factors.to_dict().items())
     return float(total / np.sqrt(sum(weight**2 for weight in weights.values()) / 12.0))
 

@@ -193,7 +193,7 @@ DRUM_GAINS = {"kick": 0.95, "snare": 0.65, "hat": 0.16, "shaker": 0.32, "crash":
 def render_drums(
     hits: Sequence[Hit], num_samples: int, sampling_rate: int, system: System, generator: np.random.Generator
 ) -> np.ndarray:
-    """Render the drums; arguments as for [`render_pad`], and a source of noise. Returns shape `(num_samples,)`."""
+    """Render the drums in shape `(num_samples,)`; arguments as for [`render_pad`], the generator is for noise."""
     kit = _build_drum_kit(system, sampling_rate, generator)
     buffer = np.zeros(num_samples, np.float32)
     for hit in hits:

@@ -50,12 +50,12 @@ def mix(spec: SongSpec, composition: Composition, stems: Mapping[str, np.ndarray
         dry = np.sum([leveled[name] * np.float32(1.0 + 0.5 * pan * POSITIONS[name]) for name in leveled], axis=0)
         wet = _add_room(spec, dry, "left" if side < 0 else "right")
         channels.append(_apply_bar_jumps(spec, composition, wet))
-    song = np.stack(channels, axis=-1)
-    return _finish(spec, song)[:, 0] if spec.num_channels == 1 else _finish(spec, song)
+    song = _finish(spec, np.stack(channels, axis=-1))
+    return song[:, 0] if spec.num_channels == 1 else song
 
 
 def _add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
-    """Add the system's room to shape `(num_samples,)`, and the wash that blurs beats when the structure is unclear."""
+    """Add the system's room to a mix of shape `(num_samples,)`, and the wash that blurs an unclear structure."""
     system, rate = spec.system_habits, spec.sampling_rate
     generator = spec.build_generator("room-" + side)
     wash_seconds = 1.6
@@ -114,7 +114,7 @@ def _cut_holes(
 
 
 def _finish(spec: SongSpec, song: np.ndarray) -> np.ndarray:
-    """Master shape `(num_samples, num_channels)`: bandwidth, drive and hiss of the system, one level, short fades."""
+    """Master a mix of shape `(num_samples, num_channels)`: bandwidth, drive, hiss, level, soft peaks, short fades."""
     system, nyquist = spec.system_habits, spec.sampling_rate / 2
     low = signal.butter(2, 28.0 / nyquist, "highpass", output="sos")
     sections = [low]

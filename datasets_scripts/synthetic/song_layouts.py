@@ -214,7 +214,11 @@ def _add_faults(
 
 
 def save_songeval_layout(folder: Path, options: WorldOptions, num_processes: int | None = None) -> None:
-    """Write songs in the layout of SongEval: each heard by sixteen noisy raters. As for [`save_training_layout`]."""
+    """
+    Write songs in the layout of SongEval: each heard by sixteen noisy raters.
+
+    Arguments and errors are those of [`save_training_layout`].
+    """
     claim_folder(folder, "songeval", options)
     systems = [system.name for system in (*PLATFORMS, *ARENA_SYSTEMS)]
     plan = plan_songs(options, "songeval", systems, "natural")
