@@ -5,7 +5,6 @@ Files are looked up without listing the folder, which may hold hundreds of thous
 song once, block by block: that tells whether it is sound, how long it lasts and what it is like (a fingerprint).
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets_scripts.audio_fingerprint import FingerprintAccumulator
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.inference.audio_apex import open_audio
 
 AUDIO_SUFFIXES = (".mp3", ".flac", ".ogg", ".opus", ".wav", ".m4a", ".aac", ".webm", ".mp4")
@@ -98,19 +98,10 @@ class AudioFolder:
 
 def check_relative_path(path: str, *, location: str = "") -> str:
     """
-    Make sure that a path from a table stays inside its folder.
-
-    Args:
-        path (`str`):
-            The path as the table has it; `/` and `\\` both separate.
-        location (`str`, *optional*):
-            Where the row stands, for the message.
-
-    Returns:
-        `str`: the path with `/` as separator.
+    Make sure that a path from a table stays inside its folder; `/` and `\\` both separate, the result has `/`.
 
     Raises:
-        [`AudioPathError`]: If it is absolute or climbs out by `..`.
+        [`AudioPathError`]: If it is absolute or climbs out by `..`; the message says where the row stands.
     """
     parts = PurePosixPath(path.replace("\\", "/"))
     leaves = parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":"))
@@ -121,18 +112,9 @@ def check_relative_path(path: str, *, location: str = "") -> str:
 
 
 def examine_audio_file(path: str | Path) -> AudioFacts:
-    """
-    Hash, decode and fingerprint one audio file.
-
-    Args:
-        path (`str` or `Path`):
-            The file.
-
-    Returns:
-        [`AudioFacts`]: with `error` set when the file cannot be decoded. One bad file must not stop a build of many.
-    """
+    """Hash, decode and fingerprint an audio file; one that does not decode says so by `error`, and stops no build."""
     path = Path(path)
-    digest = hash_file(path)
+    digest = bytes.fromhex(compute_file_hash(path))
     num_bytes = path.stat().st_size
     try:
         with open_audio(path) as stream:
@@ -143,12 +125,6 @@ def examine_audio_file(path: str | Path) -> AudioFacts:
         return AudioFacts(digest, num_bytes, duration, accumulator.finish(), None)
     except (ValueError, OSError) as error:
         return AudioFacts(digest, num_bytes, 0.0, None, str(error).replace(str(path), path.name))
-
-
-def hash_file(path: str | Path) -> bytes:
-    """Return the SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def spool_audio(audio: Mapping[str, Any], folder: Path, stem: str) -> Path | None:

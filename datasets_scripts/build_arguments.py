@@ -1,11 +1,11 @@
 """
 The arguments of the build command: an argument list comes in, the builder that it describes leaves.
 
-A new builder gets a function that adds its sub-command, and one that creates it.
+A new builder gets a function that adds its arguments, one that creates it, and a line in `BUILDERS`.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="DATASET")
     commands.add_parser("synthetic", help="a synthetic song world, in the layouts below", add_help=False)
-    _add_training_parser(commands)
-    _add_songeval_parser(commands)
-    _add_music_arena_parser(commands)
-    _add_fma_parser(commands)
-    _add_spotify_parser(commands)
+    for name, (summary, description, add_arguments, create_builder) in BUILDERS.items():
+        command = commands.add_parser(
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        add_arguments(command)
+        _add_output_arguments(command)
+        command.set_defaults(create_builder=create_builder)
     return parser
 
 
@@ -157,24 +159,8 @@ def _add_popularity_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_command(commands: Any, name: str, *, summary: str, description: str, epilog: str | None = None) -> Any:
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_training_parser(commands: Any) -> None:
-    parser = _add_command(
-        commands,
-        "training",
-        summary="songs with play and like counts",
-        description=TRAINING_DESCRIPTION,
-        epilog=TRAINING_EPILOG,
-    )
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = TRAINING_EPILOG
     parser.add_argument(
         "--source",
         nargs="+",
@@ -194,24 +180,18 @@ def _add_training_parser(commands: Any) -> None:
     )
     _add_popularity_arguments(parser)
     _add_corpus_arguments(parser, group_by=GROUP_KEYS)
-    _add_output_arguments(parser)
-    parser.set_defaults(create_builder=_create_training_builder)
 
 
-def _add_songeval_parser(commands: Any) -> None:
-    parser = _add_command(commands, "songeval", summary="songs with ratings", description=SONGEVAL_DESCRIPTION)
+def _add_songeval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with metadata.jsonl and the audio")
     parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
     parser.add_argument(
         "--label-source", choices=LABEL_SOURCES, default="songeval-raters", help="who rated (default: %(default)s)"
     )
     _add_corpus_arguments(parser, group_by=("audio",))
-    _add_output_arguments(parser)
-    parser.set_defaults(create_builder=_create_songeval_builder)
 
 
-def _add_music_arena_parser(commands: Any) -> None:
-    parser = _add_command(commands, "music-arena", summary="battles with votes", description=MUSIC_ARENA_DESCRIPTION)
+def _add_music_arena_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with battle_data/ and audio_files/")
     parser.add_argument(
         "--months", nargs="+", default=[], metavar="MONTH", help="month folders, or beginnings of dates: 2026-02"
@@ -221,24 +201,16 @@ def _add_music_arena_parser(commands: Any) -> None:
         "--duplicates", choices=("refuse", "drop"), default="refuse", help="repeated battle_uuid (default: refuse)"
     )
     parser.add_argument("--decisive-only", action="store_true", help="leave out TIE and BOTH_BAD")
-    _add_output_arguments(parser)
-    parser.set_defaults(create_builder=_create_music_arena_builder)
 
 
-def _add_fma_parser(commands: Any) -> None:
-    parser = _add_command(commands, "fma", summary="real-music popularity", description=FMA_DESCRIPTION)
+def _add_fma_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracks", required=True, metavar="CSV", help="the file tracks.csv")
     parser.add_argument("--audio", metavar="DIR", help="the folder with 000/, 001/ ...; without it, no audio")
     _add_popularity_arguments(parser)
     _add_corpus_arguments(parser, group_by=("creator", "audio"))
-    _add_output_arguments(parser)
-    parser.set_defaults(create_builder=_create_fma_builder)
 
 
-def _add_spotify_parser(commands: Any) -> None:
-    parser = _add_command(
-        commands, "spotify", summary="tracks with features and popularity", description=SPOTIFY_DESCRIPTION
-    )
+def _add_spotify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracks", required=True, metavar="TABLE", help="a table, a folder of tables, or a Hub id")
     parser.add_argument("--audio", metavar="DIR", help="the folder with <id>.mp3, .flac ...; without it, no audio")
     parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
@@ -249,23 +221,15 @@ def _add_spotify_parser(commands: Any) -> None:
         help="keep or drop features that are computed from how a track did (default: keep)",
     )
     _add_corpus_arguments(parser, group_by=("creator", "audio"))
-    _add_output_arguments(parser)
-    parser.set_defaults(create_builder=_create_spotify_builder)
 
 
-def _create_training_builder(args: argparse.Namespace) -> TrainingSongs:
+def _create_training(args: argparse.Namespace) -> TrainingSongs:
     for source in args.source:
         if not 2 <= len(source) <= 3:
             raise ValueError(f"--source takes METADATA AUDIO [PLATFORM], got {' '.join(source)!r}.")
     sources = [
-        SongSource(
-            metadata=source[0],
-            audio=source[1],
-            platform=source[2] if len(source) == 3 else None,
-            split=args.hub_split,
-            revision=args.hub_revision,
-        )
-        for source in args.source
+        SongSource(metadata, audio, platform[0] if platform else None, args.hub_split, args.hub_revision)
+        for metadata, audio, *platform in args.source
     ]
     without_audio = [source.audio == NO_AUDIO for source in sources]
     if any(without_audio) != all(without_audio):
@@ -280,7 +244,7 @@ def _create_training_builder(args: argparse.Namespace) -> TrainingSongs:
     )
 
 
-def _create_songeval_builder(args: argparse.Namespace) -> Any:
+def _create_songeval(args: argparse.Namespace) -> Any:
     from datasets_scripts.songeval import SongEval
 
     corpus = _build_corpus_options(args, needs_popularity=False, refuses_duplicate_ids=True)
@@ -293,7 +257,7 @@ def _create_songeval_builder(args: argparse.Namespace) -> Any:
     )
 
 
-def _create_music_arena_builder(args: argparse.Namespace) -> Any:
+def _create_music_arena(args: argparse.Namespace) -> Any:
     from datasets_scripts.music_arena import MusicArena, load_battle_ids
 
     return MusicArena(
@@ -307,14 +271,14 @@ def _create_music_arena_builder(args: argparse.Namespace) -> Any:
     )
 
 
-def _create_fma_builder(args: argparse.Namespace) -> Any:
+def _create_fma(args: argparse.Namespace) -> Any:
     from datasets_scripts.fma import Fma
 
     corpus = _build_corpus_options(args, needs_audio=args.audio is not None, **_read_popularity_options(args))
     return Fma(tracks=args.tracks, audio=args.audio, corpus=corpus, **_get_shared_options(args))
 
 
-def _create_spotify_builder(args: argparse.Namespace) -> Any:
+def _create_spotify(args: argparse.Namespace) -> Any:
     from datasets_scripts.spotify import SpotifyTracks
 
     corpus = _build_corpus_options(args, needs_popularity=False, needs_audio=args.audio is not None)
@@ -330,14 +294,7 @@ def _create_spotify_builder(args: argparse.Namespace) -> Any:
 
 def parse_columns(choices: Sequence[str]) -> dict[str, str]:
     """
-    Read `--column` choices.
-
-    Args:
-        choices (`Sequence[str]`):
-            Such as `"like_count=likes"` or `"udio:like_count=likes"`.
-
-    Returns:
-        `dict[str, str]`: columns by field.
+    Read `--column` choices, such as `"like_count=likes"` or `"udio:like_count=likes"`, into columns by field.
 
     Raises:
         `ValueError`: If a choice has no `=`.
@@ -375,3 +332,13 @@ def _read_popularity_options(args: argparse.Namespace) -> dict[str, Any]:
 def _get_shared_options(args: argparse.Namespace) -> dict[str, str]:
     # This command has a folder of its own: nothing needs to be read to name one in the cache of `datasets`.
     return {"cache_key": "none"} | ({"license_id": args.license} if args.license else {})
+
+
+# Builder to summary, description, and the functions that add its arguments and create it.
+BUILDERS: Mapping[str, tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[..., Any]]] = {
+    "training": ("songs with play and like counts", TRAINING_DESCRIPTION, _add_training_arguments, _create_training),
+    "songeval": ("songs with ratings", SONGEVAL_DESCRIPTION, _add_songeval_arguments, _create_songeval),
+    "music-arena": ("battles with votes", MUSIC_ARENA_DESCRIPTION, _add_music_arena_arguments, _create_music_arena),
+    "fma": ("real-music popularity", FMA_DESCRIPTION, _add_fma_arguments, _create_fma),
+    "spotify": ("tracks with features and popularity", SPOTIFY_DESCRIPTION, _add_spotify_arguments, _create_spotify),
+}

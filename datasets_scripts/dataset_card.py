@@ -45,23 +45,8 @@ month, and `default` has them all; every battle is in the split `test`, because 
 """
 
 
-def render_front_matter(manifest: Mapping[str, Any], *, pretty_name: str, license_id: str, tags: Sequence[str]) -> str:
-    """
-    Write the YAML block at the top of a dataset card.
-
-    Args:
-        manifest (`Mapping`):
-            The manifest of the folder.
-        pretty_name (`str`):
-            The dataset's name for people.
-        license_id (`str`):
-            The Hub's identifier of the licence, such as `"cc-by-4.0"`, or `"other"`.
-        tags (`Sequence[str]`):
-            Tags beyond the shared ones.
-
-    Returns:
-        `str`: the block, with its dashes.
-    """
+def _render_metadata(manifest: Mapping[str, Any], *, pretty_name: str, license_id: str, tags: Sequence[str]) -> str:
+    """Write the YAML block at the top of a dataset card, with its dashes."""
     num_rows = sum(split["num_rows"] for split in manifest["splits"].values())
     category = next((name for bound, name in SIZE_CATEGORIES if num_rows < bound), LARGEST_SIZE_CATEGORY)
     configs = []
@@ -94,12 +79,10 @@ def render_song_card(
     Args:
         manifest (`Mapping`):
             The manifest of the folder.
-        pretty_name (`str`):
-            The dataset's name for people.
-        introduction (`str`):
-            What it is and where it comes from.
+        pretty_name, introduction (`str`):
+            The dataset's name for people, and what it is and where it comes from.
         license_id (`str`):
-            The Hub's identifier of the licence.
+            The Hub's identifier of the licence, such as `"cc-by-4.0"`, or `"other"`.
         tags (`Sequence[str]`):
             Tags beyond the shared ones.
         columns (`Mapping[str, str]`):
@@ -111,7 +94,7 @@ def render_song_card(
     linked = [name for name in manifest["options"]["group_by"] if name != "creator"]
     group = "creator" if "creator" in manifest["options"]["group_by"] else "prompt"
     parts = [
-        render_front_matter(manifest, pretty_name=pretty_name, license_id=license_id, tags=tags),
+        _render_metadata(manifest, pretty_name=pretty_name, license_id=license_id, tags=tags),
         f"# {pretty_name}\n\n{introduction.strip()}\n",
         f"## Songs\n\n{_build_count_table('split', 'songs', _count_rows(manifest))}\n",
         f"## Columns\n\n{_render_columns(columns)}"
@@ -133,26 +116,13 @@ def render_song_card(
 
 
 def render_battle_card(manifest: Mapping[str, Any], *, license_id: str, columns: Mapping[str, str]) -> str:
-    """
-    Write the card of a dataset of battles.
-
-    Args:
-        manifest (`Mapping`):
-            The manifest of the folder.
-        license_id (`str`):
-            The Hub's identifier of the licence.
-        columns (`Mapping[str, str]`):
-            What each column means.
-
-    Returns:
-        `str`: the text of `README.md`.
-    """
+    """Write the card of a dataset of battles; the arguments are those of [`render_song_card`]."""
     months = _build_count_table("month", "battles", _count_rows(manifest))
     votes = _build_count_table("vote", "battles", manifest["preferences"])
     filters = _build_count_table("left out", "battles", manifest["num_dropped"])
     name = "Music Arena battles"
     parts = [
-        render_front_matter(manifest, pretty_name=name, license_id=license_id, tags=["music-preference"]),
+        _render_metadata(manifest, pretty_name=name, license_id=license_id, tags=["music-preference"]),
         f"# {name}\n\n{BATTLES_TEXT}",
         f"## Battles\n\n{months}\n\n{votes}\n",
         f"## Columns\n\n{_render_columns(columns)}",

@@ -1,7 +1,8 @@
 """
 Values of table cells: text, numbers or nulls of any source come in, typed values leave, or an error with the place.
 
-Empty cells mean "not known" and become `None`. A cell that is filled but makes no sense is an error, never a guess.
+Empty cells mean "not known" and become `None`. A cell that is filled but makes no sense is an error, never a guess;
+the message names the field, and the location where the cell stands.
 """
 
 import math
@@ -22,18 +23,7 @@ def read_text(value: Any) -> str | None:
 
 def read_number(value: Any, field: str, location: str) -> float | None:
     """
-    Read a number.
-
-    Args:
-        value:
-            A number, text that holds one, or nothing.
-        field (`str`):
-            The field's name, for the message.
-        location (`str`):
-            Where the cell stands, for the message.
-
-    Returns:
-        `float`, or `None` for an empty cell.
+    Read a number, which may stand in text.
 
     Raises:
         `TableError`: If it is no finite number.
@@ -51,21 +41,10 @@ def read_number(value: Any, field: str, location: str) -> float | None:
 
 def read_count(value: Any, field: str, location: str) -> int | None:
     """
-    Read a count of plays or likes.
-
-    Args:
-        value:
-            A whole number that is not negative, text that holds one, or nothing.
-        field (`str`):
-            The field's name, for the message.
-        location (`str`):
-            Where the cell stands, for the message.
-
-    Returns:
-        `int`, or `None` for an empty cell.
+    Read a count of plays or likes, which may stand in text.
 
     Raises:
-        `TableError`: If it is no count.
+        `TableError`: If it is no whole number, or a negative one.
     """
     number = read_number(value, field, location)
     if number is None:
@@ -77,18 +56,7 @@ def read_count(value: Any, field: str, location: str) -> int | None:
 
 def read_time(value: Any, field: str, location: str) -> datetime | None:
     """
-    Read a moment; without a time zone it is taken as UTC.
-
-    Args:
-        value:
-            ISO 8601 text, a `datetime`, or nothing.
-        field (`str`):
-            The field's name, for the message.
-        location (`str`):
-            Where the cell stands, for the message.
-
-    Returns:
-        `datetime` with a time zone, or `None` for an empty cell.
+    Read a moment from ISO 8601 text or a `datetime`; without a time zone it is taken as UTC.
 
     Raises:
         `TableError`: If it is no moment.
@@ -112,18 +80,7 @@ def read_time(value: Any, field: str, location: str) -> datetime | None:
 
 def read_flag(value: Any, field: str, location: str) -> bool | None:
     """
-    Read a yes or no.
-
-    Args:
-        value:
-            A bool, text such as `"true"` or `"no"`, or nothing.
-        field (`str`):
-            The field's name, for the message.
-        location (`str`):
-            Where the cell stands, for the message.
-
-    Returns:
-        `bool`, or `None` for an empty cell.
+    Read a yes or no from a bool or from text such as `"true"` or `"no"`.
 
     Raises:
         `TableError`: If it is neither.

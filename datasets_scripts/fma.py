@@ -83,16 +83,7 @@ popularity targets. Every song has a licence of its own, which FMA's own tables 
 
 def iterate_fma_songs(tracks: str | Path, audio: str | Path | None = None) -> Iterator[SongRecord]:
     """
-    Stream the songs of `tracks.csv`.
-
-    Args:
-        tracks (`str` or `Path`):
-            The table.
-        audio (`str` or `Path`, *optional*):
-            The audio folder.
-
-    Returns:
-        `Iterator[SongRecord]`: the songs, in the order of the table.
+    Stream the songs of `tracks.csv` in the order of the table, with their audio where its folder is given.
 
     Raises:
         `FileNotFoundError`: If there is no such table.

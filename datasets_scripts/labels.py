@@ -45,7 +45,7 @@ class LabelTable:
             if song_id is None or song_id == "":
                 raise TableError(f"{row.location} has no id.")
             keys.append(compute_exact_key(str(song_id)))
-            values.extend(read_label(name, row.values.get(name), row.location) for name in AESTHETIC_NAMES)
+            values.extend(_read_label(name, row.values.get(name), row.location) for name in AESTHETIC_NAMES)
         if not keys:
             raise TableError(f"{source} holds no labels.")
         all_keys = np.frombuffer(keys, dtype=np.uint64)
@@ -68,24 +68,8 @@ class LabelTable:
         return dict(zip(AESTHETIC_NAMES, self._values[position].tolist(), strict=True))
 
 
-def read_label(name: str, value: Any, location: str) -> float:
-    """
-    Read one aesthetic label and check its range.
-
-    Args:
-        name (`str`):
-            The aesthetic head.
-        value:
-            A number, or text that holds one.
-        location (`str`):
-            Where it stands, for the message.
-
-    Returns:
-        `float`: the label.
-
-    Raises:
-        `TableError`: If it is no number within the head's range.
-    """
+def _read_label(name: str, value: Any, location: str) -> float:
+    """Read one aesthetic label, a number or text that holds one, and check that it is in its head's range."""
     head = next(head for head in AESTHETIC_HEADS if head["name"] == name)
     try:
         number = float(value)
@@ -101,22 +85,13 @@ def read_label(name: str, value: Any, location: str) -> float:
 
 def read_labels(values: Mapping[str, Any], location: str) -> dict[str, float]:
     """
-    Read the five aesthetic labels of a row, whatever the case of their names.
-
-    Args:
-        values (`Mapping[str, Any]`):
-            The row.
-        location (`str`):
-            Where it stands, for the message.
-
-    Returns:
-        `dict[str, float]`: the five labels by name.
+    Read the five aesthetic labels of a row by name, whatever the case of the names in the row.
 
     Raises:
-        `TableError`: If one is missing or outside its range.
+        `TableError`: If one is missing or outside its range; the message says where the row stands.
     """
     by_name = {str(name).casefold(): value for name, value in values.items()}
     missing = [name for name in AESTHETIC_NAMES if name not in by_name]
     if missing:
         raise TableError(f"{location} lacks {', '.join(missing)}; it has {', '.join(map(str, values)) or 'nothing'}.")
-    return {name: read_label(name, by_name[name], location) for name in AESTHETIC_NAMES}
+    return {name: _read_label(name, by_name[name], location) for name in AESTHETIC_NAMES}

@@ -33,15 +33,7 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class TableRow:
-    """
-    One row of a metadata table.
-
-    Args:
-        location (`str`):
-            Where the row stands, as shown in messages: `"songs.jsonl:12"`.
-        values (`dict`):
-            Column names to values.
-    """
+    """One row of a metadata table by column, and where it stands, as messages show it: `"songs.jsonl:12"`."""
 
     location: str
     values: dict[str, Any]
@@ -130,14 +122,8 @@ def pin_revision(source: str, revision: str | None = None) -> str | None:
     """
     Find out which commit a revision of a Hub dataset is now: branches move, and rows must be those of one commit.
 
-    Args:
-        source (`str`):
-            A metadata table.
-        revision (`str`, *optional*):
-            A branch, a tag or a commit; defaults to the main branch.
-
     Returns:
-        `str` or `None`: the commit, or `None` for a table on this machine. It stays the same in a process.
+        `str` or `None`: the commit, the same as long as the process lives; `None` for a table on this machine.
 
     Raises:
         `OSError`: If the Hub does not tell.
@@ -157,18 +143,13 @@ def pin_revision(source: str, revision: str | None = None) -> str | None:
 
 def check_columns(rows: Iterator[TableRow], required: dict[str, ColumnSpec], *, source: str) -> Iterator[TableRow]:
     """
-    Make sure that the fields a builder needs are in a table, then pass its rows on.
+    Make sure that the fields a builder needs are in a table, then pass all its rows on.
 
     Args:
-        rows (`Iterator[TableRow]`):
-            The rows of the table.
+        rows (`Iterator[TableRow]`), source (`str`):
+            The rows of the table, and its name for the message.
         required (`dict[str, ColumnSpec]`):
             Field names to the columns that hold them.
-        source (`str`):
-            The table's name, for the message.
-
-    Returns:
-        `Iterator[TableRow]`: the same rows, from the first.
 
     Raises:
         `TableError`: If a field's column is in none of the first rows; the message lists the columns there are.

@@ -167,10 +167,8 @@ class MusicArena(datasets.ArrowBasedBuilder):
         Do everything but the writing; the audio is read when it is written.
 
         Args:
-            working_folder (`Path`):
-                Where the ledger of an earlier, killed run lies.
-            known (`Mapping[str, ContentIdentity]`):
-                What that run found at each path.
+            working_folder (`Path`), known (`Mapping[str, ContentIdentity]`, *optional*):
+                As for [`read_sources`].
 
         Returns:
             [`PreparedDataset`]: for `write_parquet_folder`.
@@ -263,7 +261,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
             else:
                 first_paths[uuid] = path
                 preferences[battle["preference"]] += 1
-                audio = find_battle_audio(battle, folder, path)
+                audio = _find_battle_audio(battle, folder, path)
                 sizes = [song.stat().st_size for song in audio if song and config.embeds_audio]
                 chosen.append(_Battle(battle, month, BATTLE_BYTES + sum(sizes), audio))
         _refuse_unknown_months(config.months, months_found, [month.name for month in month_folders])
@@ -306,14 +304,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
 
 def read_battle(path: Path) -> dict[str, Any]:
     """
-    Read and check the JSON file of one battle.
-
-    Args:
-        path (`Path`):
-            The file.
-
-    Returns:
-        `dict`: the fields of `FIELD_KINDS`, and the two audio paths as text.
+    Read and check the JSON file of one battle: the fields of `FIELD_KINDS`, and the two audio paths as text.
 
     Raises:
         `TableError`: If it is not JSON, lacks a field, or has a vote other than A, B, TIE and BOTH_BAD.
@@ -340,25 +331,8 @@ def read_battle(path: Path) -> dict[str, Any]:
     return {**battle, "audio_a": read_text(values["audio_a"]), "audio_b": read_text(values["audio_b"])}
 
 
-def find_battle_audio(battle: Mapping[str, Any], folder: AudioFolder, path: Path) -> list[Path | None]:
-    """
-    Find the audio files of a battle.
-
-    Args:
-        battle (`Mapping`):
-            What [`read_battle`] read.
-        folder ([`AudioFolder`]):
-            The dataset's root.
-        path (`Path`):
-            The battle's file, for the message.
-
-    Returns:
-        `list` of two: a `Path`, or `None` for withheld audio.
-
-    Raises:
-        `AudioPathError`: If a path leaves the dataset's root.
-        `FileNotFoundError`: If a file that the battle names is not there.
-    """
+def _find_battle_audio(battle: Mapping[str, Any], folder: AudioFolder, path: Path) -> list[Path | None]:
+    """Find the audio files of both sides below the root; `None` is withheld audio, a missing file an error."""
     found: list[Path | None] = []
     for side in SIDES:
         relative = battle[f"audio_{side}"]
@@ -374,14 +348,7 @@ def find_battle_audio(battle: Mapping[str, Any], folder: AudioFolder, path: Path
 
 def load_battle_ids(path: str | Path) -> list[str]:
     """
-    Load a list of battle ids, one a line; empty lines and what follows `#` do not count.
-
-    Args:
-        path (`str` or `Path`):
-            A text file.
-
-    Returns:
-        `list[str]`: the ids.
+    Load a text file with battle ids, one a line; empty lines and what follows `#` do not count.
 
     Raises:
         `ValueError`: If there is none.

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from datasets_scripts.audio_files import hash_file
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.storage.output_lock import LOCK_NAME
 
 WORKING_FOLDER = ".build"
@@ -277,7 +277,7 @@ def _list_leaves(schema: pa.Schema) -> list[str]:
 def _describe_shard(shard: _Shard, output: Path) -> dict[str, Any]:
     path = output / shard.path
     num_rows, num_bytes = shard.stop - shard.start, path.stat().st_size
-    return {"path": shard.path, "num_rows": num_rows, "num_bytes": num_bytes, "sha256": hash_file(path).hex()}
+    return {"path": shard.path, "num_rows": num_rows, "num_bytes": num_bytes, "sha256": compute_file_hash(path)}
 
 
 def _build_manifest(prepared: PreparedDataset, output: Path, shards: list[_Shard]) -> dict[str, Any]:

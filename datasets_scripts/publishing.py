@@ -73,20 +73,10 @@ def push_world_to_hub(folder: str | Path, target: UploadTarget, **options: Any) 
     """
     Upload a synthetic world, in the raw layouts that it was written in, with a card that calls it synthetic.
 
-    Args:
-        folder (`str` or `Path`):
-            What `python -m datasets_scripts.build synthetic` wrote: one layout, or a folder of several.
-        target ([`UploadTarget`]):
-            The dataset repository.
-        options:
-            As for [`publish_staged`]: `api`, `say`.
-
-    Returns:
-        `str`: the commit.
+    Arguments, return value and errors of the Hub are those of [`push_folder_to_hub`].
 
     Raises:
         `FileNotFoundError`: If the folder holds no synthetic world.
-        [`PublishError`]: If the Hub does not take it.
     """
     folder = Path(folder).expanduser()
     worlds = {

@@ -138,13 +138,11 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
 
     def prepare(self, working_folder: Path, known: Mapping[str, ContentIdentity] | None = None) -> PreparedDataset:
         """
-        Do everything but the writing.
+        Do everything but the writing; the working files of an earlier, killed run are used again.
 
         Args:
-            working_folder (`Path`):
-                Where working files go; those of an earlier, killed run are used again.
-            known (`Mapping[str, ContentIdentity]`):
-                What that run found at each path.
+            working_folder (`Path`), known (`Mapping[str, ContentIdentity]`, *optional*):
+                As for [`read_sources`].
 
         Returns:
             [`PreparedDataset`]: for `write_parquet_folder`.

@@ -16,7 +16,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datasets_scripts.audio_examination import examine_songs
-from datasets_scripts.audio_files import hash_file
 from datasets_scripts.audio_fingerprint import cluster_fingerprints
 from datasets_scripts.parquet_folder import EmptyDatasetError
 from datasets_scripts.song_scan import ScannedSongs, compute_audio_key
@@ -31,6 +30,7 @@ from datasets_scripts.splits import (
     compute_split_codes,
 )
 from datasets_scripts.targets import compute_percentile_ranks, compute_popularity_scores
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 
 # A table that is read from disk holds about this many bytes of audio.
 TABLE_AUDIO_BYTES = 32 * 1024**2
@@ -87,7 +87,7 @@ class SongCorpus:
         """
         songs = self._splits[split]
         done = start
-        for scanned in self._scanned.table.iterate_rows(songs["row"], start=start, stop=stop):
+        for scanned in self._scanned.table.iterate_rows(songs["row"][start:stop]):
             planned = songs[done : done + scanned.num_rows]
             done += scanned.num_rows
             for first, last in _cut_by_bytes(planned["num_bytes"] - ROW_BYTES):
@@ -95,14 +95,10 @@ class SongCorpus:
 
     def compute_digest(self) -> str:
         """Return a hash that changes whenever a row of the result would."""
-        digest = hashlib.sha256(hash_file(self._scanned.table.path))
+        digest = hashlib.sha256(bytes.fromhex(compute_file_hash(self._scanned.table.path)))
         for column in (*self._splits.values(), self._audio.sha256):
             digest.update(column.data)
         return digest.hexdigest()
-
-    @property
-    def _stores_audio_bytes(self) -> bool:
-        return self.options.needs_audio and self.options.embeds_audio
 
     def _filter_by_audio(self) -> None:
         if not self.options.needs_audio:
@@ -145,7 +141,7 @@ class SongCorpus:
                     compute_popularity_scores(known) if self.options.needs_popularity else known
                 )
             planned["num_bytes"] = ROW_BYTES
-            if self._stores_audio_bytes:
+            if self.options.needs_audio and self.options.embeds_audio:
                 planned["num_bytes"] += self._audio.num_bytes[planned["row"]]
             self._splits[name] = planned
         self.num_songs = {name: len(planned) for name, planned in self._splits.items()}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from datasets_scripts.song_record import CorpusOptions, SongRecord, build_working_row
 from datasets_scripts.sources import AUDIO_SOURCE, SourceFile, identify_files
 from datasets_scripts.splits import compute_exact_key, compute_key
-from datasets_scripts.working_files import WorkingTable, WorkingTableWriter
+from datasets_scripts.working_files import WorkingTable, write_working_table
 from modeling_apex.corpus.identity import ContentIdentity
 
 UNKNOWN_COUNT = -1
@@ -104,13 +105,11 @@ class ScannedSongs:
 
     def _scan(self, records: Iterable[SongRecord], path: Path) -> None:
         shared = {name: feature for name, feature in self.features.items() if name not in COMPUTED_COLUMNS}
-        writer = WorkingTableWriter(
-            path, datasets.Features({**shared, "audio_path": datasets.Value("string")}).arrow_schema
-        )
+        schema = datasets.Features({**shared, "audio_path": datasets.Value("string")}).arrow_schema
         numbers = {name: array(code) for name, code in NUMBERS.items()}
         platform_codes: dict[str, int] = {}
-        for record in records:
-            writer.append(build_working_row(record))
+
+        def scan_record(record: SongRecord) -> dict[str, Any]:
             numbers["plays"].append(UNKNOWN_COUNT if record.play_count is None else record.play_count)
             numbers["likes"].append(UNKNOWN_COUNT if record.like_count is None else record.like_count)
             created = UNKNOWN_TIME if record.created_at is None else round(record.created_at.timestamp())
@@ -120,7 +119,9 @@ class ScannedSongs:
             # A creator's name means something on their platform; a prompt is the same text everywhere.
             numbers["creator"].append(compute_key(record.platform, record.creator))
             numbers["prompt"].append(compute_key(record.prompt))
-        writer.close()
+            return build_working_row(record)
+
+        write_working_table(path, schema, map(scan_record, records))
         self.table = WorkingTable(path)
         self.platforms = list(platform_codes)
         self.numbers = {name: np.asarray(values) for name, values in numbers.items()}

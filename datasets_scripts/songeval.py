@@ -102,21 +102,11 @@ def iterate_rated_songs(
     source: str | Path, columns: Mapping[str, str], label_source: str = "songeval-raters"
 ) -> Iterator[SongRecord]:
     """
-    Stream the songs of a folder in SongEval's layout.
-
-    Args:
-        source (`str` or `Path`):
-            The folder.
-        columns (`Mapping[str, str]`):
-            Columns that differ from `SONGEVAL_COLUMNS`.
-        label_source (`str`, defaults to `"songeval-raters"`):
-            Who rated.
-
-    Returns:
-        `Iterator[SongRecord]`: the songs, with their mean labels.
+    Stream the songs of a folder with their mean labels; the arguments are the fields of [`SongEvalConfig`].
 
     Raises:
         `FileNotFoundError`: If there is no such folder, or no `metadata.jsonl` in it.
+        `ValueError`: If a field is unknown.
         `TableError`: If a song has no raters, or a rating is missing or outside 1 to 5.
     """
     unknown = [name for name in columns if name not in SONGEVAL_COLUMNS]

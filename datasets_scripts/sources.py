@@ -108,12 +108,7 @@ def identify_files(
 
 
 def check_unchanged(files: Iterable[SourceFile]) -> None:
-    """
-    Make sure that files are what they were when they were identified.
-
-    Raises:
-        `ValueError`: If one has other content.
-    """
+    """Make sure that files are what they were when they were identified; a `ValueError` names one that is not."""
     for file in files:
         if identify_file(file.path, file.identity).sha256 != file.identity.sha256:
             raise_changed(file.path)

@@ -57,17 +57,10 @@ class SplitAssignment:
 
 def compute_key(*parts: str | None) -> int:
     """
-    Hash a key to 64 bits; `NO_KEY` when its last part is empty.
+    Hash a key, its most specific part last, to 64 bits; `NO_KEY` when that part is empty.
 
     Text is compared without regard to case and runs of white space, so that " A sad song" and "a sad  song" are one
     prompt. Two different keys share a hash with a probability of about 3e-8 in a corpus of a million.
-
-    Args:
-        parts (`str` or `None`):
-            What makes up the key, the most specific part last: `compute_key("suno", "alice")`.
-
-    Returns:
-        `int`: an unsigned 64-bit number.
     """
     cleaned = [" ".join((part or "").casefold().split()) for part in parts]
     return compute_exact_key("\x1f".join(cleaned)) if cleaned and cleaned[-1] else NO_KEY
@@ -81,14 +74,7 @@ def compute_exact_key(text: str) -> int:
 
 def parse_split_ratios(text: str) -> tuple[float, float, float]:
     """
-    Read split ratios such as `"85:10:5"`.
-
-    Args:
-        text (`str`):
-            Three numbers for train, validation and test, separated by colons. They need not add up to 100.
-
-    Returns:
-        `tuple[float, float, float]`: the three numbers.
+    Read the shares of train, validation and test, such as `"85:10:5"`; they need not add up to 100.
 
     Raises:
         `ValueError`: If these are not three numbers, none negative and not all zero.
@@ -137,16 +123,12 @@ def compute_quota_codes(
     to the split that is furthest behind its share of the songs so far.
 
     Args:
-        group_keys (`np.ndarray` of shape `(num_songs,)`):
-            Hashes of the groups, from [`compute_key`].
+        group_keys, seed, ratios:
+            As for [`compute_split_codes`].
         platforms (`np.ndarray` of shape `(num_songs,)`):
             The platform of each song, as numbers; a group counts for that of its first song.
         percentiles (`np.ndarray` of shape `(num_songs,)`):
             Percentile of each song's plays, 0 to 100.
-        seed (`int`, defaults to 42):
-            Another seed gives another division.
-        ratios (`Sequence[float]`, defaults to 85, 10 and 5):
-            Shares of train, validation and test.
 
     Returns:
         `np.ndarray` of shape `(num_songs,)`: indices into `SPLIT_NAMES`, int8.

@@ -162,20 +162,7 @@ def iterate_tracks(
     leaking_features: str = "keep",
 ) -> Iterator[SongRecord]:
     """
-    Stream the tracks of a table.
-
-    Args:
-        tracks (`str` or `Path`):
-            The table.
-        audio (`str` or `Path`, *optional*):
-            The audio folder.
-        columns (`Mapping[str, str]`, *optional*):
-            Columns that differ from `DEFAULT_COLUMNS`, by field.
-        leaking_features (`str`, defaults to `"keep"`):
-            `"drop"` leaves leaking features empty.
-
-    Returns:
-        `Iterator[SongRecord]`: the tracks, in the order of the table.
+    Stream the tracks of a table, in its order; the arguments are the fields of [`SpotifyTracksConfig`].
 
     Raises:
         `ValueError`: If a field or the choice of leaking features is unknown.
@@ -240,16 +227,7 @@ def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], *, keeps_leaki
 
 def read_release_date(value: Any, location: str) -> tuple[int, int | None] | None:
     """
-    Read a release date, of which Spotify may know the year only, or the month too.
-
-    Args:
-        value:
-            `"2019"`, `"2019-05"`, `"2019-05-17"`, a date, or nothing.
-        location (`str`):
-            Where the cell stands, for the message.
-
-    Returns:
-        `tuple[int, int | None]`: year and month, or `None` for an empty cell.
+    Read a release date as year and month; Spotify may know the year only (`"2019"`), or the month too (`"2019-05"`).
 
     Raises:
         `TableError`: If it is no such date.

@@ -65,8 +65,13 @@ def compute_popularity_scores(percentiles: ArrayLike, *, exponent: float = POPUL
     Raises:
         `ValueError`: If a percentile is outside 0 to 100 or the exponent is not positive.
     """
-    values = _validate_hundred("percentiles", percentiles)
-    return 100.0 * (values / 100.0) ** _validate_exponent(exponent)
+    values = np.asarray(percentiles, dtype=np.float64)
+    # Written so that NaN fails too.
+    if not np.all((values >= 0.0) & (values <= 100.0)):
+        raise ValueError("`percentiles` must lie between 0 and 100, got values outside that range or NaN.")
+    if not (math.isfinite(exponent) and exponent > 0):
+        raise ValueError(f"`exponent` must be a positive number, got {exponent!r}.")
+    return 100.0 * (values / 100.0) ** exponent
 
 
 def compute_popularity_targets(counts: ArrayLike, platforms: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -83,21 +88,3 @@ def compute_popularity_targets(counts: ArrayLike, platforms: ArrayLike | None = 
         `np.ndarray` of shape `(num_songs,)`: scores between 0 and 100, float64.
     """
     return compute_popularity_scores(compute_percentile_ranks(counts, platforms))
-
-
-def _compute_mid_ranks(num_below: NDArray, num_equal: NDArray, num_songs: NDArray) -> NDArray[np.float64]:
-    return 100.0 * (num_below + 0.5 * num_equal) / num_songs
-
-
-def _validate_hundred(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    checked = np.asarray(values, dtype=np.float64)
-    # Written so that NaN fails too.
-    if not np.all((checked >= 0.0) & (checked <= 100.0)):
-        raise ValueError(f"`{name}` must lie between 0 and 100, got values outside that range or NaN.")
-    return checked
-
-
-def _validate_exponent(exponent: float) -> float:
-    if not (math.isfinite(exponent) and exponent > 0):
-        raise ValueError(f"`exponent` must be a positive number, got {exponent!r}.")
-    return float(exponent)

@@ -127,7 +127,7 @@ AI-generated songs with play and like counts turned into popularity targets, and
         return (
             record
             for source in config.sources
-            for record in iterate_song_records(source, config.columns, labels, working_folder / "audio")
+            for record in _iterate_source(source, config.columns, labels, working_folder / "audio")
         )
 
     def describe_options(self) -> dict[str, Any]:
@@ -152,29 +152,10 @@ AI-generated songs with play and like counts turned into popularity targets, and
         }
 
 
-def iterate_song_records(
+def _iterate_source(
     source: SongSource, columns: Mapping[str, str], labels: LabelTable | None, spool_folder: Path
 ) -> Iterator[SongRecord]:
-    """
-    Stream the songs of one source.
-
-    Args:
-        source ([`SongSource`]):
-            The table and its audio.
-        columns (`Mapping[str, str]`):
-            Columns that differ from `DEFAULT_COLUMNS`.
-        labels ([`LabelTable`], *optional*):
-            Aesthetic labels by id.
-        spool_folder (`Path`):
-            Where audio goes that comes inside the table.
-
-    Returns:
-        `Iterator[SongRecord]`: the songs, in the order of the table.
-
-    Raises:
-        `TableError`: If a column is missing or a cell makes no sense.
-        `AudioPathError`: If an audio path leaves the audio folder.
-    """
+    """Stream the songs of one source; audio that comes inside its table is put into the spool folder."""
     specs = build_column_specs(columns, source.platform)
     required = {name: specs[name] for name in ("id", "play_count", "like_count")}
     if source.platform is None:
@@ -200,16 +181,7 @@ def iterate_song_records(
 
 def build_column_specs(columns: Mapping[str, str], platform: str | None) -> dict[str, ColumnSpec]:
     """
-    Complete a choice of columns by the defaults.
-
-    Args:
-        columns (`Mapping[str, str]`):
-            Fields, or `"platform:field"`, to columns.
-        platform (`str`, *optional*):
-            The platform whose own choices win.
-
-    Returns:
-        `dict[str, ColumnSpec]`: a column for every field.
+    Complete a choice of columns, by field or by `"platform:field"`, by the defaults; those of the platform win.
 
     Raises:
         `ValueError`: If a field is unknown.

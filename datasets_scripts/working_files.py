@@ -8,7 +8,8 @@ the finished build removes.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +36,12 @@ JOURNAL_RECORD = np.dtype(
 )
 
 
-class WorkingTableWriter:
-    """
-    Write rows to a working table, a batch at a time.
-
-    Args:
-        path (`Path`):
-            The file to write.
-        schema (`pa.Schema`):
-            Its columns.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        self._schema = schema
-        self._file = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._file, schema)
-        self._rows: list[Mapping[str, Any]] = []
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; missing columns become null."""
-        self._rows.append(row)
-        if len(self._rows) == ROWS_PER_BATCH:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        if self._rows:
-            self._flush()
-        self._writer.close()
-        self._file.close()
-
-    def _flush(self) -> None:
-        self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
+def write_working_table(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows to a working table with these columns, a batch at a time; missing columns become null."""
+    rows = iter(rows)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
 
 
 class WorkingTable:
@@ -76,20 +50,13 @@ class WorkingTable:
 
     Args:
         path (`Path`):
-            A file that [`WorkingTableWriter`] closed.
+            A file that [`write_working_table`] wrote.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
-    def iterate_rows(
-        self,
-        indices: NDArray[np.int64],
-        columns: Sequence[str] | None = None,
-        *,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> Iterator[pa.Table]:
+    def iterate_rows(self, indices: NDArray[np.int64], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """
         Read rows, in tables of at most `ROWS_PER_BATCH`.
 
@@ -98,19 +65,15 @@ class WorkingTable:
                 Row numbers in ascending order, each at most once.
             columns (`Sequence[str]`, *optional*):
                 The columns to keep.
-            start (`int`, defaults to 0):
-                Where in `indices` to begin.
-            stop (`int`, *optional*):
-                Where in `indices` to stop. Defaults to their end.
 
         Returns:
             `Iterator[pa.Table]`: the rows, in order.
         """
         # Not memory-mapped: pages of a map count as memory of the process.
         with pa.OSFile(str(self.path), "rb") as file, pa.ipc.open_file(file) as reader:
-            stop = len(indices) if stop is None else stop
-            while start < stop:
-                rows = indices[start : min(start + ROWS_PER_BATCH, stop)]
+            start = 0
+            while start < len(indices):
+                rows = indices[start : start + ROWS_PER_BATCH]
                 number = int(rows[0]) // ROWS_PER_BATCH
                 rows = rows[: np.searchsorted(rows, (number + 1) * ROWS_PER_BATCH)]
                 start += len(rows)

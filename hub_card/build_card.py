@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo_id: str | None) -> Path:
     """
-    Write a card and the pictures that it shows.
+    Write a card and the pictures that it shows, and return the card's path.
 
     Args:
         arguments (`argparse.Namespace`):
@@ -60,9 +60,6 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
             Folder for them.
         repo_id (`str`, *optional*):
             The Hub repository that the card is for.
-
-    Returns:
-        `Path`: the card.
 
     Raises:
         `ValueError`: If a fact is missing, or the rendered card has a problem.
@@ -80,7 +77,7 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
         text = render_dataset_card(arguments.dataset, repo_id=repo_id)
     else:
         arena = find_arena(arguments.model, arguments.arena)
-        plots = copy_plots(arena, folder) if arena is not None else []
+        plots = _copy_plots(arena, folder) if arena is not None else []
         facts = build_model_facts(
             arguments.model,
             results=arguments.results,
@@ -98,7 +95,7 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     return path
 
 
-def copy_plots(arena: Path, output: Path) -> list[str]:
+def _copy_plots(arena: Path, output: Path) -> list[str]:
     """Copy the pictures of the arena experiment beside the card; return their paths as the card links them."""
     copied = []
     for path in sorted(arena.glob(f"*{PLOT_SUFFIX}")):

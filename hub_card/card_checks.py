@@ -38,7 +38,7 @@ def find_card_problems(content: str, folder: str | os.PathLike, *, repo_type: st
     """
     problems = [f"unknown fact: {gap!r} stands in line {line}" for line, gap in find_gaps(content)]
     if repo_type in ("model", "dataset"):
-        problems += find_metadata_problems(content, repo_type=repo_type)
+        problems += _find_metadata_problems(content, repo_type=repo_type)
     for target in _LINK.findall(_CODE.sub("", content)):
         is_local = "://" not in target and not target.startswith(("#", "mailto:"))
         if is_local and not (Path(folder) / target.partition("#")[0]).is_file():
@@ -59,19 +59,8 @@ def find_gaps(content: str) -> list[tuple[int, str]]:
     return gaps
 
 
-def find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
-    """
-    Check the front matter the way huggingface_hub reads it.
-
-    Args:
-        content (`str`):
-            The card.
-        repo_type (`str`):
-            `"model"` or `"dataset"`.
-
-    Returns:
-        `list[str]`: problems, in words.
-    """
+def _find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
+    """Check the front matter the way huggingface_hub reads it."""
     from huggingface_hub import DatasetCard, ModelCard
 
     card_class = ModelCard if repo_type == "model" else DatasetCard
@@ -85,7 +74,6 @@ def find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
     elif data.license == COMBINED_LICENSE_ID and not (data.get("license_name") and data.get("license_link")):
         problems.append("the license is `other`, which needs license_name and license_link beside it")
     if repo_type == "model":
-        for name in ("library_name", "pipeline_tag"):
-            if not data.get(name):
-                problems.append(f"the front matter names no {name}")
+        names = ("library_name", "pipeline_tag")
+        problems += [f"the front matter names no {name}" for name in names if not data.get(name)]
     return problems

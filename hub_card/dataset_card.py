@@ -7,14 +7,17 @@ how to load it, what the licence permits, and the hash of every file.
 """
 
 import os
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hub_card.card_checks import CARD_NAME
-from hub_card.markdown import format_bytes, format_number
+from hub_card.markdown import format_bytes
 from hub_card.model_card import build_environment
 from hub_card.result_files import MissingFactError, get_fact, load_result_file
 from modeling_apex.checkpoints.component_licenses import LICENSES
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.storage.markdown import build_table
 
 MANIFEST_NAME = "manifest.json"
@@ -49,46 +52,36 @@ def render_dataset_card(folder: str | os.PathLike, *, repo_id: str | None = None
     if not card.is_file():
         raise FileNotFoundError(f"{card}: the card that the builder wrote is gone; build the dataset again.")
     builders_card, _, _ = card.read_text(encoding="utf-8").partition(FIRST_ADDED_HEADING)
-    splits = get_fact(manifest, "splits", source=str(path))
+    find = partial(get_fact, manifest, source=str(path))
+    first_config = next(iter(find("configs").values()))
     text: str = (
         build_environment()
         .get_template("dataset.md.jinja")
         .render(
             builders_card=builders_card.rstrip(),
             repo_id=repo_id,
-            first_split=_find_first_split(manifest, str(path)),
-            builder=get_fact(manifest, "builder", source=str(path)),
-            versions=", ".join(f"{k} {v}" for k, v in get_fact(manifest, "versions", source=str(path)).items()),
-            sha256=get_fact(manifest, "sha256", source=str(path)),
-            license_text=_explain_license(get_fact(manifest, "options", "license", source=str(path)), str(path)),
-            files_table=_build_files_table(splits, str(path)),
+            first_split=next(iter(first_config)),
+            builder=find("builder"),
+            versions=", ".join(f"{name} {version}" for name, version in find("versions").items()),
+            sha256=find("sha256"),
+            license_text=_explain_license(find("options", "license"), str(path)),
+            files_table=_build_files_table(_list_shards(manifest, str(path))),
         )
     )
     return text.rstrip() + "\n"
 
 
-def list_shards(manifest: dict[str, Any], source: str) -> list[dict[str, Any]]:
+def _list_shards(manifest: dict[str, Any], source: str) -> list[dict[str, Any]]:
     """List the shards of a manifest, each with `path`, `num_rows`, `num_bytes` and `sha256`."""
     splits = get_fact(manifest, "splits", source=source)
     return [shard for name in splits for shard in get_fact(splits, name, "shards", source=source)]
 
 
 def find_changed_shards(folder: str | os.PathLike) -> list[str]:
-    """
-    Compare the shards of a dataset with its manifest.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            A finished dataset.
-
-    Returns:
-        `list[str]`: one line for each shard that is missing or other than the manifest says.
-    """
-    from modeling_apex.checkpoints.hub_files import compute_file_hash
-
+    """Compare the shards of a finished dataset with its manifest: one line for each that is missing or other."""
     root = Path(folder)
     problems = []
-    for shard in list_shards(load_result_file(root / MANIFEST_NAME), str(root / MANIFEST_NAME)):
+    for shard in _list_shards(load_result_file(root / MANIFEST_NAME), str(root / MANIFEST_NAME)):
         if not (root / shard["path"]).is_file():
             problems.append(f"{shard['path']}: in the manifest and not in the folder")
         elif compute_file_hash(root / shard["path"]) != shard["sha256"]:
@@ -96,24 +89,11 @@ def find_changed_shards(folder: str | os.PathLike) -> list[str]:
     return problems
 
 
-def _find_first_split(manifest: dict[str, Any], source: str) -> str:
-    configs = get_fact(manifest, "configs", source=source)
-    first_config = next(iter(configs.values()))
-    return str(next(iter(first_config)))
-
-
-def _build_files_table(splits: dict[str, Any], source: str) -> str:
-    rows = []
-    for name in splits:
-        for shard in get_fact(splits, name, "shards", source=source):
-            rows.append(
-                [
-                    shard["path"],
-                    format_number(shard["num_rows"], 0),
-                    format_bytes(shard["num_bytes"]),
-                    f"`{shard['sha256']}`",
-                ]
-            )
+def _build_files_table(shards: Iterable[dict[str, Any]]) -> str:
+    rows = [
+        [shard["path"], f"{shard['num_rows']:,}", format_bytes(shard["num_bytes"]), f"`{shard['sha256']}`"]
+        for shard in shards
+    ]
     return build_table(["file", "rows", "size", "SHA-256"], rows)
 
 

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hub_card.markdown import format_bytes
-from modeling_apex.checkpoints.hub_files import HubFile, get_hub_errors, is_same_file, list_files, list_hub_files
+from modeling_apex.checkpoints.hub_files import (
+    HubFile,
+    compute_file_hash,
+    get_hub_errors,
+    is_same_file,
+    list_files,
+    list_hub_files,
+)
 
 MAIN_BRANCH = "main"
 # The Hub keeps this file itself: it says which files are large.
@@ -133,14 +140,7 @@ class UploadPlan:
 
 def check_account(api: Any) -> str:
     """
-    Make sure that there is a token and that it may write.
-
-    Args:
-        api (`huggingface_hub.HfApi`):
-            The client.
-
-    Returns:
-        `str`: the account's name.
+    Make sure that there is a token and that it may write, and return the account's name.
 
     Raises:
         [`PublishError`]: If there is no token, the Hub does not accept it, or it may only read.
@@ -176,10 +176,8 @@ def read_repository(
     Read what a repository holds now.
 
     Args:
-        api (`huggingface_hub.HfApi`):
-            The client.
-        repo_id (`str`):
-            `"owner/name"`.
+        api (`huggingface_hub.HfApi`), repo_id (`str`):
+            The client, and `"owner/name"`.
         repo_type (`str`, defaults to `"model"`):
             `"model"`, `"dataset"` or `"space"`.
         branch (`str`, defaults to `"main"`):
@@ -210,24 +208,17 @@ def build_upload_plan(
     Compare a folder with a repository.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            What is sent; it must have been checked.
-        target ([`UploadTarget`]):
-            Where it goes.
+        folder (`str` or `os.PathLike`), target ([`UploadTarget`]):
+            What is sent, checked before, and where it goes.
         state ([`RepositoryState`], *optional*):
             The repository now, or `None` if it must be made.
         is_state_known (`bool`, defaults to `True`):
             Whether `state` was read at all; false in a dry run without the Hub.
 
-    Returns:
-        [`UploadPlan`]
-
     Raises:
         [`PublishError`]: If the repository is public and private was asked for, or it holds other files that are not
             to be removed.
     """
-    from modeling_apex.checkpoints.hub_files import compute_file_hash
-
     root = Path(folder)
     if state is not None and target.is_private and not state.is_private:
         raise PublishError(
@@ -252,18 +243,7 @@ def build_upload_plan(
 
 def upload(api: Any, plan: UploadPlan, message: str) -> str:
     """
-    Send a plan as one commit and read it back.
-
-    Args:
-        api (`huggingface_hub.HfApi`):
-            The client.
-        plan ([`UploadPlan`]):
-            What [`build_upload_plan`] returned.
-        message (`str`):
-            Of the commit.
-
-    Returns:
-        `str`: the commit.
+    Send what [`build_upload_plan`] planned as one commit, read it back, and return the commit.
 
     Raises:
         [`RepositoryChangedError`]: If the repository was made or changed by somebody else since it was read.
@@ -273,7 +253,7 @@ def upload(api: Any, plan: UploadPlan, message: str) -> str:
     """
     parent = _prepare_repository(api, plan)
     commit = _commit(api, plan, parent, message) if plan.has_changes else parent
-    read_back(api, plan, commit)
+    _read_back(api, plan, commit)
     return commit
 
 
@@ -305,7 +285,6 @@ def _prepare_repository(api: Any, plan: UploadPlan) -> str:
 
 def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-    from huggingface_hub.errors import HfHubHTTPError
 
     operations = [
         *(
@@ -315,6 +294,8 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
         ),
         *(CommitOperationDelete(path_in_repo=path) for path in plan.removed),
     ]
+    # A large file that did not arrive is reported as a `RuntimeError`.
+    interruptions: tuple[type[BaseException], ...] = (*get_hub_errors(), RuntimeError)
     try:
         info = api.create_commit(
             plan.target.repo_id,
@@ -324,46 +305,23 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
             revision=plan.target.branch,
             parent_commit=parent,
         )
-    except HfHubHTTPError as error:
+    except interruptions as error:
         if _get_status(error) in CONFLICT_CODES:
             raise RepositoryChangedError(
                 f"{plan.target.repo_id} changed after it was read (it was at {parent[:12]}), so nothing was "
                 "committed. Look at the change, then run this again."
             ) from error
-        raise _build_interruption(plan, error) from error
-    except get_hub_errors() as error:
-        raise _build_interruption(plan, error) from error
+        raise PublishError(
+            f"the upload to {plan.target.repo_id} broke off: {describe_error(error)} Run the same command again: it "
+            "reads the repository anew, and large files that arrived whole are not sent twice."
+        ) from error
     except ValueError as error:  # what the Hub says about the front matter, before anything is sent
         raise PublishError(f"the Hub refuses the card: {describe_error(error)} Nothing was committed.") from error
-    except RuntimeError as error:  # a large file that did not arrive is reported as one
-        raise _build_interruption(plan, error) from error
     return str(info.oid)
 
 
-def _build_interruption(plan: UploadPlan, error: BaseException) -> PublishError:
-    return PublishError(
-        f"the upload to {plan.target.repo_id} broke off: {describe_error(error)} Run the same command again: it reads "
-        "the repository anew, and large files that arrived whole are not sent twice."
-    )
-
-
-def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
-    """
-    Download every file of a commit and compare it with what was sent.
-
-    Args:
-        api (`huggingface_hub.HfApi`):
-            The client.
-        plan ([`UploadPlan`]):
-            What was sent.
-        commit (`str`):
-            The commit to read.
-
-    Raises:
-        [`ReadBackError`]: If a file is missing, other, or should not be there.
-    """
-    from modeling_apex.checkpoints.hub_files import compute_file_hash
-
+def _read_back(api: Any, plan: UploadPlan, commit: str) -> None:
+    """Download every file of a commit; one that is missing, other, or should not be there is a [`ReadBackError`]."""
     repo_id, kind = plan.target.repo_id, plan.target.repo_type
     listed = {file.path for file in list_hub_files(api, repo_id, repo_type=kind, revision=commit)}
     expected = {file.path for file in plan.files}
@@ -390,8 +348,7 @@ def read_back(api: Any, plan: UploadPlan, commit: str) -> None:
 
 
 def _get_status(error: Any) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def describe_error(error: BaseException) -> str:

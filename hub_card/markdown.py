@@ -44,6 +44,6 @@ def format_bytes(num_bytes: int) -> str:
     return f"{size:.2f} GB"
 
 
-def demote_headings(text: str, levels: int = 1) -> str:
-    """Move the headings of a Markdown text down, so that it can stand inside another."""
-    return re.sub(r"^(#+ )", "#" * levels + r"\1", text, flags=re.MULTILINE)
+def demote_headings(text: str) -> str:
+    """Move the headings of a Markdown text a level down, so that it can stand inside another."""
+    return re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)

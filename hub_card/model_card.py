@@ -55,14 +55,7 @@ CITATION = """\
 
 def render_model_card(facts: ModelFacts) -> str:
     """
-    Render a model card.
-
-    Args:
-        facts ([`ModelFacts`]):
-            Everything that the card says.
-
-    Returns:
-        `str`: Markdown with YAML front matter.
+    Render a model card as Markdown with YAML front matter.
 
     Raises:
         `ImportError`: If jinja2 is not installed.
@@ -74,7 +67,7 @@ def render_model_card(facts: ModelFacts) -> str:
     groups = {head["group"] for head in facts.heads}
     text: str = environment.get_template("model.md.jinja").render(
         facts=facts,
-        metadata=build_metadata(facts),
+        metadata=_build_metadata(facts),
         heads_table=_build_heads_table(facts),
         has_ceiling=any(_has_ceiling(evaluation) for evaluation in facts.evaluations),
         has_popularity="popularity" in groups,
@@ -83,7 +76,7 @@ def render_model_card(facts: ModelFacts) -> str:
         embedded_path=EMBEDDED_PATH,
         components_table=_build_components_table(facts.components),
         arena_report=_build_arena_report(facts.arena) if facts.arena else "",
-        licences_text=build_licences_text(facts),
+        licences_text=_build_licences_text(facts),
         provenance_json=json.dumps(facts.provenance, indent=2, ensure_ascii=False, allow_nan=False),
         citation=CITATION,
     )
@@ -118,40 +111,30 @@ def build_environment() -> Any:
     return environment
 
 
-def build_metadata(facts: ModelFacts) -> str:
-    """
-    Build the YAML of the front matter, `model-index` among it.
-
-    Args:
-        facts ([`ModelFacts`]):
-            Everything that the card says.
-
-    Returns:
-        `str`: YAML without its dashes.
-    """
+def _build_metadata(facts: ModelFacts) -> str:
+    """Build the YAML of the front matter without its dashes, `model-index` among it."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    results = []
-    for evaluation in facts.evaluations:
-        for score in evaluation.scores:
-            for metric, name, estimate in (
-                ("spearmanr", "Spearman", score.spearman),
-                ("mae", "MAE", score.mae),
-                ("mse", "MSE", score.mse),
-            ):
-                results.append(
-                    EvalResult(
-                        task_type="audio-classification",
-                        task_name="Song scores from audio",
-                        dataset_type="synthetic" if facts.aesthetic_labels == "synthetic" else "songs",
-                        dataset_name=evaluation.title,
-                        dataset_split=evaluation.name,
-                        metric_type=metric,
-                        metric_name=f"{name}, {score.name}",
-                        # A plain float: YAML would give a NumPy number a tag that no reader knows.
-                        metric_value=float(round(estimate.value, 6)),
-                    )
-                )
+    results = [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Song scores from audio",
+            dataset_type="synthetic" if facts.aesthetic_labels == "synthetic" else "songs",
+            dataset_name=evaluation.title,
+            dataset_split=evaluation.name,
+            metric_type=metric,
+            metric_name=f"{name}, {score.name}",
+            # A plain float: YAML would give a NumPy number a tag that no reader knows.
+            metric_value=float(round(estimate.value, 6)),
+        )
+        for evaluation in facts.evaluations
+        for score in evaluation.scores
+        for metric, name, estimate in (
+            ("spearmanr", "Spearman", score.spearman),
+            ("mae", "MAE", score.mae),
+            ("mse", "MSE", score.mse),
+        )
+    ]
     licence: dict[str, Any] = {"license": facts.license_id}
     if facts.license_id == COMBINED_LICENSE_ID:
         licence |= {"license_name": COMBINED_LICENSE_NAME, "license_link": "README.md#licences"}
@@ -172,17 +155,8 @@ def build_metadata(facts: ModelFacts) -> str:
     return text.rstrip()
 
 
-def build_licences_text(facts: ModelFacts) -> str:
-    """
-    Say under which licences a model stands, and what they mean for whoever wants to earn money with it.
-
-    Args:
-        facts ([`ModelFacts`]):
-            Its components.
-
-    Returns:
-        `str`: a table and a paragraph.
-    """
+def _build_licences_text(facts: ModelFacts) -> str:
+    """Say under which licences a model stands, and what they mean for whoever wants to earn money with it."""
     rows = []
     for component in facts.components:
         license = LICENSES.get(component.license_id or "")
@@ -254,22 +228,20 @@ def _build_results_table(evaluation: Evaluation) -> str:
     has_ceiling = _has_ceiling(evaluation)
     header = ["score", "songs", "Spearman", *(["ceiling"] if has_ceiling else []), "Pearson"]
     header += ["MAE", "MAE of the median", "MSE", "MSE of the mean"]
-    rows = []
-    for score in evaluation.scores:
-        ceiling = [format_number(score.ceiling)] if score.ceiling is not None else []
-        rows.append(
-            [
-                f"`{score.name}`",
-                format_number(score.num_songs, 0),
-                format_estimate(score.spearman),
-                *ceiling,
-                format_estimate(score.pearson),
-                format_estimate(score.mae),
-                format_number(score.mae_of_median),
-                format_estimate(score.mse),
-                format_number(score.mse_of_mean),
-            ]
-        )
+    rows = [
+        [
+            f"`{score.name}`",
+            format_number(score.num_songs, 0),
+            format_estimate(score.spearman),
+            *([format_number(score.ceiling)] if score.ceiling is not None else []),
+            format_estimate(score.pearson),
+            format_estimate(score.mae),
+            format_number(score.mae_of_median),
+            format_estimate(score.mse),
+            format_number(score.mse_of_mean),
+        ]
+        for score in evaluation.scores
+    ]
     return build_table(header, rows)
 
 

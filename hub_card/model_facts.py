@@ -151,9 +151,9 @@ def build_model_facts(
     config = ApexConfig.from_pretrained(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
-    stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
+    stated = _load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
     is_tiny = config.provenance.get("name") == TINY_NAME
-    components = build_components(config.provenance, stated)
+    components = _build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
     return ModelFacts(
@@ -179,23 +179,8 @@ def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Pa
     return beside if (beside / RESULTS_NAME).is_file() else None
 
 
-def load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str, Any]:
-    """
-    Read a file of facts that no program measured.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            A JSON file.
-        must_exist (`bool`, defaults to `True`):
-            Whether an absent file is an error rather than no facts.
-
-    Returns:
-        `dict`: the facts.
-
-    Raises:
-        `FileNotFoundError`: If the file must be there and is not.
-        `ValueError`: If it has an unknown field or one of another type.
-    """
+def _load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str, Any]:
+    """Read and check a JSON file of facts that no program measured; where it need not exist, no facts."""
     if not must_exist and not Path(path).is_file():
         return {}
     content = load_result_file(path)
@@ -217,22 +202,8 @@ def load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str,
     return content
 
 
-def build_components(provenance: Mapping[str, Any], stated: Mapping[str, Any]) -> tuple[Component, ...]:
-    """
-    List what a model is made of and was trained with.
-
-    Args:
-        provenance (`Mapping`):
-            `config.provenance`.
-        stated (`Mapping`):
-            The file of facts: `components` adds what provenance does not know, and settles what is not known here.
-
-    Returns:
-        `tuple[Component, ...]`: this code first.
-
-    Raises:
-        [`MissingFactError`]: If a source has no known licence, or nothing says what songs trained the model.
-    """
+def _build_components(provenance: Mapping[str, Any], stated: Mapping[str, Any]) -> tuple[Component, ...]:
+    """List what a model is made of and was trained with, this code first, by its provenance and the stated facts."""
     components = {CODE.name: CODE}
     for entry in stated.get("components", ()):
         component = Component(entry["name"], entry["role"], entry["license"], bool(entry.get("is_in_weights")))
@@ -262,15 +233,8 @@ def count_parameters(folder: str | os.PathLike) -> int:
     """
     Count the parameters of a saved model from its headers alone; running statistics are none.
 
-    Args:
-        folder (`str` or `os.PathLike`):
-            A folder with safetensors files.
-
-    Returns:
-        `int`: number of parameters.
-
     Raises:
-        `FileNotFoundError`: If there are no safetensors.
+        `FileNotFoundError`: If there are no safetensors in the folder.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
@@ -280,9 +244,8 @@ def count_parameters(folder: str | os.PathLike) -> int:
         with open(path, "rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, entry in header.items():
-            if name == "__metadata__" or name.endswith(_BUFFER_SUFFIXES):
-                continue
-            total += math.prod(entry["shape"])
+            if name != "__metadata__" and not name.endswith(_BUFFER_SUFFIXES):
+                total += math.prod(entry["shape"])
     return total
 
 

@@ -28,6 +28,7 @@ from hub_card.hub_upload import (
     upload,
 )
 from hub_card.model_facts import ARENA_NAME, RESULTS_NAME, find_arena
+from hub_card.result_files import load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
 
@@ -88,7 +89,7 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
         `ValueError`: If the card lacks a fact.
     """
     source = Path(arguments.model or arguments.dataset)
-    stage = stage_dataset if arguments.dataset else stage_model
+    stage = _stage_dataset if arguments.dataset else _stage_model
     target = UploadTarget(
         arguments.repo,
         repo_type="dataset" if arguments.dataset else "model",
@@ -154,8 +155,8 @@ def publish_staged(
             folder,
             repo_type=target.repo_type,
             max_file_bytes=max_file_bytes,
-            secrets=list_secrets(api),
-            private_paths=[*private_paths, *list_private_paths(), temporary],
+            secrets=_list_secrets(api),
+            private_paths=[*private_paths, *_list_private_paths(), temporary],
             needs_card=needs_card,
         )
         plan = build_upload_plan(folder, target, state, is_state_known=is_state_known)
@@ -185,20 +186,8 @@ def _read_state(
         return None, False
 
 
-def stage_model(arguments: argparse.Namespace, staged: Path) -> None:
-    """
-    Make the folder of a model as the Hub will show it: exported anew, with its card, results and checksums.
-
-    Args:
-        arguments (`argparse.Namespace`):
-            What [`build_parser`] declares.
-        staged (`Path`):
-            A folder that does not exist yet.
-
-    Raises:
-        [`FolderRefusedError`]: If the model's folder holds what does not belong there.
-        `ValueError`: If the card lacks a fact.
-    """
+def _stage_model(arguments: argparse.Namespace, staged: Path) -> None:
+    """Make the folder of a model as the Hub will show it: exported anew, with its card, results and checksums."""
     from modeling_apex.checkpoints.export import export_model
 
     source = Path(arguments.model)
@@ -220,22 +209,8 @@ def stage_model(arguments: argparse.Namespace, staged: Path) -> None:
     save_checksums(staged)
 
 
-def stage_dataset(arguments: argparse.Namespace, staged: Path) -> None:
-    """
-    Make the folder of a dataset as the Hub will show it: its shards, manifest and card.
-
-    Args:
-        arguments (`argparse.Namespace`):
-            What [`build_parser`] declares.
-        staged (`Path`):
-            A folder that does not exist yet.
-
-    Raises:
-        [`FolderRefusedError`]: If a shard is not what the manifest says, or the rows hold paths in place of audio.
-        `FileNotFoundError`: If the dataset is not finished.
-    """
-    from hub_card.result_files import load_result_file
-
+def _stage_dataset(arguments: argparse.Namespace, staged: Path) -> None:
+    """Make the folder of a dataset as the Hub will show it: its shards, manifest and card."""
     source = Path(arguments.dataset)
     if not (source / "manifest.json").is_file():
         raise FileNotFoundError(
@@ -267,14 +242,14 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def list_secrets(api: Any) -> list[str]:
+def _list_secrets(api: Any) -> list[str]:
     """List the tokens that may be at work here, so that no file can hold one."""
     from huggingface_hub import get_token
 
     return [token for token in {get_token(), getattr(api, "token", None)} if isinstance(token, str) and token]
 
 
-def list_private_paths() -> list[str]:
+def _list_private_paths() -> list[str]:
     """List folders of this machine that a published file has no reason to name."""
     # A folder right below the root, such as /data, is too short a name to say anything; a home is not.
     is_telling = {str(Path.home()): len(Path.home().parts) > 1, str(Path.cwd()): len(Path.cwd().parts) > 2}

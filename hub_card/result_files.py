@@ -92,13 +92,6 @@ def load_result_file(path: str | os.PathLike) -> dict[str, Any]:
     """
     Read a JSON file that holds an object.
 
-    Args:
-        path (`str` or `os.PathLike`):
-            The file.
-
-    Returns:
-        `dict`: its content.
-
     Raises:
         `FileNotFoundError`: If it is not there.
         `ValueError`: If it is not a JSON object.
@@ -120,15 +113,10 @@ def get_fact(content: Mapping[str, Any], *keys: str, source: str) -> Any:
     Get a fact that must be there.
 
     Args:
-        content (`Mapping`):
-            A result file's content.
+        content (`Mapping`), source (`str`):
+            A result file's content, and its name, for the message.
         keys (`str`):
             The way to the fact, outermost first.
-        source (`str`):
-            Name of the file, for the message.
-
-    Returns:
-        The fact.
 
     Raises:
         [`MissingFactError`]: If a key is not there, or the fact is `null` or not finite.
@@ -147,18 +135,13 @@ def get_fact(content: Mapping[str, Any], *keys: str, source: str) -> Any:
 
 def read_evaluations(content: Mapping[str, Any], head_names: list[str], *, source: str) -> list[Evaluation]:
     """
-    Read the evaluations of a model.
+    Read the evaluations of a model, in the order of the file.
 
     Args:
-        content (`Mapping`):
-            What `apex-music evaluate` wrote, or the results beside apex-tiny.
+        content (`Mapping`), source (`str`):
+            What `apex-music evaluate` wrote, or the results beside apex-tiny, and the name of that file, for messages.
         head_names (`list[str]`):
             The model's scores; each evaluation must have them all, if only to say that no song was labelled.
-        source (`str`):
-            Name of the file, for messages.
-
-    Returns:
-        `list[Evaluation]`: in the order of the file.
 
     Raises:
         [`MissingFactError`]: If the file holds no evaluation, or one lacks a number.
@@ -241,14 +224,7 @@ def _build_title(name: str) -> str:
 
 def read_arena(path: str | os.PathLike) -> dict[str, Any]:
     """
-    Read the results of the arena experiment.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The folder that `apex-music arena` wrote, or its `results.json`.
-
-    Returns:
-        `dict`: the results.
+    Read the results of the arena experiment from the folder that `apex-music arena` wrote, or from its `results.json`.
 
     Raises:
         `FileNotFoundError`: If there are none.

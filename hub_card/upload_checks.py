@@ -149,13 +149,7 @@ def _find_content_problems(
 
 def find_secrets(path: str | os.PathLike, secrets: Sequence[str] = ()) -> list[str]:
     """
-    Search a file, of any kind and size, for what must never be published.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The file.
-        secrets (`Sequence[str]`):
-            Texts to look for beside the known patterns.
+    Search a file, of any kind and size, for what must never be published: the known patterns, and these texts.
 
     Returns:
         `list[str]`: the kinds that were found, never the secrets themselves.

@@ -7,6 +7,7 @@ streams carry a random serial number, that number is set afterwards.
 
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,11 @@ import soundfile
 
 AUDIO_FORMATS = {"flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
 PART_SUFFIX = ".part"
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """
-    Write a file so that it is either whole or absent.
-
-    Args:
-        path (`Path`):
-            Where; its folder is made.
-        content (`bytes`):
-            What.
-    """
+    """Write a file, and make its folder, so that it is either whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     part.write_bytes(content)
@@ -68,15 +62,6 @@ def set_ogg_serial_number(content: bytes, serial_number: int) -> bytes:
     """
     Set the serial number of a single-stream Ogg file and renew the checksum of every page.
 
-    Args:
-        content (`bytes`):
-            The file.
-        serial_number (`int`):
-            The number to set.
-
-    Returns:
-        `bytes`: the same stream under that number.
-
     Raises:
         `ValueError`: If `content` is not a sequence of Ogg pages.
     """
@@ -95,22 +80,7 @@ def set_ogg_serial_number(content: bytes, serial_number: int) -> bytes:
     return b"".join(pages)
 
 
-def _build_checksum_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        value = byte << 24
-        for _ in range(8):
-            value = ((value << 1) ^ (0x04C11DB7 if value & 0x80000000 else 0)) & 0xFFFFFFFF
-        table.append(value)
-    return table
-
-
-_CHECKSUM_TABLE = _build_checksum_table()
-
-
 def _compute_ogg_checksum(page: bytes | bytearray) -> int:
-    """Return the checksum of RFC 3533: polynomial 0x04C11DB7, no reflection, starting at zero."""
-    value = 0
-    for byte in page:
-        value = ((value << 8) & 0xFFFFFFFF) ^ _CHECKSUM_TABLE[(value >> 24) ^ byte]
-    return value
+    """Return the checksum of RFC 3533: zlib's polynomial, but bits in the other order, and not inverted."""
+    checksum = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{checksum:032b}"[::-1], 2)

@@ -60,18 +60,7 @@ class PlannedBattle:
 
 
 def plan_battle(options: WorldOptions, number: int) -> PlannedBattle:
-    """
-    Plan one battle: systems, prompt, songs, vote and what the user did.
-
-    Args:
-        options (`WorldOptions`):
-            What to make.
-        number (`int`):
-            Which battle; it does not depend on the others.
-
-    Returns:
-        `PlannedBattle`: everything but the audio.
-    """
+    """Plan one battle (systems, prompt, songs, vote and what the user did); it does not depend on the others."""
     battle_uuid = build_identifier(options.seed, "battle", str(number))
     generator = build_generator(options.seed, "battle", battle_uuid)
     names = options.systems or tuple(system.name for system in ARENA_SYSTEMS)
@@ -140,18 +129,10 @@ def _draw_session(generator: np.random.Generator, specs: dict[str, SongSpec], ti
 
 def save_music_arena_layout(folder: Path, options: WorldOptions, num_processes: int | None = None) -> None:
     """
-    Write battles in the layout of Music Arena.
-
-    Args:
-        folder (`Path`):
-            Where.
-        options (`WorldOptions`):
-            What to make; half as many battles as songs.
-        num_processes (`int`, *optional*):
-            How many processes render.
+    Write battles, half as many as songs, in the layout of Music Arena; arguments as for [`save_training_layout`].
 
     Raises:
-        `ValueError`: If the folder holds a world made with other options, or fewer than two systems are named.
+        `ValueError`: If the folder holds a world made with other options, or only one system is named.
     """
     if len(options.systems) == 1:
         raise ValueError(f"A battle needs two systems, but only {options.systems[0]!r} is named. Name another one.")

@@ -36,13 +36,7 @@ A run that was stopped goes on where it was when started again with the same opt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Add the options of the `synthetic` sub-command to a parser.
-
-    Args:
-        parser (`argparse.ArgumentParser`):
-            The sub-command's parser; its description is set, too.
-    """
+    """Add the options and the description of the `synthetic` sub-command to its parser."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--output", type=Path, required=True, help="folder to write; resumed when it was stopped")
@@ -73,14 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Run the `synthetic` sub-command.
-
-    Args:
-        args (`argparse.Namespace`):
-            What [`add_arguments`] parsed.
-
-    Returns:
-        `int`: exit status, 0.
+    Run the `synthetic` sub-command; the exit status is 0.
 
     Raises:
         `ValueError`: If an option cannot be used, or the folder holds a world made with other options.

@@ -116,16 +116,7 @@ class Composition:
 
 
 def compose(spec: SongSpec) -> Composition:
-    """
-    Write a song: who plays what, and when.
-
-    Args:
-        spec (`SongSpec`):
-            The song.
-
-    Returns:
-        `Composition`: notes and drum strokes, none starting after the song's end.
-    """
+    """Write a song: who plays what, and when; no note or stroke starts after the song's end."""
     return _Composer(spec).compose()
 
 

@@ -48,18 +48,7 @@ DEFAULT_AUDIENCE = Audience(median_plays=120.0)
 
 
 def compute_appeal(factors: Factors, weights: Mapping[str, float] = PLAY_WEIGHTS) -> float:
-    """
-    Compute the appeal of a song.
-
-    Args:
-        factors (`Factors`):
-            The song's factors.
-        weights (`Mapping[str, float]`, *optional*):
-            Weight of each factor, `PLAY_WEIGHTS` by default.
-
-    Returns:
-        `float`: appeal with mean 0 and standard deviation 1 over songs whose factors are independent and uniform.
-    """
+    """Compute the appeal of a song; over independent, uniform factors its mean is 0 and its standard deviation 1."""
     total = sum(weights[name] * (value - 0.5) for name, value in factors.to_dict().items())
     return float(total / np.sqrt(sum(weight**2 for weight in weights.values()) / 12.0))
 
@@ -71,12 +60,8 @@ def draw_engagement(
     Draw the plays and likes of a song.
 
     Args:
-        generator (`np.random.Generator`):
-            Source of chance.
-        factors (`Factors`):
-            The song's factors.
-        audience (`Audience`):
-            Who listens.
+        generator (`np.random.Generator`), factors (`Factors`), audience (`Audience`):
+            Source of chance, the song, and who listens.
         has_zero_plays (`bool`, defaults to `True`):
             Whether some songs are never found.
 
@@ -112,12 +97,8 @@ def draw_preference(
     Draw the vote of a battle.
 
     Args:
-        generator (`np.random.Generator`):
-            Source of chance.
-        appeal_a (`float`):
-            Appeal of side A.
-        appeal_b (`float`):
-            Appeal of side B.
+        generator (`np.random.Generator`), appeal_a, appeal_b (`float`):
+            Source of chance, and the appeal of both sides.
         slope (`float`, defaults to 0.9):
             Log odds per unit of appeal.
         position_bias (`float`, defaults to 0.14):

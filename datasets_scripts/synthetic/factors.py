@@ -54,16 +54,7 @@ class Factors:
 
 
 def draw_independent_factors(generator: np.random.Generator) -> Factors:
-    """
-    Draw the five factors independently and uniformly.
-
-    Args:
-        generator (`np.random.Generator`):
-            Source of randomness.
-
-    Returns:
-        `Factors`: five independent numbers between 0 and 1.
-    """
+    """Draw the five factors independently and uniformly."""
     return Factors(*(float(value) for value in generator.random(len(FACTOR_NAMES))))
 
 
@@ -76,10 +67,8 @@ def draw_natural_factors(
     A song has a quality of its own around that of its system; each factor scatters around the song's quality.
 
     Args:
-        generator (`np.random.Generator`):
-            Source of randomness.
-        quality (`float`):
-            Mean quality of the system, between 0 and 1.
+        generator (`np.random.Generator`), quality (`float`):
+            Source of randomness, and the mean quality of the system, between 0 and 1.
         spread (`float`, defaults to 0.23):
             Standard deviation of the song's quality, and of each factor around it.
         offsets (`Mapping[str, float]`, *optional*):
@@ -103,12 +92,8 @@ def draw_ratings(
     Draw what raters say about a song: the label, a rater's own leniency, and noise, rounded to half points.
 
     Args:
-        generator (`np.random.Generator`):
-            Source of randomness.
-        factors (`Factors`):
-            The song's factors.
-        num_raters (`int`, defaults to 16):
-            How many raters hear the song.
+        generator (`np.random.Generator`), factors (`Factors`), num_raters (`int`, defaults to 16):
+            Source of randomness, the song, and how many raters hear it.
         noise (`float`, defaults to 0.6):
             Standard deviation of one judgement, in points; a rater's leniency has half of it.
 

@@ -22,18 +22,7 @@ def compute_frequency(pitch: float | np.ndarray) -> float | np.ndarray:
 
 
 def normalize_level(waveform: np.ndarray, level: float) -> np.ndarray:
-    """
-    Scale a waveform to a root mean square level.
-
-    Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`):
-            Any waveform.
-        level (`float`):
-            Root mean square to reach, 1 being full scale.
-
-    Returns:
-        `np.ndarray`: the scaled waveform; silence stays silence.
-    """
+    """Scale a waveform to a root mean square level, 1 being full scale; silence stays silence."""
     power = float(np.mean(np.square(waveform, dtype=np.float64)))
     return waveform * np.float32(level / np.sqrt(power)) if power > 1e-12 else waveform
 
@@ -84,11 +73,9 @@ def render_pad(
 
     Args:
         notes (`Sequence[Note]`):
-            Chord notes.
-        num_samples (`int`):
-            Length of the song.
-        sampling_rate (`int`):
-            In hertz.
+            What is played.
+        num_samples, sampling_rate (`int`):
+            Length of the song, and its rate in hertz.
         system (`System`):
             Timbre.
         musicality (`float`):
@@ -124,20 +111,8 @@ def render_bass(
     """
     Render the bass line: two strings, which beat and growl when they are out of tune.
 
-    Args:
-        notes (`Sequence[Note]`):
-            Bass notes.
-        num_samples (`int`):
-            Length of the song.
-        sampling_rate (`int`):
-            In hertz.
-        system (`System`):
-            Timbre.
-        musicality (`float`):
-            At 1 the strings agree; at 0 they are more than half a semitone apart, with sour overtones.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: the bass.
+    The arguments are those of [`render_pad`]. At `musicality` 1 the strings agree; at 0 they are more than half a
+    semitone apart, with sour overtones. Returns an array of shape `(num_samples,)`.
     """
     buffer = np.zeros(num_samples, np.float32)
     sourness = 1.0 - musicality
@@ -163,20 +138,8 @@ def render_hook(
     """
     Render the hook: a bright, high bell when it should be remembered, a dull low pluck when not.
 
-    Args:
-        notes (`Sequence[Note]`):
-            Hook notes.
-        num_samples (`int`):
-            Length of the song.
-        sampling_rate (`int`):
-            In hertz.
-        system (`System`):
-            Timbre.
-        memorability (`float`):
-            Between 0 (dull) and 1 (bright).
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: the hook.
+    The arguments are those of [`render_pad`], and `memorability` between 0 (dull) and 1 (bright). Returns an array of
+    shape `(num_samples,)`.
     """
     buffer = np.zeros(num_samples, np.float32)
     length = round(0.35 * sampling_rate)
@@ -193,21 +156,8 @@ def render_hook(
     return buffer
 
 
-def build_drum_kit(system: System, sampling_rate: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """
-    Build one stroke of every drum.
-
-    Args:
-        system (`System`):
-            Tuning of the drums.
-        sampling_rate (`int`):
-            In hertz.
-        generator (`np.random.Generator`):
-            Source of noise.
-
-    Returns:
-        `dict[str, np.ndarray]`: waveforms by drum name, each with a peak near 1.
-    """
+def _build_drum_kit(system: System, sampling_rate: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Build one stroke of every drum, waveforms by name with peaks near 1."""
 
     def axis(seconds: float) -> np.ndarray:
         return np.arange(round(seconds * sampling_rate)) / sampling_rate
@@ -243,25 +193,8 @@ DRUM_GAINS = {"kick": 0.95, "snare": 0.65, "hat": 0.16, "shaker": 0.32, "crash":
 def render_drums(
     hits: Sequence[Hit], num_samples: int, sampling_rate: int, system: System, generator: np.random.Generator
 ) -> np.ndarray:
-    """
-    Render the drums.
-
-    Args:
-        hits (`Sequence[Hit]`):
-            Strokes.
-        num_samples (`int`):
-            Length of the song.
-        sampling_rate (`int`):
-            In hertz.
-        system (`System`):
-            Tuning of the drums.
-        generator (`np.random.Generator`):
-            Source of noise.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: the drums.
-    """
-    kit = build_drum_kit(system, sampling_rate, generator)
+    """Render the drums in shape `(num_samples,)`; arguments as for [`render_pad`], the generator is for noise."""
+    kit = _build_drum_kit(system, sampling_rate, generator)
     buffer = np.zeros(num_samples, np.float32)
     for hit in hits:
         gain = np.float32(hit.velocity * DRUM_GAINS[hit.drum])

@@ -19,17 +19,8 @@ MASTER_LEVEL = 0.13
 PEAK = 0.97
 
 
-def build_balance(spec: SongSpec) -> dict[str, float]:
-    """
-    Build the level of every instrument; a memorable hook is turned up, the rest varies a little from song to song.
-
-    Args:
-        spec (`SongSpec`):
-            The song.
-
-    Returns:
-        `dict[str, float]`: root mean square levels by instrument.
-    """
+def _build_balance(spec: SongSpec) -> dict[str, float]:
+    """Build the level of every instrument: a memorable hook is turned up, the rest varies a little."""
     generator = spec.build_generator("balance")
     levels = {name: level * float(np.exp(0.12 * generator.standard_normal())) for name, level in LEVELS.items()}
     levels["hook"] *= 0.2 + 1.7 * spec.factors.memorability
@@ -51,33 +42,20 @@ def mix(spec: SongSpec, composition: Composition, stems: Mapping[str, np.ndarray
     Returns:
         `np.ndarray` of shape `(num_samples,)` or `(num_samples, 2)`: the song, float32, within -1 and 1.
     """
-    levels = build_balance(spec)
+    levels = _build_balance(spec)
     leveled = {name: normalize_level(stem, levels[name]) for name, stem in stems.items()}
     channels = []
     for side in (-1.0, 1.0)[: spec.num_channels]:
         pan = side if spec.num_channels == 2 else 0.0
         dry = np.sum([leveled[name] * np.float32(1.0 + 0.5 * pan * POSITIONS[name]) for name in leveled], axis=0)
-        wet = add_room(spec, dry, "left" if side < 0 else "right")
-        channels.append(apply_bar_jumps(spec, composition, wet))
-    song = np.stack(channels, axis=-1)
-    return finish(spec, song)[:, 0] if spec.num_channels == 1 else finish(spec, song)
+        wet = _add_room(spec, dry, "left" if side < 0 else "right")
+        channels.append(_apply_bar_jumps(spec, composition, wet))
+    song = _finish(spec, np.stack(channels, axis=-1))
+    return song[:, 0] if spec.num_channels == 1 else song
 
 
-def add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
-    """
-    Add the system's room, and the long wash that blurs beats and sections when the structure is unclear.
-
-    Args:
-        spec (`SongSpec`):
-            The song; its `clarity` decides on the wash.
-        dry (`np.ndarray` of shape `(num_samples,)`):
-            The mix without room.
-        side (`str`):
-            Name of the channel; both sides have noise of their own.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: dry sound and room.
-    """
+def _add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
+    """Add the system's room to a mix of shape `(num_samples,)`, and the wash that blurs an unclear structure."""
     system, rate = spec.system_habits, spec.sampling_rate
     generator = spec.build_generator("room-" + side)
     wash_seconds = 1.6
@@ -93,21 +71,8 @@ def add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
     return fft.irfft(product, length)[: len(dry)].astype(np.float32)
 
 
-def apply_bar_jumps(spec: SongSpec, composition: Composition, waveform: np.ndarray) -> np.ndarray:
-    """
-    Let level and timbre jump from half bar to half bar, and cut short holes, where a song lacks coherence.
-
-    Args:
-        spec (`SongSpec`):
-            The song; its `coherence` decides how far things jump.
-        composition (`Composition`):
-            Where half bars begin.
-        waveform (`np.ndarray` of shape `(num_samples,)`):
-            The mix.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: the mix with its jumps.
-    """
+def _apply_bar_jumps(spec: SongSpec, composition: Composition, waveform: np.ndarray) -> np.ndarray:
+    """Let level and timbre jump from half bar to half bar, and cut short holes, where a song lacks coherence."""
     rate, break_up = spec.sampling_rate, 1.0 - spec.factors.coherence
     generator = spec.build_generator("jumps")
     num_half_bars = len(composition.half_bar_times)
@@ -148,19 +113,8 @@ def _cut_holes(
     return waveform
 
 
-def finish(spec: SongSpec, song: np.ndarray) -> np.ndarray:
-    """
-    Master a song: its system's bandwidth, drive and hiss, then one common level, soft peaks and short fades.
-
-    Args:
-        spec (`SongSpec`):
-            The song.
-        song (`np.ndarray` of shape `(num_samples, num_channels)`):
-            The mix.
-
-    Returns:
-        `np.ndarray` of the same shape: float32, peaks at or below `PEAK`, no constant offset to speak of.
-    """
+def _finish(spec: SongSpec, song: np.ndarray) -> np.ndarray:
+    """Master a mix of shape `(num_samples, num_channels)`: bandwidth, drive, hiss, level, soft peaks, short fades."""
     system, nyquist = spec.system_habits, spec.sampling_rate / 2
     low = signal.butter(2, 28.0 / nyquist, "highpass", output="sos")
     sections = [low]

@@ -65,18 +65,7 @@ class Prompt:
 
 
 def draw_prompt(generator: np.random.Generator, vocal_share: float = 0.7) -> Prompt:
-    """
-    Draw what a user asks for.
-
-    Args:
-        generator (`np.random.Generator`):
-            Source of randomness.
-        vocal_share (`float`, defaults to 0.7):
-            Probability of asking for a singer.
-
-    Returns:
-        `Prompt`: the request.
-    """
+    """Draw what a user asks for; `vocal_share` is the probability of asking for a singer."""
     genre = str(generator.choice(list(GENRES)))
     low, high = GENRES[genre]
     return Prompt(
@@ -96,18 +85,7 @@ def build_title(prompt: Prompt) -> str:
 
 
 def draw_lyrics(generator: np.random.Generator, prompt: Prompt) -> str:
-    """
-    Draw lyrics with marked sections.
-
-    Args:
-        generator (`np.random.Generator`):
-            Source of randomness.
-        prompt (`Prompt`):
-            What the song is about.
-
-    Returns:
-        `str`: a verse and a chorus, or an empty text for an instrumental song.
-    """
+    """Draw a verse and a chorus with marked sections, or an empty text for an instrumental song."""
     if prompt.is_instrumental:
         return ""
     verse, chorus = generator.choice(LINES, 4), generator.choice(LINES, 2)

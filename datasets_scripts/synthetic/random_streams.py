@@ -12,33 +12,15 @@ import numpy as np
 
 def build_generator(seed: int, *names: str) -> np.random.Generator:
     """
-    Build the random generator that belongs to a seed and a path of names.
+    Build the random generator that belongs to a seed and a path of names, for example `"song", "a1b2", "drums"`.
 
-    Args:
-        seed (`int`):
-            Seed of the world.
-        *names (`str`):
-            The path, for example `"song", "a1b2", "drums"`.
-
-    Returns:
-        `np.random.Generator`: always the same for the same arguments, on every machine.
+    It is always the same for the same arguments, on every machine.
     """
     digest = hashlib.sha256("\x1f".join((str(seed), *names)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
 def build_identifier(seed: int, *names: str) -> str:
-    """
-    Build an identifier shaped like a UUID from a seed and a path of names.
-
-    Args:
-        seed (`int`):
-            Seed of the world.
-        *names (`str`):
-            The path of names.
-
-    Returns:
-        `str`: 36 characters, always the same for the same arguments.
-    """
+    """Build an identifier shaped like a UUID, 36 characters, from a seed and a path of names."""
     digits = hashlib.sha256("\x1f".join(("id", str(seed), *names)).encode()).hexdigest()[:32]
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))

@@ -34,15 +34,7 @@ def build_sample_specs() -> dict[str, SongSpec]:
 
 
 def save_samples(folder: Path, num_processes: int | None = None) -> None:
-    """
-    Write the sample songs as Ogg Vorbis, and `samples.json`, which says how each was rendered.
-
-    Args:
-        folder (`Path`):
-            Where.
-        num_processes (`int`, *optional*):
-            How many processes render.
-    """
+    """Write the sample songs as Ogg Vorbis, and `samples.json`, which says how each was rendered."""
     specs = build_sample_specs()
     render_files([SongJob(spec, folder / f"{name}.ogg") for name, spec in specs.items()], num_processes, "samples")
     songs = [

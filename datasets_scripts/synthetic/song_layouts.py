@@ -77,13 +77,11 @@ def plan_songs(options: WorldOptions, layout: str, systems: Sequence[str], defau
 
     Args:
         options (`WorldOptions`):
-            What to make.
+            What to make; its systems and its draw of factors, where named, take the place of the next two.
         layout (`str`):
             Name of the layout; songs of two layouts are never the same.
-        systems (`Sequence[str]`):
-            Systems to take turns, unless the options name others.
-        default_draw (`str`):
-            How factors are drawn unless the options say otherwise.
+        systems (`Sequence[str]`), default_draw (`str`):
+            Systems to take turns, and how factors are drawn.
 
     Returns:
         `list[PlannedSong]`: `options.num_songs` songs.
@@ -116,12 +114,10 @@ def save_training_layout(
     Write songs in the layout of training songs.
 
     Args:
-        folder (`Path`):
-            Where.
-        options (`WorldOptions`):
-            What to make.
+        folder (`Path`), options (`WorldOptions`):
+            Where, and what to make.
         num_processes (`int`, *optional*):
-            How many processes render.
+            How many processes render; the number of cores by default.
         layout (`str`, defaults to `"training"`):
             `"training"`, or `"factors"` for a test set with independent factors and no unplayed songs.
 
@@ -221,16 +217,7 @@ def save_songeval_layout(folder: Path, options: WorldOptions, num_processes: int
     """
     Write songs in the layout of SongEval: each heard by sixteen noisy raters.
 
-    Args:
-        folder (`Path`):
-            Where.
-        options (`WorldOptions`):
-            What to make.
-        num_processes (`int`, *optional*):
-            How many processes render.
-
-    Raises:
-        `ValueError`: If the folder holds a world made with other options.
+    Arguments and errors are those of [`save_training_layout`].
     """
     claim_folder(folder, "songeval", options)
     systems = [system.name for system in (*PLATFORMS, *ARENA_SYSTEMS)]

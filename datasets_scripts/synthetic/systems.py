@@ -99,13 +99,6 @@ def get_system(name: str) -> System:
     """
     Return a system by its name.
 
-    Args:
-        name (`str`):
-            One of the keys of `SYSTEMS`.
-
-    Returns:
-        `System`: its habits.
-
     Raises:
         `ValueError`: If there is no such system; the message lists those there are.
     """

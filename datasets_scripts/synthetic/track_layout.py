@@ -68,20 +68,7 @@ OPTIONAL_COLUMNS = (
 
 
 def save_tracks_layout(folder: Path, options: WorldOptions, num_processes: int | None = None) -> None:
-    """
-    Write songs in the layout of a Spotify-like table.
-
-    Args:
-        folder (`Path`):
-            Where.
-        options (`WorldOptions`):
-            What to make.
-        num_processes (`int`, *optional*):
-            How many processes render.
-
-    Raises:
-        `ValueError`: If the folder holds a world made with other options.
-    """
+    """Write songs in the layout of a Spotify-like table; arguments and errors as for [`save_training_layout`]."""
     claim_folder(folder, LAYOUT, options)
     plan = plan_songs(options, LAYOUT, [system.name for system in PLATFORMS], "natural")
     jobs = [SongJob(song.spec, folder / "audio" / f"{song.spec.song_id}.{options.audio_format}") for song in plan]
@@ -93,16 +80,7 @@ def save_tracks_layout(folder: Path, options: WorldOptions, num_processes: int |
 
 
 def build_tracks(plan: Sequence[PlannedSong]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """
-    Release planned songs and let an audience answer.
-
-    Args:
-        plan (`Sequence[PlannedSong]`):
-            The songs.
-
-    Returns:
-        `tuple[list[dict], list[dict]]`: rows of the table, and rows of the truth file, in the order of the plan.
-    """
+    """Release planned songs and let an audience answer: rows of the table and of the truth file, in their order."""
     releases = [_draw_release(song) for song in plan]
     truth = [_draw_parts(song, release) for song, release in zip(plan, releases, strict=True)]
     by_artist: dict[str, list[float]] = {}
@@ -118,10 +96,6 @@ def build_tracks(plan: Sequence[PlannedSong]) -> tuple[list[dict[str, Any]], lis
 def compute_track_ceilings(truth: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """
     Compute what predictors reach that know some parts of popularity exactly, as Spearman correlations.
-
-    Args:
-        truth (`Sequence[Mapping]`):
-            Rows of the truth file.
 
     Returns:
         `dict[str, float]`: `audio`, `release`, and `audio_and_release`, which is all that is known of a song before

@@ -94,18 +94,7 @@ def _compute_source(
 
 
 def render_lead(spec: SongSpec, phrases: Sequence[Sequence[Note]]) -> np.ndarray:
-    """
-    Render the lead.
-
-    Args:
-        spec (`SongSpec`):
-            The song; its `naturalness` decides how the lead breathes and phrases.
-        phrases (`Sequence[Sequence[Note]]`):
-            Phrases of notes.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: the lead.
-    """
+    """Render the lead's phrases in shape `(num_samples,)`; `naturalness` decides how it breathes and phrases."""
     generator, natural = spec.build_generator("lead"), spec.factors.naturalness
     num_samples = round(spec.seconds * spec.sampling_rate)
     pitch, loudness, inhaled = _compute_controls(spec, phrases, generator)

@@ -97,21 +97,10 @@ def build_spec(
     Build the spec of a song, drawing its factors as the options say.
 
     Args:
-        options (`WorldOptions`):
-            What to make.
-        song_id (`str`):
-            The song's id.
-        system (`str`):
-            Name of its system.
-        prompt (`Prompt`):
-            What was asked for.
-        default_draw (`str`):
-            How factors are drawn unless the options say otherwise.
-        default_rate (`int`, defaults to 24000):
-            Sampling rate unless the options name one, in hertz.
-
-    Returns:
-        `SongSpec`: the song.
+        options (`WorldOptions`), song_id, system (`str`), prompt (`Prompt`):
+            What to make, the song's id, the name of its system, and what was asked for.
+        default_draw (`str`), default_rate (`int`, defaults to 24000):
+            How factors are drawn, and the sampling rate in hertz, unless the options say otherwise.
     """
     return SongSpec(
         song_id=song_id,
@@ -137,14 +126,6 @@ def claim_folder(folder: Path, layout: str, options: WorldOptions) -> None:
     """
     Mark a folder as holding one layout made with these options, or make sure that it already is that.
 
-    Args:
-        folder (`Path`):
-            The folder; made when missing.
-        layout (`str`):
-            Name of the layout.
-        options (`WorldOptions`):
-            What is made.
-
     Raises:
         `ValueError`: If the folder holds a world made with other options.
     """
@@ -160,20 +141,15 @@ def claim_folder(folder: Path, layout: str, options: WorldOptions) -> None:
         part.unlink()
 
 
-def render_files(jobs: Sequence[SongJob], num_processes: int | None = None, description: str = "songs") -> int:
+def render_files(jobs: Sequence[SongJob], num_processes: int | None, description: str) -> None:
     """
     Render songs to files in parallel, leaving those that are there already.
 
     Args:
-        jobs (`Sequence[SongJob]`):
-            Songs and paths.
+        jobs (`Sequence[SongJob]`), description (`str`):
+            Songs and paths, and what the progress bar shows.
         num_processes (`int`, *optional*):
             How many processes; the number of cores by default. 1 renders in this process.
-        description (`str`, defaults to `"songs"`):
-            What the progress bar shows.
-
-    Returns:
-        `int`: how many files were made.
     """
     missing = [job for job in jobs if not job.path.exists()]
     if len(missing) < len(jobs):
@@ -188,7 +164,6 @@ def render_files(jobs: Sequence[SongJob], num_processes: int | None = None, desc
             with open_worker_pool(num_processes, work="rendered songs") as pool:
                 for _ in pool.map(_render_file, missing, chunksize=4):
                     progress.update()
-    return len(missing)
 
 
 def _render_file(job: SongJob) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts import build, parquet_folder, working_files
+from datasets_scripts import build, parquet_folder, song_scan, working_files
 
 # What is interrupted just before its n-th call.
 MOMENTS: dict[str, tuple[Any, str]] = {
-    "scanning": (working_files.WorkingTableWriter, "append"),
+    "scanning": (song_scan, "build_working_row"),
     "examining": (working_files.AudioJournal, "append"),
     "writing a shard": (parquet_folder, "_write_shard"),
     "inside a shard": (parquet_folder.pq.ParquetWriter, "write_table"),

@@ -9,11 +9,11 @@ from datasets_scripts.audio_files import (
     AudioPathError,
     check_relative_path,
     examine_audio_file,
-    hash_file,
     spool_audio,
 )
 from datasets_scripts.splits import compute_exact_key
 from datasets_scripts.working_files import AudioJournal
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 
 
 def test_songs_are_found_by_id_and_by_path(tmp_path):
@@ -52,7 +52,7 @@ def test_looking_inside_a_sound_file(tmp_path):
     assert facts.error is None
     assert facts.duration == pytest.approx(3.0)
     assert facts.num_bytes == path.stat().st_size
-    assert facts.sha256 == hash_file(path)
+    assert facts.sha256.hex() == compute_file_hash(path)
     assert facts.fingerprint is not None
 
 
@@ -89,5 +89,5 @@ def test_a_journal_survives_being_cut_off(tmp_path):
     assert records["row"].tolist() == [4, 7]
     assert records["is_sound"].tolist() == [1, 0]
     assert records["duration"][0] == pytest.approx(2.0)
-    assert np.array_equal(records["sha256"][0], np.frombuffer(hash_file(audio), np.uint8))
+    assert np.array_equal(records["sha256"][0], np.frombuffer(bytes.fromhex(compute_file_hash(audio)), np.uint8))
     assert list(AudioJournal(tmp_path).load_errors()) == [7]
