@@ -147,10 +147,10 @@ def run_arena(table: BattleTable, options: ArenaOptions | None = None) -> tuple[
     results: dict[str, Any] = {
         "options": {**asdict(options), "interval_level": INTERVAL_LEVEL},
         "battles": _describe_battles(given, table, dropped),
-        "missing_scores": missing.to_dict(),
+        "missing_scores": missing,
         "scores": [asdict(column) for column in table.score_columns],
     }
-    is_won_by_a = PairPrediction("always A", np.ones(len(table)), np.arange(len(table)), is_symmetric=False)
+    is_won_by_a = PairPrediction("always A", np.ones(len(table)), np.arange(len(table)))
     results["share_won_by_a"] = {
         subset: found["accuracy"] for subset, found in _summarize(measurements.measure(is_won_by_a)).items()
     }
