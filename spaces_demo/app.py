@@ -244,11 +244,7 @@ class _Page:
         scored.success(render, output, views, **QUIETLY)
 
     def score(
-        self,
-        song: str | None,
-        model: str | None,
-        request: gr.Request,
-        progress: gr.Progress = PROGRESS,
+        self, song: str | None, model: str | None, request: gr.Request, progress: gr.Progress = PROGRESS
     ) -> dict[str, Any]:
         """Score one song: seven scores, percentiles of popularity, and the scores of each segment."""
         self.uploads.add(request.session_hash, song)

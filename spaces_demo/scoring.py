@@ -126,10 +126,7 @@ class Scorer:
         return {**report, "song": path.name}
 
     def score_many(
-        self,
-        songs: Sequence[str] | None,
-        model: str | None = None,
-        on_song: Callable[[int], None] | None = None,
+        self, songs: Sequence[str] | None, model: str | None = None, on_song: Callable[[int], None] | None = None
     ) -> list[dict[str, Any]]:
         """
         Score several uploaded files, and tell `on_song` after each how many are done.

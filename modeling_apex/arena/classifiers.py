@@ -74,13 +74,7 @@ def _read_margins(classifier: Any, values: np.ndarray) -> np.ndarray:
 
 
 def predict_margins(
-    name: str,
-    seed: int,
-    train: PairFeatures,
-    outcomes: np.ndarray,
-    test: PairFeatures,
-    *,
-    is_symmetric: bool = True,
+    name: str, seed: int, train: PairFeatures, outcomes: np.ndarray, test: PairFeatures, *, is_symmetric: bool = True
 ) -> np.ndarray:
     """
     Train a classifier on decisive battles and read its margins of A over B on others.

@@ -35,6 +35,7 @@ def read_votes(votes: Iterable[str]) -> np.ndarray:
 
 
 def _prepare(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Give margins, outcomes and weights of the decisive battles, and which those are."""
     margins, outcomes = np.asarray(margins, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
     if margins.shape != outcomes.shape or margins.ndim != 1:
         raise ValueError(
@@ -45,7 +46,7 @@ def _prepare(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | No
         raise ValueError(f"{int(np.isnan(margins).sum())} margins are NaN. Leave battles without a prediction out.")
     drawn = np.ones((1, len(margins))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=np.float64))
     is_decisive = (outcomes == 0) | (outcomes == 1)
-    return margins[is_decisive], outcomes[is_decisive], drawn[:, is_decisive]
+    return margins[is_decisive], outcomes[is_decisive], drawn[:, is_decisive], is_decisive
 
 
 def divide_or_nan(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -82,8 +83,7 @@ def compute_auc(
     Raises:
         `ValueError`: If shapes differ or a margin is NaN.
     """
-    is_decisive = (np.asarray(outcomes) == 0) | (np.asarray(outcomes) == 1)
-    margins, outcomes, drawn = _prepare(margins, outcomes, weights)
+    margins, outcomes, drawn, is_decisive = _prepare(margins, outcomes, weights)
     if not len(margins):
         return np.full(len(drawn), np.nan)
     if strata is None:
@@ -104,7 +104,7 @@ def compute_accuracy(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndar
 
     Args and returns are those of [`compute_auc`], without strata.
     """
-    margins, outcomes, drawn = _prepare(margins, outcomes, weights)
+    margins, outcomes, drawn, _ = _prepare(margins, outcomes, weights)
     votes = 0.5 + 0.5 * np.sign(margins)
     return divide_or_nan(drawn @ (1.0 - np.abs(votes - outcomes)), drawn.sum(axis=1))
 
@@ -123,7 +123,7 @@ def compute_f1(
     """
     if average not in ("macro", "a"):
         raise ValueError(f"`average` is {average!r}. Choose 'macro' or 'a'.")
-    margins, outcomes, drawn = _prepare(margins, outcomes, weights)
+    margins, outcomes, drawn, _ = _prepare(margins, outcomes, weights)
     votes = 0.5 + 0.5 * np.sign(margins)
     num_a_right = drawn @ (votes * outcomes)
     f1_a = divide_or_nan(2.0 * num_a_right, drawn @ (votes + outcomes))
