@@ -40,15 +40,7 @@ RESULT_COLUMNS = {
 
 def collect_facts(scorer: SongScorer, head: Any, results: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
     """
-    Gather what is known of a model.
-
-    Args:
-        scorer ([`SongScorer`]):
-            The loaded model.
-        head (`PreferenceHead`, *optional*):
-            Its preference head.
-        results (`Mapping[str, dict]`):
-            What [`load_results`] found.
+    Gather what is known of a loaded model with its preference head, if it has one, and what [`load_results`] found.
 
     Returns:
         `dict`: JSON-ready: `model`, `heads`, `segment_seconds`, `num_parameters`, `notice`, `provenance`,

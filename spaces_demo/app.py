@@ -8,7 +8,9 @@ Hugging Face Spaces. Each action is two steps: a public endpoint that turns song
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import gradio as gr
 from spaces_demo import about_view, compare_view, rank_view, score_view
 from spaces_demo.model_files import find_preference_head, load_results
 from spaces_demo.samples import SAMPLES_FOLDER, load_samples
-from spaces_demo.scoring import Scorer, SongRefusedError
+from spaces_demo.scoring import Scorer
 from spaces_demo.settings import SpaceSettings
 from spaces_demo.uploads import UploadLog
 from spaces_demo.wording import format_count, format_length, format_title
@@ -31,6 +33,8 @@ AUDIO_TYPES = ["audio", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".opus", ".webm"
 PROGRESS = gr.Progress()
 WAVEFORM = gr.WaveformOptions(waveform_color="#a8b5b2", waveform_progress_color="#0f766e")
 TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
+# Of what happens within the page: no endpoint for programs, no place in the queue, no veil while it lasts.
+QUIETLY: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 
 def build_app(settings: SpaceSettings | None = None, *, models: dict[str, Any] | None = None) -> gr.Blocks:
@@ -38,10 +42,8 @@ def build_app(settings: SpaceSettings | None = None, *, models: dict[str, Any] |
     Build the app.
 
     Args:
-        settings ([`SpaceSettings`], *optional*):
-            Limits and models; defaults if not given.
-        models (`dict`, *optional*):
-            Loaded models by name, in place of those that the settings name.
+        settings ([`SpaceSettings`], *optional*): Limits and models; defaults if not given.
+        models (`dict`, *optional*): Loaded models by name, in place of those that the settings name.
 
     Returns:
         `gr.Blocks`: ready for `launch(**build_launch_options(settings))`. The first model is loaded already, so that
@@ -49,8 +51,7 @@ def build_app(settings: SpaceSettings | None = None, *, models: dict[str, Any] |
     """
     settings = settings or SpaceSettings()
     gr.set_static_paths([SAMPLES_FOLDER])
-    page = _Page(settings, Scorer(settings, models))
-    app: gr.Blocks = page.build()
+    app = _Page(settings, Scorer(settings, models)).build()
     return app.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
 
 
@@ -125,16 +126,8 @@ class _Page:
                 with gr.Tab("Rank", id="rank"):
                     self._build_rank_tab()
                 with gr.Tab("About", id="about"):
-                    about = gr.HTML(about_view.build_about(self.about(None), self.settings))
-            self.model.change(
-                lambda model: (
-                    about_view.build_banner(self.about(model)),
-                    about_view.build_about(self.about(model), self.settings),
-                ),
-                self.model,
-                [self.banner, about],
-                api_visibility="private",
-            )
+                    about = gr.HTML(self._describe_model(None)[1])
+            self.model.change(self._describe_model, self.model, [self.banner, about], api_visibility="private")
             gr.api(self.about, api_name="about")
             app.unload(self.uploads.delete_session)
         return app
@@ -152,7 +145,7 @@ class _Page:
             )
             theme = gr.Button("Light / dark", size="sm", elem_id="theme-button", elem_classes="apex-theme", scale=0)
             theme.click(None, js=TOGGLE_THEME, api_visibility="private")
-        self.banner = gr.HTML(about_view.build_banner(self.about(None)), elem_id="banner")
+        self.banner = gr.HTML(self._describe_model(None)[0], elem_id="banner")
 
     def _build_score_tab(self) -> None:
         with gr.Row(elem_classes="apex-score-columns"):
@@ -177,13 +170,7 @@ class _Page:
             button = gr.Button("Compare", variant="primary", elem_id="compare-button")
             try_two = gr.Button("Try two samples", elem_id="compare-samples")
         best, worst = str(self.samples[0].path), str(self.samples[-1].path)
-        try_two.click(
-            lambda: (best, worst),
-            outputs=[song_a, song_b],
-            api_visibility="private",
-            queue=False,
-            show_progress="hidden",
-        )
+        try_two.click(lambda: (best, worst), outputs=[song_a, song_b], **QUIETLY)
         result = gr.HTML(compare_view.EMPTY_COMPARISON, elem_id="compare-results")
         comparison = gr.JSON(visible="hidden")
         inputs = [song_a, song_b, self.model]
@@ -202,7 +189,7 @@ class _Page:
             button = gr.Button("Rank", variant="primary", elem_id="rank-button")
             try_all = gr.Button("Try the samples", elem_id="rank-samples")
         paths = [str(sample.path) for sample in self.samples][: self.settings.max_songs]
-        try_all.click(lambda: paths, outputs=songs, api_visibility="private", queue=False, show_progress="hidden")
+        try_all.click(lambda: paths, outputs=songs, **QUIETLY)
         result = gr.HTML(rank_view.EMPTY_RANKING, elem_id="rank-results")
         ranking = gr.JSON(visible="hidden")
         inputs = [songs, order, self.model]
@@ -224,13 +211,7 @@ class _Page:
         with gr.Row(elem_classes="apex-samples"):
             for sample in self.samples:
                 choose = gr.Button(sample.title, size="sm", min_width=90, elem_classes="apex-sample")
-                choose.click(
-                    _return_always(str(sample.path)),
-                    outputs=song,
-                    api_visibility="private",
-                    queue=False,
-                    show_progress="hidden",
-                )
+                choose.click(partial(str, sample.path), outputs=song, **QUIETLY)
 
     def _describe_limits(self) -> str:
         length = format_length(self.settings.max_seconds)
@@ -260,18 +241,14 @@ class _Page:
             concurrency_id="scoring",
             show_progress_on=progress_on,
         )
-        scored.success(render, output, views, api_visibility="private", queue=False, show_progress="hidden")
+        scored.success(render, output, views, **QUIETLY)
 
     def score(
-        self,
-        song: str | None,
-        model: str | None,
-        request: gr.Request,
-        progress: gr.Progress = PROGRESS,
+        self, song: str | None, model: str | None, request: gr.Request, progress: gr.Progress = PROGRESS
     ) -> dict[str, Any]:
         """Score one song: seven scores, percentiles of popularity, and the scores of each segment."""
         self.uploads.add(request.session_hash, song)
-        with _Politeness():
+        with _speak_to_visitors():
             num_segments = self.scorer.count_segments(song, model)
             progress(0, desc="Listening")
 
@@ -297,7 +274,7 @@ class _Page:
         reports = []
         for number, (letter, song) in enumerate((("A", song_a), ("B", song_b))):
             progress(number / 2, desc=f"Listening to song {letter}")
-            with _Politeness(f"Song {letter}: "):
+            with _speak_to_visitors(f"Song {letter}: "):
                 reports.append(self.scorer.score(song, model))
         return compare_view.build_comparison(reports[0], reports[1], self._get_head(model))
 
@@ -311,7 +288,7 @@ class _Page:
     ) -> dict[str, Any]:
         """Rank several songs, best first, by all scores, by a group of scores or by one score."""
         self.uploads.add(request.session_hash, *(songs or ()))
-        with _Politeness():
+        with _speak_to_visitors():
             num_songs = len(songs or ())
             progress(0, desc="Listening")
             reports = self.scorer.score_many(
@@ -325,9 +302,14 @@ class _Page:
 
     def about(self, model: str | None = None) -> dict[str, Any]:
         """Tell which model runs, what it was trained on, what was measured of it, and what was not."""
-        with _Politeness():
+        with _speak_to_visitors():
             scorer = self.scorer.get_scorer(model)
         return about_view.collect_facts(scorer, self._get_head(model), load_results(scorer))
+
+    def _describe_model(self, model: str | None) -> tuple[str, str]:
+        """Return the banner and the About tab."""
+        facts = self.about(model)
+        return about_view.build_banner(facts), about_view.build_about(facts, self.settings)
 
     def _get_head(self, model: str | None) -> Any:
         name = model or self.scorer.model_names[0]
@@ -336,22 +318,13 @@ class _Page:
         return self.heads[name]
 
 
-class _Politeness:
+@contextmanager
+def _speak_to_visitors(prefix: str = "") -> Iterator[None]:
     """Turn what a visitor did wrong into a message on the page, or an error that a client can read."""
-
-    def __init__(self, prefix: str = ""):
-        self.prefix = prefix
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (SongRefusedError, ValueError)):
-            raise gr.Error(f"{self.prefix}{error}", title="Not scored", print_exception=False) from error
-
-
-def _return_always(value: Any) -> Callable[[], Any]:
-    return lambda: value
+    try:
+        yield
+    except ValueError as error:  # a refused song is one too
+        raise gr.Error(f"{prefix}{error}", title="Not scored", print_exception=False) from error
 
 
 def main() -> None:

@@ -27,15 +27,7 @@ EMPTY_COMPARISON = (
 
 def build_comparison(report_a: dict[str, Any], report_b: dict[str, Any], head: Any = None) -> dict[str, Any]:
     """
-    Compare two reports.
-
-    Args:
-        report_a (`dict`):
-            Report of song A.
-        report_b (`dict`):
-            Report of song B.
-        head (`PreferenceHead`, *optional*):
-            The preference head of the model that made both reports.
+    Compare two reports, by the preference head of the model that made both if it has one.
 
     Returns:
         `dict`: `song_a` and `song_b` (the reports); `probability_a`, the probability that A is preferred, or `None`

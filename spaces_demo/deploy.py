@@ -25,14 +25,7 @@ SPACE_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def collect_files(folder: Path = FOLDER) -> dict[str, bytes]:
     """
-    Collect the files of the Space.
-
-    Args:
-        folder (`Path`):
-            The folder of this package.
-
-    Returns:
-        `dict[str, bytes]`: content by path in the Space.
+    Collect what the files of the Space hold, by path, from the folder of this package and that of `modeling_apex`.
 
     Raises:
         `FileNotFoundError`: If the package is not complete.
@@ -57,14 +50,10 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, ap
     Send the page to a Space as one commit, making the Space if need be.
 
     Args:
-        space (`str`):
-            Id of the Space, `owner/name`.
-        is_private (`bool`, defaults to `False`):
-            Whether a new Space is private.
-        model (`str`, *optional*):
-            Value of `APEX_MODEL` on the Space.
-        api (`huggingface_hub.HfApi`, *optional*):
-            The client; defaults to one with huggingface_hub's own token.
+        space (`str`): Id of the Space, `owner/name`.
+        is_private (`bool`, defaults to `False`): Whether a new Space is private.
+        model (`str`, *optional*): Value of `APEX_MODEL` on the Space.
+        api (`huggingface_hub.HfApi`, *optional*): The client; defaults to one with huggingface_hub's own token.
 
     Returns:
         `str`: address of the commit.

@@ -14,20 +14,7 @@ __all__ = ["build_bar", "build_download", "build_downloads", "build_notice", "bu
 
 
 def build_bar(share: float, label: str, kind: str = "") -> str:
-    """
-    Build a bar that is also readable as text.
-
-    Args:
-        share (`float`):
-            Filled part, 0 to 1; clipped.
-        label (`str`):
-            What a screen reader says in place of the picture.
-        kind (`str`):
-            CSS class.
-
-    Returns:
-        `str`: HTML.
-    """
+    """Build a bar, filled by a share from 0 to 1 (clipped); a screen reader says its label in place of the picture."""
     percent = 100 * min(max(share, 0.0), 1.0)
     return (
         f'<span class="apex-bar {escape(kind)}" role="img" aria-label="{escape(label)}">'

@@ -8,7 +8,6 @@ not take the page down.
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +30,21 @@ def get_source(scorer: SongScorer) -> str:
 
 def find_file(scorer: SongScorer, name: str) -> Path | None:
     """
-    Find a file beside a model's weights, in its folder or its repository on the Hub.
+    Find a file beside a model's weights, in its folder or its repository on the Hub, from where it is downloaded.
 
-    Args:
-        scorer ([`SongScorer`]):
-            The loaded model.
-        name (`str`):
-            File name.
-
-    Returns:
-        `Path`, *optional*: the local file, downloaded if need be; `None` if the model has no such file or the Hub
-        cannot be asked.
+    Returns `None` if the model has no such file, or the Hub cannot be asked.
     """
     source = get_source(scorer)
     if not source:
         return None
-    if os.path.isdir(source):
-        path = Path(source) / name
-        return path if path.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from transformers.utils import cached_file
 
     try:
-        return Path(hf_hub_download(source, name, revision=scorer.model_revision))
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        found = cached_file(source, name, revision=scorer.model_revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
         logger.info("%s has no %s: %s", source, name, error)
         return None
+    return None if found is None else Path(found)
 
 
 def find_preference_head(scorer: SongScorer) -> PreferenceHead | None:
@@ -76,18 +64,15 @@ def find_preference_head(scorer: SongScorer) -> PreferenceHead | None:
 
 def load_results(scorer: SongScorer) -> dict[str, dict[str, Any] | None]:
     """Load the result files of a model, by name; `None` for each that it lacks."""
-    results: dict[str, dict[str, Any] | None] = {}
+    results: dict[str, dict[str, Any] | None] = dict.fromkeys(RESULT_FILES)
     for name in RESULT_FILES:
-        path = find_file(scorer, name)
-        results[name] = None
-        if path is not None:
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                logger.warning("%s is left out: %s", path, error)
-                continue
-            if isinstance(content, dict):
-                results[name] = content
-            else:
-                logger.warning("%s is left out: it holds no JSON object", path)
+        if (path := find_file(scorer, name)) is None:
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no JSON object")
+            results[name] = content
+        except ValueError as error:
+            logger.warning("%s is left out: %s", path, error)
     return results

@@ -24,13 +24,7 @@ EMPTY_RANKING = (
 
 def build_ranking(reports: Sequence[dict[str, Any]], order: str = "all") -> dict[str, Any]:
     """
-    Rank reports.
-
-    Args:
-        reports (`Sequence[dict]`):
-            Reports; those with `error` are set apart.
-        order (`str`, defaults to `"all"`):
-            `"all"`, `"popularity"`, `"aesthetics"` or the name of one score.
+    Rank reports by `"all"` scores, by a group of them or by the name of one score.
 
     Returns:
         `dict`: `order`; `ranking`, best first: `place`, `mean_place`, `places` by score and `report`; and `refused`,

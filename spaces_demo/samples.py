@@ -13,30 +13,15 @@ SAMPLES_FOLDER = Path(__file__).parent / "samples"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample song: its title on the page, its file, and what it was told to be."""
+    """One sample song: its title on the page, and its file."""
 
     title: str
     path: Path
-    prompt: str
 
 
-def load_samples(folder: Path = SAMPLES_FOLDER) -> list[Sample]:
-    """
-    Load the list of sample songs.
-
-    Args:
-        folder (`Path`):
-            Folder with `samples.json` and the files that it names.
-
-    Returns:
-        `list[Sample]`: in the order of the file; `1-good-pop.ogg` is titled `Good pop`.
-    """
-    songs = json.loads((folder / "samples.json").read_text(encoding="utf-8"))["songs"]
-    return [
-        Sample(
-            title=Path(song["file"]).stem.partition("-")[2].replace("-", " ").capitalize().replace("lo fi", "lo-fi"),
-            path=folder / song["file"],
-            prompt=song["prompt"],
-        )
-        for song in songs
-    ]
+def load_samples() -> list[Sample]:
+    """Load the list of sample songs, in the order of `samples.json`; `1-good-pop.ogg` is titled `Good pop`."""
+    listed = json.loads((SAMPLES_FOLDER / "samples.json").read_text(encoding="utf-8"))["songs"]
+    paths = [SAMPLES_FOLDER / song["file"] for song in listed]
+    titles = (path.stem.partition("-")[2].replace("-", " ").capitalize() for path in paths)
+    return [Sample(title.replace("lo fi", "lo-fi"), path) for title, path in zip(titles, paths, strict=True)]

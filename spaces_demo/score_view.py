@@ -34,16 +34,7 @@ PERCENTILE_NOTE = (
 
 
 def build_scores(report: Mapping[str, Any]) -> str:
-    """
-    Build the panel of scores.
-
-    Args:
-        report (`Mapping[str, Any]`):
-            Report of a scored song.
-
-    Returns:
-        `str`: HTML.
-    """
+    """Build the panel of scores of a song, as HTML."""
     percentiles = report.get("percentiles", {})
     popularity = [_build_popularity_row(report, name) for name in percentiles]
     aesthetics = [_build_aesthetics_row(report, name) for name in report["scores"] if name not in percentiles]
@@ -90,12 +81,7 @@ def build_timeline(report: Mapping[str, Any]) -> str:
     """
     Build the timeline: one column a segment, one row a score, shaded from the song's weakest to its strongest part.
 
-    Args:
-        report (`Mapping[str, Any]`):
-            Report with `segments`.
-
-    Returns:
-        `str`: HTML; a sentence in its place if the song is a single segment.
+    A song that is a single segment gets a sentence in its place.
     """
     segments = report.get("segments", [])
     if len(segments) < 2:

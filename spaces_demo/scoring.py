@@ -67,11 +67,7 @@ class Scorer:
     """
     Hold the models of a Space and score with them.
 
-    Args:
-        settings ([`SpaceSettings`]):
-            Models and limits.
-        models (`dict`, *optional*):
-            Loaded models by name, in place of `settings.models`; for tests and for notebooks that have one at hand.
+    Loaded `models`, by name, take the place of those of the settings: for tests, and for notebooks that have one.
     """
 
     def __init__(self, settings: SpaceSettings, models: dict[str, Any] | None = None):
@@ -88,11 +84,7 @@ class Scorer:
 
     def get_scorer(self, model: str | None = None) -> SongScorer:
         """
-        Return the scorer of a model, loaded on first use.
-
-        Args:
-            model (`str`, *optional*):
-                One of `model_names`; the first by default.
+        Return the scorer of a model, the first one by default, loaded on first use.
 
         Raises:
             `ValueError`: If this Space does not offer the model.
@@ -109,15 +101,7 @@ class Scorer:
 
     def score(self, song: str | None, model: str | None = None, on_segment: OnSegment | None = None) -> dict[str, Any]:
         """
-        Score one uploaded file.
-
-        Args:
-            song (`str`, *optional*):
-                Path of the file.
-            model (`str`, *optional*):
-                One of `model_names`.
-            on_segment (`Callable[[int], None]`, *optional*):
-                Is told the number of segments done.
+        Score one uploaded file, by its path.
 
         Returns:
             `dict`: the report with timeline; `song` is the name of the file without its folder.
@@ -142,24 +126,13 @@ class Scorer:
         return {**report, "song": path.name}
 
     def score_many(
-        self,
-        songs: Sequence[str] | None,
-        model: str | None = None,
-        on_song: Callable[[int], None] | None = None,
+        self, songs: Sequence[str] | None, model: str | None = None, on_song: Callable[[int], None] | None = None
     ) -> list[dict[str, Any]]:
         """
-        Score several uploaded files; one that is refused becomes a report with `error`, and the others go on.
-
-        Args:
-            songs (`Sequence[str]`, *optional*):
-                Paths of the files.
-            model (`str`, *optional*):
-                One of `model_names`.
-            on_song (`Callable[[int], None]`, *optional*):
-                Is told the number of songs done.
+        Score several uploaded files, and tell `on_song` after each how many are done.
 
         Returns:
-            `list[dict]`: one report a song, in the order given.
+            `list[dict]`: one report a song, in the order given; of a song that is refused, one with `error`.
 
         Raises:
             `SongRefusedError`: If there are no songs, or more than this Space takes at once.

@@ -22,19 +22,12 @@ class UploadLog:
         self._lock = threading.Lock()
 
     def add(self, session: str | None, *songs: str | None) -> None:
-        """
-        Note that a session uses files.
-
-        Args:
-            session (`str`, *optional*):
-                Session of the page; nothing is noted without one.
-            songs (`str`, *optional*):
-                Paths; those outside the upload folder, such as the samples, are not ours to delete.
-        """
+        """Note that the session of a page, if there is one, uses files."""
         folder = Path(get_upload_folder()).resolve()
         paths = {Path(song).resolve() for song in songs if song}
         if session:
             with self._lock:
+                # Files outside the upload folder, such as the samples, are not ours to delete.
                 self._paths[session] |= {path for path in paths if path.is_relative_to(folder)}
 
     def delete_session(self, request: gr.Request) -> None:

@@ -17,29 +17,21 @@ from modeling_apex.statistics.logistic import fit_logistic
 
 DEFAULT_ANCHOR_COUNTS = (0, 5, 10, 20, 40)
 MINIMUM_TEST_BATTLES = 10
-PRIOR_DEVIATION = 1.0
+PRIOR_DEVIATION = 1.0  # of the offsets before any battle, in logits
 
 
-def fit_system_offsets(
-    margins: np.ndarray, outcomes: np.ndarray, *, prior_deviation: float = PRIOR_DEVIATION
-) -> np.ndarray:
+def fit_system_offsets(margins: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
     """
-    Fit the offset of one system from its anchor battles.
+    Fit the offset of one system from its anchor battles, with a normal prior around zero.
 
     Args:
         margins (`np.ndarray` of shape `(..., num_anchors)`): Predicted logits in favour of the system.
         outcomes (`np.ndarray` of shape `(..., num_anchors)`): 1 where the system won, 0 where it lost, 0.5 for a tie.
-        prior_deviation (`float`, defaults to 1.0): Standard deviation of offsets before any battle, in logits.
 
     Returns:
         `np.ndarray` of shape `(...,)`: The most probable offset; zero without anchors.
-
-    Raises:
-        `ValueError`: If `prior_deviation` is not above zero.
     """
-    if prior_deviation <= 0:
-        raise ValueError(f"`prior_deviation` is {prior_deviation}. It must be above zero.")
-    penalties = np.array([prior_deviation**-2.0])
+    penalties = np.array([PRIOR_DEVIATION**-2.0])
     return fit_logistic(np.ones((margins.shape[-1], 1)), outcomes, penalties, offsets=margins)[..., 0]
 
 

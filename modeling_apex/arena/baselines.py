@@ -34,7 +34,7 @@ def predict_by_position(table: BattleTable, folds: list[Fold]) -> PairPrediction
     balance = np.where(table.is_voted, outcomes - 0.5, 0.0)
     margins = [np.full(len(fold.test_indices), np.sign(balance[fold.train_indices].sum())) for fold in folds]
     rows = np.concatenate([fold.test_indices for fold in folds])
-    return PairPrediction("position_only", np.concatenate(margins), rows, is_symmetric=False)
+    return PairPrediction("position_only", np.concatenate(margins), rows)
 
 
 def predict_by_system(table: BattleTable, folds: list[Fold], *, is_within_pairs: bool = False) -> PairPrediction:

@@ -108,11 +108,8 @@ def build_battle_table(
     readers = [_RowReader(row, f"row {number} of {source}") for number, row in enumerate(listed, start=1)]
     ids = [reader.read_text(str(id_column), is_required=True) for reader in readers]
     _refuse_repeated_ids(ids, source)
-    score_values = [
-        [[reader.read_number(column.column_a) for column in score_columns],
-         [reader.read_number(column.column_b) for column in score_columns]]
-        for reader in readers
-    ]  # fmt: skip
+    sides = [[column.column_a for column in score_columns], [column.column_b for column in score_columns]]
+    scores_by_side = [[[reader.read_number(name) for name in side] for side in sides] for reader in readers]
     return BattleTable(
         battle_ids=np.array(ids, dtype=object),
         preferences=np.array([reader.read_preference() for reader in readers], dtype=object),
@@ -125,7 +122,7 @@ def build_battle_table(
         users=np.array([reader.read_text("user_pseudonym") for reader in readers], dtype=object),
         durations=np.array([[r.read_number("duration_a"), r.read_number("duration_b")] for r in readers]),
         loudness=np.array([[r.read_number("loudness_a"), r.read_number("loudness_b")] for r in readers]),
-        scores=np.array(score_values, dtype=np.float64).reshape(len(listed), 2, len(score_columns)),
+        scores=np.array(scores_by_side, dtype=np.float64).reshape(len(listed), 2, len(score_columns)),
         score_columns=score_columns,
     )
 

@@ -108,23 +108,7 @@ class BattleTable:
         return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
 
 
-@dataclass(frozen=True)
-class MissingScores:
-    """Say which battles were left out because a score of theirs is missing, and how often each score was."""
-
-    battle_ids: tuple[str, ...]
-    num_missing_per_score: dict[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Build the JSON form."""
-        return {
-            "num_battles": len(self.battle_ids),
-            "battle_ids": list(self.battle_ids),
-            "num_missing_per_score": self.num_missing_per_score,
-        }
-
-
-def drop_missing_scores(table: BattleTable) -> tuple[BattleTable, MissingScores]:
+def drop_missing_scores(table: BattleTable) -> tuple[BattleTable, dict[str, Any]]:
     """
     Leave out the battles that lack a score on a side.
 
@@ -132,22 +116,22 @@ def drop_missing_scores(table: BattleTable) -> tuple[BattleTable, MissingScores]
         table (`BattleTable`): The battles.
 
     Returns:
-        `tuple[BattleTable, MissingScores]`: The complete battles, and the list of the others.
+        `tuple[BattleTable, dict]`: The complete battles, and of the others `num_battles`, `battle_ids` and
+        `num_missing_per_score`: how many battles lack each score. JSON-ready.
 
     Raises:
         `ValueError`: If no battle has all its scores.
     """
     is_missing = np.isnan(table.scores).any(axis=1)  # (num_battles, num_scores)
     is_left_out = is_missing.any(axis=1)
-    missing = MissingScores(
-        battle_ids=tuple(table.battle_ids[is_left_out]),
-        num_missing_per_score={
-            column.name: int(count) for column, count in zip(table.score_columns, is_missing.sum(axis=0), strict=True)
-        },
-    )
+    counts = {
+        column.name: int(count) for column, count in zip(table.score_columns, is_missing.sum(axis=0), strict=True)
+    }
     if len(table) and is_left_out.all():
         raise ValueError(
-            f"None of the {len(table)} battles has all its scores; missing per score: "
-            f"{missing.num_missing_per_score}. Score the songs first, or name only the scores that are there."
+            f"None of the {len(table)} battles has all its scores; missing per score: {counts}. Score the songs "
+            "first, or name only the scores that are there."
         )
+    listed = list(table.battle_ids[is_left_out])
+    missing = {"num_battles": len(listed), "battle_ids": listed, "num_missing_per_score": counts}
     return table.select(~is_left_out), missing

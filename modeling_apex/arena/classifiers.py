@@ -73,70 +73,46 @@ def _read_margins(classifier: Any, values: np.ndarray) -> np.ndarray:
     return np.asarray(classifier.predict_proba(values)[:, 1], dtype=np.float64) - 0.5
 
 
-class PairClassifier:
+def predict_margins(
+    name: str, seed: int, train: PairFeatures, outcomes: np.ndarray, test: PairFeatures, *, is_symmetric: bool = True
+) -> np.ndarray:
     """
-    Train a classifier on battles and read its margins.
+    Train a classifier on decisive battles and read its margins of A over B on others.
 
     Args:
         name (`str`): One of `CLASSIFIERS`.
         seed (`int`): Seed of whatever is random in it.
+        train (`PairFeatures`): Features of the battles to train on.
+        outcomes (`np.ndarray` of shape `(num_battles,)`): 1 where A won, 0 where B won.
+        test (`PairFeatures`): Features of the battles to predict.
         is_symmetric (`bool`, defaults to `True`):
             Train on both orders and answer antisymmetrically. Otherwise battles are taken in the order in which they
             were shown, as published, and the classifier can learn that one position wins more often.
+
+    Returns:
+        `np.ndarray` of shape `(num_test_battles,)`: The margins.
+
+    Raises:
+        `ValueError`: If there is no battle to train on, or without symmetry one class only.
     """
-
-    def __init__(self, name: str, seed: int, *, is_symmetric: bool = True) -> None:
-        self.classifier = build_classifier(name, seed)
-        self.is_symmetric = is_symmetric
-
-    def fit(self, features: PairFeatures, outcomes: np.ndarray) -> "PairClassifier":
-        """
-        Train on decisive battles.
-
-        Args:
-            features (`PairFeatures`): Features of the battles.
-            outcomes (`np.ndarray` of shape `(num_battles,)`): 1 where A won, 0 where B won.
-
-        Returns:
-            `PairClassifier`: Itself.
-
-        Raises:
-            `ValueError`: If there is no battle, or without symmetry one class only.
-        """
-        if not len(outcomes) or (not self.is_symmetric and len(np.unique(outcomes)) < 2):
-            raise ValueError(
-                f"A classifier cannot learn from {len(outcomes)} battles of {len(np.unique(outcomes))} class(es). It "
-                "needs battles won by A and battles won by B."
-            )
-        if not self.is_symmetric:
-            self.classifier.fit(features.values, outcomes)
-            return self
-        # Each battle is written down with the same side first however it was shown: otherwise the rows of the two
-        # orders would trade places when A and B are exchanged, and a random forest would draw other trees.
-        differences = features.values - features.swapped
-        first = np.argmax(differences != 0, axis=1)
-        is_turned = (differences[np.arange(len(first)), first] < 0)[:, None]
-        ahead = np.where(is_turned, features.swapped, features.values)
-        behind = np.where(is_turned, features.values, features.swapped)
-        ahead_won = np.where(is_turned[:, 0], 1.0 - outcomes, outcomes)
-        self.classifier.fit(np.concatenate([ahead, behind]), np.concatenate([ahead_won, 1.0 - ahead_won]).astype(int))
-        return self
-
-    def compute_margins(self, features: PairFeatures) -> np.ndarray:
-        """Compute the margins of A over B, shape `(num_battles,)`."""
-        margins = _read_margins(self.classifier, features.values)
-        if not self.is_symmetric:
-            return margins
-        return 0.5 * (margins - _read_margins(self.classifier, features.swapped))
-
-
-def _fit_and_predict(
-    name: str, seed: int, is_symmetric: bool, features: PairFeatures, outcomes: np.ndarray, fold: Fold
-) -> np.ndarray:
-    train = fold.train_indices[(outcomes[fold.train_indices] == 0) | (outcomes[fold.train_indices] == 1)]
-    classifier = PairClassifier(name, seed, is_symmetric=is_symmetric)
-    classifier.fit(features.select(train), outcomes[train])
-    return classifier.compute_margins(features.select(fold.test_indices))
+    if not len(outcomes) or (not is_symmetric and len(np.unique(outcomes)) < 2):
+        raise ValueError(
+            f"A classifier cannot learn from {len(outcomes)} battles of {len(np.unique(outcomes))} class(es). It "
+            "needs battles won by A and battles won by B."
+        )
+    classifier = build_classifier(name, seed)
+    if not is_symmetric:
+        return _read_margins(classifier.fit(train.values, outcomes), test.values)
+    # Each battle is written down with the same side first however it was shown: otherwise the rows of the two orders
+    # would trade places when A and B are exchanged, and a random forest would draw other trees.
+    differences = train.values - train.swapped
+    first = np.argmax(differences != 0, axis=1)
+    is_turned = (differences[np.arange(len(first)), first] < 0)[:, None]
+    ahead = np.where(is_turned, train.swapped, train.values)
+    behind = np.where(is_turned, train.values, train.swapped)
+    ahead_won = np.where(is_turned[:, 0], 1.0 - outcomes, outcomes)
+    classifier.fit(np.concatenate([ahead, behind]), np.concatenate([ahead_won, 1.0 - ahead_won]).astype(int))
+    return 0.5 * (_read_margins(classifier, test.values) - _read_margins(classifier, test.swapped))
 
 
 def cross_predict(
@@ -159,7 +135,7 @@ def cross_predict(
         folds (`list[Fold]`): The folds.
         classifiers (`tuple[str, ...]`): Names out of `CLASSIFIERS`.
         seed (`int`): Seed of the classifiers.
-        is_symmetric (`bool`, defaults to `True`): See [`PairClassifier`].
+        is_symmetric (`bool`, defaults to `True`): See [`predict_margins`].
         is_within_pairs (`bool`, defaults to `False`): Compare within pairs of systems only.
         num_jobs (`int`, defaults to 1): Number of processes.
 
@@ -170,21 +146,25 @@ def cross_predict(
 
     keys = [(classifier, feature_set) for classifier in classifiers for feature_set in features]
     outcomes = table.outcomes
+    decisive = [fold.train_indices[table.is_decisive[fold.train_indices]] for fold in folds]
     tasks = (
-        delayed(_fit_and_predict)(classifier, seed, is_symmetric, features[feature_set], outcomes, fold)
+        delayed(predict_margins)(
+            classifier,
+            seed,
+            features[feature_set].select(train),
+            outcomes[train],
+            features[feature_set].select(fold.test_indices),
+            is_symmetric=is_symmetric,
+        )
         for classifier, feature_set in keys
-        for fold in folds
+        for fold, train in zip(folds, decisive, strict=True)
     )
     margins = Parallel(n_jobs=num_jobs)(tasks)
     rows = np.concatenate([fold.test_indices for fold in folds])
     strata = build_system_pairs(table)[0][rows] if is_within_pairs else None
     return {
         key: PairPrediction(
-            " / ".join(key),
-            np.concatenate(margins[number * len(folds) : (number + 1) * len(folds)]),
-            rows,
-            strata,
-            is_symmetric,
+            " / ".join(key), np.concatenate(margins[number * len(folds) : (number + 1) * len(folds)]), rows, strata
         )
         for number, key in enumerate(keys)
     }

@@ -95,20 +95,14 @@ class ArenaOptions:
             raise ValueError(f"`num_draws` is {self.num_draws}. An interval needs at least 100 bootstrap draws.")
 
 
-@dataclass
-class _Measurements:
-    """Measure predictions of one table on shared bootstrap draws, once per subset."""
-
-    table: BattleTable
-    weights: np.ndarray
-
-    def measure(self, prediction: PairPrediction) -> dict[str, MeasuredPrediction]:
-        measured = {}
-        for subset in SUBSETS:
-            mask = self.table.get_subset_mask(subset)
-            if mask[prediction.battle_indices].any():
-                measured[subset] = measure_prediction(prediction, self.table, self.weights, mask)
-        return measured
+def _measure(prediction: PairPrediction, table: BattleTable, weights: np.ndarray) -> dict[str, MeasuredPrediction]:
+    """Measure a prediction on each subset that it speaks of."""
+    masks = {subset: table.get_subset_mask(subset) for subset in SUBSETS}
+    return {
+        subset: measure_prediction(prediction, table, weights, mask)
+        for subset, mask in masks.items()
+        if mask[prediction.battle_indices].any()
+    }
 
 
 def _summarize(measured: dict[str, MeasuredPrediction]) -> dict[str, dict[str, Any]]:
@@ -143,29 +137,28 @@ def run_arena(table: BattleTable, options: ArenaOptions | None = None) -> tuple[
     check_battles(table, options.num_folds)
     table = table.select(table.is_voted)
     groups = build_battle_groups(table) if options.bootstrap_groups else None
-    measurements = _Measurements(table, draw_bootstrap_weights(len(table), options.num_draws, options.seed, groups))
+    weights = draw_bootstrap_weights(len(table), options.num_draws, options.seed, groups)
     results: dict[str, Any] = {
         "options": {**asdict(options), "interval_level": INTERVAL_LEVEL},
         "battles": _describe_battles(given, table, dropped),
-        "missing_scores": missing.to_dict(),
+        "missing_scores": missing,
         "scores": [asdict(column) for column in table.score_columns],
     }
-    is_won_by_a = PairPrediction("always A", np.ones(len(table)), np.arange(len(table)), is_symmetric=False)
+    is_won_by_a = PairPrediction("always A", np.ones(len(table)), np.arange(len(table)))
     results["share_won_by_a"] = {
-        subset: found["accuracy"] for subset, found in _summarize(measurements.measure(is_won_by_a)).items()
+        subset: found["accuracy"] for subset, found in _summarize(_measure(is_won_by_a, table, weights)).items()
     }
     rules = build_direct_rules(table)
-    results["direct_rules"] = {rule.name: _summarize(measurements.measure(rule)) for rule in rules}
+    results["direct_rules"] = {rule.name: _summarize(_measure(rule, table, weights)) for rule in rules}
 
     logger.info("Training classifiers on %d battles.", int(table.is_decisive.sum()))
-    results["protocols"], leaderboard_predictions = _run_protocols(measurements, options)
+    results["protocols"], leaderboard_predictions = _run_protocols(table, weights, options)
     results["aesthetics_effect"] = _summarize_aesthetics_effect(results["protocols"])
+    parts = {subset: table.select(table.get_subset_mask(subset)) for subset in SUBSETS}
     results["coin"] = {
-        subset: measure_coin(
-            table.outcomes[table.get_subset_mask(subset)], num_draws=options.num_draws, seed=options.seed
-        )
-        for subset in SUBSETS
-        if (table.get_subset_mask(subset) & table.is_decisive).any()
+        subset: measure_coin(part.outcomes, num_draws=options.num_draws, seed=options.seed)
+        for subset, part in parts.items()
+        if part.is_decisive.any()
     }
     margins = {rule.name: rule.margins for rule in rules} | leaderboard_predictions
     # The human leaderboard needs no scores: it is made of every vote given, like the public one.
@@ -216,8 +209,9 @@ def build_feature_sets(table: BattleTable, recipe: str) -> dict[str, PairFeature
     return {name: build_pair_features(table, indices, recipe=recipe) for name, indices in chosen.items() if indices}
 
 
-def _run_protocols(measurements: _Measurements, options: ArenaOptions) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    table = measurements.table
+def _run_protocols(
+    table: BattleTable, weights: np.ndarray, options: ArenaOptions
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     is_symmetric = options.recipe == "symmetric"
     features = build_feature_sets(table, options.recipe)
     results: dict[str, Any] = {}
@@ -242,7 +236,7 @@ def _run_protocols(measurements: _Measurements, options: ArenaOptions) -> tuple[
             is_within_pairs=is_within,
             num_jobs=options.num_jobs,
         )
-        measured = {key: measurements.measure(prediction) for key, prediction in predictions.items()}
+        measured = {key: _measure(prediction, table, weights) for key, prediction in predictions.items()}
         classifiers: dict[str, Any] = {}
         for (classifier, feature_set), found in measured.items():
             classifiers.setdefault(classifier, {})[feature_set] = _summarize(found)
@@ -250,7 +244,7 @@ def _run_protocols(measurements: _Measurements, options: ArenaOptions) -> tuple[
             "num_folds": len(folds),
             "is_symmetric": is_symmetric,
             "classifiers": classifiers,
-            "baselines": _measure_baselines(measurements, protocol, options),
+            "baselines": _measure_baselines(table, weights, protocol, options),
             "with_minus_without_aesthetics": {
                 classifier: _compare(measured[classifier, WITH_AESTHETICS], measured[classifier, WITHOUT_AESTHETICS])
                 for classifier in options.classifiers
@@ -258,13 +252,11 @@ def _run_protocols(measurements: _Measurements, options: ArenaOptions) -> tuple[
             },
             "margins": {" / ".join(key): _list_margins(found, table) for key, found in predictions.items()},
         }
-        if protocol == "leave_one_system_out":
+        if protocol == PRIMARY_PROTOCOL:
             leaderboard_predictions = {
-                f"{PRIMARY_CLASSIFIER} on {feature_set}": predictions[
-                    PRIMARY_CLASSIFIER, feature_set
-                ].compute_battle_margins(len(table))
-                for feature_set in features
-                if PRIMARY_CLASSIFIER in options.classifiers
+                f"{classifier} on {feature_set}": prediction.compute_battle_margins(len(table))
+                for (classifier, feature_set), prediction in predictions.items()
+                if classifier == PRIMARY_CLASSIFIER
             }
     return results, leaderboard_predictions
 
@@ -278,17 +270,15 @@ def _list_margins(prediction: PairPrediction, table: BattleTable) -> dict[str, l
     }
 
 
-def _measure_baselines(measurements: _Measurements, protocol: str, options: ArenaOptions) -> dict[str, Any]:
-    table = measurements.table
+def _measure_baselines(
+    table: BattleTable, weights: np.ndarray, protocol: str, options: ArenaOptions
+) -> dict[str, Any]:
     is_within = protocol == "within_system_pairs"
     folds = build_folds(protocol, table, options.num_folds, options.seed)
-    baselines: dict[str, Any] = {
-        "system_tags_only": _summarize(
-            measurements.measure(predict_by_system(table, folds, is_within_pairs=is_within))
-        )
-    }
+    by_system = predict_by_system(table, folds, is_within_pairs=is_within)
+    baselines: dict[str, Any] = {"system_tags_only": _summarize(_measure(by_system, table, weights))}
     if not is_within:
-        baselines["position_only"] = _summarize(measurements.measure(predict_by_position(table, folds)))
+        baselines["position_only"] = _summarize(_measure(predict_by_position(table, folds), table, weights))
     is_known = has_duration_and_loudness(table)
     listed = [str(name) for name in table.battle_ids[~is_known]]
     try:
@@ -299,8 +289,8 @@ def _measure_baselines(measurements: _Measurements, protocol: str, options: Aren
         known = table.select(is_known)
         folds = build_folds(protocol, known, options.num_folds, options.seed)
         prediction = predict_by_duration_and_loudness(known, folds, seed=options.seed, is_within_pairs=is_within)
-        part = _Measurements(known, measurements.weights[:, is_known])
-        baselines["duration_and_loudness_only"] = {**_summarize(part.measure(prediction)), "battles_left_out": listed}
+        found = _summarize(_measure(prediction, known, weights[:, is_known]))
+        baselines["duration_and_loudness_only"] = {**found, "battles_left_out": listed}
     except ProtocolUnavailableError as error:
         baselines["duration_and_loudness_only"] = {"unavailable": str(error)}
     return baselines

@@ -2,8 +2,8 @@
 Features of a battle by the paper's recipe: differences and ratios of the two sides' scores, whether the battle is
 instrumental, and differences times that.
 
-What comes in is a table with scores; what leaves is a matrix and, per column, what exchanging A and B does to it. The
-published recipe has plain ratios `a / b`; the symmetric one takes their logarithm, which only changes sign.
+What comes in is a table with scores; what leaves is a matrix for either order of A and B. The published recipe has
+plain ratios `a / b`; the symmetric one takes their logarithm, which only changes sign.
 """
 
 from dataclasses import dataclass
@@ -23,18 +23,14 @@ class PairFeatures:
     Args:
         values (`np.ndarray` of shape `(num_battles, num_features)`): Features as A against B.
         swapped (`np.ndarray` of shape `(num_battles, num_features)`): Features as B against A.
-        names (`tuple[str, ...]`): Names of the columns.
-        notes (`tuple[str, ...]`): What was left out, and why.
     """
 
     values: np.ndarray
     swapped: np.ndarray
-    names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
     def select(self, rows: np.ndarray) -> "PairFeatures":
         """Build the features of some battles."""
-        return PairFeatures(self.values[rows], self.swapped[rows], self.names, self.notes)
+        return PairFeatures(self.values[rows], self.swapped[rows])
 
 
 def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe: str = "symmetric") -> PairFeatures:
@@ -47,8 +43,8 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
         recipe (`str`, defaults to `"symmetric"`): `"symmetric"` takes log ratios, `"published"` plain ratios.
 
     Returns:
-        `PairFeatures`: A battle of which it is not known whether it is instrumental has no interaction, as a vocal
-        one.
+        `PairFeatures`: The difference of each score, the ratio of each that is above zero everywhere, whether the
+        battle is instrumental, and each difference times that. Where it is not known, a battle counts as vocal.
 
     Raises:
         `ValueError`: If `recipe` is unknown or there is no score.
@@ -58,12 +54,7 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
     if not score_indices:
         raise ValueError("Features need at least one score. Pass a table with score columns.")
     scores = table.scores[:, :, score_indices]
-    names = [table.score_columns[index].name for index in score_indices]
     has_ratio: np.ndarray = np.all(scores > 0, axis=(0, 1))
-    notes = tuple(
-        f"no ratio of {name}: it has values of zero or below" for name, usable in zip(names, has_ratio, strict=True)
-        if not usable
-    )  # fmt: skip
     is_instrumental = (table.instrumental == 1).astype(np.float64)[:, None]
 
     def build_one_order(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -74,18 +65,7 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
             ratio = first[:, has_ratio] / second[:, has_ratio]
         return np.concatenate([difference, ratio, is_instrumental, difference * is_instrumental], axis=1)
 
-    label = "log_ratio" if recipe == "symmetric" else "ratio"
-    return PairFeatures(
-        values=build_one_order(scores[:, 0], scores[:, 1]),
-        swapped=build_one_order(scores[:, 1], scores[:, 0]),
-        names=(
-            *(f"{name}_difference" for name in names),
-            *(f"{name}_{label}" for name, usable in zip(names, has_ratio, strict=True) if usable),
-            "is_instrumental",
-            *(f"{name}_difference_x_instrumental" for name in names),
-        ),
-        notes=notes,
-    )
+    return PairFeatures(build_one_order(scores[:, 0], scores[:, 1]), build_one_order(scores[:, 1], scores[:, 0]))
 
 
 def build_side_features(table: BattleTable) -> PairFeatures:
@@ -106,16 +86,8 @@ def build_side_features(table: BattleTable) -> PairFeatures:
     if (table.durations <= 0).any():
         listed = list(table.battle_ids[(table.durations <= 0).any(axis=1)][:5])
         raise ValueError(f"A duration is not above zero in battles {listed}. Check `duration_a` and `duration_b`.")
-    logarithms = np.log(table.durations)
-    differences = np.stack(
-        [
-            table.durations[:, 0] - table.durations[:, 1],
-            logarithms[:, 0] - logarithms[:, 1],
-            table.loudness[:, 0] - table.loudness[:, 1],
-        ],
-        axis=1,
-    )
+    sides = np.stack([table.durations, np.log(table.durations), table.loudness])  # (3, num_battles, 2)
+    differences = (sides[:, :, 0] - sides[:, :, 1]).T
     interactions = differences * (table.instrumental == 1).astype(np.float64)[:, None]
-    names = ("duration_difference", "log_duration_difference", "loudness_difference")
     values = np.concatenate([differences, interactions], axis=1)
-    return PairFeatures(values, -values, (*names, *(f"{name}_x_instrumental" for name in names)))
+    return PairFeatures(values, -values)

@@ -24,14 +24,12 @@ class PairPrediction:
         battle_indices (`np.ndarray` of shape `(num_predictions,)`): Rows of the table; a battle may stand here twice.
         strata (`np.ndarray` of shape `(num_predictions,)`, *optional*):
             Compare only within these; then AUC is the only metric that is defined.
-        is_symmetric (`bool`, defaults to `True`): Whether exchanging A and B only changes the sign of every margin.
     """
 
     name: str
     margins: np.ndarray
     battle_indices: np.ndarray
     strata: np.ndarray | None = None
-    is_symmetric: bool = True
 
     def compute_battle_margins(self, num_battles: int) -> np.ndarray:
         """Average the margins per battle, shape `(num_battles,)`, NaN where there is none."""

@@ -6,7 +6,6 @@ a battle, or with `groups` all that share an artist, a user or a prompt. What is
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,7 @@ from numpy.typing import NDArray
 INTERVAL_LEVEL = 0.95
 
 
-def draw_bootstrap_rows(
-    num_items: int, num_draws: int, seed: int, groups: NDArray | None = None
-) -> Iterator[NDArray[np.int64]]:
+def draw_bootstrap_rows(num_items: int, num_draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """
     Draw bootstrap samples as rows, for what has no form with weights, such as ranks.
 
@@ -24,29 +21,24 @@ def draw_bootstrap_rows(
         num_items (`int`): Number of songs, battles or systems.
         num_draws (`int`): Number of bootstrap samples.
         seed (`int`): Seed of the draws.
-        groups (`np.ndarray` of shape `(num_items,)`, *optional*): Draw whole groups instead of single items.
 
     Returns:
-        `Iterator[np.ndarray]`: The rows of each sample; as many as there are items, unless groups differ in size.
+        `Iterator[np.ndarray]`: The rows of each sample, of shape `(num_items,)`.
 
     Raises:
         `ValueError`: If there is nothing to draw from.
     """
     _check_draws(num_items, num_draws)
     generator = np.random.default_rng(seed)
-    if groups is None:
-        return (generator.integers(num_items, size=num_items) for _ in range(num_draws))
-    _, indices, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    units = np.split(np.argsort(indices, kind="stable"), np.cumsum(counts)[:-1])
-    drawn = generator.integers(len(units), size=(num_draws, len(units)))
-    return (np.concatenate([units[unit] for unit in sample]) for sample in drawn)
+    return (generator.integers(num_items, size=num_items) for _ in range(num_draws))
 
 
 def draw_bootstrap_weights(num_items: int, num_draws: int, seed: int, groups: NDArray | None = None) -> NDArray:
     """
     Draw bootstrap samples as counts, for what is computed of all samples at once.
 
-    Args are those of [`draw_bootstrap_rows`].
+    Args are those of [`draw_bootstrap_rows`], and `groups` (`np.ndarray` of shape `(num_items,)`, *optional*), to draw
+    whole groups instead of single items.
 
     Returns:
         `np.ndarray` of shape `(num_draws, num_items)`: How often each item stands in each sample, float64.
@@ -85,7 +77,7 @@ def compute_interval(draws: NDArray, level: float = INTERVAL_LEVEL) -> tuple[flo
     return float(low), float(high)
 
 
-def summarize_draws(estimate: float, draws: NDArray) -> dict[str, Any]:
+def summarize_draws(estimate: float, draws: NDArray) -> dict[str, float | None]:
     """
     Build the JSON form of an estimate with its percentile interval.
 
@@ -97,8 +89,12 @@ def summarize_draws(estimate: float, draws: NDArray) -> dict[str, Any]:
         `dict`: `estimate`, `low` and `high`, each `None` where undefined.
     """
     low, high = compute_interval(draws) if np.isfinite(estimate) else (np.nan, np.nan)
-    values = {"estimate": estimate, "low": low, "high": high}
-    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+    return drop_undefined({"estimate": estimate, "low": low, "high": high})
+
+
+def drop_undefined(numbers: dict[str, float]) -> dict[str, float | None]:
+    """Build the JSON form of numbers: `None` for each that is not finite."""
+    return {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
 
 
 def compute_bootstrap_p_value(draws: NDArray) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modeling_apex.statistics.bootstrap import draw_bootstrap_weights, summarize_draws
+from modeling_apex.statistics.bootstrap import draw_bootstrap_weights, drop_undefined, summarize_draws
 from modeling_apex.statistics.pair_metrics import compute_auc, compute_f1, divide_or_nan
 
 HIT_METRICS = ("f1", "precision", "recall", "auc", "accuracy", "weighted_f1")
@@ -111,5 +111,5 @@ def compute_hit_results(
 
 def _describe_constant(probability: float, truth: NDArray[np.float64]) -> dict[str, float | None]:
     metrics = compute_hit_metrics(np.full(len(truth), probability), truth)
-    named = {name: float(metrics[name][0]) for name in ("f1", "weighted_f1", "accuracy")}
-    return {"predicts_hit": probability, **{name: None if np.isnan(value) else value for name, value in named.items()}}
+    named = drop_undefined({name: metrics[name][0] for name in ("f1", "weighted_f1", "accuracy")})
+    return {"predicts_hit": probability, **named}

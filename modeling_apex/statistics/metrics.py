@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from modeling_apex.statistics.bootstrap import compute_interval, draw_bootstrap_rows
+from modeling_apex.statistics.bootstrap import compute_interval, draw_bootstrap_rows, drop_undefined
 from modeling_apex.statistics.pair_metrics import divide_or_nan
 
 BASELINES = ("mean", "median")
@@ -92,28 +92,23 @@ def compute_metrics(predictions: ArrayLike, labels: ArrayLike) -> dict[str, floa
 
 
 def compute_bootstrap_intervals(
-    predictions: ArrayLike, labels: ArrayLike, *, num_draws: int = 1000, confidence: float = 0.95, seed: int = 0
+    predictions: ArrayLike, labels: ArrayLike, *, num_draws: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """
-    Compute percentile bootstrap intervals of every metric, resampling songs.
+    Compute 95 % percentile bootstrap intervals of every metric, resampling songs.
 
     Args:
         predictions (array of shape `(num_songs,)`), labels (array of shape `(num_songs,)`):
             As for [`select_labelled`].
         num_draws (`int`, defaults to 1000): Number of resamples.
-        confidence (`float`, defaults to 0.95): Probability that an interval is meant to cover.
         seed (`int`, defaults to 0): Seed of the resampling.
 
     Returns:
         `dict[str, tuple[float, float]]`: lower and upper bound per metric; NaN where fewer than two songs have labels.
 
     Raises:
-        `ValueError`: If the shapes differ, a prediction is not finite, or `num_draws` or `confidence` make no sense.
+        `ValueError`: If the shapes differ, a prediction is not finite, or there are no draws.
     """
-    if num_draws < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            f"`num_draws` must be at least 1 and `confidence` between 0 and 1, got {num_draws} and {confidence}."
-        )
     predicted, wanted = select_labelled(predictions, labels)
     if len(wanted) < 2:
         return dict.fromkeys(METRICS, (float("nan"), float("nan")))
@@ -121,7 +116,7 @@ def compute_bootstrap_intervals(
     for rows in draw_bootstrap_rows(len(wanted), num_draws, seed):
         for name, metric in METRICS.items():
             draws[name].append(float(metric(predicted[rows], wanted[rows])))
-    return {name: compute_interval(np.array(values), confidence) for name, values in draws.items()}
+    return {name: compute_interval(np.array(values)) for name, values in draws.items()}
 
 
 def compute_head_metrics(scores: NDArray, labels: NDArray, head_names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -201,12 +196,8 @@ def compute_head_results(
     intervals = compute_bootstrap_intervals(scores, labels, num_draws=num_draws, seed=seed)
     for name in METRICS:
         low, high = intervals[name]
-        results[name] = _drop_undefined({"value": values[name], "low": low, "high": high})
+        results[name] = drop_undefined({"value": values[name], "low": low, "high": high})
     results["baselines"] = {
-        kind: _drop_undefined(compute_baseline(labels, training_labels, kind)) for kind in BASELINES
+        kind: drop_undefined(compute_baseline(labels, training_labels, kind)) for kind in BASELINES
     }
     return results
-
-
-def _drop_undefined(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in numbers.items()}

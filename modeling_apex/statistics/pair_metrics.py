@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+NUM_BINS = 10  # of equal width, for calibration
 OUTCOMES = {"A": 1.0, "B": 0.0, "TIE": 0.5, "BOTH_BAD": math.nan}
 
 
@@ -34,6 +35,7 @@ def read_votes(votes: Iterable[str]) -> np.ndarray:
 
 
 def _prepare(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Give margins, outcomes and weights of the decisive battles, and which those are."""
     margins, outcomes = np.asarray(margins, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
     if margins.shape != outcomes.shape or margins.ndim != 1:
         raise ValueError(
@@ -44,7 +46,7 @@ def _prepare(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | No
         raise ValueError(f"{int(np.isnan(margins).sum())} margins are NaN. Leave battles without a prediction out.")
     drawn = np.ones((1, len(margins))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=np.float64))
     is_decisive = (outcomes == 0) | (outcomes == 1)
-    return margins[is_decisive], outcomes[is_decisive], drawn[:, is_decisive]
+    return margins[is_decisive], outcomes[is_decisive], drawn[:, is_decisive], is_decisive
 
 
 def divide_or_nan(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -81,8 +83,7 @@ def compute_auc(
     Raises:
         `ValueError`: If shapes differ or a margin is NaN.
     """
-    is_decisive = (np.asarray(outcomes) == 0) | (np.asarray(outcomes) == 1)
-    margins, outcomes, drawn = _prepare(margins, outcomes, weights)
+    margins, outcomes, drawn, is_decisive = _prepare(margins, outcomes, weights)
     if not len(margins):
         return np.full(len(drawn), np.nan)
     if strata is None:
@@ -103,7 +104,7 @@ def compute_accuracy(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndar
 
     Args and returns are those of [`compute_auc`], without strata.
     """
-    margins, outcomes, drawn = _prepare(margins, outcomes, weights)
+    margins, outcomes, drawn, _ = _prepare(margins, outcomes, weights)
     votes = 0.5 + 0.5 * np.sign(margins)
     return divide_or_nan(drawn @ (1.0 - np.abs(votes - outcomes)), drawn.sum(axis=1))
 
@@ -114,23 +115,15 @@ def compute_f1(
     """
     Compute the F1 of decisive battles; a margin of zero is half a prediction for each side.
 
-    Args:
-        margins (`np.ndarray` of shape `(num_battles,)`): Predicted margins of A over B.
-        outcomes (`np.ndarray` of shape `(num_battles,)`): 1, 0, or 0.5 for ties, which are left out.
-        weights (`np.ndarray` of shape `(num_draws, num_battles)`, *optional*): Bootstrap counts.
-        average (`str`, defaults to `"macro"`):
-            `"macro"` is the mean over "A wins" and "B wins", which does not change when A and B are exchanged. `"a"`
-            is the F1 of "A wins" alone, which does.
-
-    Returns:
-        `np.ndarray` of shape `(num_draws,)`: The F1 values.
+    Args and returns are those of [`compute_auc`], without strata. An `average` of `"macro"` is the mean over "A wins"
+    and "B wins", which does not change when A and B are exchanged; `"a"` is the F1 of "A wins" alone, which does.
 
     Raises:
         `ValueError`: If `average` is unknown, shapes differ or a margin is NaN.
     """
     if average not in ("macro", "a"):
         raise ValueError(f"`average` is {average!r}. Choose 'macro' or 'a'.")
-    margins, outcomes, drawn = _prepare(margins, outcomes, weights)
+    margins, outcomes, drawn, _ = _prepare(margins, outcomes, weights)
     votes = 0.5 + 0.5 * np.sign(margins)
     num_a_right = drawn @ (votes * outcomes)
     f1_a = divide_or_nan(2.0 * num_a_right, drawn @ (votes + outcomes))
@@ -144,29 +137,22 @@ def compute_f1(
 METRICS: dict[str, Callable[..., np.ndarray]] = {"auc": compute_auc, "accuracy": compute_accuracy, "f1": compute_f1}
 
 
-def compute_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray, num_bins: int = 10) -> float:
+def compute_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray) -> float:
     """
-    Compute the expected calibration error over decisive battles.
+    Compute the expected calibration error over decisive battles: the mean gap between predicted and observed share of
+    wins, weighted by the size of the bins of [`compute_calibration_bins`], whose args these are.
+    """
+    bins = compute_calibration_bins(probabilities, outcomes)
+    return float(sum(b["weight"] * abs(b["predicted"] - b["observed"]) for b in bins))
+
+
+def compute_calibration_bins(probabilities: np.ndarray, outcomes: np.ndarray) -> list[dict[str, float]]:
+    """
+    Compute predicted and observed share of wins per tenth of predicted probability.
 
     Args:
         probabilities (`np.ndarray` of shape `(num_battles,)`): Predicted chance that A wins.
         outcomes (`np.ndarray` of shape `(num_battles,)`): 1, 0, or 0.5 for ties, which are left out.
-        num_bins (`int`, defaults to 10): Number of bins of equal width.
-
-    Returns:
-        `float`: Mean gap between predicted and observed share of wins, weighted by the size of the bins.
-    """
-    return float(sum(b["weight"] * abs(b["predicted"] - b["observed"]) for b in
-                     compute_calibration_bins(probabilities, outcomes, num_bins)))  # fmt: skip
-
-
-def compute_calibration_bins(
-    probabilities: np.ndarray, outcomes: np.ndarray, num_bins: int = 10
-) -> list[dict[str, float]]:
-    """
-    Compute predicted and observed share of wins per bin of predicted probability.
-
-    Args are those of [`compute_calibration_error`].
 
     Returns:
         `list[dict]`: `predicted`, `observed` and `weight` (share of the battles) of each bin that is not empty.
@@ -181,7 +167,7 @@ def compute_calibration_bins(
         )
     is_decisive = (outcomes == 0) | (outcomes == 1)
     probabilities, outcomes = probabilities[is_decisive], np.asarray(outcomes)[is_decisive]
-    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
+    bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
     return [
         {
             "predicted": float(probabilities[bins == index].mean()),

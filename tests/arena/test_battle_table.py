@@ -16,9 +16,10 @@ def test_missing_scores_are_counted_and_listed_and_never_filled() -> None:
     rows[7]["score_likes_b"] = "nan"
     table = build_battle_table(rows)
     complete, missing = drop_missing_scores(table)
-    assert missing.battle_ids == ("battle-2", "battle-7")
-    assert missing.num_missing_per_score["clarity"] == 1  # battles, not sides
-    assert missing.num_missing_per_score["score_likes"] == 1
+    assert missing["battle_ids"] == ["battle-2", "battle-7"]
+    assert missing["num_battles"] == 2
+    assert missing["num_missing_per_score"]["clarity"] == 1  # battles, not sides
+    assert missing["num_missing_per_score"]["score_likes"] == 1
     assert len(complete) == 8
     assert np.isfinite(complete.scores).all()
     with pytest.raises(ValueError, match="None of the 1 battles has all its scores"):

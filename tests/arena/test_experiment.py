@@ -233,7 +233,8 @@ def test_command_refusals(tmp_path: Path) -> None:
 
 def test_using_a_head_and_ranking_need_no_extra() -> None:
     code = (
-        "import sys; from modeling_apex.arena import PreferenceHead, ranking, score_preference; "
+        "import sys; from modeling_apex.arena import ranking; "
+        "from modeling_apex.arena.preference import PreferenceHead, score_preference; "
         "score_preference({'q': 1.0}, {'q': 2.0}, PreferenceHead({'q': 1.0})); ranking.compute_places([1.0, 2.0]); "
         "found = {'scipy', 'sklearn', 'matplotlib', 'pyarrow', 'datasets'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(found)) or 0)"

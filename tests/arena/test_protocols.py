@@ -78,7 +78,6 @@ def test_position_baseline_follows_the_training_folds_only() -> None:
     table.preferences[:30] = "A"
     prediction = predict_by_position(table, build_random_folds(table, 5, 0))
     assert set(prediction.margins) == {-1.0}
-    assert not prediction.is_symmetric
     assert measure_prediction(prediction, table, np.ones((1, 100))).estimates["accuracy"] == pytest.approx(0.7)
 
 

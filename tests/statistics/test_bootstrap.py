@@ -46,18 +46,6 @@ def test_rows_are_those_of_one_seeded_generator() -> None:
         np.testing.assert_array_equal(rows, generator.integers(12, size=12))
 
 
-def test_rows_of_groups_come_whole() -> None:
-    groups = np.array(["b", "a", "b", "c", "c", "c"])
-    seen = set()
-    for rows in draw_bootstrap_rows(6, 40, seed=0, groups=groups):
-        counts = np.bincount(rows, minlength=6)
-        assert counts[0] == counts[2]
-        assert counts[3] == counts[4] == counts[5]
-        assert counts[0] + counts[1] + counts[3] == 3  # as many groups as there are
-        seen.add(len(rows))
-    assert len(seen) > 1
-
-
 def test_intervals_are_percentiles_of_the_defined_draws() -> None:
     draws = np.append(np.arange(101.0), np.nan)
     assert compute_interval(draws, 0.9) == pytest.approx((5.0, 95.0))
