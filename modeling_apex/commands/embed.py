@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from typing import Any
 
 from modeling_apex.commands.options import (
     DTYPES,
@@ -13,21 +12,22 @@ from modeling_apex.commands.options import (
     positive_int,
 )
 
+HELP = "songs to stored segment embeddings, for training"
+DESCRIPTION = (
+    "Decode and encode every song once, by the classes that also score. An interrupted run, also a killed one, is "
+    "taken up by the same command; so is a dataset whose audio changed, of which only the changed shards are made "
+    "anew. Labels are not stored: training reads them from the dataset. A broken song is listed in failures.jsonl "
+    "with its reason; the exit status is then 1. Several processes share the work: torchrun --nproc_per_node 8 -m "
+    "modeling_apex.cli embed ..."
+)
+EXAMPLES = (
+    "datasets/synthetic --output embeddings/synthetic",
+    "datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
+)
+WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "embed",
-        help="songs to stored segment embeddings, for training",
-        description="Decode and encode every song once, by the classes that also score. An interrupted run, also a "
-        "killed one, is taken up by the same command; so is a dataset whose audio changed, of which only the changed "
-        "shards are made anew. Labels are not stored: training reads them from the dataset. A broken song is listed "
-        "in failures.jsonl with its reason; the exit status is then 1. Several processes share the work: torchrun "
-        "--nproc_per_node 8 -m modeling_apex.cli embed ...",
-        epilog="examples:\n"
-        "  apex-music embed datasets/synthetic --output embeddings/synthetic\n"
-        "  apex-music embed datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="DATASET", help="dataset folder, folder of audio, or Hub dataset id")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for shards and manifest")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
@@ -48,18 +48,14 @@ def add_parser(subparsers: Any) -> None:
         "songs from URLs again",
     )
     add_limit_arguments(parser)
-    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from modeling_apex.corpus.embed import FAILURES_NAME, embed_songs
     from modeling_apex.loading import check_embedded_model
     from modeling_apex.registration import EMBEDDED_MODEL
     from modeling_apex.training.processes import close_processes, is_main_process
 
-    logging.disable_progress_bar()  # of loading weights; the work has its own
     if arguments.model is None:
         check_embedded_model()
     summary = embed_songs(
