@@ -69,19 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
     from modeling_apex.storage.output_lock import OutputLock
 
-    chosen = {
+    names = ("num_folds", "num_draws", "seed", "recipe", "drop_rare_systems", "bootstrap_groups", "num_jobs")
+    chosen = {name: getattr(arguments, name) for name in names}
+    chosen |= {
         name: tuple(getattr(arguments, name)) for name in ("classifiers", "protocols") if getattr(arguments, name)
     }
-    options = ArenaOptions(
-        num_folds=arguments.num_folds,
-        num_draws=arguments.num_draws,
-        seed=arguments.seed,
-        recipe=arguments.recipe,
-        drop_rare_systems=arguments.drop_rare_systems,
-        bootstrap_groups=arguments.bootstrap_groups,
-        num_jobs=arguments.num_jobs,
-        **chosen,
-    )
+    options = ArenaOptions(**chosen)
     with OutputLock(arguments.output):
         table = _load_battles(arguments)
         if arguments.truth:

@@ -58,22 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.model is None:
         check_embedded_model()
+    names = ("dtype", "engine", "precision", "compile", "resampler", "songs_per_shard", "batch_size", "retry_failures")
     summary = embed_songs(
         arguments.source,
         arguments.output,
         arguments.model or EMBEDDED_MODEL,
-        dtype=arguments.dtype,
-        engine=arguments.engine,
-        precision=arguments.precision,
-        compile=arguments.compile,
-        resampler=arguments.resampler,
         limits=build_limits(arguments),
-        songs_per_shard=arguments.songs_per_shard,
-        batch_size=arguments.batch_size,
         num_decoders=arguments.decoders,
-        retry_failures=arguments.retry_failures,
         rereads=arguments.recheck,
         show_progress=sys.stderr.isatty(),
+        **{name: getattr(arguments, name) for name in names},
     )
     num_failed = len(summary.failures)
     if is_main_process():

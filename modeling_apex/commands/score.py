@@ -63,14 +63,10 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
     from modeling_apex.engines.model_hashes import compute_scores_hash
 
     scorer = load_scorer(arguments)
+    names = ("dtype", "engine", "precision", "resampler", "segments", "embeddings")
     settings = {
         "weights_sha256": compute_scores_hash(scorer.model),
-        "dtype": arguments.dtype,
-        "engine": arguments.engine,
-        "precision": arguments.precision,
-        "resampler": arguments.resampler,
-        "segments": arguments.segments,
-        "embeddings": arguments.embeddings,
+        **{name: getattr(arguments, name) for name in names},
         "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
