@@ -7,7 +7,7 @@ model made it, what the audio of each of its songs was, and which songs failed. 
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,6 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def iterate_shards(folder: Path, split: str) -> Iterator[Path]:
-    """Yield the shards of a split, in order."""
-    yield from sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+def list_shards(folder: Path, split: str) -> list[Path]:
+    """Return the shards of a split, in order."""
+    return sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].parquet"))
