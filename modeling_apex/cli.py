@@ -42,9 +42,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"apex-music {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        import_module(f"modeling_apex.commands.{name}").add_parser(subparsers)
+        module = import_module(f"modeling_apex.commands.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog="\n".join(["examples:", *(f"  apex-music {name} {words}" for words in module.EXAMPLES)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
+        command.set_defaults(run=module.run, when_interrupted=when_interrupted)
     return parser
 
 
@@ -59,6 +69,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         `int`: exit status.
     """
+    # The bars of loading weights: the work has its own. transformers, if it is needed at all, reads this once.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = argparse.Namespace(when_interrupted="nothing was done", traceback=True)
     try:
         arguments = build_parser().parse_args(words)

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 SCORES_FILE = "battle_scores.jsonl"
+HELP = "judge scores on battles: which of two songs do people prefer"
+DESCRIPTION = (
+    "Run the arena experiment on a table of battles with scores in it (CSV, JSONL, Parquet), or on a dataset of "
+    "battles with audio and a model. Writes results.json, report.md, plots and a preference head."
+)
+EXAMPLES = (
+    "battles.csv --output runs/arena",
+    "music-arena/ --model amaai-lab/apex --output runs/arena",
+    "battles.jsonl --score songeval:aesthetics=songeval_a,songeval_b --output runs/songeval",
+)
+WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "arena",
-        help="judge scores on battles: which of two songs do people prefer",
-        description="Run the arena experiment on a table of battles with scores in it (CSV, JSONL, Parquet), or on a "
-        "dataset of battles with audio and a model. Writes results.json, report.md, plots and a preference head.",
-        epilog="examples:\n"
-        "  apex-music arena battles.csv --output runs/arena\n"
-        "  apex-music arena music-arena/ --model amaai-lab/apex --output runs/arena\n"
-        "  apex-music arena battles.jsonl --score songeval:aesthetics=songeval_a,songeval_b --output runs/songeval",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("battles", metavar="BATTLES", help="table of battles, or with --model a dataset with audio")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for results, report and plots")
     parser.add_argument("--model", metavar="M", help="folder or Hub id of the model that scores the songs")
@@ -60,7 +60,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--save-head-to", metavar="DIR", help="save the preference head beside this model too, for `apex-music rank`"
     )
-    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,19 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
     from modeling_apex.storage.output_lock import OutputLock
 
-    chosen = {
+    names = ("num_folds", "num_draws", "seed", "recipe", "drop_rare_systems", "bootstrap_groups", "num_jobs")
+    chosen = {name: getattr(arguments, name) for name in names}
+    chosen |= {
         name: tuple(getattr(arguments, name)) for name in ("classifiers", "protocols") if getattr(arguments, name)
     }
-    options = ArenaOptions(
-        num_folds=arguments.num_folds,
-        num_draws=arguments.num_draws,
-        seed=arguments.seed,
-        recipe=arguments.recipe,
-        drop_rare_systems=arguments.drop_rare_systems,
-        bootstrap_groups=arguments.bootstrap_groups,
-        num_jobs=arguments.num_jobs,
-        **chosen,
-    )
+    options = ArenaOptions(**chosen)
     with OutputLock(arguments.output):
         table = _load_battles(arguments)
         if arguments.truth:
@@ -119,12 +111,10 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
     if arguments.score:
         raise ValueError("--score names columns of a table, and --model computes the scores: pass one of the two.")
     from tqdm import tqdm
-    from transformers.utils import logging
 
     from modeling_apex.engines.model_hashes import compute_scores_hash
     from modeling_apex.loading import load_scorer
 
-    logging.disable_progress_bar()  # of loading weights; the battles have their own
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
     scorer = load_scorer(arguments.model, **keywords)
     return compute_battle_scores(

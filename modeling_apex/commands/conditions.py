@@ -4,40 +4,36 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
 
+HELP = "train and evaluate the 24 published conditions"
+DESCRIPTION = (
+    "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, and print our results "
+    "beside the published ones. The same command goes on where it was interrupted."
+)
+EXAMPLES = (
+    "embeddings/suno --output runs/conditions",
+    "embeddings/suno --output runs/two --only song-full-uncertainty-2 song-full-equal-2",
+)
+WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "conditions",
-        help="train and evaluate the 24 published conditions",
-        description="Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, and print "
-        "our results beside the published ones. The same command goes on where it was interrupted.",
-        epilog="examples:\n"
-        "  apex-music conditions embeddings/suno --output runs/conditions\n"
-        "  apex-music conditions embeddings/suno --output runs/two --only song-full-uncertainty-2 song-full-equal-2",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of apex-music embed")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the runs and results.json")
     parser.add_argument("--only", nargs="+", metavar="C", help="conditions such as song-full-uncertainty-2")
     parser.add_argument("--split", default="test", metavar="S", help="what to evaluate on (default: test)")
     add_label_arguments(parser)
     add_training_arguments(parser)
-    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from modeling_apex.corpus.embedding_manifest import save_json
     from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.conditions import format_conditions, run_conditions
     from modeling_apex.training.processes import build_accelerator, close_processes, is_main_process
 
-    logging.disable_progress_bar()  # of loading weights
     settings = collect_arguments(arguments)
     build_accelerator(settings, arguments.output)  # starts the processes, so that one of them can hold the output
     with ExitStack() as stack:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from typing import Any
 
 from modeling_apex.commands.options import (
     DTYPES,
@@ -13,21 +12,22 @@ from modeling_apex.commands.options import (
     positive_int,
 )
 
+HELP = "songs to stored segment embeddings, for training"
+DESCRIPTION = (
+    "Decode and encode every song once, by the classes that also score. An interrupted run, also a killed one, is "
+    "taken up by the same command; so is a dataset whose audio changed, of which only the changed shards are made "
+    "anew. Labels are not stored: training reads them from the dataset. A broken song is listed in failures.jsonl "
+    "with its reason; the exit status is then 1. Several processes share the work: torchrun --nproc_per_node 8 -m "
+    "modeling_apex.cli embed ..."
+)
+EXAMPLES = (
+    "datasets/synthetic --output embeddings/synthetic",
+    "datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
+)
+WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "embed",
-        help="songs to stored segment embeddings, for training",
-        description="Decode and encode every song once, by the classes that also score. An interrupted run, also a "
-        "killed one, is taken up by the same command; so is a dataset whose audio changed, of which only the changed "
-        "shards are made anew. Labels are not stored: training reads them from the dataset. A broken song is listed "
-        "in failures.jsonl with its reason; the exit status is then 1. Several processes share the work: torchrun "
-        "--nproc_per_node 8 -m modeling_apex.cli embed ...",
-        epilog="examples:\n"
-        "  apex-music embed datasets/synthetic --output embeddings/synthetic\n"
-        "  apex-music embed datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="DATASET", help="dataset folder, folder of audio, or Hub dataset id")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for shards and manifest")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
@@ -48,36 +48,26 @@ def add_parser(subparsers: Any) -> None:
         "songs from URLs again",
     )
     add_limit_arguments(parser)
-    parser.set_defaults(run=run, when_interrupted="the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from modeling_apex.corpus.embed import FAILURES_NAME, embed_songs
     from modeling_apex.loading import check_embedded_model
     from modeling_apex.registration import EMBEDDED_MODEL
     from modeling_apex.training.processes import close_processes, is_main_process
 
-    logging.disable_progress_bar()  # of loading weights; the work has its own
     if arguments.model is None:
         check_embedded_model()
+    names = ("dtype", "engine", "precision", "compile", "resampler", "songs_per_shard", "batch_size", "retry_failures")
     summary = embed_songs(
         arguments.source,
         arguments.output,
         arguments.model or EMBEDDED_MODEL,
-        dtype=arguments.dtype,
-        engine=arguments.engine,
-        precision=arguments.precision,
-        compile=arguments.compile,
-        resampler=arguments.resampler,
         limits=build_limits(arguments),
-        songs_per_shard=arguments.songs_per_shard,
-        batch_size=arguments.batch_size,
         num_decoders=arguments.decoders,
-        retry_failures=arguments.retry_failures,
         rereads=arguments.recheck,
         show_progress=sys.stderr.isatty(),
+        **{name: getattr(arguments, name) for name in names},
     )
     num_failed = len(summary.failures)
     if is_main_process():

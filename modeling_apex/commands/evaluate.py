@@ -7,20 +7,17 @@ from typing import Any
 
 from modeling_apex.commands.training_options import add_label_arguments
 
+HELP = "errors and correlations on labelled songs, beside trivial baselines"
+DESCRIPTION = (
+    "Evaluate a model on stored embeddings: MSE, MAE, Pearson and Spearman per score with bootstrap intervals, per "
+    "split and per platform, beside always predicting the mean or median of the training labels. A "
+    "spectrogram-fusion model is evaluated on a dataset of songs, with F1, precision, recall and AUC of predicted "
+    "hits at its threshold, beside predicting the majority class."
+)
+EXAMPLES = ("embeddings/suno --model runs/first/best --output results.json", "data/tracks --model runs/fusion/best")
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="errors and correlations on labelled songs, beside trivial baselines",
-        description="Evaluate a model on stored embeddings: MSE, MAE, Pearson and Spearman per score with bootstrap "
-        "intervals, per split and per platform, beside always predicting the mean or median of the training labels. "
-        "A spectrogram-fusion model is evaluated on a dataset of songs, with F1, precision, recall and AUC of "
-        "predicted hits at its threshold, beside predicting the majority class.",
-        epilog="examples:\n"
-        "  apex-music evaluate embeddings/suno --model runs/first/best --output results.json\n"
-        "  apex-music evaluate data/tracks --model runs/fusion/best",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", metavar="DATA", help="folder of apex-music embed; for a spectrogram-fusion model a dataset"
     )
@@ -34,19 +31,15 @@ def add_parser(subparsers: Any) -> None:
         "--target-column", default="popularity", metavar="C", help="spectrogram-fusion: what to compare with"
     )
     add_label_arguments(parser)
-    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from modeling_apex.corpus.embedding_manifest import save_json
     from modeling_apex.loading import load_model
     from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.evaluate import evaluate_model, format_results
     from modeling_apex.training.fusion.evaluation import evaluate_fusion_model, format_fusion_results
 
-    logging.disable_progress_bar()  # of loading weights
     with ExitStack() as stack:
         if arguments.output:
             stack.enter_context(OutputLock(arguments.output, is_file=True))

@@ -2,24 +2,22 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from modeling_apex.engines import EXPORT_FORMATS
 
+HELP = "write a self-contained Hub folder (weights, configs, code, card), or a graph for ONNX or OpenVINO"
+DESCRIPTION = (
+    "Write a folder that loads with `trust_remote_code=True` where this package is not installed. With --format onnx "
+    "or openvino: the encoder as a graph, checked against torch, and the heads beside it; --engine scores with it."
+)
+EXAMPLES = (
+    "--model runs/best --output hub-folder",
+    "--model apex-95m --format onnx --output apex-95m-onnx",
+    "--model apex-95m --format openvino --precision int8 --calibrate songs/ --output apex-ov",
+)
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "export",
-        help="write a self-contained Hub folder (weights, configs, code, card), or a graph for ONNX or OpenVINO",
-        description="Write a folder that loads with `trust_remote_code=True` where this package is not installed. "
-        "With --format onnx or openvino: the encoder as a graph, checked against torch, and the heads beside it; "
-        "--engine scores with it.",
-        epilog="examples:\n"
-        "  apex-music export --model runs/best --output hub-folder\n"
-        "  apex-music export --model apex-95m --format onnx --output apex-95m-onnx\n"
-        "  apex-music export --model apex-95m --format openvino --precision int8 --calibrate songs/ --output apex-ov",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="M", help="folder or Hub id of the model")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the export")
     parser.add_argument(
@@ -34,17 +32,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--calibrate", nargs="+", metavar="SONG", default=[], help="songs that OpenVINO's int8 graph is scaled by"
     )
-    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     if arguments.calibrate and (arguments.format, arguments.precision) != ("openvino", "int8"):
         raise ValueError("--calibrate is for --format openvino --precision int8; nothing else looks at songs.")
     if arguments.format == "hub" and arguments.precision != "float32":
         raise ValueError("--precision is for --format onnx or openvino; a Hub folder holds the weights as they are.")
-    logging.disable_progress_bar()
     folder = _export_hub_folder(arguments) if arguments.format == "hub" else _export_graph(arguments)
     for path in sorted(folder.iterdir()):
         print(f"{path.stat().st_size:>12,}  {path}")

@@ -3,7 +3,6 @@ What the commands that score songs share: their options, and what they make of t
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -57,34 +56,15 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is refused; `build_limits` reads it."""
     defaults = AudioLimits()
     limits = parser.add_argument_group("what is refused")
-    limits.add_argument(
-        "--max-seconds",
-        type=positive_number,
-        default=defaults.max_seconds,
-        metavar="S",
-        help=f"longest song ({defaults.max_seconds:g})",
-    )
-    limits.add_argument(
-        "--max-megabytes",
-        type=positive_number,
-        default=defaults.max_bytes / MEGABYTE,
-        metavar="N",
-        help=f"largest file or download, in units of 1024 x 1024 bytes ({defaults.max_bytes / MEGABYTE:g})",
-    )
-    limits.add_argument(
-        "--max-channels",
-        type=positive_int,
-        default=defaults.max_channels,
-        metavar="N",
-        help=f"most channels; more than one are mixed by their mean ({defaults.max_channels})",
-    )
-    limits.add_argument(
-        "--max-sampling-rate",
-        type=positive_int,
-        default=defaults.max_sampling_rate,
-        metavar="HZ",
-        help=f"highest sampling rate, in hertz ({defaults.max_sampling_rate})",
-    )
+    megabytes = defaults.max_bytes / MEGABYTE
+    for name, kind, default, unit, words in (
+        ("seconds", positive_number, defaults.max_seconds, "S", "longest song"),
+        ("megabytes", positive_number, megabytes, "N", "largest file or download, in units of 1024 x 1024 bytes"),
+        ("channels", positive_int, defaults.max_channels, "N", "most channels; more than one are mixed by their mean"),
+        ("sampling-rate", positive_int, defaults.max_sampling_rate, "HZ", "highest sampling rate, in hertz"),
+    ):
+        option: dict[str, Any] = {"type": kind, "default": default, "metavar": unit}
+        limits.add_argument(f"--max-{name}", **option, help=f"{words} ({default:g})")
     limits.add_argument(
         "--allow-private-addresses",
         action="store_true",
@@ -124,8 +104,6 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     """Load what scores as the command line says."""
     from modeling_apex import loading
 
-    # The bars of loading weights: the songs have their own. transformers, if it is needed at all, reads this once.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
     scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
     if arguments.precision != "float32":

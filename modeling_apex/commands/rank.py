@@ -1,23 +1,20 @@
 """`apex-music rank`: the songs from best to worst, with what each score says."""
 
 import argparse
-from typing import Any
 
 from modeling_apex.arena.preference import load_preference_head
 from modeling_apex.arena.ranking import format_ranking, rank_reports
 from modeling_apex.commands.options import add_scoring_arguments, positive_int, score_songs
 from modeling_apex.corpus.song_files import find_songs
 
+HELP = "sort songs from best to worst, with the reason per score"
+DESCRIPTION = (
+    "Score songs and sort them, best first. Beside each score stands the place that it alone would give the song."
+)
+EXAMPLES = ("takes/*.wav", "takes/ --by popularity --top 3")
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "rank",
-        help="sort songs from best to worst, with the reason per score",
-        description="Score songs and sort them, best first. Beside each score stands the place that it alone would "
-        "give the song.",
-        epilog="examples:\n  apex-music rank takes/*.wav\n  apex-music rank takes/ --by popularity --top 3",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring_arguments(parser)
     parser.add_argument(
         "--by",
@@ -26,7 +23,6 @@ def add_parser(subparsers: Any) -> None:
         "every score, the default elsewhere), popularity, aesthetics, or one score",
     )
     parser.add_argument("--top", type=positive_int, metavar="N", help="show only the best N")
-    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:

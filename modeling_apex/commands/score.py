@@ -17,19 +17,16 @@ from modeling_apex.inference.report_apex import (
     format_table,
 )
 
+HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
+DESCRIPTION = (
+    "Score songs from their audio. One broken song is reported and the others are scored; the exit status is then 1. "
+    "With --output, an interrupted run is taken up by the same command."
+)
+EXAMPLES = ("song.mp3", "album/ --output scores.csv", "'takes/*.wav' --model amaai-lab/apex --segments")
+WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopped"
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "score",
-        help="score songs: popularity (0 to 100) and aesthetics (1 to 5)",
-        description="Score songs from their audio. One broken song is reported and the others are scored; the exit "
-        "status is then 1. With --output, an interrupted run is taken up by the same command.",
-        epilog="examples:\n"
-        "  apex-music score song.mp3\n"
-        "  apex-music score album/ --output scores.csv\n"
-        "  apex-music score 'takes/*.wav' --model amaai-lab/apex --segments",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring_arguments(parser)
     parser.add_argument(
         "--output", metavar="FILE", help=f"write reports to a file instead ({', '.join(OUTPUT_FORMATS)})"
@@ -43,7 +40,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
-    parser.set_defaults(run=run, when_interrupted="with --output, the same command goes on where this one stopped")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,14 +63,10 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
     from modeling_apex.engines.model_hashes import compute_scores_hash
 
     scorer = load_scorer(arguments)
+    names = ("dtype", "engine", "precision", "resampler", "segments", "embeddings")
     settings = {
         "weights_sha256": compute_scores_hash(scorer.model),
-        "dtype": arguments.dtype,
-        "engine": arguments.engine,
-        "precision": arguments.precision,
-        "resampler": arguments.resampler,
-        "segments": arguments.segments,
-        "embeddings": arguments.embeddings,
+        **{name: getattr(arguments, name) for name in names},
         "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:

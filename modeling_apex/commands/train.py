@@ -7,23 +7,24 @@ from typing import Any
 from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
 from modeling_apex.inference.report_apex import format_table
 
+HELP = "embeddings to a trained model"
+DESCRIPTION = (
+    "Train trunk and heads on stored embeddings; with --train-encoder, the whole model from audio; with --model-type "
+    "spectrogram-fusion, a convolutional network on spectrograms fused with track features. The run folder holds "
+    "arguments, metrics, plots, checkpoints and best/, a model that scores like any other. Several processes share "
+    "each batch with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m modeling_apex.cli train "
+    "..."
+)
+EXAMPLES = (
+    "embeddings/suno --output runs/first --preset improved",
+    "embeddings/suno --output runs/first --preset improved --resume",
+    "embeddings/suno --output runs/segments --mode segment --loss equal",
+    "data/tracks --output runs/fusion --model-type spectrogram-fusion --branches fused",
+)
+WHEN_INTERRUPTED = "with --resume the same command goes on after the last epoch"
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "train",
-        help="embeddings to a trained model",
-        description="Train trunk and heads on stored embeddings; with --train-encoder, the whole model from audio; "
-        "with --model-type spectrogram-fusion, a convolutional network on spectrograms fused with track features. "
-        "The run folder holds arguments, metrics, plots, checkpoints and best/, a model that scores like any other. "
-        "Several processes share each batch with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node "
-        "2 -m modeling_apex.cli train ...",
-        epilog="examples:\n"
-        "  apex-music train embeddings/suno --output runs/first --preset improved\n"
-        "  apex-music train embeddings/suno --output runs/first --preset improved --resume\n"
-        "  apex-music train embeddings/suno --output runs/segments --mode segment --loss equal\n"
-        "  apex-music train data/tracks --output runs/fusion --model-type spectrogram-fusion --branches fused",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="EMBEDDINGS",
@@ -33,16 +34,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
     add_label_arguments(parser)
     add_training_arguments(parser)
-    parser.set_defaults(run=run, when_interrupted="with --resume the same command goes on after the last epoch")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from modeling_apex.training.processes import close_processes, is_main_process
     from modeling_apex.training.train import train
 
-    logging.disable_progress_bar()  # of loading weights; the work has its own
     result = train(
         arguments.data,
         arguments.output,

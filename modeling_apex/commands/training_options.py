@@ -41,13 +41,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         title, choices, kind = option.metadata["group"], option.metadata["choices"], get_kind(option)
         group = groups[title] = groups.get(title) or parser.add_argument_group(title)
         flag = "--" + option.name.replace("_", "-")
-        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": option.metadata["help"]}
         if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
-        elif choices:
-            group.add_argument(flag, type=kind, choices=choices, **settings)
+            values: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:
-            group.add_argument(flag, type=kind, metavar=kind.__name__[0].upper(), **settings)
+            values = {"type": kind} | ({"choices": choices} if choices else {"metavar": kind.__name__[0].upper()})
+        group.add_argument(flag, default=argparse.SUPPRESS, help=option.metadata["help"], **values)
 
 
 def collect_arguments(arguments: argparse.Namespace) -> Any:

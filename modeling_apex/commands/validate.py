@@ -1,25 +1,24 @@
 """`apex-music validate`: what a shortcut (engine, precision, compile) changes, measured; only then does it run."""
 
 import argparse
-from typing import Any
 
 from modeling_apex.commands.options import add_song_arguments, positive_number
 from modeling_apex.corpus.song_files import find_songs
 
+HELP = "measure what an engine or precision changes in scores, and allow it to run"
+DESCRIPTION = (
+    "Score songs by the exact path and by a shortcut; print the largest change of every score and the ratio of "
+    "speeds. The record is kept beside the export, or in the cache, for this model, library version and kind of "
+    "processor; without one, no precision below float32 runs. The exit status is 1 if scores change by more than is "
+    "tolerated."
+)
+EXAMPLES = (
+    "songs/ --engine openvino --precision bf16",
+    "songs/ --model apex-ov --engine openvino --precision int8 --tolerance 0.005",
+)
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "validate",
-        help="measure what an engine or precision changes in scores, and allow it to run",
-        description="Score songs by the exact path and by a shortcut; print the largest change of every score and the "
-        "ratio of speeds. The record is kept beside the export, or in the cache, for this model, library version and "
-        "kind of processor; without one, no precision below float32 runs. The exit status is 1 if scores change by "
-        "more than is tolerated.",
-        epilog="examples:\n"
-        "  apex-music validate songs/ --engine openvino --precision bf16\n"
-        "  apex-music validate songs/ --model apex-ov --engine openvino --precision int8 --tolerance 0.005",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_song_arguments(parser)
     parser.add_argument(
         "--tolerance",
@@ -28,16 +27,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="T",
         help="largest change of a score that is accepted, as a share of its range (default: 0.01, 1 point of 100)",
     )
-    parser.set_defaults(run=run, when_interrupted="give the same command again")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from modeling_apex.checkpoints.validate_shortcut import validate_shortcut
     from modeling_apex.inference.report_apex import format_table
 
-    logging.disable_progress_bar()
     names = ("engine", "precision", "compile", "resampler", "tolerance", "revision", "device")
     options = {name: getattr(arguments, name) for name in names}
     record, path = validate_shortcut(find_songs(arguments.songs), arguments.model, **options)

@@ -60,16 +60,9 @@ class SongAudio:
 
 def identify_song(audio: Any, known: SongAudio | None = None, *, rereads: bool = False) -> SongAudio:
     """
-    Identify the audio of a song, without reading a file that is known to be unchanged.
+    Identify the audio of a song as a source gives it, without reading a file that is known to be unchanged.
 
-    Args:
-        audio:
-            The song as a source gives it.
-        known ([`SongAudio`], *optional*), rereads (`bool`, defaults to `False`):
-            As for `identify_file`.
-
-    Returns:
-        [`SongAudio`]
+    The other arguments are those of `identify_file`.
     """
     if isinstance(audio, Mapping):
         array = audio.get("array")

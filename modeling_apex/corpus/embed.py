@@ -10,11 +10,13 @@ processes share the work by taking every n-th block.
 import copy
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +33,21 @@ from modeling_apex.corpus.embedding_manifest import (
     refuse_other_identity,
     save_json,
 )
-from modeling_apex.corpus.segment_encoding import SongEncoder
 from modeling_apex.corpus.shards import Block, plan_blocks, read_shard_facts, save_shard
-from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint, open_song_source
+from modeling_apex.corpus.song_decoding import DecodedSegment, decode_songs
+from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint, open_song_source
 from modeling_apex.engines import check_engine
 from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.modeling_apex import ApexModel
+from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.inference.worker_threads_apex import count_workers
 from modeling_apex.loading import load_apex_model
 from modeling_apex.storage.output_folder import replace_text
 from modeling_apex.storage.output_lock import OutputLock
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAILURES_NAME = "failures.jsonl"
@@ -166,13 +171,13 @@ def embed_songs(
     chosen = EmbeddingOptions(**options)
     state = _start_processes()
     run = _EmbeddingRun(open_song_source(source), Path(output), chosen, state)
-    encoder = run.prepare_model(model)
+    scorer = run.prepare_model(model)
     with ExitStack() as stack:
         if state.is_main_process:  # for all processes of this run
             stack.enter_context(OutputLock(run.folder))
             run.open_folder()
         state.wait_for_everyone()
-        run.embed(run.list_missing(retry_failures, rereads), encoder, show_progress)
+        run.embed(run.list_missing(retry_failures, rereads), scorer, show_progress)
         summary = run.summarize()
         if state.is_main_process:
             run.close_folder(summary)
@@ -198,7 +203,7 @@ class _EmbeddingRun:
         self.blocks = plan_blocks(songs.splits, options.songs_per_shard)
         self.manifest: dict[str, Any] = {}
 
-    def prepare_model(self, model: str | os.PathLike | ApexModel) -> SongEncoder:
+    def prepare_model(self, model: str | os.PathLike | ApexModel) -> SongScorer:
         """Load the model, describe it in the manifest, and make it ready to encode."""
         options, songs = self.options, self.songs
         encoder: Any
@@ -227,7 +232,7 @@ class _EmbeddingRun:
                     encoder, options.engine, options.precision, compile=options.compile
                 )
         encoder.encoder.to(DTYPES[options.dtype])
-        return SongEncoder(encoder, options.resampler, options.limits, batch_size, options.num_decoders)
+        return SongScorer(encoder, batch_size=batch_size)
 
     def open_folder(self) -> None:
         """Start a folder, or check that an interrupted run with the same settings left it."""
@@ -283,7 +288,7 @@ class _EmbeddingRun:
         is_fetched = rereads and any(audio.is_address for audio in record.songs.values())
         return record.list_contents() == facts["audio"] and not is_fetched
 
-    def embed(self, blocks: Sequence[Block], encoder: SongEncoder, show_progress: bool) -> None:
+    def embed(self, blocks: Sequence[Block], scorer: SongScorer, show_progress: bool) -> None:
         """Embed this process's share of the blocks, and wait for the others."""
         share = blocks[self.state.process_index :: self.state.num_processes]
         num_songs = sum(block.stop - block.start for block in share)
@@ -292,12 +297,26 @@ class _EmbeddingRun:
             for block in share:
                 record = AudioRecord.start(self.songs, block.split, block.start, block.stop)
                 songs = record.watch(self.songs.iterate(block.split, block.start, block.stop))
-                rows = encoder.encode(songs, progress)
+                encoded = self._encode(songs, scorer, progress)
                 record.forget_changed()
                 audio = record.list_contents()
-                save_shard(block.get_shard(self.folder), rows, block, self.manifest["identity"], audio)
+                save_shard(block.get_shard(self.folder), encoded, block, self.manifest["identity"], audio)
                 record.save(block.get_record(self.folder))
         self.state.wait_for_everyone()
+
+    def _encode(self, songs: Iterator[Song], scorer: SongScorer, progress: tqdm) -> list[dict[str, Any]]:
+        """Return the rows of every song, in order. A segment that the encoder cannot bear fails its song alone."""
+        options, extractor, encoded = self.options, scorer.feature_extractor, []
+        decode = partial(decode_songs, resampler=options.resampler, limits=options.limits)
+        read = partial(_iterate_items, num_samples=extractor.segment_num_samples)
+        encode = partial(scorer.encode, on_error="report")
+        with closing(decode(songs, extractor, num_threads=options.num_decoders)) as segments:
+            for song in scorer.run([segments], read, encode, _join_segments, read_ahead=False):
+                if song["error"] is not None:
+                    logger.warning("not embedded: %s: %s", song["id"], song["error"])
+                encoded.append(song)
+                progress.update()
+        return encoded
 
     def summarize(self) -> EmbeddingSummary:
         """Read from its shards what the folder holds."""
@@ -320,6 +339,26 @@ class _EmbeddingRun:
         totals = {name: getattr(summary, name) for name in ("num_songs", "num_segments", "audio_sha256")}
         totals |= {"num_failures": len(lines), "is_complete": True}
         save_json(self.folder / MANIFEST_NAME, {**self.manifest, **totals})
+
+
+def _iterate_items(segments: Iterator[DecodedSegment], num_samples: int) -> Iterator[dict[str, Any]]:
+    """Yield segments as the scorer encodes them; a failure as silence, which travels in a batch and is not encoded."""
+    for segment in segments:
+        is_real = segment.samples is not None
+        values = torch.from_numpy(segment.samples)[None] if is_real else torch.zeros(1, num_samples)  # (1, T)
+        facts = {"id": segment.song.id, "num_real_samples": segment.num_real_samples, "error": segment.error}
+        yield {"is_last": segment.is_last, "input_values": values, "facts": facts}
+
+
+def _join_segments(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join the encoded segments of a song to what its shard holds of it."""
+    facts = [output["facts"] for output in outputs]
+    return {
+        "id": facts[0]["id"],
+        "error": next((fact["error"] for fact in facts if fact["error"] is not None), None),
+        "num_real_samples": [fact["num_real_samples"] for fact in facts],
+        "embeddings": torch.cat([output["embedding"] for output in outputs]).numpy(),  # (S, D)
+    }
 
 
 def _is_moved(found: Any, expected: Any) -> bool:

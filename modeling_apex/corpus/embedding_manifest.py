@@ -31,14 +31,8 @@ def build_identity(
     Args:
         model ([`ApexModel`]):
             The model, in float32.
-        dtype (`str`):
-            Precision that the encoder runs in, such as `"float32"`.
-        resampler (`str`):
-            `"sinc"` or `"soxr"`.
-        engine (`str`, defaults to `"torch"`):
-            What ran the encoder.
-        precision (`str`, defaults to `"float32"`):
-            What the engine computed in.
+        dtype (`str`), resampler (`str`), engine (`str`, defaults to `"torch"`), precision (`str`, defaults to
+            `"float32"`): As in [`EmbeddingOptions`].
 
     Returns:
         `dict`: equal for embeddings that may be mixed.

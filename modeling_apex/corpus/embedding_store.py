@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from modeling_apex.corpus.audio_record import record_audio
 from modeling_apex.corpus.embedding_manifest import load_manifest, refuse_other_identity
-from modeling_apex.corpus.shards import iterate_shards, plan_blocks, read_shard_facts
+from modeling_apex.corpus.shards import list_shards, plan_blocks, read_shard_facts
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource, open_song_source
 from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows, make_store
@@ -72,7 +72,12 @@ def open_embedding_store(
     described = {**manifest, "source": {**manifest["source"], "name": None}, "model": None, "store": STORE_FORMAT}
     manifest_sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     columns = Path(cache_dir or folder / "columns") / manifest_sha256[:16]
-    make_store(columns, lambda part: _build_columns(folder, manifest, part))
+
+    def build(part: Path) -> None:
+        for split in manifest["source"]["splits"]:
+            _build_split(list_shards(folder, split), manifest["identity"], part, split)
+
+    make_store(columns, build)
     _refuse_other_songs(folder, manifest, source, labels, columns)
     _refuse_other_audio(folder, manifest, source, rereads)
     splits = {split: _open_split(columns, split, labels) for split in manifest["source"]["splits"]}
@@ -157,11 +162,6 @@ def _open_split(columns: Path, split: str, labels: SongLabels) -> SongSplit:
     ids = pq.read_table(columns / f"{split}.songs.parquet")["id"]
     offsets = np.load(columns / f"{split}.offsets.npy")
     return SongSplit(split, segments, offsets, song_embeddings, labels.join(split, ids))
-
-
-def _build_columns(folder: Path, manifest: dict[str, Any], part: Path) -> None:
-    for split in manifest["source"]["splits"]:
-        _build_split(list(iterate_shards(folder, split)), manifest["identity"], part, split)
 
 
 def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split: str) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,10 +73,7 @@ class ContentIdentity:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; `from_json` reads them."""
-        stamp = self.stamp
-        return {"sha256": self.sha256} | (
-            {"stamp": [stamp.num_bytes, stamp.modified_ns, stamp.changed_ns, stamp.inode]} if stamp else {}
-        )
+        return {"sha256": self.sha256} | ({"stamp": list(astuple(self.stamp))} if self.stamp else {})
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:

@@ -10,9 +10,9 @@ never share a journal: the second is refused.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
 from modeling_apex.corpus.identity import FileStamp, list_differences
@@ -28,9 +28,9 @@ TEXT_ERRORS = "backslashreplace"
 FINISHED = {"is_finished": True}
 
 
-class ScoreJournal:
+class ScoreJournal(AbstractContextManager):
     """
-    The reports of one run.
+    The reports of one run. What a `with` block that ends early leaves in the journal stays for the next run.
 
     Args:
         output (`str` or `os.PathLike`):
@@ -55,26 +55,25 @@ class ScoreJournal:
         if self.output.suffix == ".parquet":
             _import_pyarrow()
         self.path = self.output.with_name(self.output.name + ".partial")
+        self._unnamed_output = self.output.with_name(self.output.name + ".writing")
         self.settings = json.loads(json.dumps(dict(settings)))
         self.reports: dict[str, dict[str, Any]] = {}
         self._audio: dict[str, SongAudio] = {}
         self._stamps: dict[str, FileStamp | None] = {}
-        self._lock = OutputLock(self.output, is_file=True)
-        self._lock.__enter__()
-        try:
-            self._file = self._open(overwrite)
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+        with ExitStack() as stack:
+            stack.enter_context(OutputLock(self.output, is_file=True))
+            self._file = stack.enter_context(self._open(overwrite))
+            self._held = stack.pop_all()
 
     def _open(self, overwrite: bool) -> Any:
-        whole = self._read_lines()
+        # A kill can leave half a line behind the last line break.
+        whole = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
         # A journal that says it is the output: the run was killed between its last two steps.
         is_finished = (
             bool(whole)
             and json.loads(whole[-1]) == FINISHED
             and self.output.exists()
-            and not self._get_unnamed_output().exists()
+            and not self._unnamed_output.exists()
         )
         if overwrite and is_finished:
             self.path.unlink()
@@ -85,7 +84,7 @@ class ScoreJournal:
             if whole:
                 self._take_up([json.loads(line) for line in whole])
             os.truncate(self.path, sum(len(line) + 1 for line in whole))
-        file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `close`)
+        file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `__exit__`)
         if file.tell() == 0:
             file.write(json.dumps({"format": JOURNAL_FORMAT, "settings": self.settings}) + "\n")
             file.flush()
@@ -107,13 +106,6 @@ class ScoreJournal:
             if line != FINISHED:
                 song = line["report"]["song"]
                 self.reports[song], self._audio[song] = line["report"], SongAudio.from_json(line["audio"])
-
-    def _read_lines(self) -> list[bytes]:
-        """Return the whole lines of the journal; a kill can leave half a line behind the last line break."""
-        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-
-    def _get_unnamed_output(self) -> Path:
-        return self.output.with_name(self.output.name + ".writing")
 
     def list_remaining(self, songs: Sequence[str], *, rereads: bool = False) -> list[str]:
         """
@@ -150,38 +142,22 @@ class ScoreJournal:
     def finish(self, order: list[str]) -> None:
         """Write the output, with the songs in the given order, and remove the journal."""
         reports = [self.reports[song] for song in order]
-        part = self._get_unnamed_output()
-        if self.output.suffix == ".jsonl":
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in reports)
-            part.write_text(lines, encoding="utf-8", errors=TEXT_ERRORS)
-        elif self.output.suffix == ".json":
-            part.write_text(format_json(reports), encoding="utf-8", errors=TEXT_ERRORS)
-        elif self.output.suffix == ".csv":
-            part.write_text(format_csv(reports), encoding="utf-8", errors=TEXT_ERRORS)
-        else:
-            pyarrow, parquet = _import_pyarrow()
+        part, suffix = self._unnamed_output, self.output.suffix
+        if suffix == ".parquet":
+            pyarrow = _import_pyarrow()
             columns, rows = flatten_reports(reports)
             table = pyarrow.table({column: [_escape_surrogates(row[column]) for row in rows] for column in columns})
-            parquet.write_table(table, part)
+            pyarrow.parquet.write_table(table, part)
+        else:
+            text_formats = {".jsonl": _format_json_lines, ".json": format_json, ".csv": format_csv}
+            part.write_text(text_formats[suffix](reports), encoding="utf-8", errors=TEXT_ERRORS)
         self._file.write(json.dumps(FINISHED) + "\n")
         self._file.close()
         os.replace(part, self.output)
         self.path.unlink()
 
-    def close(self) -> None:
-        """Close the journal and give the output back; what the journal holds stays for the next run."""
-        try:
-            self._file.close()
-        finally:
-            self._lock.__exit__(None, None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
 
 def _stamp(song: str) -> FileStamp | None:
@@ -191,14 +167,17 @@ def _stamp(song: str) -> FileStamp | None:
         return None
 
 
+def _format_json_lines(reports: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(report, ensure_ascii=False) + "\n" for report in reports)
+
+
 def _escape_surrogates(value: Any) -> Any:
     return value.encode("utf-8", TEXT_ERRORS).decode("utf-8") if isinstance(value, str) else value
 
 
-def _import_pyarrow() -> tuple[Any, Any]:
+def _import_pyarrow() -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError('Parquet output needs pyarrow: pip install "apex-music[data]".') from error
-    return pyarrow, pyarrow.parquet
+    return pyarrow

@@ -7,16 +7,14 @@ model made it, what the audio of each of its songs was, and which songs failed. 
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from modeling_apex.corpus.song_source import Song
 
 SHARD_METADATA = b"apex"
 
@@ -43,16 +41,6 @@ class Block:
         return folder / f"{self.name}.audio.json"
 
 
-@dataclass
-class SongRows:
-    """The segments of one song while it is being encoded."""
-
-    song: Song
-    num_real_samples: list[int] = field(default_factory=list)
-    embeddings: list[np.ndarray] = field(default_factory=list)
-    error: str | None = None
-
-
 def plan_blocks(splits: Mapping[str, int], songs_per_shard: int) -> list[Block]:
     """Cut the songs of each split, so many, into blocks."""
     return [
@@ -63,7 +51,7 @@ def plan_blocks(splits: Mapping[str, int], songs_per_shard: int) -> list[Block]:
 
 
 def save_shard(
-    path: Path, songs: Sequence[SongRows], block: Block, identity: Mapping[str, Any], audio: list[list[str]]
+    path: Path, songs: Sequence[Mapping[str, Any]], block: Block, identity: Mapping[str, Any], audio: list[list[str]]
 ) -> None:
     """
     Write a shard under another name, flush it to the disk, and only then give it its name.
@@ -71,23 +59,24 @@ def save_shard(
     Args:
         path (`Path`):
             The shard.
-        songs (`Sequence[SongRows]`):
-            All songs of the block, in order; those with an error are listed as failures.
+        songs (`Sequence[Mapping]`):
+            All songs of the block, in order: `id`, `num_real_samples` of each segment, `embeddings`
+            `(num_segments, hidden_size)`, and `error`; those that have one are listed as failures.
         block ([`Block`]), identity (`Mapping`), audio (`list`):
             What the shard says about itself: which songs, made by what, and id and content of each song's audio.
     """
-    good = [rows for rows in songs if rows.error is None]
-    counts = [len(rows.embeddings) for rows in good]
+    good = [song for song in songs if song["error"] is None]
+    counts = [len(song["embeddings"]) for song in good]
     width = identity["hidden_size"]
-    flat = np.concatenate([np.stack(rows.embeddings) for rows in good]) if good else np.zeros((0, width), np.float32)
+    flat = np.concatenate([np.zeros((0, width), np.float32), *(song["embeddings"] for song in good)])
     arrays: dict[str, pa.Array] = {
-        "id": pa.array(np.repeat([rows.song.id for rows in good], counts).tolist(), pa.string()),
+        "id": pa.array(np.repeat([song["id"] for song in good], counts).tolist(), pa.string()),
         "segment_index": pa.array([index for count in counts for index in range(count)], pa.int32()),
-        "num_real_samples": pa.array([number for rows in good for number in rows.num_real_samples], pa.int64()),
+        "num_real_samples": pa.array([number for song in good for number in song["num_real_samples"]], pa.int64()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1), pa.float32()), width),
     }
-    bad = [rows for rows in songs if rows.error is not None]
-    failures = [{"split": block.split, "id": rows.song.id, "error": rows.error} for rows in bad]
+    bad = [song for song in songs if song["error"] is not None]
+    failures = [{"split": block.split, "id": song["id"], "error": song["error"]} for song in bad]
     facts = {"identity": identity, "block": asdict(block), "failures": failures, "audio": audio}
     table = pa.table(arrays).replace_schema_metadata({SHARD_METADATA: json.dumps(facts)})
     part = path.with_name(f"{path.name}.{os.getpid()}.writing")
@@ -118,6 +107,6 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def iterate_shards(folder: Path, split: str) -> Iterator[Path]:
-    """Yield the shards of a split, in order."""
-    yield from sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+def list_shards(folder: Path, split: str) -> list[Path]:
+    """Return the shards of a split, in order."""
+    return sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].parquet"))

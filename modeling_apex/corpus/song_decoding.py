@@ -39,15 +39,7 @@ def decode_song(
     song: Song, extractor: ApexFeatureExtractor, resampler: str = "sinc", limits: AudioLimits | None = None
 ) -> Iterator[DecodedSegment]:
     """
-    Decode one song to its normalised segments.
-
-    Args:
-        song ([`Song`]):
-            The song.
-        extractor ([`ApexFeatureExtractor`]):
-            Sampling rate, segment length and shortest song.
-        resampler (`str`, defaults to `"sinc"`), limits ([`AudioLimits`], *optional*):
-            As in the pipeline.
+    Decode one song to its normalised segments; arguments as for `decode_songs`.
 
     Returns:
         `Iterator[DecodedSegment]`: one item a segment; the last has `is_last`, or `error` if the song is broken.

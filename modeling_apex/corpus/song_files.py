@@ -38,7 +38,12 @@ def find_songs(names: Iterable[str]) -> list[str]:
             continue
         path = Path(name).expanduser()
         if path.is_dir():
-            found = _list_folder(path)
+            found = sorted(
+                os.path.join(directory, file)
+                for directory, _, files in os.walk(path)
+                for file in files
+                if Path(file).suffix.lower() in AUDIO_SUFFIXES
+            )
             if not found:
                 raise FileNotFoundError(
                     f"{name}: no audio in this folder; looked for {', '.join(sorted(AUDIO_SUFFIXES))}."
@@ -51,10 +56,3 @@ def find_songs(names: Iterable[str]) -> list[str]:
             found = [str(path)]
         songs.update(dict.fromkeys(found))
     return list(songs)
-
-
-def _list_folder(folder: Path) -> list[str]:
-    found = []
-    for directory, _, names in os.walk(folder):
-        found += [os.path.join(directory, name) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    return sorted(found)

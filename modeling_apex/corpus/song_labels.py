@@ -29,7 +29,13 @@ class SongLabels:
     def __init__(self, source: SongSource):
         self.ids_sha256 = compute_source_fingerprint(source)
         self._tables = {split: source.read_columns(split, source.columns.names) for split in source.splits}
-        self.sha256 = self._hash()
+        # Whatever the order of songs and columns, and whatever else the files hold.
+        digest = hashlib.sha256()
+        for split, table in sorted(self._tables.items()):
+            ordered = table.sort_by("id")
+            for name in sorted(ordered.column_names):
+                digest.update(json.dumps([split, name, ordered[name].to_pylist()]).encode())
+        self.sha256 = digest.hexdigest()
 
     def list_ids(self, split: str) -> list[str]:
         """Return the ids of a split; none if the source has no such split."""
@@ -41,12 +47,3 @@ class SongLabels:
         rows = pc.index_in(ids, self._tables[split]["id"].combine_chunks())
         assert not rows.null_count, split
         return self._tables[split].take(rows)
-
-    def _hash(self) -> str:
-        """Hash ids and labels, whatever the order of songs and columns, and whatever else the files hold."""
-        digest = hashlib.sha256()
-        for split, table in sorted(self._tables.items()):
-            ordered = table.sort_by("id")
-            for name in sorted(ordered.column_names):
-                digest.update(json.dumps([split, name, ordered[name].to_pylist()]).encode())
-        return digest.hexdigest()

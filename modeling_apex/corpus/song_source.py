@@ -7,6 +7,7 @@ fingerprint of its song ids.
 """
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -146,24 +147,16 @@ class ParquetSongSource:
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         wanted = ["id", "audio", *self.columns.names]
         for shard, first, last in self.locate(split, start, stop):
-            position = 0
             with pq.ParquetFile(shard) as file:
-                for number in range(file.num_row_groups):
-                    num_rows = file.metadata.row_group(number).num_rows
-                    if position + num_rows > first and position < last:
-                        yield from self._read_row_group(file, number, wanted, first - position, last - position)
-                    position += num_rows
-
-    def _read_row_group(
-        self, file: pq.ParquetFile, number: int, wanted: list[str], start: int, stop: int
-    ) -> Iterator[Song]:
-        position = 0
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[number], columns=wanted):
-            first, last = max(start - position, 0), min(stop - position, batch.num_rows)
-            if first < last:
-                for row in batch.slice(first, last - first).to_pylist():
-                    yield self._build_song(row)
-            position += batch.num_rows
+                ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
+                groups = range(np.searchsorted(ends, first, "right"), np.searchsorted(ends, last) + 1)
+                rows = itertools.chain.from_iterable(
+                    batch.to_pylist()
+                    for number in groups
+                    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[number], columns=wanted)
+                )
+                position = ends[groups[0] - 1] if groups[0] else 0
+                yield from map(self._build_song, itertools.islice(rows, first - position, last - position))
 
     def _build_song(self, row: dict[str, Any]) -> Song:
         song_id, audio = str(row.pop("id")), row.pop("audio")

@@ -6,6 +6,7 @@ What comes in is a source of songs; what leaves is an [`SongStore`] whose rows a
 8.6 GB: this is for corpora that fit on a disk, where an end-to-end run is affordable at all.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -70,7 +71,12 @@ def open_waveform_store(
     }
     sha256 = hash_json(manifest)
     folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"
-    make_store(folder, lambda part: _decode_source(source, part, manifest, extractor, num_decoders))
+
+    def decode(part: Path) -> None:
+        written = (_write_split(source, split, part, extractor, num_decoders) for split in source.splits)
+        save_json(part / "manifest.json", {**manifest, "failures": list(itertools.chain.from_iterable(written))})
+
+    make_store(folder, decode)
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     splits = {split: _open_split(folder, split, extractor.segment_num_samples, labels) for split in source.splits}
     return SongStore(folder, content, sha256, labels.sha256, splits)
@@ -84,15 +90,6 @@ def _hash_audio(source: SongSource, cache_dir: Path, rereads: bool) -> str:
         place = cache_dir / f"audio-{hash_json([os.path.abspath(source.name), split])[:16]}.json"
         contents[split] = record_audio(source, split, 0, num_songs, place, rereads=rereads).list_contents()
     return hash_json(contents)
-
-
-def _decode_source(
-    source: SongSource, part: Path, manifest: dict[str, Any], extractor: ApexFeatureExtractor, num_decoders: int
-) -> None:
-    failures: list[dict[str, str]] = []
-    for split in source.splits:
-        failures += _write_split(source, split, part, extractor, num_decoders)
-    save_json(part / "manifest.json", {**manifest, "failures": failures})
 
 
 def _write_split(

@@ -8,7 +8,6 @@ at the error and at the disk before it speaks.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -44,20 +43,15 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
     return str(error)
 
 
-def _find_number(error: BaseException) -> tuple[int | None, str | None]:
+def _find_number(error: BaseException | None) -> tuple[int | None, str | None]:
     """Return number and path of the first system error in a chain of errors."""
-    for link in _iterate_chain(error):
-        if isinstance(link, OSError) and link.errno is not None:
-            return link.errno, None if link.filename is None else os.fsdecode(link.filename)
-        if "No space left on device" in str(link):
-            return errno.ENOSPC, None
-    return None, None
-
-
-def _iterate_chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        yield error
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno, None if error.filename is None else os.fsdecode(error.filename)
+        if "No space left on device" in str(error):
+            return errno.ENOSPC, None
         error = error.__cause__ or error.__context__
+    return None, None
 
 
 def _is_about_writing(error: BaseException) -> bool:

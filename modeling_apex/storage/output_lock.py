@@ -14,7 +14,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -70,9 +69,7 @@ class OutputLock:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock.is_locked:
             with contextlib.suppress(OSError):  # Windows removes it on release
                 self.path.unlink()  # while it is still ours: nobody else's claim can lie here

@@ -19,7 +19,7 @@ from modeling_apex.arena.battle_files import build_battle_table, join_truth
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.experiment import ArenaOptions, build_conclusion, run_arena
 from modeling_apex.arena.protocols import PROTOCOLS
-from modeling_apex.commands import arena
+from modeling_apex.cli import build_parser
 
 from simulated_battles import build_rows, build_table, swap_sides
 
@@ -198,9 +198,7 @@ def test_option_refusals() -> None:
 
 
 def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    arena.add_parser(parser.add_subparsers())
-    return parser.parse_args(["arena", *words])
+    return build_parser().parse_args(["arena", *words])
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
