@@ -37,12 +37,6 @@ class TrainingInputs:
     songs: str | os.PathLike | SongSource | None = None
     rereads: bool = False
     cache_dir: str | os.PathLike | None = None
-    num_decoders: int = 1
-
-    @property
-    def decoding_options(self) -> dict[str, Any]:
-        """Options of the stores of decoded songs."""
-        return {"num_decoders": self.num_decoders, "rereads": self.rereads}
 
     def open_songs(self) -> SongSource:
         """

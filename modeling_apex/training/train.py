@@ -78,7 +78,6 @@ def train(
     songs: str | os.PathLike | SongSource | None = None,
     rereads: bool = False,
     cache_dir: str | os.PathLike | None = None,
-    num_decoders: int = 1,
     resume: bool = False,
     show_progress: bool = False,
 ) -> TrainingResult:
@@ -104,8 +103,6 @@ def train(
             Whether to read source files again that look unchanged.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where columns or decoded songs are kept; by default in the embeddings or beside the run.
-        num_decoders (`int`, defaults to 1):
-            Threads that decode songs.
         resume (`bool`, defaults to `False`), show_progress (`bool`, defaults to `False`):
             Whether to go on with an interrupted run; whether to show a progress bar.
 
@@ -119,7 +116,7 @@ def train(
         [`TrainingDivergedError`]: If the loss becomes NaN; the best epoch so far is saved first.
     """
     arguments = arguments or build_arguments()
-    inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir, num_decoders)
+    inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir)
     prepare, unused = TASKS[choose_task(arguments)]
     for name, reason in unused.items():
         if getattr(inputs, name) is not None:

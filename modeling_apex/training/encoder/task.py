@@ -167,8 +167,7 @@ def prepare_encoder(inputs: TrainingInputs, accelerator: Any) -> EndToEndTask:
     songs = inputs.open_songs()
     with accelerator.main_process_first():
         extractor = ApexFeatureExtractor.from_config(base.config)
-        cache = inputs.choose_cache("waveforms")
-        store = open_waveform_store(songs, cache, extractor, **inputs.decoding_options)
+        store = open_waveform_store(songs, inputs.choose_cache("waveforms"), extractor, rereads=inputs.rereads)
     return EndToEndTask(store, build_trained_model(base, inputs.arguments), inputs.arguments, accelerator)
 
 

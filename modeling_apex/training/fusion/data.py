@@ -34,7 +34,7 @@ SPECTROGRAM_SETTINGS = (
 
 
 def open_fusion_store(
-    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, num_decoders: int = 1, rereads: bool = False
+    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, rereads: bool = False
 ) -> SongStore:
     """
     Open the songs of a source for training; the first time, decode them and compute their spectrograms.
@@ -47,8 +47,6 @@ def open_fusion_store(
             settings.
         config ([`SpectrogramFusionConfig`]):
             Front end and segments; with `branches` `"features"`, no audio is decoded.
-        num_decoders (`int`, defaults to 1):
-            Threads that decode.
         rereads (`bool`, defaults to `False`):
             Whether to read audio again whose files look unchanged.
 
@@ -59,7 +57,7 @@ def open_fusion_store(
     if not config.has_audio:
         return _open_feature_table(source)
     extractor = ApexFeatureExtractor.from_config(config)
-    waveforms = open_waveform_store(source, cache_dir, extractor, num_decoders=num_decoders, rereads=rereads)
+    waveforms = open_waveform_store(source, cache_dir, extractor, rereads=rereads)
     settings = {name: getattr(config, name) for name in SPECTROGRAM_SETTINGS}
     sha256 = hash_json({"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings})
     folder = Path(cache_dir) / f"spectrograms-{sha256[:16]}"

@@ -196,7 +196,7 @@ def prepare_fusion(inputs: TrainingInputs, accelerator: Any) -> FusionTask:
     # The front end does not depend on the features, which are found in the songs that it opens.
     front_end = build_front_end_config(arguments, inputs.config)
     with accelerator.main_process_first():
-        store = open_fusion_store(songs, inputs.choose_cache("spectrograms"), front_end, **inputs.decoding_options)
+        store = open_fusion_store(songs, inputs.choose_cache("spectrograms"), front_end, rereads=inputs.rereads)
     training, labels = store.get_split("train"), {}
     for name in ("train", "validation"):
         labels[name] = build_fusion_labels(store.get_split(name), arguments.target_column, arguments.hit_threshold)
