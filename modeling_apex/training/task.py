@@ -23,6 +23,7 @@ from modeling_apex.corpus.song_store import SongStore
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import compute_step_seed, name_songs, plan_batches, refuse_few_rows
 from modeling_apex.training.losses import MultiTaskLoss
+from modeling_apex.training.processes import gather_rows, share_rows
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
-    def predict(self, split: str) -> NDArray[np.float32]:
-        """Score all songs of a split, `(num_songs, num_heads)`, in every process."""
+    def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Score the songs of a split from `start` up to `stop`, `(stop - start, num_heads)`."""
 
     @abstractmethod
     def build_weights(self) -> dict[str, torch.Tensor]:
@@ -132,6 +133,11 @@ class TrainingTask(ABC):
     def build_labels(self, split: str) -> NDArray[np.float32]:
         """Return the labels of a split, `(num_songs, num_heads)`."""
         return self.store.get_split(split).build_labels(self.head_names)
+
+    def predict(self, split: str) -> NDArray[np.float32]:
+        """Score all songs of a split, `(num_songs, num_heads)`, in every process."""
+        start, stop = share_rows(self.store.get_split(split).num_songs, self.accelerator)
+        return gather_rows(self.score_songs(split, start, stop))
 
     def build_parameter_groups(self) -> list[dict[str, Any]]:
         """Return what the optimizer trains, with learning rates."""
