@@ -67,8 +67,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
+        total: torch.Tensor = _SumOverProcesses.apply(gradient)
         return total
 
 
