@@ -85,7 +85,7 @@ def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: Mapping[str, So
 def _evaluate_head(
     scores: NDArray, labels: NDArray, training_labels: NDArray, truth: NDArray, *, target: float, seed: int
 ) -> dict[str, Any]:
-    """Add to [`compute_head_results`] the target, and the ceiling: who knows the truth behind the labels reaches it."""
+    """Add to [`compute_head_results`] the target, and the ceiling: what the truth behind the labels would reach."""
     numbers = compute_head_results(scores, labels, training_labels, num_draws=NUM_BOOTSTRAP_DRAWS, seed=seed)
     spearman = numbers["spearman"]["value"]
     numbers["spearman_ceiling"] = compute_metrics(truth, labels)["spearman"]
