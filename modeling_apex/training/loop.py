@@ -75,14 +75,10 @@ def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progre
     Train a task to the end, or until its selection metric no longer improves.
 
     Args:
-        task ([`TrainingTask`]):
-            What to train, and how.
-        run ([`RunFolder`]):
-            Where to keep checkpoints and metrics.
-        resume (`bool`, defaults to `False`):
-            Whether to start from the newest checkpoint of the run, if it has one.
-        show_progress (`bool`, defaults to `False`):
-            Whether to show a progress bar over epochs.
+        task ([`TrainingTask`]), run ([`RunFolder`]):
+            What to train, and where to keep checkpoints and metrics.
+        resume (`bool`, defaults to `False`), show_progress (`bool`, defaults to `False`):
+            Whether to start from the newest checkpoint of the run, if it has one; whether to show a progress bar.
 
     Returns:
         [`Progress`]: history and best epoch. The best weights lie in the newest checkpoint's `best.safetensors`.

@@ -145,13 +145,12 @@ class TrainingTask(ABC):
         for rate, modules in self.list_trained():
             parameters = [value for module in modules for value in module.parameters() if value.requires_grad]
             groups.append({"params": parameters, "lr": rate})
-        if self.loss.log_sigmas is None:
-            return groups
-        if self.arguments.sigma_learning_rate is None:
-            return [*groups, {"params": [self.loss.log_sigmas], "lr": self.arguments.learning_rate}]
-        # Decay would pull each sigma towards 1, which means nothing.
-        rate = self.arguments.sigma_learning_rate
-        return [*groups, {"params": [self.loss.log_sigmas], "lr": rate, "weight_decay": 0.0}]
+        if self.loss.log_sigmas is not None:
+            groups.append({"params": [self.loss.log_sigmas], "lr": self.arguments.learning_rate})
+            if self.arguments.sigma_learning_rate is not None:
+                # Decay would pull each sigma towards 1, which means nothing.
+                groups[-1] |= {"lr": self.arguments.sigma_learning_rate, "weight_decay": 0.0}
+        return groups
 
     def plan_epoch(self, epoch: int) -> int:
         """Fix the order of an epoch; return its number of batches."""
@@ -173,10 +172,8 @@ def build_loss(arguments: ApexTrainingArguments, config: Any, labels: NDArray[np
     Build the loss that the arguments name.
 
     Args:
-        arguments ([`ApexTrainingArguments`]):
-            Kind, weight, whether targets are standardised.
-        config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
-            Its heads name the groups.
+        arguments ([`ApexTrainingArguments`]), config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
+            Kind, weight, whether targets are standardised; the heads, with their groups.
         labels (`np.ndarray` of shape `(num_songs, num_heads)`):
             Training labels, for their variances.
 

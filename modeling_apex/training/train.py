@@ -41,24 +41,12 @@ TASKS: Mapping[str, tuple[Callable[[TrainingInputs, Any], TrainingTask], Mapping
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """
-    What a run came to.
+    """What a run came to."""
 
-    Args:
-        best (`Path`):
-            The model: a `from_pretrained` folder.
-        best_epoch (`int`):
-            The epoch it comes from, counted from 0.
-        num_epochs (`int`):
-            Epochs that were trained.
-        history (`list[dict]`):
-            Loss and validation metrics of each epoch.
-    """
-
-    best: Path
-    best_epoch: int
-    num_epochs: int
-    history: list[dict[str, Any]]
+    best: Path  # the model: a `from_pretrained` folder
+    best_epoch: int  # the epoch it comes from, counted from 0
+    num_epochs: int  # how many were trained
+    history: list[dict[str, Any]]  # loss and validation metrics of each epoch
 
 
 def choose_task(arguments: ApexTrainingArguments) -> str:

@@ -8,6 +8,7 @@ transforms nothing.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,8 @@ def open_fusion_store(
     Open the songs of a source for training; the first time, decode them and compute their spectrograms.
 
     Args:
-        source ([`SongSource`]):
-            The songs.
-        cache_dir (`str` or `os.PathLike`):
-            Where decoded songs and spectrograms are kept, under names that change with any song's audio and with
-            settings.
+        source ([`SongSource`]), cache_dir (`str` or `os.PathLike`):
+            The songs, and where they are kept decoded, under names that change with any song's audio and settings.
         config ([`SpectrogramFusionConfig`]):
             Front end and segments; with `branches` `"features"`, no audio is decoded.
         rereads (`bool`, defaults to `False`):
@@ -68,12 +66,10 @@ def open_fusion_store(
 
     make_store(folder, build)
     splits = {
-        name: SongSplit(
-            name, np.load(folder / f"{name}.npy", mmap_mode="r"), split.offsets, split.song_embeddings, split.songs
-        )
+        name: replace(split, segments=np.load(folder / f"{name}.npy", mmap_mode="r"))
         for name, split in waveforms.splits.items()
     }
-    return SongStore(folder, waveforms.manifest, sha256, waveforms.dataset_sha256, splits)
+    return replace(waveforms, folder=folder, manifest_sha256=sha256, splits=splits)
 
 
 def _write_spectrograms(path: Path, split: SongSplit, config: Any) -> None:
@@ -146,11 +142,9 @@ def build_feature_rows(split: SongSplit, features: Sequence[dict[str, Any]]) -> 
         no such column.
     """
     columns = {feature["name"]: split.list_values(feature["name"]) for feature in features}
-    rows = [
-        encode_features({name: values[song] for name, values in columns.items()}, features)
-        for song in range(split.num_songs)
-    ]
-    return np.asarray(rows, np.float32).reshape(split.num_songs, len(features))
+    songs = ({name: values[song] for name, values in columns.items()} for song in range(split.num_songs))
+    rows = np.array([encode_features(song, features) for song in songs], np.float32)
+    return rows.reshape(split.num_songs, len(features))
 
 
 def build_fusion_labels(split: SongSplit, target_column: str, hit_threshold: float) -> NDArray[np.float32]:

@@ -51,7 +51,7 @@ def score_spectrograms(
 
     Args:
         model ([`SpectrogramFusionModel`]):
-            The model.
+            In training or evaluation mode.
         spectrograms (`torch.FloatTensor` of shape `(num_segments, num_bands, num_frames)`):
             Segments, or stretches of them.
         row_of_segment (`torch.LongTensor` of shape `(num_segments,)`):
@@ -76,19 +76,15 @@ def predict_stored_songs(
     stop: int | None = None,
 ) -> NDArray[np.float32]:
     """
-    Score songs from their stored spectrograms, with the model in evaluation mode.
+    Score songs from their stored spectrograms.
 
     Args:
         model ([`SpectrogramFusionModel`]):
-            The model.
-        split ([`SongSplit`]):
-            The songs.
-        features (`np.ndarray` of shape `(num_songs, num_features)`):
-            Their track features, from `build_feature_rows`.
-        start (`int`, defaults to 0):
-            First song.
-        stop (`int`, *optional*):
-            Song before which to stop.
+            In evaluation mode.
+        split ([`SongSplit`]), features (`np.ndarray` of shape `(num_songs, num_features)`):
+            The songs, and their track features from `build_feature_rows`.
+        start (`int`, defaults to 0), stop (`int`, *optional*):
+            First song, and the song before which to stop.
 
     Returns:
         `np.ndarray` of shape `(stop - start, num_heads)`, float32.
