@@ -170,7 +170,7 @@ def _train_epoch(task: TrainingTask, module: nn.Module, optimizer: Any, progress
 
 def _check_loss(task: TrainingTask, sums: torch.Tensor, counts: torch.Tensor, batch: int, progress: Progress) -> float:
     """Return the loss of the whole batch; stop in all processes at once if it is not finite in any."""
-    sums = task.accelerator.reduce(sums)
+    sums = task.accelerator.reduce(sums, reduction="sum")
     with torch.no_grad():
         value = float(task.loss(sums / counts.clamp(min=1), counts > 0))
     if not math.isfinite(value):
