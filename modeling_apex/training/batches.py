@@ -65,6 +65,12 @@ def draw_segments(
     return drawn
 
 
+def average_segments(embeddings: torch.Tensor, row_of_segment: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Return the mean of the segments of each row, `(num_rows, D)`, of embeddings `(N, D)` in any order."""
+    sums = embeddings.new_zeros(num_rows, embeddings.shape[1]).index_add(0, row_of_segment, embeddings)
+    return sums / torch.bincount(row_of_segment, minlength=num_rows).unsqueeze(1)
+
+
 def name_songs(ids: Any, songs: NDArray[np.int64], limit: int = 5) -> str:
     """Return the ids of a few songs, and how many more there are, for messages."""
     unique = np.unique(songs)

@@ -19,6 +19,7 @@ from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
 from modeling_apex.training.train import train
 
 AXES = ("mode", "task", "loss", "num_shared_layers")
+NUM_DRAWS = 200  # bootstrap resamples
 
 # Test results that the paper states for its best condition (arXiv 2605.03395): the aesthetic ones against
 # pseudo-labels of another model, as a range over the five scores. What is not here is shown as unknown.
@@ -32,22 +33,12 @@ PUBLISHED: Mapping[tuple[str, str, str, int], Mapping[str, Mapping[str, str]]] =
 
 
 def build_conditions(arguments: ApexTrainingArguments) -> dict[str, ApexTrainingArguments]:
-    """
-    Build the arguments of all 24 conditions.
-
-    Args:
-        arguments ([`ApexTrainingArguments`]):
-            Everything that is not a condition.
-
-    Returns:
-        `dict[str, ApexTrainingArguments]`: by name, such as `"song-full-uncertainty-2"`.
-    """
-    conditions = {}
+    """Build the arguments of all 24 conditions by name, such as `"song-full-uncertainty-2"`; all else stays."""
     choices = {option.name: option.metadata["choices"] for option in fields(arguments)}
-    for values in itertools.product(*(choices[axis] for axis in AXES)):
-        name = "-".join(map(str, values))
-        conditions[name] = replace(arguments, **dict(zip(AXES, values, strict=True)))
-    return conditions
+    return {
+        "-".join(map(str, values)): replace(arguments, **dict(zip(AXES, values, strict=True)))
+        for values in itertools.product(*(choices[axis] for axis in AXES))
+    }
 
 
 def run_conditions(
@@ -60,7 +51,6 @@ def run_conditions(
     rereads: bool = False,
     only: Sequence[str] | None = None,
     split: str = "test",
-    num_draws: int = 200,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """
@@ -73,18 +63,12 @@ def run_conditions(
             Folder of the runs, one sub-folder each.
         arguments ([`ApexTrainingArguments`]):
             Everything that is not a condition.
-        model (`str` or `os.PathLike`, *optional*):
-            The model whose encoder made the embeddings; defaults to what their manifest names.
-        songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
+        model, songs, rereads, show_progress:
             As for [`train`].
         only (`Sequence[str]`, *optional*):
             Names of conditions; defaults to all 24.
         split (`str`, defaults to `"test"`):
             What to evaluate on.
-        num_draws (`int`, defaults to 200):
-            Bootstrap resamples.
-        show_progress (`bool`, defaults to `False`):
-            Whether to show progress bars.
 
     Returns:
         `dict`: results of `evaluate_model` by condition.
@@ -96,14 +80,14 @@ def run_conditions(
     unknown = sorted(set(only or ()) - set(conditions))
     if unknown:
         raise ValueError(f"unknown conditions {', '.join(unknown)}; there are {', '.join(conditions)}.")
+    labels: dict[str, Any] = {"songs": songs, "rereads": rereads}
+    options: dict[str, Any] = {"model": model, "show_progress": show_progress, **labels}
     results = {}
     for name in only or conditions:
         folder = Path(output) / name
         has_run = (folder / "arguments.json").is_file()
-        labels: dict[str, Any] = {"songs": songs, "rereads": rereads}
-        options = {"model": model, "resume": has_run, "show_progress": show_progress, **labels}
-        run = train(embeddings, folder, conditions[name], **options)
-        results[name] = evaluate_model(run.best, embeddings, splits=[split], num_draws=num_draws, **labels)
+        run = train(embeddings, folder, conditions[name], resume=has_run, **options)
+        results[name] = evaluate_model(run.best, embeddings, splits=[split], num_draws=NUM_DRAWS, **labels)
     return results
 
 

@@ -21,6 +21,7 @@ from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.statistics.metrics import BASELINES, METRICS, compute_head_results
+from modeling_apex.training.trained_model import load_base_model
 
 ALL_PLATFORMS = "all"
 BATCH_SONGS = 256
@@ -32,7 +33,6 @@ def evaluate_model(
     *,
     splits: Sequence[str] | None = None,
     num_draws: int = 1000,
-    seed: int = 0,
     songs: str | os.PathLike | SongSource | None = None,
     rereads: bool = False,
 ) -> dict[str, Any]:
@@ -48,8 +48,6 @@ def evaluate_model(
             Which splits; defaults to all but `train`.
         num_draws (`int`, defaults to 1000):
             Bootstrap resamples of songs.
-        seed (`int`, defaults to 0):
-            Seed of the resampling.
         songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
             As for [`train`].
 
@@ -61,47 +59,39 @@ def evaluate_model(
         `ValueError`: If a split is missing, or the embeddings come from another model.
     """
     store = open_embedding_store(embeddings, songs=songs, rereads=rereads)
-    loaded: Any = model
-    if isinstance(model, (str, os.PathLike)):
-        loaded = ApexModel.from_pretrained(os.fspath(model), dtype=torch.float32)
+    loaded: Any = load_base_model(model).eval()
     identity = store.manifest["identity"]
     refuse_other_identity(str(store.folder), identity, build_expected_identity(loaded, identity))
-    loaded.eval()
     training_labels = store.get_split("train").build_labels(loaded.config.head_names)
     chosen = [name for name in store.splits if name != "train"] if splits is None else list(splits)
-    draws = {"num_draws": num_draws, "seed": seed}
     return {
         "model": str(loaded.config._name_or_path),
         "embeddings_manifest_sha256": store.manifest_sha256,
         "dataset_sha256": store.dataset_sha256,
         "label_sources": list_label_sources(store),
         "num_draws": num_draws,
-        "splits": {name: _evaluate_split(loaded, store.get_split(name), training_labels, draws) for name in chosen},
+        "splits": {
+            name: _evaluate_split(loaded, store.get_split(name), training_labels, num_draws) for name in chosen
+        },
     }
 
 
 def _evaluate_split(
-    model: ApexModel, split: SongSplit, training_labels: NDArray[np.float32], draws: Mapping[str, int]
+    model: ApexModel, split: SongSplit, training_labels: NDArray[np.float32], num_draws: int
 ) -> dict[str, dict[str, Any]]:
     """Return the results of every head, by platform."""
     config: Any = model.config
     scores, labels = predict_split(model, split), split.build_labels(config.head_names)
-    return {
-        platform: {
-            head: compute_head_results(scores[rows, column], labels[rows, column], training_labels[:, column], **draws)
-            for column, head in enumerate(config.head_names)
-        }
-        for platform, rows in group_by_platform(split).items()
-    }
+    results: dict[str, dict[str, Any]] = {}
+    for platform, rows in group_by_platform(split).items():
+        columns = zip(scores[rows].T, labels[rows].T, training_labels.T, strict=True)
+        heads = (compute_head_results(*column, num_draws=num_draws) for column in columns)
+        results[platform] = dict(zip(config.head_names, heads, strict=True))
+    return results
 
 
 def predict_split(model: ApexModel, split: SongSplit) -> NDArray[np.float32]:
-    """
-    Score the songs of a split by the model's own forward pass.
-
-    Returns:
-        `np.ndarray` of shape `(num_songs, num_heads)`.
-    """
+    """Score the songs of a split by the model's own forward pass, `(num_songs, num_heads)`."""
     scores = []
     for start in range(0, split.num_songs, BATCH_SONGS):
         offsets = split.offsets[start : start + BATCH_SONGS + 1]
@@ -121,12 +111,9 @@ def predict_split(model: ApexModel, split: SongSplit) -> NDArray[np.float32]:
 def group_by_platform(split: SongSplit) -> dict[str, NDArray[np.int64]]:
     """Return the rows of all songs, and of each platform where there are several."""
     platforms = split.list_values("platform")
-    groups = {ALL_PLATFORMS: np.arange(split.num_songs)}
     known = sorted({platform for platform in platforms if platform is not None})
-    if len(known) > 1:
-        for platform in known:
-            groups[platform] = np.flatnonzero([value == platform for value in platforms])
-    return groups
+    groups = {name: np.flatnonzero([value == name for value in platforms]) for name in known if len(known) > 1}
+    return {ALL_PLATFORMS: np.arange(split.num_songs), **groups}
 
 
 def list_label_sources(store: SongStore) -> list[str]:

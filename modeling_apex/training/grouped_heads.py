@@ -39,21 +39,11 @@ BATCH_NORM_MOMENTUM = 0.1
 
 @dataclass(frozen=True)
 class BatchShare:
-    """
-    Say which rows of a batch this process holds, and where the batch's randomness comes from.
+    """Say which rows of a batch this process holds, and where the batch's randomness comes from."""
 
-    Args:
-        seed (`int`):
-            Seed of the dropout masks of this step, equal in all processes.
-        num_rows (`int`):
-            Rows of the whole batch.
-        start (`int`):
-            First row that this process holds.
-    """
-
-    seed: int
-    num_rows: int
-    start: int = 0
+    seed: int  # of the dropout masks of this step, equal in all processes
+    num_rows: int  # of the whole batch
+    start: int = 0  # first row that this process holds
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -67,8 +57,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
+        total: torch.Tensor = _SumOverProcesses.apply(gradient)
         return total
 
 
@@ -101,10 +90,8 @@ class GroupedBlock(nn.Module):
         Args:
             inputs (`torch.FloatTensor` of shape `(B, C)` or `(G, B, C)`):
                 One input for all groups, or one each.
-            share ([`BatchShare`], *optional*):
-                Which rows of the batch these are; needed in training.
-            generator (`torch.Generator`, *optional*):
-                Source of the dropout masks; needed in training.
+            share ([`BatchShare`], *optional*), generator (`torch.Generator`, *optional*):
+                Which rows of the batch these are, and the source of dropout masks; needed in training.
 
         Returns:
             `torch.FloatTensor` of shape `(B, G * C')`: the groups side by side.
@@ -119,9 +106,7 @@ class GroupedBlock(nn.Module):
         if self.training and self.dropout > 0:
             assert share is not None
             assert generator is not None
-            hidden = hidden.mul_(
-                self._draw_mask(hidden, share, generator)
-            )  # in place: GELU needs only its input again
+            hidden.mul_(self._draw_mask(hidden, share, generator))  # in place: GELU needs only its input again
         return hidden
 
     def _normalize(self, hidden: torch.Tensor, share: BatchShare | None) -> torch.Tensor:
@@ -156,13 +141,7 @@ class GroupedBlock(nn.Module):
 
 
 class GroupedHeads(nn.Module):
-    """
-    Trunk and heads of an [`ApexConfig`], with all branches stacked.
-
-    Args:
-        config ([`ApexConfig`]):
-            Widths, dropouts and heads.
-    """
+    """Trunk and heads of an [`ApexConfig`], which says widths, dropouts and heads, with all branches stacked."""
 
     minimum: torch.Tensor
     span: torch.Tensor

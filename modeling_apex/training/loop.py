@@ -16,18 +16,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
 from modeling_apex.statistics.metrics import compute_head_metrics, compute_mean_spearman, is_scored
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.processes import broadcast_from_main, is_distributed
+from modeling_apex.training.processes import broadcast_from_main
 from modeling_apex.training.run_folder import RunFolder
 from modeling_apex.training.task import TrainingTask
 
@@ -57,9 +56,10 @@ class Progress:
         """Write `progress.json`; not a pickle, which Accelerate would make of it, and open as code."""
         (folder / PROGRESS_NAME).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
-    def load(self, folder: Path) -> None:
+    @classmethod
+    def load(cls, folder: Path) -> Self:
         """
-        Take what `save` wrote.
+        Read what `save` wrote.
 
         Raises:
             `FileNotFoundError`: If the checkpoint has no `progress.json`.
@@ -67,10 +67,7 @@ class Progress:
         path = folder / PROGRESS_NAME
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file, so this checkpoint cannot be resumed. Start a new run.")
-        state = json.loads(path.read_text(encoding="utf-8"))
-        self.history, self.best_epoch, self.best_value = (
-            state[name] for name in ("history", "best_epoch", "best_value")
-        )
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progress: bool = False) -> Progress:
@@ -78,14 +75,10 @@ def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progre
     Train a task to the end, or until its selection metric no longer improves.
 
     Args:
-        task ([`TrainingTask`]):
-            What to train, and how.
-        run ([`RunFolder`]):
-            Where to keep checkpoints and metrics.
-        resume (`bool`, defaults to `False`):
-            Whether to start from the newest checkpoint of the run, if it has one.
-        show_progress (`bool`, defaults to `False`):
-            Whether to show a progress bar over epochs.
+        task ([`TrainingTask`]), run ([`RunFolder`]):
+            What to train, and where to keep checkpoints and metrics.
+        resume (`bool`, defaults to `False`), show_progress (`bool`, defaults to `False`):
+            Whether to start from the newest checkpoint of the run, if it has one; whether to show a progress bar.
 
     Returns:
         [`Progress`]: history and best epoch. The best weights lie in the newest checkpoint's `best.safetensors`.
@@ -93,11 +86,10 @@ def fit(task: TrainingTask, run: RunFolder, *, resume: bool = False, show_progre
     Raises:
         [`TrainingDivergedError`]: If the loss becomes NaN or infinite.
     """
-    progress, arguments, accelerator = Progress(), task.arguments, task.accelerator
+    arguments, accelerator = task.arguments, task.accelerator
     module, optimizer = accelerator.prepare(task.module, build_optimizer(task))
     peak_rates = [group["lr"] for group in optimizer.param_groups]
-    if resume:
-        _resume(run, accelerator, progress)
+    progress = _resume(run, accelerator) if resume else Progress()
     hides_bar = not (show_progress and accelerator.is_main_process)
     with tqdm(total=arguments.num_epochs, initial=progress.num_epochs_done, unit="epoch", disable=hides_bar) as bar:
         while not has_finished(progress, arguments):
@@ -117,13 +109,13 @@ def build_optimizer(task: TrainingTask) -> torch.optim.AdamW:
     return torch.optim.AdamW(task.build_parameter_groups(), weight_decay=task.arguments.weight_decay, fused=is_fused)
 
 
-def _resume(run: RunFolder, accelerator: Any, progress: Progress) -> None:
+def _resume(run: RunFolder, accelerator: Any) -> Progress:
     """Go back to the newest checkpoint. A run may come from elsewhere, so nothing in its pickles may run."""
     checkpoints = run.list_checkpoints()
     if not checkpoints:
-        return
+        return Progress()
     checkpoint = checkpoints[-1]
-    progress.load(checkpoint)
+    progress = Progress.load(checkpoint)
     try:
         # Accelerate opens what it wrote itself with the same restriction; stated here, it holds in every release.
         accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
@@ -135,6 +127,7 @@ def _resume(run: RunFolder, accelerator: Any, progress: Progress) -> None:
     if accelerator.is_main_process:  # what a kill right after the checkpoint kept from being done
         run.drop_old_checkpoints()
         run.save_history(progress.history)
+    return progress
 
 
 def _set_learning_rates(optimizer: Any, peak_rates: Sequence[float], share_done: float) -> None:
@@ -177,9 +170,7 @@ def _train_epoch(task: TrainingTask, module: nn.Module, optimizer: Any, progress
 
 def _check_loss(task: TrainingTask, sums: torch.Tensor, counts: torch.Tensor, batch: int, progress: Progress) -> float:
     """Return the loss of the whole batch; stop in all processes at once if it is not finite in any."""
-    if is_distributed():
-        sums = sums.clone()
-        dist.all_reduce(sums)
+    sums = task.accelerator.reduce(sums, reduction="sum")
     with torch.no_grad():
         value = float(task.loss(sums / counts.clamp(min=1), counts > 0))
     if not math.isfinite(value):
@@ -239,15 +230,10 @@ def _record(task: TrainingTask, run: RunFolder, progress: Progress, entry: dict[
 
 
 def _keep_best(task: TrainingTask, run: RunFolder, checkpoint: Path, is_best: bool) -> None:
-    """
-    Put the best weights so far into the checkpoint.
-
-    Each checkpoint carries its own copy: a run that is killed between two files resumes from what belongs together.
-    """
+    """Put the best weights so far into each checkpoint, so that a killed run resumes from what belongs together."""
     if is_best:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in task.build_weights().items()}, checkpoint / BEST_WEIGHTS
-        )
+        weights = {name: tensor.contiguous() for name, tensor in task.build_weights().items()}
+        save_file(weights, checkpoint / BEST_WEIGHTS)
     else:
         shutil.copyfile(run.list_checkpoints()[-1] / BEST_WEIGHTS, checkpoint / BEST_WEIGHTS)
 
@@ -262,8 +248,7 @@ def load_best_weights(run: RunFolder) -> dict[str, torch.Tensor]:
     checkpoints = run.list_checkpoints()
     if not checkpoints:
         raise FileNotFoundError(f"{run.path}: no epoch was finished, so there are no weights.")
-    weights: dict[str, torch.Tensor] = load_file(checkpoints[-1] / BEST_WEIGHTS)
-    return weights
+    return load_file(checkpoints[-1] / BEST_WEIGHTS)
 
 
 def _flatten(entry: dict[str, Any]) -> dict[str, float]:

@@ -18,10 +18,8 @@ def compute_squared_error_sums(
     Sum the squared errors of each head over the labels that are there.
 
     Args:
-        scores (`torch.FloatTensor` of shape `(num_rows, num_heads)`):
-            Scores in native units.
-        labels (`torch.FloatTensor` of shape `(num_rows, num_heads)`):
-            Labels in native units; NaN where a label is missing.
+        scores, labels (`torch.FloatTensor` of shape `(num_rows, num_heads)`):
+            In native units; labels are NaN where one is missing.
         spreads (`torch.FloatTensor` of shape `(num_heads,)`, *optional*):
             Unit of each head's errors, in native units. Defaults to ones.
 

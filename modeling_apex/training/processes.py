@@ -51,10 +51,8 @@ def share_rows(num_rows: int, accelerator: Any) -> tuple[int, int]:
     return index * num_rows // num_processes, (index + 1) * num_rows // num_processes
 
 
-def gather_rows(rows: NDArray[np.float32], accelerator: Any) -> NDArray[np.float32]:
+def gather_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Join the rows of all processes, in their order, in every process."""
-    if accelerator.num_processes == 1:
-        return rows
     from accelerate.utils import gather_object
 
     return np.concatenate(gather_object([rows]))

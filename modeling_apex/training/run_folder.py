@@ -7,7 +7,6 @@ epoch), `loss.png` and `spearman.png`, `checkpoints/` (to resume from), and at t
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import math
@@ -15,6 +14,8 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,7 @@ FREE_ARGUMENTS = ("report_to",)
 
 
 class RunFolder:
-    """
-    The files of one run.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            The folder; see [`RunFolder.open`].
-    """
+    """The files of one run, in the folder `path`; see [`RunFolder.open`]."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -46,15 +41,7 @@ class RunFolder:
 
     def open(self, arguments: ApexTrainingArguments, data: Mapping[str, Any], *, resume: bool) -> None:
         """
-        Start the run, or check that it is the one to resume.
-
-        Args:
-            arguments ([`ApexTrainingArguments`]):
-                Its arguments.
-            data (`Mapping`):
-                What it trains on: model, manifest hash, splits.
-            resume (`bool`):
-                Whether to go on with a run that lies here.
+        Start the run, or check that the run to resume has these arguments and trains on these data.
 
         Raises:
             `FileExistsError`: If a run lies here and `resume` is false.
@@ -70,21 +57,18 @@ class RunFolder:
             raise FileNotFoundError(f"{self.path}: holds no run to resume; start one without --resume (resume=False).")
         described = dataclasses.asdict(arguments)
         if resume:
-            _refuse_differences(self.path, self._load("arguments.json"), described, "arguments")
-            _refuse_differences(self.path, self._load("data.json"), json.loads(json.dumps(data)), "data")
+            _refuse_differences(self.path, self.load("arguments.json"), described, "arguments")
+            _refuse_differences(self.path, self.load("data.json"), json.loads(json.dumps(data)), "data")
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         save_json(self.path / "data.json", data)
         save_json(self.path / "environment.json", describe_environment())
         save_json(self.path / "arguments.json", described)
 
-    def _load(self, name: str) -> dict[str, Any]:
+    def load(self, name: str) -> dict[str, Any]:
+        """Read one of the JSON files, such as `data.json`."""
         content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
         return content
-
-    def load_data(self) -> dict[str, Any]:
-        """Return what the run trains on."""
-        return self._load("data.json")
 
     def list_checkpoints(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
@@ -107,38 +91,24 @@ class RunFolder:
         except ImportError:
             logger.info("matplotlib is not installed, so there are no plots.")
             return
-        epochs = [entry["epoch"] for entry in history]
-        curves: dict[str, dict[str, list[float]]] = {
-            "loss": {
-                "training": [entry["training_loss"] for entry in history],
-                "validation": [entry["validation_loss"] for entry in history],
-            },
-            "spearman": {
-                name: [entry["validation"][name]["spearman"] for entry in history] for name in history[0]["validation"]
-            },
-        }
-        for name, lines in curves.items():
+        losses = {name: [entry[f"{name}_loss"] for entry in history] for name in ("training", "validation")}
+        heads = history[0]["validation"]
+        spearman = {head: [entry["validation"][head]["spearman"] for entry in history] for head in heads}
+        for name, unit, curves in (("loss", "loss", losses), ("spearman", "Spearman on validation", spearman)):
             figure = Figure(figsize=(7, 4), layout="constrained")
             axes = figure.subplots()
-            for label, values in lines.items():
-                axes.plot(epochs, values, label=label)
-            axes.set_xlabel("epoch")
-            axes.set_ylabel(name if name == "loss" else "Spearman on validation")
+            for label, values in curves.items():
+                axes.plot([entry["epoch"] for entry in history], values, label=label)
+            axes.set(xlabel="epoch", ylabel=unit)
             axes.legend(fontsize="small")
             figure.savefig(self.path / f"{name}.png", dpi=120)
 
 
 def describe_environment() -> dict[str, Any]:
     """Describe what a run ran on: versions, machine, processes."""
-    versions: dict[str, str | None] = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = None
     return {
         "apex-music": __version__,
-        **versions,
+        **{library: version(library) if find_spec(library) else None for library in LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_processes": int(os.environ.get("WORLD_SIZE", "1")),

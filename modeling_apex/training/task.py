@@ -23,6 +23,7 @@ from modeling_apex.corpus.song_store import SongStore
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import compute_step_seed, name_songs, plan_batches, refuse_few_rows
 from modeling_apex.training.losses import MultiTaskLoss
+from modeling_apex.training.processes import gather_rows, share_rows
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,6 @@ class TrainingInputs:
     songs: str | os.PathLike | SongSource | None = None
     rereads: bool = False
     cache_dir: str | os.PathLike | None = None
-    num_decoders: int = 1
-
-    @property
-    def decoding_options(self) -> dict[str, Any]:
-        """Options of the stores of decoded songs."""
-        return {"num_decoders": self.num_decoders, "rereads": self.rereads}
 
     def open_songs(self) -> SongSource:
         """
@@ -115,8 +110,8 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
-    def predict(self, split: str) -> NDArray[np.float32]:
-        """Score all songs of a split, `(num_songs, num_heads)`, in every process."""
+    def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Score the songs of a split from `start` up to `stop`, `(stop - start, num_heads)`."""
 
     @abstractmethod
     def build_weights(self) -> dict[str, torch.Tensor]:
@@ -139,19 +134,23 @@ class TrainingTask(ABC):
         """Return the labels of a split, `(num_songs, num_heads)`."""
         return self.store.get_split(split).build_labels(self.head_names)
 
+    def predict(self, split: str) -> NDArray[np.float32]:
+        """Score all songs of a split, `(num_songs, num_heads)`, in every process."""
+        start, stop = share_rows(self.store.get_split(split).num_songs, self.accelerator)
+        return gather_rows(self.score_songs(split, start, stop))
+
     def build_parameter_groups(self) -> list[dict[str, Any]]:
         """Return what the optimizer trains, with learning rates."""
         groups: list[dict[str, Any]] = []
         for rate, modules in self.list_trained():
             parameters = [value for module in modules for value in module.parameters() if value.requires_grad]
             groups.append({"params": parameters, "lr": rate})
-        if self.loss.log_sigmas is None:
-            return groups
-        if self.arguments.sigma_learning_rate is None:
-            return [*groups, {"params": [self.loss.log_sigmas], "lr": self.arguments.learning_rate}]
-        # Decay would pull each sigma towards 1, which means nothing.
-        rate = self.arguments.sigma_learning_rate
-        return [*groups, {"params": [self.loss.log_sigmas], "lr": rate, "weight_decay": 0.0}]
+        if self.loss.log_sigmas is not None:
+            groups.append({"params": [self.loss.log_sigmas], "lr": self.arguments.learning_rate})
+            if self.arguments.sigma_learning_rate is not None:
+                # Decay would pull each sigma towards 1, which means nothing.
+                groups[-1] |= {"lr": self.arguments.sigma_learning_rate, "weight_decay": 0.0}
+        return groups
 
     def plan_epoch(self, epoch: int) -> int:
         """Fix the order of an epoch; return its number of batches."""
@@ -173,10 +172,8 @@ def build_loss(arguments: ApexTrainingArguments, config: Any, labels: NDArray[np
     Build the loss that the arguments name.
 
     Args:
-        arguments ([`ApexTrainingArguments`]):
-            Kind, weight, whether targets are standardised.
-        config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
-            Its heads name the groups.
+        arguments ([`ApexTrainingArguments`]), config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
+            Kind, weight, whether targets are standardised; the heads, with their groups.
         labels (`np.ndarray` of shape `(num_songs, num_heads)`):
             Training labels, for their variances.
 

@@ -41,24 +41,12 @@ TASKS: Mapping[str, tuple[Callable[[TrainingInputs, Any], TrainingTask], Mapping
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """
-    What a run came to.
+    """What a run came to."""
 
-    Args:
-        best (`Path`):
-            The model: a `from_pretrained` folder.
-        best_epoch (`int`):
-            The epoch it comes from, counted from 0.
-        num_epochs (`int`):
-            Epochs that were trained.
-        history (`list[dict]`):
-            Loss and validation metrics of each epoch.
-    """
-
-    best: Path
-    best_epoch: int
-    num_epochs: int
-    history: list[dict[str, Any]]
+    best: Path  # the model: a `from_pretrained` folder
+    best_epoch: int  # the epoch it comes from, counted from 0
+    num_epochs: int  # how many were trained
+    history: list[dict[str, Any]]  # loss and validation metrics of each epoch
 
 
 def choose_task(arguments: ApexTrainingArguments) -> str:
@@ -78,7 +66,6 @@ def train(
     songs: str | os.PathLike | SongSource | None = None,
     rereads: bool = False,
     cache_dir: str | os.PathLike | None = None,
-    num_decoders: int = 1,
     resume: bool = False,
     show_progress: bool = False,
 ) -> TrainingResult:
@@ -104,8 +91,6 @@ def train(
             Whether to read source files again that look unchanged.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where columns or decoded songs are kept; by default in the embeddings or beside the run.
-        num_decoders (`int`, defaults to 1):
-            Threads that decode songs.
         resume (`bool`, defaults to `False`), show_progress (`bool`, defaults to `False`):
             Whether to go on with an interrupted run; whether to show a progress bar.
 
@@ -119,7 +104,7 @@ def train(
         [`TrainingDivergedError`]: If the loss becomes NaN; the best epoch so far is saved first.
     """
     arguments = arguments or build_arguments()
-    inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir, num_decoders)
+    inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir)
     prepare, unused = TASKS[choose_task(arguments)]
     for name, reason in unused.items():
         if getattr(inputs, name) is not None:
@@ -170,7 +155,7 @@ def _save_best(task: TrainingTask, run: RunFolder, progress: Progress | None = N
         task.model.load_state_dict(weights, strict=False)
         config = task.model.config
         config.percentile_tables = build_percentile_tables(scores, task.head_names)
-        trained = {"arguments": asdict(task.arguments), "data": run.load_data()}
+        trained = {"arguments": asdict(task.arguments), "data": run.load("data.json")}
         config.provenance = {**config.provenance, "training": trained}
         part, old = run.path / "best.writing", run.path / "best.old"
         shutil.rmtree(part, ignore_errors=True)

@@ -21,10 +21,7 @@ from modeling_apex.training.batches import seeded
 
 def load_base_model(model: str | os.PathLike | ApexModel) -> ApexModel:
     """Load a model in float32, whatever precision it is stored in; a loaded one stays as it is."""
-    if isinstance(model, (str, os.PathLike)):
-        loaded: ApexModel = load_apex_model(model)
-        return loaded
-    return model
+    return load_apex_model(model) if isinstance(model, (str, os.PathLike)) else model
 
 
 def build_training_config(config: ApexConfig, arguments: ApexTrainingArguments) -> ApexConfig:
@@ -74,16 +71,11 @@ def build_trained_model(base: ApexModel, arguments: ApexTrainingArguments) -> Ap
 
 def build_percentile_tables(scores: NDArray[np.float32], head_names: Sequence[str]) -> dict[str, list[float]]:
     """
-    Build the quantiles that `config.percentile_tables` holds.
+    Build what `config.percentile_tables` holds: 101 ascending quantiles of each score.
 
     Args:
-        scores (`np.ndarray` of shape `(num_songs, num_heads)`):
-            The model's scores of its training songs.
-        head_names (`Sequence[str]`):
-            Names of the columns.
-
-    Returns:
-        `dict[str, list[float]]`: 101 ascending quantiles a score.
+        scores (`np.ndarray` of shape `(num_songs, num_heads)`), head_names (`Sequence[str]`):
+            The model's scores of its training songs, and the names of their columns.
     """
     quantiles = np.quantile(scores.astype(np.float64), np.linspace(0, 1, NUM_QUANTILES), axis=0)
     # Interpolation rounds: two equal quantiles may come out a last digit apart, in the wrong order.

@@ -98,9 +98,7 @@ def test_progress_round_trips_with_numbers_that_json_does_not_have(tmp_path: Pat
     entry = {"epoch": 0, "spearman": float("nan"), "loss": 0.1 + 0.2, "largest": float("inf")}
     progress = Progress([entry], best_epoch=0)
     progress.save(tmp_path)
-    loaded = Progress()
-    loaded.load(tmp_path)
-    assert repr(loaded) == repr(progress)
+    assert repr(Progress.load(tmp_path)) == repr(progress)
 
 
 @pytest.mark.parametrize("kind", ["segments", "offsets", "song_embeddings"])

@@ -19,10 +19,10 @@ from modeling_apex.engines.model_hashes import compute_weights_hash
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.batches import compute_step_seed, draw_segments, seeded
+from modeling_apex.training.batches import average_segments, compute_step_seed, draw_segments, seeded
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
-from modeling_apex.training.processes import gather_rows, share_rows
+from modeling_apex.training.processes import share_rows
 from modeling_apex.training.task import TrainingInputs, TrainingTask
 from modeling_apex.training.trained_model import build_trained_model, load_base_model
 
@@ -63,10 +63,8 @@ class EndToEndModule(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(num_heads,)`: sums of squared errors.
         """
-        embeddings = self.encode(segments)  # (N, D)
-        sums = embeddings.new_zeros(len(labels), embeddings.shape[1]).index_add(0, row_of_segment, embeddings)
-        counts = torch.bincount(row_of_segment, minlength=len(labels)).unsqueeze(1)
-        return compute_squared_error_sums(self.heads(sums / counts, share), labels)
+        embeddings = average_segments(self.encode(segments), row_of_segment, len(labels))  # (B, D)
+        return compute_squared_error_sums(self.heads(embeddings, share), labels)
 
 
 class EndToEndTask(TrainingTask):
@@ -90,38 +88,28 @@ class EndToEndTask(TrainingTask):
     def compute_error_sums(self, module: nn.Module, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         songs = self._batches[batch]
         seed = self.compute_step_seed(batch)
-        drawn = self._draw(songs, seed)
-        start, stop = share_rows(len(songs), self.accelerator)
+        generator = np.random.default_rng(seed)  # draws the whole batch, equal in all processes
+        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator)
+        song_of_segment = np.repeat(np.arange(len(songs)), [len(rows) for rows in drawn])
         if self.arguments.mode == "song":
-            labels = self._labels[songs]
-            own_labels, num_rows, first_row = labels[start:stop], len(songs), start
-            row_of_segment = np.repeat(np.arange(stop - start), [len(rows) for rows in drawn[start:stop]])
+            row_of_segment, labels = song_of_segment, self._labels[songs]
         else:
-            sizes = [len(rows) for rows in drawn]
-            labels = self._labels[np.repeat(songs, sizes)]
-            first_row, last_row, num_rows = sum(sizes[:start]), sum(sizes[:stop]), len(labels)
-            own_labels = labels[first_row:last_row]
-            row_of_segment = np.arange(last_row - first_row)
-        segments = self._load_segments(np.concatenate(drawn[start:stop]))
-        device = self.accelerator.device
-        counts = (~torch.isnan(labels)).sum(0).to(device)
-        share = BatchShare(seed, num_rows, first_row)
+            row_of_segment, labels = np.arange(len(song_of_segment)), self._labels[songs[song_of_segment]]
+        start, stop = share_rows(len(songs), self.accelerator)
+        own_rows = torch.from_numpy(row_of_segment[(song_of_segment >= start) & (song_of_segment < stop)])
+        first, last = int(own_rows[0]), int(own_rows[-1])
+        segments, device = self._load_segments(np.concatenate(drawn[start:stop])), self.accelerator.device
+        own_labels, share = labels[first : last + 1].to(device), BatchShare(seed, len(labels), first)
         with seeded(compute_step_seed(seed, self.accelerator.process_index, 0)):  # dropout
-            sums = module(segments, torch.from_numpy(row_of_segment).to(device), own_labels.to(device), share)
-        return sums, counts
-
-    def _draw(self, songs: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-        """Choose the segments of each song of the whole batch, equal in all processes."""
-        generator = np.random.default_rng(seed)
-        return draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator)
+            sums = module(segments, (own_rows - first).to(device), own_labels, share)
+        return sums, (~torch.isnan(labels)).sum(0).to(device)
 
     def _load_segments(self, rows: NDArray[np.int64], split: str = "train") -> torch.Tensor:
         segments = self.store.get_split(split).segments[rows]
         return torch.from_numpy(segments.astype(np.float32)).to(self.accelerator.device)
 
-    def predict(self, split: str) -> NDArray[np.float32]:
+    def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
         songs = self.store.get_split(split)
-        start, stop = share_rows(songs.num_songs, self.accelerator)
         scores = np.zeros((stop - start, len(self.head_names)), np.float32)
         with torch.no_grad(), self.accelerator.autocast():
             for row, song in enumerate(range(start, stop)):
@@ -134,21 +122,14 @@ class EndToEndTask(TrainingTask):
                 if self.arguments.mode == "song":
                     embeddings = embeddings.mean(0, keepdim=True)
                 scores[row] = self.module.heads(embeddings).mean(0).float().cpu().numpy()
-        return gather_rows(scores, self.accelerator)
+        return scores
 
     def build_weights(self) -> dict[str, torch.Tensor]:
-        weights = self.module.heads.build_named_tensors()
-        for part in ("encoder", "aggregator"):
-            for name, tensor in getattr(self.module, part).state_dict().items():
-                weights[f"{part}.{name}"] = tensor.detach().cpu().clone()
-        return weights
+        return {**self.model.state_dict(), **self.module.heads.build_named_tensors()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         self.module.heads.load_named_tensors(weights)
-        for part in ("encoder", "aggregator"):
-            prefix = f"{part}."
-            own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-            getattr(self.module, part).load_state_dict(own)
+        self.model.load_state_dict(weights)  # its encoder and layer mix are those of the module
 
     def describe_data(self) -> dict[str, Any]:
         return {"waveforms_sha256": self.store.manifest_sha256, "weights_sha256": self._starts_from}
@@ -167,8 +148,7 @@ def prepare_encoder(inputs: TrainingInputs, accelerator: Any) -> EndToEndTask:
     songs = inputs.open_songs()
     with accelerator.main_process_first():
         extractor = ApexFeatureExtractor.from_config(base.config)
-        cache = inputs.choose_cache("waveforms")
-        store = open_waveform_store(songs, cache, extractor, **inputs.decoding_options)
+        store = open_waveform_store(songs, inputs.choose_cache("waveforms"), extractor, rereads=inputs.rereads)
     return EndToEndTask(store, build_trained_model(base, inputs.arguments), inputs.arguments, accelerator)
 
 

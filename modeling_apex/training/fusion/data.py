@@ -8,6 +8,7 @@ transforms nothing.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,16 @@ SPECTROGRAM_SETTINGS = (
 
 
 def open_fusion_store(
-    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, num_decoders: int = 1, rereads: bool = False
+    source: SongSource, cache_dir: str | os.PathLike, config: Any, *, rereads: bool = False
 ) -> SongStore:
     """
     Open the songs of a source for training; the first time, decode them and compute their spectrograms.
 
     Args:
-        source ([`SongSource`]):
-            The songs.
-        cache_dir (`str` or `os.PathLike`):
-            Where decoded songs and spectrograms are kept, under names that change with any song's audio and with
-            settings.
+        source ([`SongSource`]), cache_dir (`str` or `os.PathLike`):
+            The songs, and where they are kept decoded, under names that change with any song's audio and settings.
         config ([`SpectrogramFusionConfig`]):
             Front end and segments; with `branches` `"features"`, no audio is decoded.
-        num_decoders (`int`, defaults to 1):
-            Threads that decode.
         rereads (`bool`, defaults to `False`):
             Whether to read audio again whose files look unchanged.
 
@@ -59,7 +55,7 @@ def open_fusion_store(
     if not config.has_audio:
         return _open_feature_table(source)
     extractor = ApexFeatureExtractor.from_config(config)
-    waveforms = open_waveform_store(source, cache_dir, extractor, num_decoders=num_decoders, rereads=rereads)
+    waveforms = open_waveform_store(source, cache_dir, extractor, rereads=rereads)
     settings = {name: getattr(config, name) for name in SPECTROGRAM_SETTINGS}
     sha256 = hash_json({"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings})
     folder = Path(cache_dir) / f"spectrograms-{sha256[:16]}"
@@ -70,12 +66,10 @@ def open_fusion_store(
 
     make_store(folder, build)
     splits = {
-        name: SongSplit(
-            name, np.load(folder / f"{name}.npy", mmap_mode="r"), split.offsets, split.song_embeddings, split.songs
-        )
+        name: replace(split, segments=np.load(folder / f"{name}.npy", mmap_mode="r"))
         for name, split in waveforms.splits.items()
     }
-    return SongStore(folder, waveforms.manifest, sha256, waveforms.dataset_sha256, splits)
+    return replace(waveforms, folder=folder, manifest_sha256=sha256, splits=splits)
 
 
 def _write_spectrograms(path: Path, split: SongSplit, config: Any) -> None:
@@ -148,11 +142,9 @@ def build_feature_rows(split: SongSplit, features: Sequence[dict[str, Any]]) -> 
         no such column.
     """
     columns = {feature["name"]: split.list_values(feature["name"]) for feature in features}
-    rows = [
-        encode_features({name: values[song] for name, values in columns.items()}, features)
-        for song in range(split.num_songs)
-    ]
-    return np.asarray(rows, np.float32).reshape(split.num_songs, len(features))
+    songs = ({name: values[song] for name, values in columns.items()} for song in range(split.num_songs))
+    rows = np.array([encode_features(song, features) for song in songs], np.float32)
+    return rows.reshape(split.num_songs, len(features))
 
 
 def build_fusion_labels(split: SongSplit, target_column: str, hit_threshold: float) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ at the model's own threshold, with bootstrap intervals over groups of songs wher
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,24 +32,19 @@ def evaluate_fusion_model(
     splits: Sequence[str] | None = None,
     target_column: str = "popularity",
     num_draws: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """
     Evaluate a model on a dataset of songs, through the classes that score any song.
 
     Args:
-        model (`str`, `os.PathLike` or [`SpectrogramFusionModel`]):
-            The model.
-        source (`str`, `os.PathLike` or [`SongSource`]):
-            The songs.
+        model (`str`, `os.PathLike` or [`SpectrogramFusionModel`]), source (`str`, `os.PathLike` or [`SongSource`]):
+            The model and the songs.
         splits (`Sequence[str]`, *optional*):
             Which splits; defaults to all but `train`.
         target_column (`str`, defaults to `"popularity"`):
             Column of the popularity, 0 to 100.
         num_draws (`int`, defaults to 1000):
             Bootstrap samples.
-        seed (`int`, defaults to 0):
-            Seed of the samples.
 
     Returns:
         `dict`: `model`, `features`, `leaking_features`, `hit_threshold`, `failures`, and `splits`: per split
@@ -64,16 +59,19 @@ def evaluate_fusion_model(
         loaded = SpectrogramFusionModel.from_pretrained(os.fspath(model), dtype=torch.float32)
     config = loaded.eval().config
     chosen = choose_splits(songs, splits, target_column)
-    training_labels = _list_labels(songs, "train", target_column)
+    training_songs = songs.iterate("train", 0, songs.splits["train"]) if "train" in songs.splits else ()
+    training_labels = _list_labels(training_songs, target_column)
     failures: list[dict[str, str]] = []
     results: dict[str, Any] = {}
     for name in chosen:
         scores, scored = predict_songs(loaded, songs, name, failures)
-        labels = np.array([_read_label(song, target_column) for song in scored])
+        labels, groups = _list_labels(scored, target_column), [song.columns.get("group") for song in scored]
         known = training_labels if len(training_labels) else labels
-        draws = {"num_draws": num_draws, "seed": seed}
-        hits = _judge_hits(scores[:, 1], labels, config.hit_threshold, _list_groups(scored), draws)
-        results[name] = {"popularity": compute_head_results(scores[:, 0], labels, known, **draws), "hit": hits}
+        popularity = compute_head_results(scores[:, 0], labels, known, num_draws=num_draws)
+        is_hit = np.where(np.isnan(labels), np.nan, labels >= config.hit_threshold)
+        drawn: dict[str, Any] = {"num_draws": num_draws, "groups": None if None in groups else np.array(groups)}
+        hits = compute_hit_results(scores[:, 1], is_hit, threshold=config.hit_threshold, **drawn)
+        results[name] = {"popularity": popularity, "hit": hits}
     return {
         "model": str(config._name_or_path),
         "branches": config.branches,
@@ -85,13 +83,6 @@ def evaluate_fusion_model(
         "failures": failures,
         "splits": results,
     }
-
-
-def _judge_hits(
-    probabilities: NDArray, labels: NDArray, threshold: float, groups: NDArray | None, draws: Mapping[str, int]
-) -> dict[str, Any]:
-    is_hit = np.where(np.isnan(labels), np.nan, labels >= threshold)
-    return compute_hit_results(probabilities, is_hit, threshold=threshold, groups=groups, **draws)
 
 
 def choose_splits(source: SongSource, splits: Sequence[str] | None, target_column: str) -> list[str]:
@@ -145,19 +136,9 @@ def predict_songs(
     return np.concatenate([np.zeros((0, len(config.heads)), np.float32), *scores]), scored
 
 
-def _list_labels(source: SongSource, split: str, target_column: str) -> NDArray[np.float64]:
-    songs = source.iterate(split, 0, source.splits[split]) if split in source.splits else ()
-    return np.array([_read_label(song, target_column) for song in songs])
-
-
-def _read_label(song: Song, target_column: str) -> float:
-    value: Any = song.columns.get(target_column)
-    return float("nan") if is_missing(value) else float(value)
-
-
-def _list_groups(songs: Sequence[Song]) -> NDArray | None:
-    groups = [song.columns.get("group") for song in songs]
-    return None if None in groups else np.array(groups)
+def _list_labels(songs: Iterable[Song], target_column: str) -> NDArray[np.float64]:
+    values: list[Any] = [song.columns.get(target_column) for song in songs]
+    return np.array([np.nan if is_missing(value) else float(value) for value in values])
 
 
 def format_fusion_results(results: Mapping[str, Any]) -> str:

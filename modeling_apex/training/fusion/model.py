@@ -22,6 +22,7 @@ from modeling_apex.training.fusion.data import build_feature_specs
 
 # Targets that are percentiles under the power transform of the paper, so that reports can turn them back.
 PERCENTILE_TARGETS = ("score_streams", "score_likes")
+SHARED_FIELDS = ("branches", "hit_threshold", "segment_seconds")  # of arguments and config
 
 
 def build_front_end_config(
@@ -29,8 +30,7 @@ def build_front_end_config(
 ) -> SpectrogramFusionConfig:
     """Build a config that knows the front end and whether there is audio, before any feature is known."""
     features = [{"name": "any", "kind": "categorical", "categories": ["any"], "is_leaking": False}]
-    fields = _list_audio_fields(arguments) | {"features": [] if arguments.branches == "audio" else features}
-    return SpectrogramFusionConfig(**{**fields, **(differences or {})})
+    return _build_config(arguments, [] if arguments.branches == "audio" else features, differences)
 
 
 def build_fusion_config(
@@ -40,10 +40,8 @@ def build_fusion_config(
     Build the config of the model that a run will train: what the arguments say, and the features that the songs have.
 
     Args:
-        split ([`SongSplit`]):
-            The training songs.
-        arguments ([`ApexTrainingArguments`]):
-            Branches, threshold, target, whether leaking features are kept.
+        split ([`SongSplit`]), arguments ([`ApexTrainingArguments`]):
+            The training songs; branches, threshold, target, whether leaking features are kept.
         differences (`Mapping`, *optional*):
             Fields of [`SpectrogramFusionConfig`] that differ from its defaults.
 
@@ -58,17 +56,15 @@ def build_fusion_config(
                 "the songs have no track features that vary, so there is nothing to fuse. Build them from a table "
                 "with features (python -m datasets_scripts.build spotify), or train with branches='audio'."
             )
-    return SpectrogramFusionConfig(**{**_list_audio_fields(arguments), "features": features, **(differences or {})})
+    return _build_config(arguments, features, differences)
 
 
-def _list_audio_fields(arguments: ApexTrainingArguments) -> dict[str, Any]:
-    is_percentile = arguments.target_column in PERCENTILE_TARGETS
-    return {
-        "branches": arguments.branches,
-        "hit_threshold": arguments.hit_threshold,
-        "segment_seconds": arguments.segment_seconds,
-        "popularity_exponent": POPULARITY_EXPONENT if is_percentile else None,
-    }
+def _build_config(
+    arguments: ApexTrainingArguments, features: list[dict[str, Any]], differences: Mapping[str, Any] | None
+) -> SpectrogramFusionConfig:
+    fields: dict[str, Any] = {name: getattr(arguments, name) for name in SHARED_FIELDS}
+    fields["popularity_exponent"] = POPULARITY_EXPONENT if arguments.target_column in PERCENTILE_TARGETS else None
+    return SpectrogramFusionConfig(**{**fields, "features": features, **(differences or {})})
 
 
 def build_fusion_model(
@@ -78,14 +74,10 @@ def build_fusion_model(
     Build the untrained model: band statistics of the training songs, heads that start at the mean label.
 
     Args:
-        config ([`SpectrogramFusionConfig`]):
-            Its config.
-        split ([`SongSplit`]):
-            The training songs.
-        labels (`np.ndarray` of shape `(num_songs, 2)`):
-            Their labels.
-        seed (`int`):
-            Seed of the initial weights.
+        config ([`SpectrogramFusionConfig`]), seed (`int`):
+            Its config, and the seed of its weights.
+        split ([`SongSplit`]), labels (`np.ndarray` of shape `(num_songs, 2)`):
+            The training songs and their labels.
     """
     with seeded(seed):
         model = SpectrogramFusionModel(config)

@@ -17,11 +17,11 @@ from torch import nn
 from modeling_apex.corpus.song_store import SongSplit, SongStore
 from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.batches import compute_step_seed, draw_segments, seeded
+from modeling_apex.training.batches import average_segments, compute_step_seed, draw_segments, seeded
 from modeling_apex.training.fusion.data import build_feature_rows, build_fusion_labels, open_fusion_store
 from modeling_apex.training.fusion.model import build_front_end_config, build_fusion_config, build_fusion_model
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
-from modeling_apex.training.processes import gather_rows, share_rows
+from modeling_apex.training.processes import share_rows
 from modeling_apex.training.task import TrainingInputs, TrainingTask
 
 PREDICTION_BATCH = 32  # songs scored at once; bounds memory, changes nothing
@@ -51,7 +51,7 @@ def score_spectrograms(
 
     Args:
         model ([`SpectrogramFusionModel`]):
-            The model.
+            In training or evaluation mode.
         spectrograms (`torch.FloatTensor` of shape `(num_segments, num_bands, num_frames)`):
             Segments, or stretches of them.
         row_of_segment (`torch.LongTensor` of shape `(num_segments,)`):
@@ -64,9 +64,7 @@ def score_spectrograms(
     """
     embeddings = features.new_zeros(len(features), model.config.hidden_size)
     if model.encoder is not None:
-        encoded = model.encode_spectrograms(spectrograms)  # (N, D)
-        counts = torch.bincount(row_of_segment, minlength=len(features)).unsqueeze(1)
-        embeddings = embeddings.index_add(0, row_of_segment, encoded) / counts
+        embeddings = average_segments(model.encode_spectrograms(spectrograms), row_of_segment, len(features))
     return model.compute_scores(embeddings, features if model.tabular is not None else None)
 
 
@@ -78,19 +76,15 @@ def predict_stored_songs(
     stop: int | None = None,
 ) -> NDArray[np.float32]:
     """
-    Score songs from their stored spectrograms, with the model in evaluation mode.
+    Score songs from their stored spectrograms.
 
     Args:
         model ([`SpectrogramFusionModel`]):
-            The model.
-        split ([`SongSplit`]):
-            The songs.
-        features (`np.ndarray` of shape `(num_songs, num_features)`):
-            Their track features, from `build_feature_rows`.
-        start (`int`, defaults to 0):
-            First song.
-        stop (`int`, *optional*):
-            Song before which to stop.
+            In evaluation mode.
+        split ([`SongSplit`]), features (`np.ndarray` of shape `(num_songs, num_features)`):
+            The songs, and their track features from `build_feature_rows`.
+        start (`int`, defaults to 0), stop (`int`, *optional*):
+            First song, and the song before which to stop.
 
     Returns:
         `np.ndarray` of shape `(stop - start, num_heads)`, float32.
@@ -116,7 +110,8 @@ class FusionTask(TrainingTask):
     ):
         super().__init__(store, model, arguments, accelerator)
         config: Any = model.config
-        if config.has_audio and not self._count_frames():
+        self._num_frames = round(self.training.segments.shape[-1] * arguments.crop_share)
+        if config.has_audio and not self._num_frames:
             raise ValueError(
                 f"`crop_share` {arguments.crop_share} leaves nothing of a segment, whose spectrogram has "
                 f"{self.training.segments.shape[-1]} frames. Hear more of it, or longer segments (segment_seconds)."
@@ -130,49 +125,34 @@ class FusionTask(TrainingTask):
     def compute_error_sums(self, module: nn.Module, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         songs = self._batches[batch]
         seed = self.compute_step_seed(batch)
-        drawn, first_frame = self._draw(songs, seed)
+        generator = np.random.default_rng(seed)  # draws the whole batch, equal in all processes
+        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator)
+        spectrograms: Any = self.training.segments  # (N, mels, frames), mapped
+        first_frame = generator.integers(0, spectrograms.shape[-1] - self._num_frames + 1)
         start, stop = share_rows(len(songs), self.accelerator)
-        rows = np.concatenate(drawn[start:stop])
-        row_of_segment = np.repeat(np.arange(stop - start), [len(segments) for segments in drawn[start:stop]])
-        labels = self._labels[songs]
+        rows, labels = np.concatenate(drawn[start:stop]), self._labels[songs]
+        arrays = (
+            np.array(spectrograms[rows, :, first_frame : first_frame + self._num_frames]),
+            np.repeat(np.arange(stop - start), [len(segments) for segments in drawn[start:stop]]),
+            self._features["train"][songs[start:stop]],
+        )
         device = self.accelerator.device
+        inputs = [torch.from_numpy(array).to(device) for array in arrays]
         with seeded(compute_step_seed(seed, self.accelerator.process_index, 0)):  # dropout
-            sums = module(
-                self._load(rows, first_frame),
-                torch.from_numpy(row_of_segment).to(device),
-                torch.from_numpy(self._features["train"][songs[start:stop]]).to(device),
-                labels[start:stop].to(device),
-            )
+            sums = module(*inputs, labels[start:stop].to(device))
         return sums, (~torch.isnan(labels)).sum(0).to(device)
 
-    def _draw(self, songs: NDArray[np.int64], seed: int) -> tuple[list[NDArray[np.int64]], int]:
-        """Choose segments of each song of the whole batch, and where the stretch begins; equal in all processes."""
-        generator = np.random.default_rng(seed)
-        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator)
-        num_frames = self.training.segments.shape[-1]
-        return drawn, int(generator.integers(0, num_frames - self._count_frames() + 1))
-
-    def _count_frames(self) -> int:
-        return round(self.training.segments.shape[-1] * self.arguments.crop_share)
-
-    def _load(self, rows: NDArray[np.int64], first_frame: int) -> torch.Tensor:
-        stretch = slice(first_frame, first_frame + self._count_frames())
-        spectrograms: Any = self.training.segments  # (N, mels, frames), mapped
-        return torch.from_numpy(np.array(spectrograms[rows, :, stretch])).to(self.accelerator.device)
-
-    def predict(self, split: str) -> NDArray[np.float32]:
+    def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
         songs = self.store.get_split(split)
-        start, stop = share_rows(songs.num_songs, self.accelerator)
         with self.accelerator.autocast():
-            scores = predict_stored_songs(self.module.model, songs, self._features[split], start, stop)
-        return gather_rows(scores, self.accelerator)
+            return predict_stored_songs(self.module.model, songs, self._features[split], start, stop)
 
     def build_labels(self, split: str) -> NDArray[np.float32]:
         arguments = self.arguments
         return build_fusion_labels(self.store.get_split(split), arguments.target_column, arguments.hit_threshold)
 
     def build_weights(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.model.state_dict().items()}
+        return dict(self.module.model.state_dict())
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         self.module.model.load_state_dict(weights)
@@ -196,7 +176,7 @@ def prepare_fusion(inputs: TrainingInputs, accelerator: Any) -> FusionTask:
     # The front end does not depend on the features, which are found in the songs that it opens.
     front_end = build_front_end_config(arguments, inputs.config)
     with accelerator.main_process_first():
-        store = open_fusion_store(songs, inputs.choose_cache("spectrograms"), front_end, **inputs.decoding_options)
+        store = open_fusion_store(songs, inputs.choose_cache("spectrograms"), front_end, rereads=inputs.rereads)
     training, labels = store.get_split("train"), {}
     for name in ("train", "validation"):
         labels[name] = build_fusion_labels(store.get_split(name), arguments.target_column, arguments.hit_threshold)

@@ -20,7 +20,7 @@ from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import name_songs
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
-from modeling_apex.training.processes import gather_rows, share_rows
+from modeling_apex.training.processes import share_rows
 from modeling_apex.training.task import TrainingInputs, TrainingTask
 from modeling_apex.training.trained_model import build_trained_model, load_base_model
 
@@ -87,15 +87,15 @@ class HeadsTask(TrainingTask):
         names = name_songs(self.training.songs["id"], self._row_songs[damaged if len(damaged) else rows])
         return f"embeddings not finite: {names}" if len(damaged) else f"songs {names}"
 
-    def predict(self, split: str) -> NDArray[np.float32]:
+    def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
         songs, heads = self.store.get_split(split), self.module.heads
-        start, stop = share_rows(songs.num_songs, self.accelerator)
         if self.arguments.mode == "song":
-            return gather_rows(_score_rows(heads, songs.song_embeddings, start, stop), self.accelerator)
+            return _score_rows(heads, songs.song_embeddings, start, stop)
         offsets = songs.offsets[start : stop + 1]
         rows = _score_rows(heads, songs.segments, int(offsets[0]), int(offsets[-1]))
         sums = np.add.reduceat(rows.astype(np.float64), offsets[:-1] - offsets[0], axis=0) if stop > start else rows
-        return gather_rows((sums / np.diff(offsets)[:, None]).astype(np.float32), self.accelerator)
+        means: NDArray[np.float32] = (sums / np.diff(offsets)[:, None]).astype(np.float32)
+        return means
 
     def build_weights(self) -> dict[str, torch.Tensor]:
         return self.module.heads.build_named_tensors()

@@ -18,6 +18,7 @@ from modeling_apex.statistics.metrics import compute_head_metrics, compute_head_
 from modeling_apex.training.tiny.recipe import TinyRecipe
 from modeling_apex.training.tiny.songs import FULL_SCALE, SAMPLING_RATE, SongTable
 
+BATCH_SIZE = 8  # songs scored at once
 NUM_BOOTSTRAP_DRAWS = 1000
 # What a useful demonstration needs, as rank correlation on songs with independent factors.
 TARGETS = {
@@ -31,17 +32,9 @@ TITLES = {
 
 
 @torch.no_grad()
-def score_songs(model: ApexModel, table: SongTable, batch_size: int = 8) -> NDArray:
+def score_songs(model: ApexModel, table: SongTable) -> NDArray:
     """
     Score whole songs, through the same feature extractor and model as any other song.
-
-    Args:
-        model ([`ApexModel`]):
-            The model.
-        table ([`SongTable`]):
-            The songs.
-        batch_size (`int`, defaults to 8):
-            Songs at once.
 
     Returns:
         `np.ndarray` of shape `(num_songs, num_heads)`: scores in native units.
@@ -49,14 +42,14 @@ def score_songs(model: ApexModel, table: SongTable, batch_size: int = 8) -> NDAr
     extractor = ApexFeatureExtractor.from_config(model.config)
     model.eval()
     scores = []
-    for first in range(0, len(table.waveforms), batch_size):
-        songs = table.waveforms[first : first + batch_size] / np.float32(FULL_SCALE)
+    for first in range(0, len(table.waveforms), BATCH_SIZE):
+        songs = table.waveforms[first : first + BATCH_SIZE] / np.float32(FULL_SCALE)
         features = extractor(list(songs), sampling_rate=SAMPLING_RATE, return_tensors="pt")
         scores.append(model(features["input_values"], features["segment_mask"]).scores.numpy())
     return np.concatenate(scores)
 
 
-def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: dict[str, SongTable]) -> dict[str, Any]:
+def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: Mapping[str, SongTable]) -> dict[str, Any]:
     """
     Evaluate the model on the test songs and on the songs of unseen systems.
 
@@ -64,65 +57,49 @@ def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: dict[str, SongT
         model ([`ApexModel`]):
             The trained model.
         recipe ([`TinyRecipe`]):
-            The choices.
-        tables (`dict[str, SongTable]`):
+            What it was trained by.
+        tables (`Mapping[str, SongTable]`):
             `training` (for the baselines), `test` and `unseen`.
 
     Returns:
         `dict[str, Any]`: the evaluations of `results.json`, by name.
     """
-    evaluations: dict[str, Any] = {}
-    for name, song_set in recipe.build_song_sets().items():
-        if name not in TARGETS:
-            continue
-        scores = score_songs(model, tables[name])
-        heads, labels = model.config.heads, tables["training"].labels
+    evaluations, song_sets = {}, recipe.build_song_sets()
+    for name, targets in TARGETS.items():
+        song_set, table, scores = song_sets[name], tables[name], score_songs(model, tables[name])
+        results = {}
+        for column, head in enumerate(model.config.heads):
+            columns = (values[:, column] for values in (scores, table.labels, tables["training"].labels, table.truth))
+            results[head["name"]] = _evaluate_head(*columns, target=targets[head["group"]], seed=recipe.seed)
         evaluations[name] = {
             "num_songs": song_set.num_songs,
             "seed": song_set.seed,
             "systems": list(song_set.systems),
             "factors": "independent",
-            "scores": _evaluate_scores(scores, tables[name], heads, labels, TARGETS[name], recipe.seed),
-            "spearman_by_system": compute_spearman_by_system(scores, tables[name], heads),
+            "scores": results,
+            "spearman_by_system": _compute_spearman_by_system(scores, table, model.config.head_names),
         }
     return evaluations
 
 
-def _evaluate_scores(
-    scores: NDArray,
-    table: SongTable,
-    heads: Sequence[Mapping[str, Any]],
-    training_labels: NDArray,
-    targets: Mapping[str, float],
-    seed: int,
-) -> dict[str, dict[str, Any]]:
-    """
-    Return by score what [`compute_head_results`] gives, and `spearman_ceiling` (of a listener who knows the truth of
-    the simulation), `target` and `is_target_met`.
-    """
-    results = {}
-    for column, head in enumerate(heads):
-        labels, target = table.labels[:, column], targets[head["group"]]
-        numbers = compute_head_results(
-            scores[:, column], labels, training_labels[:, column], num_draws=NUM_BOOTSTRAP_DRAWS, seed=seed
-        )
-        spearman = numbers["spearman"]["value"]
-        numbers["spearman_ceiling"] = compute_metrics(table.truth[:, column], labels)["spearman"]
-        numbers["target"], numbers["is_target_met"] = target, spearman is not None and spearman >= target
-        results[head["name"]] = numbers
-    return results
+def _evaluate_head(
+    scores: NDArray, labels: NDArray, training_labels: NDArray, truth: NDArray, *, target: float, seed: int
+) -> dict[str, Any]:
+    """Add to [`compute_head_results`] the target, and the ceiling: what the truth behind the labels would reach."""
+    numbers = compute_head_results(scores, labels, training_labels, num_draws=NUM_BOOTSTRAP_DRAWS, seed=seed)
+    spearman = numbers["spearman"]["value"]
+    numbers["spearman_ceiling"] = compute_metrics(truth, labels)["spearman"]
+    return {**numbers, "target": target, "is_target_met": spearman is not None and spearman >= target}
 
 
-def compute_spearman_by_system(
-    scores: NDArray, table: SongTable, heads: Sequence[Mapping[str, Any]]
+def _compute_spearman_by_system(
+    scores: NDArray, table: SongTable, head_names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Compute the rank correlation of every score within the songs of each system."""
     results = {}
     for system in sorted(set(table.systems.tolist())):
-        is_of_system = table.systems == system
-        metrics = compute_head_metrics(
-            scores[is_of_system], table.labels[is_of_system], [head["name"] for head in heads]
-        )
+        rows = table.systems == system
+        metrics = compute_head_metrics(scores[rows], table.labels[rows], head_names)
         results[system] = {name: numbers["spearman"] for name, numbers in metrics.items()}
     return results
 

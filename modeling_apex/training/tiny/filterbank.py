@@ -18,6 +18,10 @@ from torch import nn
 from transformers import HubertModel
 
 NUM_PHASES = 3
+MINIMUM_HERTZ, MAXIMUM_HERTZ = 60.0, 11_000.0  # centres of the lowest and the highest band
+# How many cycles of its own frequency a filter spans, where the kernel is long enough for them: high bands are short
+# and quick, low bands are long and sharp.
+CYCLES = 10.0
 # Summing rectified outputs of three phases: mean of max(0, cos) over a period is 1 / pi.
 RECTIFIED_MEAN = 1.0 / math.pi
 
@@ -25,14 +29,6 @@ RECTIFIED_MEAN = 1.0 / math.pi
 def compute_band_frequencies(num_bands: int, minimum_hertz: float, maximum_hertz: float) -> np.ndarray:
     """
     Compute the centres of bands that are evenly spaced on the mel scale.
-
-    Args:
-        num_bands (`int`):
-            How many bands, at least 2.
-        minimum_hertz (`float`):
-            Centre of the lowest band.
-        maximum_hertz (`float`):
-            Centre of the highest band.
 
     Returns:
         `np.ndarray` of shape `(num_bands,)`: hertz, rising.
@@ -49,9 +45,7 @@ def compute_band_frequencies(num_bands: int, minimum_hertz: float, maximum_hertz
     return 700.0 * (10.0 ** (np.linspace(low, high, num_bands) / 2595.0) - 1.0)
 
 
-def build_gabor_filters(
-    frequencies: np.ndarray, kernel_size: int, sampling_rate: int, cycles: float = 10.0
-) -> np.ndarray:
+def build_gabor_filters(frequencies: np.ndarray, kernel_size: int, sampling_rate: int) -> np.ndarray:
     """
     Build three Gabor filters a band, 120 degrees apart, each answering with 1 to a sine of its frequency.
 
@@ -62,9 +56,6 @@ def build_gabor_filters(
             Length of a filter, in samples.
         sampling_rate (`int`):
             In hertz.
-        cycles (`float`, defaults to 10):
-            How many cycles of its own frequency a filter spans, where the kernel is long enough for them: high bands
-            are short and quick, low bands are long and sharp.
 
     Returns:
         `np.ndarray` of shape `(3 * num_bands, kernel_size)`, float32: the three phases of the first band, then of the
@@ -72,7 +63,7 @@ def build_gabor_filters(
     """
     seconds = (np.arange(kernel_size) - (kernel_size - 1) / 2.0) / sampling_rate
     longest = kernel_size / sampling_rate
-    widths = np.minimum(cycles / frequencies, longest) / 5.0  # a Gaussian reaches +-2.5 standard deviations
+    widths = np.minimum(CYCLES / frequencies, longest) / 5.0  # a Gaussian reaches +-2.5 standard deviations
     window = np.exp(-0.5 * (seconds / widths[:, None]) ** 2)
     window /= window.sum(1, keepdims=True) / 2.0
     phases = 2.0 * np.pi * np.arange(NUM_PHASES) / NUM_PHASES
@@ -83,9 +74,7 @@ def build_gabor_filters(
 
 
 @torch.no_grad()
-def initialize_front_end(
-    encoder: HubertModel, sampling_rate: int, minimum_hertz: float = 60.0, maximum_hertz: float = 11_000.0
-) -> np.ndarray:
+def initialize_front_end(encoder: HubertModel, sampling_rate: int) -> np.ndarray:
     """
     Start the first three convolutions of a HuBERT encoder as a filterbank, its envelopes and their rises.
 
@@ -95,10 +84,6 @@ def initialize_front_end(
             channels and kernel 1, its second 3 channels a band, its third 2 channels a band.
         sampling_rate (`int`):
             In hertz.
-        minimum_hertz (`float`, defaults to 60):
-            Centre of the lowest band.
-        maximum_hertz (`float`, defaults to 11000):
-            Centre of the highest band.
 
     Returns:
         `np.ndarray` of shape `(num_bands,)`: centres of the bands, in hertz.
@@ -115,7 +100,7 @@ def initialize_front_end(
             f'`feat_extract_norm` "group", got {list(config.conv_dim)}, {list(config.conv_kernel)} and '
             f"{config.feat_extract_norm!r}."
         )
-    frequencies = compute_band_frequencies(num_bands, minimum_hertz, maximum_hertz)
+    frequencies = compute_band_frequencies(num_bands, MINIMUM_HERTZ, MAXIMUM_HERTZ)
     layers = [layer.conv for layer in encoder.feature_extractor.conv_layers]
     layers[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1))
     filters = torch.from_numpy(build_gabor_filters(frequencies, config.conv_kernel[1], sampling_rate))
@@ -140,29 +125,27 @@ def _build_envelopes(num_bands: int, kernel_size: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def equalize_bands(encoder: HubertModel, input_values: torch.Tensor, level: float = 1.0) -> torch.Tensor:
+def equalize_bands(encoder: HubertModel, input_values: torch.Tensor) -> torch.Tensor:
     """
     Scale the filters so that every band is equally loud in given songs, which a spectrum that falls off needs.
+
+    Afterwards the outputs of each band have a root mean square of 1.
 
     Args:
         encoder (`HubertModel`):
             With a front end from [`initialize_front_end`]; changed in place.
         input_values (`torch.FloatTensor` of shape `(num_segments, num_samples)`):
             Normalised segments.
-        level (`float`, defaults to 1):
-            Root mean square of the filters' outputs to reach.
 
     Returns:
         `torch.FloatTensor` of shape `(num_bands,)`: what each band was multiplied by.
     """
     first, second = encoder.feature_extractor.conv_layers[:2]
-    power: list[torch.Tensor] = []
+    weight, stride, power = second.conv.weight, second.conv.stride, []
     for segments in input_values.split(4):
-        outputs: torch.Tensor = nn.functional.conv1d(
-            first(segments[:, None]), second.conv.weight, stride=second.conv.stride
-        )
+        outputs = nn.functional.conv1d(first(segments[:, None]), weight, stride=stride)
         power.append(outputs.square().mean((0, 2)))
     per_band = torch.stack(power).mean(0).view(-1, NUM_PHASES).mean(1)
-    scale = level / per_band.clamp(min=1e-8).sqrt()
-    second.conv.weight.mul_(scale.repeat_interleave(NUM_PHASES)[:, None, None])
+    scale: torch.Tensor = 1.0 / per_band.clamp(min=1e-8).sqrt()
+    weight.mul_(scale.repeat_interleave(NUM_PHASES)[:, None, None])
     return scale

@@ -30,9 +30,7 @@ def draw_segments(
     Draw one segment of each song, prepared as the feature extractor prepares segments.
 
     Args:
-        table ([`SongTable`]):
-            The songs.
-        rows (`np.ndarray` of shape `(batch_size,)`):
+        table ([`SongTable`]), rows (`np.ndarray` of shape `(batch_size,)`):
             Which songs.
         num_samples (`int`):
             Length of a segment, in samples.
@@ -57,18 +55,9 @@ def draw_segments(
 
 def compute_loss(scores: torch.Tensor, labels: torch.Tensor, spreads: torch.Tensor) -> torch.Tensor:
     """
-    Compute the mean over heads of the squared error in units of each label's spread; missing labels are left out.
+    Compute the mean over heads of the squared error in units of each label's spread, as a tensor of shape `()`.
 
-    Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            In native units.
-        labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`):
-            In native units; NaN where a label is missing.
-        spreads (`torch.FloatTensor` of shape `(num_heads,)`):
-            Standard deviation of each label over the training songs.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
+    Scores, labels and spreads are as in [`compute_squared_error_sums`]; missing labels are left out.
     """
     counts = (~labels.isnan()).sum(0)
     return (compute_squared_error_sums(scores, labels, spreads) / counts.clamp(min=1)).mean()
@@ -76,18 +65,7 @@ def compute_loss(scores: torch.Tensor, labels: torch.Tensor, spreads: torch.Tens
 
 @torch.no_grad()
 def build_model(recipe: TinyRecipe, table: SongTable) -> ApexModel:
-    """
-    Build the untrained model: a filterbank front end made for these songs, heads that start at the mean label.
-
-    Args:
-        recipe ([`TinyRecipe`]):
-            The choices.
-        table ([`SongTable`]):
-            The training songs.
-
-    Returns:
-        [`ApexModel`]
-    """
+    """Build the untrained model: a filterbank front end made for the training songs, heads at their mean label."""
     torch.manual_seed(recipe.seed)
     model = ApexModel(recipe.build_config())
     initialize_front_end(model.encoder, SAMPLING_RATE)
@@ -104,15 +82,7 @@ def build_model(recipe: TinyRecipe, table: SongTable) -> ApexModel:
 
 def train_model(model: ApexModel, table: SongTable, recipe: TinyRecipe) -> list[float]:
     """
-    Train encoder and heads together.
-
-    Args:
-        model ([`ApexModel`]):
-            Changed in place; leaves in evaluation mode.
-        table ([`SongTable`]):
-            The training songs.
-        recipe ([`TinyRecipe`]):
-            The choices.
+    Train encoder and heads together, in place; the model leaves in evaluation mode.
 
     Returns:
         `list[float]`: mean loss of each epoch.

@@ -1,6 +1,4 @@
-"""
-From nothing to the folder of apex-tiny: render songs, train, evaluate, write.
-"""
+"""From nothing to the folder of apex-tiny: render songs, train, evaluate, write."""
 
 import json
 import platform
@@ -26,17 +24,7 @@ NOTICE = "demonstration model, trained on synthetic songs; name `amaai-lab/apex`
 
 
 def save_model(model: ApexModel, results: dict[str, Any], folder: Path) -> None:
-    """
-    Write the model folder: weights, configs, `results.json`, `README.md`.
-
-    Args:
-        model ([`ApexModel`]):
-            The trained model; its encoder is marked as frozen from here on.
-        results (`dict[str, Any]`):
-            What is known about it.
-        folder (`Path`):
-            Where.
-    """
+    """Write the model folder: weights, configs, `results.json`, `README.md`; the encoder is frozen from here on."""
     facts = ("command", "num_songs", "song_seconds", "num_epochs", "seed", "labels")
     model.config.provenance = {
         "name": "apex-tiny",
@@ -58,14 +46,10 @@ def make_model(
     Render, train, evaluate and save.
 
     Args:
-        recipe ([`TinyRecipe`]):
-            The choices.
-        songs_folder (`Path`):
-            Where rendered songs are kept; sets that are there already are not rendered again.
-        output (`Path`):
-            Folder of the model.
-        num_processes (`int`, *optional*):
-            How many processes render; the number of cores by default.
+        recipe ([`TinyRecipe`]), output (`Path`):
+            The choices, and the folder of the model.
+        songs_folder (`Path`), num_processes (`int`, *optional*):
+            As for [`render_song_set`].
 
     Returns:
         `dict[str, Any]`: content of `results.json`.

@@ -36,16 +36,7 @@ NOTHING_MISSED = "Every score reaches the rank correlation that was asked of it;
 
 
 def build_readme(results: Mapping[str, Any]) -> str:
-    """
-    Write the README of the model folder.
-
-    Args:
-        results (`Mapping[str, Any]`):
-            Content of `results.json`.
-
-    Returns:
-        `str`: Markdown with the front matter of a model card.
-    """
+    """Write the README of the model folder from the content of `results.json`, with a model card's front matter."""
     missed = "\n".join(f"- {sentence}" for sentence in find_missed_targets(results))
     parts = [INTRODUCTION.format(**results["training"])]
     parts += [_describe_evaluation(name, evaluation) for name, evaluation in results["evaluations"].items()]
@@ -57,11 +48,9 @@ def _describe_evaluation(name: str, evaluation: Mapping[str, Any]) -> str:
     for score, numbers in evaluation["scores"].items():
         spearman, baselines = numbers["spearman"], numbers["baselines"]
         interval = f"{format_number(spearman['low'])} to {format_number(spearman['high'])}"
-        errors = (
-            *(numbers["mae"]["value"], baselines["median"]["mae"]),
-            *(numbers["mse"]["value"], baselines["mean"]["mse"]),
-        )
         cells = [f"`{score}`", format_number(spearman["value"]), interval, format_number(numbers["spearman_ceiling"])]
-        rows.append([*cells, *map(format_number, errors)])
+        for error, constant in (("mae", "median"), ("mse", "mean")):
+            cells += [format_number(numbers[error]["value"]), format_number(baselines[constant][error])]
+        rows.append(cells)
     heading = f"## {TITLES[name]}\n\n{evaluation['num_songs']} songs, seed {evaluation['seed']}."
     return f"{heading}\n\n{build_table(TABLE_HEAD, rows)}\n"

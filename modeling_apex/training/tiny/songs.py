@@ -96,10 +96,6 @@ def compute_labels(specs: list[SongSpec]) -> tuple[np.ndarray, np.ndarray]:
     """
     Simulate raters and listeners of songs.
 
-    Args:
-        specs (`list[SongSpec]`):
-            The songs.
-
     Returns:
         `tuple[np.ndarray, np.ndarray]`: labels and truth, both of shape `(num_songs, 7)`, as in [`SongTable`].
     """
@@ -131,7 +127,7 @@ def render_song_set(song_set: SongSet, folder: Path, num_processes: int | None =
     Render a set of songs into a folder, or read it where it was rendered before.
 
     Args:
-        song_set (`SongSet`):
+        song_set ([`SongSet`]):
             The songs.
         folder (`Path`):
             Where sets of songs lie; this one gets a folder of its own.

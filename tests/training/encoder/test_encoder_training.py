@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,25 @@ def test_every_trained_tensor_gets_a_gradient(task: Callable, mode: str) -> None
         else:
             assert parameter.grad is None, name
             assert name.endswith(("masked_spec_embed", ".bias")), name
+
+
+@pytest.mark.parametrize("mode", ["song", "segment"])
+def test_processes_share_a_batch(task: Callable, mode: str) -> None:
+    made = task(mode=mode)
+
+    def share(index: int, num_processes: int) -> tuple:
+        made.accelerator = SimpleNamespace(process_index=index, num_processes=num_processes, device="cpu")
+        made.plan_epoch(1)
+        return made.compute_error_sums(lambda *inputs: inputs, 0)
+
+    (segments, rows, labels, whole), counts = share(0, 1)
+    ((first_segments, first_rows, first_labels, first), _), ((*others, second), same_counts) = share(0, 2), share(1, 2)
+    assert torch.equal(torch.cat([first_segments, others[0]]), segments)
+    assert torch.equal(torch.cat([first_rows, others[1] + len(first_labels)]), rows)
+    assert torch.equal(torch.cat([first_labels, others[2]]), labels)
+    assert (first.start, second.start, second.num_rows) == (0, len(first_labels), len(labels))
+    assert first.seed == second.seed == whole.seed
+    assert torch.equal(same_counts, counts)
 
 
 def test_layers_beyond_the_last_chosen_one_are_frozen(
