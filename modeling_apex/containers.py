@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from modeling_apex.inference.audio_limits_apex import AudioError, import_optional
-from modeling_apex.inference.decoders_apex import BLOCK_NUM_SAMPLES, Decoded
+from modeling_apex.inference.libsndfile_apex import BLOCK_NUM_SAMPLES, Decoded
 
 # Containers that libsndfile does not read, or reads only in part, told by their first bytes. The demuxer is named
 # rather than guessed: left to guess, FFmpeg also opens playlists, which may point at other files and hosts.

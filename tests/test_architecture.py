@@ -75,10 +75,11 @@ def test_only_the_command_line_imports_commands() -> None:
             assert "commands" not in imported_rooms(path), path
 
 
-@pytest.mark.parametrize("command", ["score", "rank", "validate", "embed"])
-def test_commands_that_hear_songs_share_their_options_and_nothing_else(command: str) -> None:
-    names = imported_modules(REPOSITORY / "modeling_apex" / "commands" / f"{command}.py")
-    assert {name for name in names if name.startswith("modeling_apex.commands")} == {"modeling_apex.commands.options"}
+def test_no_command_imports_another() -> None:
+    shared = {"modeling_apex.commands.options", "modeling_apex.commands.training_options"}
+    for path in python_files("modeling_apex/commands"):
+        others = {name for name in imported_modules(path) if name.startswith("modeling_apex.commands.")}
+        assert others <= shared, path
 
 
 def test_the_space_goes_through_the_public_door() -> None:
@@ -175,3 +176,12 @@ def test_modules_open_with_what_they_are() -> None:
     for path in python_files(*PACKAGE):
         tree = ast.parse(path.read_text())
         assert not tree.body or ast.get_docstring(tree), path
+
+
+@pytest.mark.parametrize("path", python_files(*PACKAGE), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_files_and_functions_stay_short_enough_to_read(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from .audio_limits_apex import INSTALL_PACKAGE, AudioError, AudioLimits, check_rate
-from .decoders_apex import BLOCK_NUM_SAMPLES, Decoded, decode_with_soundfile
+from .libsndfile_apex import BLOCK_NUM_SAMPLES, Decoded, decode_with_soundfile
 
 # In the installed package: what opens a URL, what refuses archives and playlists by their first bytes, and what
 # decodes the containers that libsndfile does not read.

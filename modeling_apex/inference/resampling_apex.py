@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .audio_limits_apex import check_rate, import_optional
-from .decoders_apex import BLOCK_NUM_SAMPLES
+from .libsndfile_apex import BLOCK_NUM_SAMPLES
 
 RESAMPLERS = ("sinc", "soxr")
 ORDINARY_PERIOD = 1000

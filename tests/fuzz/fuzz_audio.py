@@ -17,7 +17,7 @@ from modeling_apex.registration import RegisterAfterImport
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, RegisterAfterImport)]
 with atheris.instrument_imports(include=["modeling_apex"]):
     from modeling_apex import download  # noqa: F401
-    from modeling_apex.inference import audio_apex, decoders_apex, decoding_apex, resampling_apex  # noqa: F401
+    from modeling_apex.inference import audio_apex, decoding_apex, libsndfile_apex, resampling_apex  # noqa: F401
     from modeling_apex.inference.audio_apex import load_audio, stream_segments
     from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
     from modeling_apex.inference.decoding_apex import MAX_AMPLITUDE

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_apex import containers
-from modeling_apex.inference import audio_apex, audio_limits_apex, decoders_apex, resampling_apex
+from modeling_apex.inference import audio_apex, audio_limits_apex, libsndfile_apex, resampling_apex
 from modeling_apex.inference.audio_apex import (
     AudioError,
     AudioLimits,
@@ -219,7 +219,7 @@ class TestDecoding:
         path = tmp_path / "song"
         path.write_bytes(encode(song, 48000, **options))
         whole, rate = soundfile.read(path, dtype="float32")
-        assert len(whole) > 3 * decoders_apex.BLOCK_NUM_SAMPLES
+        assert len(whole) > 3 * libsndfile_apex.BLOCK_NUM_SAMPLES
         for source in (path, path.read_bytes()):
             read, stream = read_native(source)
             assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (rate, 2, [])
@@ -261,9 +261,9 @@ class TestDecoding:
         # libsndfile estimates the length from the first frames and stops there; loud frames come first here.
         song = np.concatenate([build_song(5, 44100), np.zeros(5 * 44100, np.float32)])
         data = encode(song, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
-        assert decoders_apex._count_mp3_samples(io.BytesIO(data))[1]
+        assert libsndfile_apex._count_mp3_samples(io.BytesIO(data))[1]
         bare = data[data.find(b"\xff\xfb", 4) :]
-        num_samples, has_length = decoders_apex._count_mp3_samples(io.BytesIO(bare))
+        num_samples, has_length = libsndfile_apex._count_mp3_samples(io.BytesIO(bare))
         assert not has_length
         assert len(soundfile.read(io.BytesIO(bare))[0]) < num_samples / 2
         read, stream = read_native(bare)
@@ -273,8 +273,8 @@ class TestDecoding:
     def test_mp3_behind_a_large_tag(self) -> None:
         data = encode(build_song(1, 44100), 44100, format="MP3")
         tag = b"ID3\x03\x00\x00" + bytes([0, 3, 0, 0]) + bytes(3 * 16384)
-        tagged = decoders_apex._count_mp3_samples(io.BytesIO(tag + data))
-        assert tagged == decoders_apex._count_mp3_samples(io.BytesIO(data))
+        tagged = libsndfile_apex._count_mp3_samples(io.BytesIO(tag + data))
+        assert tagged == libsndfile_apex._count_mp3_samples(io.BytesIO(data))
         assert 44100 <= tagged[0] <= 44100 + 4 * 1152
         assert np.array_equal(read_native(tag + data)[0], read_native(data)[0])
 
@@ -355,11 +355,11 @@ class TestDecoding:
     def test_headers_of_nothing_end(self) -> None:
         tags = b"ID3\x03\0\0\0\0\0\0" * 100
         handle = io.BytesIO(tags + b"\xff\xfb\x90\x00" + bytes(413))
-        assert decoders_apex._count_mp3_samples(handle) == (0, False)
-        chunks = b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * (decoders_apex.MAX_RIFF_CHUNKS + 1)
-        assert decoders_apex._measure_riff_shortfall(io.BytesIO(chunks + b"data\0\0\x01\0" + bytes(9))) == 1
+        assert libsndfile_apex._count_mp3_samples(handle) == (0, False)
+        chunks = b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * (libsndfile_apex.MAX_RIFF_CHUNKS + 1)
+        assert libsndfile_apex._measure_riff_shortfall(io.BytesIO(chunks + b"data\0\0\x01\0" + bytes(9))) == 1
         frames = io.BytesIO((b"\xff\xf3\x14\xc4" + bytes(20)) * 1000)
-        assert decoders_apex._count_mp3_samples(frames, max_seconds=1)[0] <= 24_000 + 576
+        assert libsndfile_apex._count_mp3_samples(frames, max_seconds=1)[0] <= 24_000 + 576
 
     def test_nothing_decodes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = bytearray(encode(build_song(3, 44100), 44100, format="FLAC"))
