@@ -10,6 +10,7 @@ The token is huggingface_hub's own: from `hf auth login` or `HF_TOKEN`. It is ne
 
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ MAIN_BRANCH = "main"
 # The Hub keeps this file itself: it says which files are large.
 HUBS_OWN_FILE = ".gitattributes"
 CONFLICT_CODES = (409, 412)
+REFUSAL_CODES = (401, 403)
 NEW, CHANGED, SAME = "new", "changed", "same"
 
 
@@ -53,7 +55,10 @@ class UploadTarget:
         repo_type (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`.
         branch (`str`, defaults to `"main"`): Where the commit goes; made if absent.
         is_private (`bool`, defaults to `False`): Whether a new repository is private, and a public one refused.
+        accepts_public (`bool`, defaults to `False`): Whether a public one is taken although `is_private`.
         removes_other_files (`bool`, defaults to `False`): Whether files that only the repository has are removed.
+        owned (`tuple[str, ...]`, defaults to every path): Prefixes of the paths that are this upload's; files
+            elsewhere, unless sent, are neither refused nor removed nor read back.
         space_sdk (`str`, *optional*): Of a new Space, such as `"gradio"`.
     """
 
@@ -61,8 +66,14 @@ class UploadTarget:
     repo_type: str = "model"
     branch: str = MAIN_BRANCH
     is_private: bool = False
+    accepts_public: bool = False
     removes_other_files: bool = False
+    owned: tuple[str, ...] = ("",)
     space_sdk: str | None = None
+
+    def find_other_files(self, paths: Iterable[str], sent: Iterable[str]) -> list[str]:
+        """List those of a repository's `paths` that this upload owns and does not send."""
+        return sorted(path for path in set(paths) - set(sent) - {HUBS_OWN_FILE} if path.startswith(self.owned))
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class UploadPlan:
         target (`UploadTarget`): Where it goes.
         state (`RepositoryState`, *optional*): The repository now; `None` if it must be made.
         files (`tuple[PlannedFile, ...]`): Every file of the folder.
-        removed (`tuple[str, ...]`): Files of the repository that the folder does not have.
+        removed (`tuple[str, ...]`): Files of the repository that the folder does not have, where the target owns them.
         is_state_known (`bool`, defaults to `True`): False if the Hub could not be read, in a dry run.
     """
 
@@ -152,7 +163,7 @@ def check_account(api: Any) -> str:
     except LocalTokenNotFoundError as error:
         raise PublishError("there is no Hub token here; run `hf auth login`, or set HF_TOKEN.") from error
     except HfHubHTTPError as error:
-        if _get_status(error) in (401, 403):
+        if _get_status(error) in REFUSAL_CODES:
             raise PublishError(
                 "the Hub does not accept the token; make one with write access at huggingface.co/settings/tokens and "
                 "run `hf auth login`, or set HF_TOKEN."
@@ -220,7 +231,7 @@ def build_upload_plan(
             to be removed.
     """
     root = Path(folder)
-    if state is not None and target.is_private and not state.is_private:
+    if state is not None and target.is_private and not (state.is_private or target.accepts_public):
         raise PublishError(
             f"{target.repo_id} is public, and a private repository was asked for. Make it private in its settings "
             "first, publish for everyone, or choose another repository."
@@ -231,7 +242,7 @@ def build_upload_plan(
         path = root / name
         status = NEW if name not in there else SAME if is_same_file(path, there[name]) else CHANGED
         files.append(PlannedFile(name, path.stat().st_size, compute_file_hash(path), status))
-    removed = tuple(sorted(set(there) - {file.path for file in files} - {HUBS_OWN_FILE}))
+    removed = tuple(target.find_other_files(there, (file.path for file in files)))
     if removed and not target.removes_other_files:
         raise PublishError(
             f"{target.repo_id} holds files that this folder does not have: {', '.join(removed)}. What it then holds "
@@ -251,9 +262,15 @@ def upload(api: Any, plan: UploadPlan, message: str) -> str:
             sent is not sent again by the next attempt.
         [`ReadBackError`]: If what the Hub has afterwards is not what was sent.
     """
-    parent = _prepare_repository(api, plan)
-    commit = _commit(api, plan, parent, message) if plan.has_changes else parent
-    _read_back(api, plan, commit)
+    try:
+        parent = _prepare_repository(api, plan)
+        commit = _commit(api, plan, parent, message) if plan.has_changes else parent
+        _read_back(api, plan, commit)
+    except get_hub_errors() as error:
+        raise PublishError(
+            f"{plan.target.repo_id} could not be sent and read back to the end: {describe_error(error)} Run the same "
+            "command again: it reads the repository anew."
+        ) from error
     return commit
 
 
@@ -275,7 +292,7 @@ def _prepare_repository(api: Any, plan: UploadPlan) -> str:
                 f"{repo_id} was made by somebody else in the meantime, or exists and this account may not see "
                 "it. Look at it, then run this again."
             ) from error
-        if status in (401, 403):
+        if status in REFUSAL_CODES:
             raise PublishError(f"this account may not make {repo_id}: {describe_error(error)}") from error
         raise PublishError(f"{repo_id} could not be made: {describe_error(error)}") from error
     if target.branch != MAIN_BRANCH:
@@ -311,6 +328,11 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
                 f"{plan.target.repo_id} changed after it was read (it was at {parent[:12]}), so nothing was "
                 "committed. Look at the change, then run this again."
             ) from error
+        if _get_status(error) in REFUSAL_CODES:
+            raise PublishError(
+                f"this account may not write to {plan.target.repo_id}: {describe_error(error)} Run `hf auth login` "
+                "with a token that may."
+            ) from error
         raise PublishError(
             f"the upload to {plan.target.repo_id} broke off: {describe_error(error)} Run the same command again: it "
             "reads the repository anew, and large files that arrived whole are not sent twice."
@@ -326,7 +348,7 @@ def _read_back(api: Any, plan: UploadPlan, commit: str) -> None:
     listed = {file.path for file in list_hub_files(api, repo_id, repo_type=kind, revision=commit)}
     expected = {file.path for file in plan.files}
     problems = [f"{path} is not there" for path in sorted(expected - listed)]
-    problems += [f"{path} should not be there" for path in sorted(listed - expected - {HUBS_OWN_FILE})]
+    problems += [f"{path} should not be there" for path in plan.target.find_other_files(listed, expected)]
     for file in plan.files:
         if file.path not in listed:
             continue

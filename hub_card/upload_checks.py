@@ -131,7 +131,7 @@ def _find_content_problems(
     num_bytes = path.stat().st_size
     if num_bytes > max_file_bytes:
         return [f"{name}: {num_bytes:,} bytes, above the limit of {max_file_bytes:,}; save it in shards"]
-    if num_bytes == 0 and not name.endswith("__init__.py"):
+    if num_bytes == 0 and not name.endswith(("__init__.py", "py.typed")):
         return [f"{name}: empty"]
     problems = [
         f"{name}: holds {kind}; remove it, and revoke it if it was real" for kind in find_secrets(path, secrets)

@@ -1,15 +1,17 @@
 """
 `python -m spaces_demo.deploy`: put the page on Hugging Face Spaces.
 
-What comes in is this repository; what leaves is a Space whose root holds `app.py`, `README.md` with its front matter
-and `requirements.txt`, and beside them the two packages as source, so that it runs what was tested here. The token
-comes from `hf auth login` or `HF_TOKEN`, never from the command line.
+What comes in is this repository; what leaves is a Space, read back, whose root holds `app.py`, `README.md` with its
+front matter and `requirements.txt`, and beside them the two packages as source, so that it runs what was tested here.
+The token comes from `hf auth login` or `HF_TOKEN`, never from the command line.
 """
 
 import argparse
 import re
+import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,83 +22,80 @@ APP = '"""The Space starts here; the page lives in `spaces_demo`."""\n\nfrom spa
 SENT_SUFFIXES = frozenset({".py", ".typed", ".css", ".js", ".json", ".ogg", ".md", ".safetensors"})
 # The README and requirements go to the root; pictures are for readers of the repository.
 LEFT_OUT = frozenset({"__pycache__", "screenshots", "deploy.py", "requirements.txt", "README.md"})
+# What is removed from the Space once it is gone here; its owner's own files lie elsewhere.
+OWNED = ("modeling_apex/", "spaces_demo/")
 SPACE_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def collect_files(folder: Path = FOLDER) -> dict[str, bytes]:
+def stage_space(staged: Path, folder: Path = FOLDER) -> None:
     """
-    Collect what the files of the Space hold, by path, from the folder of this package and that of `modeling_apex`.
+    Write the files of the Space to a new folder, from that of this package and that of `modeling_apex`.
 
     Raises:
         `FileNotFoundError`: If the package is not complete.
     """
-    files = {"app.py": APP.encode()}
-    for name in ("README.md", "requirements.txt"):
-        path = folder / name
+    sources = {name: folder / name for name in ("README.md", "requirements.txt")}
+    for path in sources.values():
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. Deploy from a clone of the repository.")
-        files[name] = path.read_bytes()
     for package in (Path(modeling_apex.__file__).parent, folder):
-        for path in sorted(package.rglob("*")):
+        for path in package.rglob("*"):
             relative = path.relative_to(package)
             is_left_out = "__pycache__" in relative.parts or (package == folder and relative.parts[0] in LEFT_OUT)
             if path.is_file() and path.suffix in SENT_SUFFIXES and not is_left_out:
-                files[f"{package.name}/{relative.as_posix()}"] = path.read_bytes()
-    return files
+                sources[f"{package.name}/{relative.as_posix()}"] = path
+    for name, path in sources.items():
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, staged / name)
+    (staged / "app.py").write_text(APP)
 
 
-def deploy(space: str, *, is_private: bool = False, model: str | None = None, api: Any = None) -> str:
+def deploy(space: str, *, is_private: bool = False, model: str | None = None, **options: Any) -> str | None:
     """
-    Send the page to a Space as one commit, making the Space if need be.
+    Send the page to a Space as one commit and read it back, making the Space if need be.
 
     Args:
         space (`str`): Id of the Space, `owner/name`.
         is_private (`bool`, defaults to `False`): Whether a new Space is private.
-        model (`str`, *optional*): Value of `APEX_MODEL` on the Space.
-        api (`huggingface_hub.HfApi`, *optional*): The client; defaults to one with huggingface_hub's own token.
+        model (`str`, *optional*): Value of `APEX_MODEL` on the Space, set once the files are there.
+        options: As for `hub_card.publish.publish_staged`: `is_dry_run`, `api`, `say`.
 
     Returns:
-        `str`: address of the commit.
+        `str` or `None`: address of the commit, or `None` after a dry run.
 
     Raises:
-        `ValueError`: If `space` is not an id.
-        `RuntimeError`: If the Hub does not take it.
+        `ValueError`: If `space` is not an id, or a file may not go out.
+        `RuntimeError`: If the Hub does not take it, or holds something else afterwards.
     """
-    check_space_id(space)
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = api or HfApi()
-    files = collect_files()
-    try:
-        api.create_repo(space, repo_type="space", space_sdk="gradio", private=is_private, exist_ok=True)
-        if model:
-            api.add_space_variable(space, "APEX_MODEL", model)
-        old = [
-            path
-            for path in api.list_repo_files(space, repo_type="space")
-            if path.startswith(("modeling_apex/", "spaces_demo/")) and path not in files
-        ]
-        commit = api.create_commit(
-            space,
-            repo_type="space",
-            operations=[
-                *(CommitOperationAdd(path, content) for path, content in files.items()),
-                *(CommitOperationDelete(path) for path in old),
-            ],
-            commit_message=f"Deploy apex-music {modeling_apex.__version__}",
-        )
-    except HfHubHTTPError.__bases__ as error:  # what it descends from: a line that breaks, and local errors
-        raise RuntimeError(
-            f"the Hub did not take the Space {space}: {error} Run `hf auth login` with a token that may write to it."
-        ) from error
-    return str(commit.commit_url)
-
-
-def check_space_id(space: str) -> None:
-    """Raise `ValueError` unless `space` looks like `owner/name`."""
     if not SPACE_ID.fullmatch(space):
         raise ValueError(f"a Space is named owner/name, got {space!r}.")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from hub_card.hub_upload import UploadTarget, describe_error  # here, because a Space does not carry it
+    from hub_card.publish import publish_staged
+
+    api = options.setdefault("api", HfApi())
+    target = UploadTarget(
+        space,
+        repo_type="space",
+        is_private=is_private,
+        accepts_public=True,
+        removes_other_files=True,
+        owned=OWNED,
+        space_sdk="gradio",
+    )
+    message = f"Deploy apex-music {modeling_apex.__version__}"
+    commit = publish_staged(stage_space, target, message=message, **options)
+    if commit and model:  # last: nothing changes on a Space that did not take the files
+        try:
+            api.add_space_variable(space, "APEX_MODEL", model)
+        except HfHubHTTPError.__bases__ as error:  # what it descends from: a line that breaks, and local errors
+            raise RuntimeError(
+                f"{space} has the page, but APEX_MODEL could not be set to {model}: {describe_error(error)} Set it in "
+                "the Space's settings, or run this again."
+            ) from error
+    return f"{api.endpoint}/spaces/{space}/commit/{commit}" if commit else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,25 +105,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="M", help="APEX_MODEL of the Space, e.g. amaai-lab/apex")
     parser.add_argument("--private", action="store_true", help="make a new Space private")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
-    options = parser.parse_args(arguments)
+    words = parser.parse_args(arguments)
+    # Standard output has the list of a dry run, or the address alone.
+    say = print if words.dry_run else partial(print, file=sys.stderr)
     try:
-        check_space_id(options.space)
-        if options.dry_run:
-            files = collect_files()
-            for path, content in files.items():
-                print(f"{len(content):>10,}  {path}")
-            total = sum(map(len, files.values()))
-            print(f"{len(files)} files, {total:,} bytes would go to {options.space}; nothing was sent")
-            if options.model:
-                print(f"APEX_MODEL would be set to {options.model}")
-            return 0
-        print(deploy(options.space, is_private=options.private, model=options.model))
+        address = deploy(words.space, is_private=words.private, model=words.model, is_dry_run=words.dry_run, say=say)
     except KeyboardInterrupt:
         print("\ninterrupted; a commit is all or nothing: give the command again", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if address:
+        print(address)
+    elif words.model:
+        print(f"APEX_MODEL would be set to {words.model}")
     return 0
 
 

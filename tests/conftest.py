@@ -20,7 +20,9 @@ os.environ.update(
 from collections.abc import Callable, Iterator  # noqa: E402
 from copy import deepcopy  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
 
+import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
@@ -28,6 +30,7 @@ import torch  # noqa: E402
 import modeling_apex  # noqa: E402, F401  (registers with transformers)
 from modeling_apex import ApexConfig, ApexModel  # noqa: E402
 
+from loopback_hub import LoopbackHub, run_loopback_hub  # noqa: E402
 from waveforms import make_waveform  # noqa: E402
 
 TINY_ENCODER = {
@@ -145,3 +148,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a small file system")
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub on the loopback that the client of this process may reach; waits between retries are skipped."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
+    with run_loopback_hub() as server:
+        monkeypatch.setenv("HF_TOKEN", server.write_token)
+        yield server
+
+
+@pytest.fixture
+def api(hub: LoopbackHub) -> huggingface_hub.HfApi:
+    """The real client; its token comes from the environment, as a user's would."""
+    return huggingface_hub.HfApi(endpoint=hub.url)

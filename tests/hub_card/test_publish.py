@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,27 @@ def test_other_files_are_removed_only_on_request(run: Publish, hub: LoopbackHub,
     assert any("removed" in line and "pytorch_model.bin" in line for line in lines)
 
 
+def test_only_files_below_owned_paths_are_looked_at(api: HfApi, hub: LoopbackHub) -> None:
+    def stage(folder: Path) -> None:
+        (folder / "demo").mkdir(parents=True)
+        (folder / "demo" / "new.py").write_text("new\n")
+
+    options = {"message": "Deploy", "needs_card": False, "api": api, "say": lambda line: None}
+    target = UploadTarget("tester/demo", "space", owned=("demo/",))
+    own = {"notes.md": b"mine", "demo.md": b"mine too"}
+    hub.add_repository("tester/demo", {**own, "demo/old.py": b"old"}, repo_type="space")
+    with pytest.raises(PublishError, match=r"holds files that this folder does not have: demo/old\.py\. What"):
+        publish_staged(stage, target, **options)
+    target = replace(target, removes_other_files=True)
+    publish_staged(stage, target, **options)
+    assert hub.get_files("tester/demo", "space").items() >= own.items()
+    assert set(hub.get_files("tester/demo", "space")) == {".gitattributes", *own, "demo/new.py"}
+    hub.stays = "demo/old.py"
+    hub.add_repository("tester/demo", {**own, "demo/old.py": b"old"}, repo_type="space")
+    with pytest.raises(ReadBackError, match=r"is not what was sent: demo/old\.py should not be there\. Do not"):
+        publish_staged(stage, target, **options)
+
+
 def test_an_interrupted_upload_commits_nothing_and_can_be_repeated(run: Publish, hub: LoopbackHub) -> None:
     hub.num_uploads_to_break = 1000
     with pytest.raises(PublishError, match=r"the upload to tester/apex broke off: .* Run the same command again"):
@@ -199,6 +221,14 @@ def test_damage_on_the_hub_is_noticed(run: Publish, hub: LoopbackHub, name: str)
 def test_loss_on_the_hub_is_noticed(run: Publish, hub: LoopbackHub) -> None:
     hub.loses = "config.json"
     with pytest.raises(ReadBackError, match=r"config\.json is not there; something else should not be there"):
+        run()
+
+
+def test_a_commit_that_cannot_be_listed_is_noticed(run: Publish, hub: LoopbackHub) -> None:
+    hub.fails = ("/tree/", 500)
+    with pytest.raises(
+        PublishError, match=r"tester/apex could not be sent and read back .*something is wrong .* Run the"
+    ):
         run()
 
 
@@ -273,9 +303,13 @@ def test_wrong_and_weak_tokens_are_refused(run: Publish, hub: LoopbackHub, monke
     assert hub.repositories == {}
 
 
-def test_another_namespace_is_refused_by_the_hub(run: Publish) -> None:
+def test_another_namespace_is_refused_by_the_hub(run: Publish, hub: LoopbackHub) -> None:
     with pytest.raises(PublishError, match="this account may not make somebody/apex"):
         run(repo="somebody/apex")
+    hub.add_repository("somebody/apex", {})
+    with pytest.raises(PublishError, match=r"this account may not write to somebody/apex: .* Run `hf auth login`"):
+        run(repo="somebody/apex")
+    assert set(hub.get_files("somebody/apex")) == {".gitattributes"}
 
 
 def test_the_token_is_never_shown_and_never_taken(

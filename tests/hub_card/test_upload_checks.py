@@ -40,6 +40,14 @@ def test_a_clean_folder_passes(folder: Path) -> None:
     check_folder(folder)
 
 
+def test_only_files_that_are_empty_by_nature_may_be_empty(folder: Path) -> None:
+    for name in ("__init__.py", "py.typed", "module.py"):
+        (folder / name).touch()
+    with pytest.raises(FolderRefusedError) as refusal:
+        check_folder(folder, repo_type="space")
+    assert str(refusal.value).splitlines()[1:] == ["  - module.py: empty"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

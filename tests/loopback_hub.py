@@ -3,7 +3,7 @@ A Hub on the loopback, for tests that need the real client: accounts, repositori
 files, and the faults that a publisher must survive.
 
 It keeps everything in memory. Faults are set as attributes: how many uploads of large files break off, which file is
-stored damaged or lost, whose commit slips in before ours, which address fails.
+stored damaged or lost or stays although it was removed, whose commit slips in before ours, which address fails.
 """
 
 import base64
@@ -36,6 +36,8 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    sdk: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
     def add_commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
         seed = repr((len(self.commits), message, sorted((path, compute_git_id(data)) for path, data in files.items())))
@@ -62,6 +64,7 @@ class LoopbackHub:
         self.breaks_commit_answer = False
         self.damages: str | None = None
         self.loses: str | None = None
+        self.stays: str | None = None
         self.fails: tuple[str, int] | None = None
         self.slips_in: tuple[str, bytes] | None = None
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -189,7 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}"
         if (repo_type, repo_id) in self.hub.repositories:
             return self._send(409, {"error": "You already created this repo", "url": url})
-        repository = Repository(is_private=request.get("visibility") == "private" or bool(request.get("private")))
+        is_private = request.get("visibility") == "private" or bool(request.get("private"))
+        repository = Repository(is_private, sdk=request.get("sdk"))
         repository.add_commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         self.hub.repositories[repo_type, repo_id] = repository
         return self._send(200, {"url": url})
@@ -309,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.large[value["oid"]]
-            elif line["key"] == "deletedFile":
+            elif line["key"] == "deletedFile" and value["path"] != self.hub.stays:
                 del files[value["path"]]
         if self.hub.damages in files:
             content = files[self.hub.damages]
@@ -322,6 +326,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(403, "the answer was lost on its way")
         url = f"{self.hub.url}/{repo_id}/commit/{commit}"
         return self._send(200, {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
+
+    def set_variable(self, repo_id: str) -> None:
+        repository = self._find("space", repo_id)
+        if repository is None or not self._may_write(repo_id):
+            return None
+        request = json.loads(self.body)
+        repository.variables[request["key"]] = request["value"]
+        return self._send(200, {key: {"value": value} for key, value in repository.variables.items()})
 
     def paths_info(self, repo_type: str, repo_id: str, revision: str) -> None:
         repository = self._find(repo_type, repo_id)
@@ -363,6 +375,7 @@ ROUTES = (
     (rf"{REPOSITORY}/preupload/([^/]+)", _Handler.preupload),
     (rf"{REPOSITORY}/commit/([^/]+)", _Handler.commit),
     (rf"{REPOSITORY}/paths-info/([^/]+)", _Handler.paths_info),
+    (r"/api/spaces/([^/]+/[^/]+)/variables", _Handler.set_variable),
     (r"/((?:datasets/|spaces/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     (r"/lfs-storage/([0-9a-f]{64})", _Handler.lfs_put),
     (r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _Handler.resolve),
