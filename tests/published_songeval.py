@@ -160,7 +160,7 @@ def build_songeval_head(
         weights.add_map(f"attn.{layer}.out_proj", size, size, gain=1.5)
     weights.add_map("ffd.0", inner, size)
     weights.add_map("ffd.2", size, inner)
-    weights.add_map("fc", num_outputs, 2 * size, gain=0.2)
+    weights.add_map("fc", num_outputs, 2 * size, gain=0.05)
     return dict(weights)
 
 

@@ -103,7 +103,9 @@ def conformer_layer(
     prefix = f"model.conformer.layers.{index}"
 
     def feed_forward(inputs: torch.Tensor, part: str) -> torch.Tensor:
-        inner = linear(norm(inputs, weights, f"{prefix}.{part}_layer_norm"), weights, f"{prefix}.{part}.intermediate_dense")
+        inner = linear(
+            norm(inputs, weights, f"{prefix}.{part}_layer_norm"), weights, f"{prefix}.{part}.intermediate_dense"
+        )
         return linear(inner * torch.sigmoid(inner), weights, f"{prefix}.{part}.output_dense")
 
     tokens = tokens + feed_forward(tokens, "ffn1") / 2

@@ -125,7 +125,7 @@ def convert_songeval(
     for path, part in ((encoder_path, "encoder."), (head_path, "head.")):
         taken[part], unneeded = _match_names(path, part, expected)
         dropped += unneeded
-    state_dict = {}
+    state_dict: dict[str, torch.Tensor] = {}
     for path, part in ((encoder_path, "encoder."), (head_path, "head.")):
         state_dict |= _read_tensors(path, taken[part])
     model.load_state_dict(state_dict, strict=True, assign=True)

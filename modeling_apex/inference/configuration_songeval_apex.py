@@ -167,8 +167,8 @@ class SongEvalConfig(PreTrainedConfig):
 
     @property
     def max_num_samples(self) -> int:
-        """Longest song, in samples; derived, never stored."""
-        return round(self.max_song_seconds * self.sampling_rate)
+        """Longest song, in samples: one more than it says, as the published length rounds up in floating point."""
+        return round(self.max_song_seconds * self.sampling_rate) + 1
 
     def _validate_together(self) -> None:
         for width, divisor, factor in (

@@ -10,7 +10,7 @@ Shape legend: B songs of equal length, N samples, M mel bands (128), F frames (1
 tokens (25 a second), D width of a token (1024), H scores (5).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class Subsampling(nn.Module):
         songs = [torch.cat([*self._iterate_blocks(song)], dim=1) for song in mel.split(1)]
         return torch.cat(songs)  # (B, T, D)
 
-    def _iterate_blocks(self, mel: torch.Tensor) -> Any:
+    def _iterate_blocks(self, mel: torch.Tensor) -> Iterator[torch.Tensor]:
         num_frames = mel.shape[-1]
         for start in range(0, num_frames, FRAMES_PER_BLOCK):
             low = max(0, start - HALO_FRAMES)
@@ -120,7 +120,8 @@ class ConvolutionModule(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden = F.glu(self.pointwise_conv1(self.layer_norm(tokens).transpose(1, 2)), dim=1)  # (B, D, T)
         hidden = F.silu(self.batch_norm(self.depthwise_conv(hidden)))
-        return self.pointwise_conv2(hidden).transpose(1, 2)
+        outputs: torch.Tensor = self.pointwise_conv2(hidden).transpose(1, 2)
+        return outputs
 
 
 class ConformerLayer(nn.Module):
@@ -207,7 +208,9 @@ class SongEvalHead(nn.Module):
 
     def score_song(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Scores `(B, H)` of song embeddings; from 1 to 5, as published, this is `2 tanh + 3`."""
-        minimum, maximum = (embeddings.new_tensor([head[end] for head in self.heads]) for end in ("minimum", "maximum"))
+        minimum, maximum = (
+            embeddings.new_tensor([head[end] for head in self.heads]) for end in ("minimum", "maximum")
+        )
         return torch.tanh(self.output(embeddings)) * ((maximum - minimum) / 2) + (maximum + minimum) / 2
 
 
@@ -303,6 +306,7 @@ class SongEvalModel(ApexPreTrainedModel):
         if (input_values is None) == (segment_embeddings is None):
             raise ValueError("give either `input_values` or `segment_embeddings`, and not both.")
         if segment_embeddings is None:
+            assert input_values is not None  # one of the two is there
             embeddings = self.compute_segment_embeddings(input_values)  # (B, 2 D)
         elif segment_embeddings.shape[1:] != (1, self.config.hidden_size):
             raise ValueError(
@@ -338,15 +342,15 @@ class SongEvalModel(ApexPreTrainedModel):
             )
         if num_samples > config.max_num_samples:
             raise ValueError(
-                f"a song of {num_samples / config.sampling_rate:.1f} s is too long: the longest that this model scores "
-                f"lasts {config.max_song_seconds:g} s, and it cuts none. Cut it yourself, or raise "
+                f"a song of {num_samples / config.sampling_rate:.1f} s is too long: the longest that this model "
+                f"scores lasts {config.max_song_seconds:g} s, and it cuts none. Cut it yourself, or raise "
                 "`config.max_song_seconds`, which costs memory and time."
             )
         damaged = (~torch.isfinite(waveform)).any(1).nonzero().flatten().tolist()
         if damaged:
             raise ValueError(
-                f"songs {damaged} of the batch hold samples that are NaN or infinite; one such sample would make every "
-                "score NaN. Render the song again, or clean it with torch.nan_to_num if that is what you mean."
+                f"songs {damaged} of the batch hold samples that are NaN or infinite; one such sample would make "
+                "every score NaN. Render the song again, or clean it with torch.nan_to_num if that is what you mean."
             )
 
 
@@ -374,10 +378,12 @@ def rotate(tokens: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, num
     """Turn the halves of each head's part of `(B, T, D)` by the angles of its place."""
     parts = tokens.unflatten(-1, (num_heads, -1))  # (B, T, heads, D / heads)
     first, second = parts.chunk(2, dim=-1)
-    return (parts * cosines + torch.cat([-second, first], dim=-1) * sines).flatten(2)
+    turned: torch.Tensor = parts * cosines + torch.cat([-second, first], dim=-1) * sines
+    return turned.flatten(2)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int) -> torch.Tensor:
     """Scaled dot-product attention of `(B, T, D)` over all tokens, without a matrix of all pairs."""
     query, key, value = (some.unflatten(-1, (num_heads, -1)).transpose(1, 2) for some in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    mixed: torch.Tensor = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return mixed

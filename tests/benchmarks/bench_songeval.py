@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_scoring import describe_machine
 from torch import nn
 from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
@@ -28,8 +29,6 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import W
 from modeling_apex.inference.configuration_songeval_apex import SongEvalConfig
 from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
 from modeling_apex.inference.songeval_mel_apex import compute_log_mel
-
-from bench_scoring import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "songeval.json"
 NUM_MUQ_LAYERS = 12
