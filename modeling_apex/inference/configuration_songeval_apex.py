@@ -161,6 +161,11 @@ class SongEvalConfig(PreTrainedConfig):
         return None
 
     @property
+    def is_whole_song(self) -> bool:
+        """True: a song goes in as one segment, however long; it is not cut, padded or normalised."""
+        return True
+
+    @property
     def minimum_num_samples(self) -> int:
         """Shortest song, in samples: half a frame is reflected at both ends, and one sample more must be there."""
         return self.fft_size // 2 + 1

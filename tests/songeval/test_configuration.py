@@ -11,6 +11,7 @@ def test_the_default_is_the_published_model() -> None:
     assert {(head["minimum"], head["maximum"], head["group"]) for head in config.heads} == {(1.0, 5.0, "aesthetics")}
     assert (config.hidden_size, config.minimum_num_samples, config.max_num_samples) == (2048, 1025, 28_800_001)
     assert config.popularity_exponent is None
+    assert config.is_whole_song
 
 
 def test_a_config_survives_json() -> None:
