@@ -91,7 +91,8 @@ class SongEvalConfig(PreTrainedConfig):
             Attention heads of each of them.
         max_song_seconds (`float`, defaults to 1200.0):
             Longest song that is scored, in seconds. Attention needs the whole song: a longer one is refused, never
-            cut. Memory grows with the length of the song, time with its square.
+            cut. Memory grows with the length of the song (ten minutes take about 1 GiB beside the weights), and the
+            time of attention with its square.
         percentile_tables (`dict[str, list[float]]`, *optional*):
             Per score, 101 quantiles of the model's scores on its training songs.
         provenance (`dict`, *optional*):
