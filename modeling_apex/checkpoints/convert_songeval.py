@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from modeling_apex.checkpoints.hub_files import compute_blob_id
-from modeling_apex.inference.checkpoint_limits_apex import read_safetensors_shapes
+from modeling_apex.checkpoints.hub_files import compute_blob_id, compute_file_hash
+from modeling_apex.checkpoints.limits import read_safetensors_shapes
 from modeling_apex.inference.configuration_songeval_apex import SONGEVAL_HEADS, SongEvalConfig
 from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
-from modeling_apex.inference.published_apex import compute_file_hash
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
 
@@ -85,9 +84,9 @@ class SongEvalConversion:
 
 
 def convert_songeval(
-    head: str | os.PathLike,
-    encoder: str | os.PathLike,
-    output: str | os.PathLike,
+    head: str | os.PathLike[str],
+    encoder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
     heads: list[dict[str, Any]] | None = None,
 ) -> SongEvalConversion:
@@ -227,7 +226,7 @@ def _read_tensors(path: Path, taken: dict[str, str]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _describe_source(source: str | os.PathLike, license_id: str, paths: tuple[Path, ...]) -> dict[str, Any]:
+def _describe_source(source: str | os.PathLike[str], license_id: str, paths: tuple[Path, ...]) -> dict[str, Any]:
     """State where weights come from, without the path of the machine that converted them."""
     path = Path(source).expanduser()
     published = {
@@ -245,7 +244,7 @@ def _describe_source(source: str | os.PathLike, license_id: str, paths: tuple[Pa
     }
 
 
-def _find_head(source: str | os.PathLike) -> Path:
+def _find_head(source: str | os.PathLike[str]) -> Path:
     path = Path(source).expanduser()
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
@@ -255,7 +254,7 @@ def _find_head(source: str | os.PathLike) -> Path:
     return path
 
 
-def _find_encoder(source: str | os.PathLike) -> tuple[Path, Path]:
+def _find_encoder(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     folder = Path(source).expanduser()
     names = ("config.json", "model.safetensors")
     if not folder.is_dir():

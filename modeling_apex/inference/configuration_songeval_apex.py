@@ -6,50 +6,44 @@ the first six layers of MuQ-large-msd-iter and the head of ASLP-lab/SongEval. Th
 [`ApexConfig`], so that heads with other outputs load too.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .configuration_fields_apex import (
-    _validate_float,
-    _validate_heads,
-    _validate_int,
-    _validate_percentile_tables,
-)
+from .configuration_fields_apex import declare_field, set_fields
 from .heads_apex import DEFAULT_HEADS
 
 # SongEval's five scores, in the order of its outputs, which is also APEX's order.
 SONGEVAL_HEADS: tuple[dict[str, Any], ...] = tuple(head for head in DEFAULT_HEADS if head["group"] == "aesthetics")
 
-# Whole numbers of the config with their defaults and largest values. A config is read before its weights: what no
-# such model needs is refused before memory is asked for.
-SIZES: dict[str, tuple[int, int]] = {
-    "sampling_rate": (24_000, 384_000),
-    "fft_size": (2048, 65_536),
-    "hop_size": (240, 65_536),
-    "num_mel_bands": (128, 1024),
-    "subsampling_channels": (512, 4096),
-    "encoder_size": (1024, 16_384),
-    "num_hidden_layers": (6, 64),
-    "num_attention_heads": (16, 1024),
-    "intermediate_size": (4096, 65_536),
-    "conv_depthwise_kernel_size": (31, 1023),
-    "head_intermediate_size": (4096, 65_536),
-    "num_head_layers": (4, 64),
-    "num_head_attention_heads": (8, 1024),
-}
-# Numbers of the config: default, lower bound (exclusive), upper bound (exclusive).
-NUMBERS: dict[str, tuple[float, float | None, float | None]] = {
-    "mel_mean": (6.768444971712967, None, None),
-    "mel_std": (18.417922652295623, 0.0, None),
-    "rotary_embedding_base": (10_000.0, 1.0, None),
-    "max_song_seconds": (1200.0, 0.0, 21_600.0),
-}
+
+class SongEvalFields:
+    """The fields of a SongEval config; [`SongEvalConfig`] says what each one means."""
+
+    # A config is read before its weights: what no such model needs is refused before memory is asked for.
+    heads: list[dict[str, Any]] = declare_field(list(SONGEVAL_HEADS), "heads")
+    sampling_rate: int = declare_field(24_000, "int", minimum=1, maximum=384_000)
+    fft_size: int = declare_field(2048, "int", minimum=1, maximum=65_536)
+    hop_size: int = declare_field(240, "int", minimum=1, maximum=65_536)
+    num_mel_bands: int = declare_field(128, "int", minimum=1, maximum=1024)
+    mel_mean: float = declare_field(6.768444971712967, "float")
+    mel_std: float = declare_field(18.417922652295623, "float", above=0.0)
+    subsampling_channels: int = declare_field(512, "int", minimum=1, maximum=4096)
+    encoder_size: int = declare_field(1024, "int", minimum=1, maximum=16_384)
+    num_hidden_layers: int = declare_field(6, "int", minimum=1, maximum=64)
+    num_attention_heads: int = declare_field(16, "int", minimum=1, maximum=1024)
+    intermediate_size: int = declare_field(4096, "int", minimum=1, maximum=65_536)
+    conv_depthwise_kernel_size: int = declare_field(31, "int", minimum=1, maximum=1023)
+    rotary_embedding_base: float = declare_field(10_000.0, "float", above=1.0)
+    head_intermediate_size: int = declare_field(4096, "int", minimum=1, maximum=65_536)
+    num_head_layers: int = declare_field(4, "int", minimum=1, maximum=64)
+    num_head_attention_heads: int = declare_field(8, "int", minimum=1, maximum=1024)
+    max_song_seconds: float = declare_field(1200.0, "float", above=0.0, below=21_600.0)
+    percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    provenance: dict[str, Any] = declare_field({}, "dict")
 
 
-class SongEvalConfig(PreTrainedConfig):
+class SongEvalConfig(SongEvalFields, PreTrainedConfig):
     """
     Describe a SongEval model: log-mel spectrogram, convolutional subsampling, conformer, attention head.
 
@@ -105,46 +99,10 @@ class SongEvalConfig(PreTrainedConfig):
 
     model_type = "songeval"
 
-    sampling_rate: int
-    fft_size: int
-    hop_size: int
-    num_mel_bands: int
-    mel_mean: float
-    mel_std: float
-    subsampling_channels: int
-    encoder_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    conv_depthwise_kernel_size: int
-    rotary_embedding_base: float
-    head_intermediate_size: int
-    num_head_layers: int
-    num_head_attention_heads: int
-    max_song_seconds: float
-
-    def __init__(
-        self,
-        heads: Sequence[Mapping[str, Any]] | None = None,
-        percentile_tables: Mapping[str, Sequence[float]] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        if not __name__.startswith("transformers_modules"):
-            # The installed classes serve, so pointers to code in a folder must neither ask for trust nor be saved.
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
-        for name, (default, maximum) in SIZES.items():
-            setattr(self, name, _validate_int(name, kwargs.pop(name, default), minimum=1, maximum=maximum))
-        for name, (number, above, below) in NUMBERS.items():
-            value = _validate_float(name, kwargs.pop(name, number), minimum=above, maximum=below, exclusive=True)
-            setattr(self, name, value)
-        _refuse_near_misses(kwargs)
-        self.heads = _validate_heads(SONGEVAL_HEADS if heads is None else heads)
-        self.percentile_tables = _validate_percentile_tables(percentile_tables or {}, self.head_names)
-        self.provenance = dict(provenance or {})
+    def __init__(self, **fields: Any):
+        others = set_fields(self, fields)
         self._validate_together()
-        super().__init__(**kwargs)
+        super().__init__(**others)
 
     @property
     def head_names(self) -> list[str]:
@@ -198,12 +156,3 @@ class SongEvalConfig(PreTrainedConfig):
                 f"`max_song_seconds` {self.max_song_seconds:g} is {self.max_num_samples} samples, fewer than the "
                 f"{self.minimum_num_samples} that the shortest song has."
             )
-
-
-def _refuse_near_misses(fields: Mapping[str, Any]) -> None:
-    """Plain configs keep any unknown field, so a typo would silently leave the default in force."""
-    own_fields = (*SIZES, *NUMBERS, "heads", "percentile_tables", "provenance")
-    for name in fields:
-        close = difflib.get_close_matches(name, own_fields, n=1, cutoff=0.8)
-        if close:
-            raise ValueError(f"unknown config field `{name}`; did you mean `{close[0]}`?")
