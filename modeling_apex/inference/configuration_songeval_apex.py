@@ -125,6 +125,14 @@ class SongEvalConfig(SongEvalFields, PreTrainedConfig):
         return True
 
     @property
+    def segment_seconds(self) -> float:
+        """No length of segments: whoever asks for one would cut the song, and is refused."""
+        raise ValueError(
+            "a songeval model hears a song whole and has no segments; the pipeline and the commands that score do not "
+            "take it yet. Call the model on what `load_whole_song` gives."
+        )
+
+    @property
     def minimum_num_samples(self) -> int:
         """Shortest song, in samples: half a frame is reflected at both ends, and one sample more must be there."""
         return self.fft_size // 2 + 1
