@@ -47,6 +47,7 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/compare_read_ahead.py --output tests/benchmarks/results/read_ahead.json
 	$(BIN)/python tests/benchmarks/bench_engines.py --output tests/benchmarks/results/engines.json
 	$(BIN)/python tests/benchmarks/bench_gpu.py --output tests/benchmarks/results/gpu.json
+	$(BIN)/python tests/benchmarks/bench_songeval.py --output tests/benchmarks/results/songeval.json
 	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 

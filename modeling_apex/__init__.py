@@ -1,7 +1,7 @@
 """
 APEX for the Hugging Face ecosystem: popularity and aesthetic scores of AI-generated songs, from audio alone.
 
-Importing this package registers `ApexModel` and `SpectrogramFusionModel`, with their configs and feature extractor,
+Importing this package registers `ApexModel`, `SpectrogramFusionModel` and `SongEvalModel`, with configs and extractor,
 with the Auto classes of transformers, and the pipeline task `apex-popularity`. Public names are loaded when they are
 first used.
 """
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from modeling_apex.arena.ranking import rank_reports
     from modeling_apex.inference.audio_apex import AudioError, AudioLimits, load_audio
     from modeling_apex.inference.configuration_apex import ApexConfig
+    from modeling_apex.inference.configuration_songeval_apex import SongEvalConfig
     from modeling_apex.inference.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
     from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
     from modeling_apex.inference.modeling_apex import ApexModel, ApexOutput
+    from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import (
         SpectrogramFusionModel,
         SpectrogramFusionOutput,
@@ -43,10 +45,13 @@ _PUBLIC_NAMES = {
     "load_audio": "inference.audio_apex",
     "load_pipeline": "loading",
     "load_scorer": "loading",
+    "load_whole_song": "inference.whole_song_apex",
     "load_preference_head": "arena.preference",
     "rank_reports": "arena.ranking",
     "PreferenceHead": "arena.preference",
     "SongScorer": "inference.scoring_apex",
+    "SongEvalConfig": "inference.configuration_songeval_apex",
+    "SongEvalModel": "inference.modeling_songeval_apex",
     "SpectrogramFusionConfig": "inference.configuration_spectrogram_fusion_apex",
     "SpectrogramFusionModel": "inference.modeling_spectrogram_fusion_apex",
     "SpectrogramFusionOutput": "inference.modeling_spectrogram_fusion_apex",
@@ -62,6 +67,8 @@ __all__ = [
     "AudioError",
     "AudioLimits",
     "PreferenceHead",
+    "SongEvalConfig",
+    "SongEvalModel",
     "SongScorer",
     "SpectrogramFusionConfig",
     "SpectrogramFusionModel",
@@ -72,6 +79,7 @@ __all__ = [
     "load_pipeline",
     "load_preference_head",
     "load_scorer",
+    "load_whole_song",
     "rank_reports",
     "score_preference",
 ]

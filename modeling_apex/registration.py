@@ -26,9 +26,11 @@ def register_auto_classes() -> None:
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
     from modeling_apex.inference.configuration_apex import ApexConfig
+    from modeling_apex.inference.configuration_songeval_apex import SongEvalConfig
     from modeling_apex.inference.configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
     from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
     from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     models: dict[Any, Any] = {ApexConfig: ApexModel, SpectrogramFusionConfig: SpectrogramFusionModel}
@@ -36,6 +38,9 @@ def register_auto_classes() -> None:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)
         AutoFeatureExtractor.register(config_class, ApexFeatureExtractor, exist_ok=True)
+    # It hears a song whole, by `load_whole_song`, and so has no extractor that cuts one into segments.
+    AutoConfig.register(SongEvalConfig.model_type, SongEvalConfig, exist_ok=True)
+    AutoModel.register(SongEvalConfig, SongEvalModel, exist_ok=True)
 
 
 def register_pipeline() -> None:

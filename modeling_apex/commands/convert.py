@@ -1,26 +1,42 @@
-"""`apex-music convert`: the published weights to one safetensors checkpoint."""
+"""`apex-music convert`: published weights to one safetensors checkpoint."""
 
 import argparse
 
-HELP = "turn the published weights (MERT and APEX heads) into one safetensors checkpoint"
+HELP = "turn published weights (MERT and APEX heads, or MuQ and SongEval's head) into one safetensors checkpoint"
 DESCRIPTION = (
-    "Read MERT and the APEX heads, check that every tensor has its place, and write a folder that loads without "
-    "fetching anything. Pickles are read as plain weights: nothing in them can run."
+    "Read an encoder and its heads, check that every tensor has its place, and write a folder that loads without "
+    "fetching anything. Pickles are read as plain weights: nothing in them can run. A SongEval model loads by "
+    "AutoModel and scores in Python; `score` and the other commands do not take it yet."
 )
-EXAMPLES = ("--encoder m-a-p/MERT-v1-95M --heads amaai-lab/apex --output apex-95m",)
+EXAMPLES = (
+    "--encoder m-a-p/MERT-v1-95M --heads amaai-lab/apex --output apex-95m",
+    "--muq OpenMuQ/MuQ-large-msd-iter --songeval SongEval/ckpt --output songeval",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, metavar="MERT", help="folder or Hub id of MERT (95M or 330M)")
-    parser.add_argument("--heads", required=True, metavar="APEX", help="best_model.pt, folder, or Hub id of the heads")
+    parser.add_argument("--encoder", metavar="MERT", help="folder or Hub id of MERT (95M or 330M)")
+    parser.add_argument("--heads", metavar="APEX", help="best_model.pt, folder, or Hub id of the heads of APEX")
+    parser.add_argument("--muq", metavar="MUQ", help="folder or Hub id of MuQ, the encoder of SongEval")
+    parser.add_argument("--songeval", metavar="HEAD", help="model.safetensors of SongEval's head, or its folder")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the checkpoint")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modeling_apex.checkpoints.convert import convert_checkpoint, save_conversion
+    given = {name for name in ("encoder", "heads", "muq", "songeval") if getattr(arguments, name)}
+    if given == {"muq", "songeval"}:
+        from modeling_apex.checkpoints.convert_songeval import convert_songeval
 
-    conversion = convert_checkpoint(arguments.encoder, arguments.heads)
-    folder = save_conversion(conversion, arguments.output)
-    print(conversion.format_summary())
-    print(f"\nwritten: {folder}")
+        converted = convert_songeval(arguments.songeval, arguments.muq, arguments.output)
+        summary, folder = converted.format_summary(), converted.folder
+    elif given == {"encoder", "heads"}:
+        from modeling_apex.checkpoints.convert import convert_checkpoint, save_conversion
+
+        conversion = convert_checkpoint(arguments.encoder, arguments.heads)
+        folder = save_conversion(conversion, arguments.output)
+        summary = conversion.format_summary()
+    else:
+        named = " ".join(f"--{name}" for name in sorted(given)) or "none of them"
+        raise ValueError(f"got {named}. Pass --encoder and --heads for APEX, or --muq and --songeval for SongEval.")
+    print(f"{summary}\n\nwritten: {folder}")
     return 0
