@@ -196,7 +196,7 @@ class TestLimits:
             with pytest.raises(AudioError):
                 download(f"{site.url}/absent", LOCAL, resources)
             assert resources.pop_all()._exit_callbacks  # type: ignore[attr-defined]
-        # The server has a thread of its own for that connection, and a timer that was called off may be on its way out.
+        # The server has a thread of its own for that connection; a timer that was called off may be on its way out.
         started = set(threading.enumerate()) - before
         ended = {thread for thread in started if isinstance(thread, threading.Timer) and thread.finished.is_set()}
         assert not [thread for thread in started - ended if "process_request_thread" not in thread.name]

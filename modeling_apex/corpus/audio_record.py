@@ -12,13 +12,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from modeling_apex.corpus.identity import URL_PREFIXES, ContentIdentity, FileStamp, identify_audio
-from modeling_apex.corpus.song_source import Song, SongSource
 from modeling_apex.storage.output_folder import replace_text
+
+if TYPE_CHECKING:  # datasets need pyarrow, and the journal of `score` does without
+    from modeling_apex.corpus.song_source import Song, SongSource
 
 UNREADABLE = "unreadable"
 ADDRESS = "address "
@@ -94,7 +96,7 @@ class AudioRecord:
     songs: dict[str, SongAudio]
 
     @classmethod
-    def start(cls, source: SongSource, split: str, start: int, stop: int) -> Self:
+    def start(cls, source: "SongSource", split: str, start: int, stop: int) -> Self:
         """Start the record of songs that are about to be read; what changes from here on is seen the next time."""
         files = []
         for path, first, last in source.locate(split, start, stop):
@@ -102,7 +104,7 @@ class AudioRecord:
             files.append((os.path.abspath(path), first, last, stamp if stamp.is_settled() else None))
         return cls(files, {})
 
-    def watch(self, songs: Iterator[Song]) -> Iterator[Song]:
+    def watch(self, songs: "Iterator[Song]") -> "Iterator[Song]":
         """Yield songs, and note the audio of each before it is used."""
         for song in songs:
             self.songs[song.id] = identify_song(song.audio)
@@ -143,7 +145,7 @@ class AudioRecord:
 
 
 def record_audio(
-    source: SongSource, split: str, start: int, stop: int, place: Path, *, rereads: bool = False
+    source: "SongSource", split: str, start: int, stop: int, place: Path, *, rereads: bool = False
 ) -> AudioRecord:
     """
     Record the audio of consecutive songs, reading only what is not known to be unchanged.

@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
-
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
@@ -55,6 +53,8 @@ class OutputLock:
         self.output = Path(output).expanduser()
         self.folder = self.output.parent if is_file else self.output
         self.path = self.folder / (f".{self.output.name}{LOCK_NAME}" if is_file else LOCK_NAME)
+        from filelock import FileLock  # where nothing is locked, its import is saved
+
         self._lock = FileLock(self.path, thread_local=False, fallback_to_soft=False, on_acquired=self._write_holder)
         self._waits = waits
         self._made_folder = False
@@ -88,6 +88,8 @@ class OutputLock:
 
     def _try(self) -> bool:
         """Take the lock if it is free; tell whether this process may go on."""
+        from filelock import Timeout
+
         for attempt in range(OPEN_ATTEMPTS):
             is_last = attempt == OPEN_ATTEMPTS - 1
             try:

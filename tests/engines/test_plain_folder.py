@@ -262,7 +262,8 @@ def test_the_commands_import_no_transformers(tiny_folder: Path, song_file: SongF
         "import sys\n"
         "from modeling_apex.cli import main\n"
         "status = main(sys.argv[1:])\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'transformers', 'torch', 'pandas'}))\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'transformers', 'torch', 'pandas', 'pyarrow'}))\n"
         "sys.exit(status)"
     )
     songs = [str(song_file("a.wav", seed=1)), str(song_file("b.mp3", 0.5, 44_100, seed=2))]
@@ -271,6 +272,23 @@ def test_the_commands_import_no_transformers(tiny_folder: Path, song_file: SongF
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['torch']"
     assert songs[1] in done.stdout
+
+
+@pytest.mark.parametrize("words", [["score"], ["score", "--output", "{}/scores.jsonl"], ["rank"]])
+def test_a_core_installation_scores(tiny_folder: Path, song_file: SongFile, tmp_path: Path, words: list[str]) -> None:
+    extras = ["accelerate", "av", "datasets", "gradio", "matplotlib", "onnx", "pandas", "pyarrow", "scipy", "sklearn"]
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({extras}))\n"
+        "from modeling_apex.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    songs = [str(song_file("a.wav", seed=1)), str(song_file("b.wav", seed=2))]
+    given = [word.format(tmp_path) for word in words]
+    words = [given[0], *songs, *given[1:], "--model", str(tiny_folder), "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 songs scored" in done.stderr if "--output" in words else songs[1] in done.stdout
 
 
 def test_errors_and_options_are_those_of_the_pipeline(
