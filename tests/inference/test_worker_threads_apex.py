@@ -99,13 +99,13 @@ def test_an_error_reaches_the_caller_and_stops_the_others() -> None:
 
 def test_many_callers_share_the_workers() -> None:
     torch.set_num_threads(2)
-    before = threading.active_count()
-    map_in_workers(lambda item, check: item, range(2))
+    names: set[str] = set()
     running, most, lock = 0, 0, threading.Lock()
 
     def work(item: int, check: Callable[[], None]) -> int:
         nonlocal running, most
         with lock:
+            names.add(threading.current_thread().name)
             running += 1
             most = max(most, running)
         threading.Event().wait(0.001)
@@ -117,7 +117,9 @@ def test_many_callers_share_the_workers() -> None:
         results = list(callers.map(lambda start: map_in_workers(work, range(start, start + 4)), range(16)))
     assert results == [[-item for item in range(start, start + 4)] for start in range(16)]
     assert most <= 2
-    assert threading.active_count() <= before + 2
+    # Sixteen callers found two workers, and started none of their own.
+    assert len(names) <= 2
+    assert all(name.startswith("apex-worker") for name in names)
 
 
 def test_a_forked_process_has_workers_of_its_own() -> None:
