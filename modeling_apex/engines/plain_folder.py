@@ -132,7 +132,7 @@ def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = Non
 def _read_config(path: Path) -> ApexFields | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or fields.get("model_type") != "apex" or fields.get("mert_model_name") is not None:
         return None
@@ -166,7 +166,7 @@ def _read_encoder_config(fields: Any) -> SimpleNamespace | None:
 
 def _has_type(value: Any, kind: type) -> bool:
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1  # none has more
     return type(value) is kind
 
 
