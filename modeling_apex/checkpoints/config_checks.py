@@ -23,6 +23,7 @@ from modeling_apex.checkpoints.stored_fields import check_encoder_fields, check_
 from modeling_apex.inference.configuration_fields_apex import list_fields
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS, GROUP_SCALES, HEAD_SCALES
 from modeling_apex.inference.track_features_apex import FEATURE_KINDS, FUSION_HEADS, TRANSFORMS
+from modeling_apex.registration import EMBEDDED_MODEL
 
 NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 MAX_HEADS = 1000
@@ -117,6 +118,11 @@ def check_provenance(name: str, value: Any) -> dict[str, Any]:
             raise TypeError(f"`{name}.{part}` must be a dict, got {facts!r:.80}.")
         if not isinstance((facts or {}).get("source") or "", str):
             raise TypeError(f"`{name}.{part}.source` must be a text, got {facts!r:.80}.")
+    training = stated.get("training")
+    if stated.get("name") == EMBEDDED_MODEL.name and isinstance(training, Mapping) and "arguments" in training:
+        # Trained by a release that let name and warning of the base model stand: it is another model.
+        stated = {key: entry for key, entry in stated.items() if key not in ("name", "notice")}
+        stated["encoder"] = {"source": EMBEDDED_MODEL.name}
     return stated
 
 

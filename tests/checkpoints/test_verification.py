@@ -287,6 +287,18 @@ class TestForgeries:
         change_weights(folder, lambda tensors: tensors["aggregator.bias"].add_(1e-3))
         result = verify_model(folder)
         assert "the heads is that of apex-tiny (in this package), but it is not" in find_detail(result, "provenance")
+        assert "It is apex-tiny" not in result.identity
+
+    def test_a_source_that_the_weights_do_not_bear_out(self, published: tuple[Path, Path, Path]) -> None:
+        mert, _, converted = published
+        source = {"source": str(mert)}
+        change_config(converted, provenance={"encoder": source})
+        change_weights(converted, lambda tensors: tensors["encoder.encoder.layer_norm.bias"].add_(1e-3))
+        result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert)])
+        assert get_status(result)["provenance"] == "failed"
+        change_config(converted, provenance={"encoder": {**source, "is_trained": True}})
+        result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert)])
+        assert "provenance" not in get_status(result)
 
     def test_another_preprocessor(self, release: Path) -> None:
         path = release / "preprocessor_config.json"
