@@ -47,7 +47,7 @@ TEXTS = (
 BUNDLED = {"libx264": "GPL-2.0-or-later", "libx265": "GPL-2.0-or-later"}
 # Why a package is allowed although its wheel carries what is not.
 DECISIONS = {
-    "av": "PyAV's own code is BSD-3-Clause, and its wheel carries FFmpeg linked with x264 and x265, whose encoders are "
+    "av": "PyAV's own code is BSD-3-Clause, and its wheel carries FFmpeg linked with x264 and x265, whose code is "
     "GPL-2.0-or-later. It is an optional extra (`audio`), which a user installs from its makers; nothing of it is "
     "copied into or distributed with this package, which decodes only and calls no encoder of either library. Whoever "
     "passes an environment or an image with that wheel on passes GPL binaries on, under the terms of the GPL; without "

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from modeling_apex import ApexConfig, ApexFeatureExtractor, SongEvalConfig, SpectrogramFusionConfig
+from modeling_apex import (
+    ApexConfig,
+    ApexFeatureExtractor,
+    PreferenceHead,
+    SongEvalConfig,
+    SpectrogramFusionConfig,
+    load_preference_head,
+)
 from modeling_apex.cli import USER_ERRORS, is_slip, main
 from modeling_apex.loading import MAX_CONFIG_BYTES, find_model_class, load_pipeline
 
@@ -214,6 +222,24 @@ def test_the_command_line_refuses_and_exits_with_2(
         AutoConfig.from_pretrained(tiny_folder)
     assert isinstance(caught.value, USER_ERRORS)
     assert not is_slip(caught.value)
+
+
+@pytest.mark.parametrize("name", ["weights", "position_bias", "temperature", "format_version", "weight", "file"])
+def test_each_field_of_a_preference_head(tmp_path: Path, name: str) -> None:
+    PreferenceHead({"clarity": 1.0}).save_pretrained(tmp_path)
+    path = tmp_path / "preference_head.json"
+    fields = json.loads(path.read_text())
+    for value in BAD:
+        changed = {"weight": {**fields, "weights": {"clarity": value}}, "file": value}
+        path.write_text(json.dumps(changed.get(name, {**fields, name: value})))
+        with contextlib.suppress(ValueError):  # any other kind is a fault
+            strength = load_preference_head(tmp_path).compute_strength({"clarity": 3.0})
+            assert math.isfinite(strength)
+    path.write_text('{"format_version": 1, "weights": {"clarity": 1e400}}')
+    with pytest.raises(
+        ValueError, match=r"preference_head\.json does not hold the fields of a preference head: A pref"
+    ):
+        load_preference_head(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sampling_rate", "segment_seconds", "minimum_num_samples", "segment_num_samples"])
