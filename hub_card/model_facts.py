@@ -152,12 +152,11 @@ def build_model_facts(
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
     stated = _load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
-    is_tiny = config.provenance.get("name") == TINY_NAME
     components = _build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
     return ModelFacts(
-        **_describe_in_words(stated, content, is_tiny, str(results_path)),
+        **_describe_in_words(stated, content, config.provenance.get("name"), str(results_path)),
         **_describe_config(config),
         num_parameters=count_parameters(folder),
         components=components,
@@ -262,9 +261,10 @@ def _describe_config(config: Any) -> dict[str, Any]:
 
 
 def _describe_in_words(
-    stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool, source: str
+    stated: Mapping[str, Any], content: Mapping[str, Any], name: str | None, source: str
 ) -> dict[str, Any]:
-    described = {"title": TINY_NAME, "summary": _describe_tiny()} if is_tiny else {}
+    is_tiny = name == TINY_NAME
+    described = {"title": TINY_NAME, "summary": _describe_tiny()} if is_tiny else {"title": name}
     words = {name: stated.get(name) or described.get(name) or _demand(stated, name) for name in ("title", "summary")}
     words["aesthetic_labels"] = _get_label_source(stated, content, is_tiny)
     training = stated.get("training_summary") or (_describe_tiny_training(content, source) if is_tiny else None)

@@ -6,6 +6,7 @@ is installed. Here the installed code always runs, and the errors say what to do
 """
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from modeling_apex.inference.scoring_apex import SongScorer
 
 logger = logging.getLogger(__name__)
+
+MAX_CONFIG_BYTES = 32 * 2**20
 
 
 def load_scorer(
@@ -193,11 +196,14 @@ def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexMode
     from modeling_apex.inference.modeling_apex import ApexModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
+    _check_config_file(os.fspath(model))
     described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **options)
     classes = {model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)}
     name = described.get("model_type")
     if name not in classes:
-        raise ValueError(f"{model}: its config names the model type {name!r}; expected one of {', '.join(classes)}.")
+        raise ValueError(
+            f"{model}: its config names the model type {name!r:.80}; expected one of {', '.join(classes)}."
+        )
     return classes[name]
 
 
@@ -236,7 +242,25 @@ def _name_model(model: Any) -> Any:
             f"{name}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
             "`apex-music convert` or `apex-music train` wrote."
         )
+    _check_config_file(name)
     return name
+
+
+def _check_config_file(folder: str) -> None:
+    """Refuse a config.json of a folder that transformers could not even begin to read."""
+    path = os.path.join(folder, "config.json")
+    if not os.path.isfile(path):
+        return
+    if (num_bytes := os.path.getsize(path)) > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: {num_bytes:,} bytes, but a config has at most {MAX_CONFIG_BYTES:,}.")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON ({error}). Download the model again.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
+        raise ValueError(
+            f"{path}: must hold the fields of a config by name, `model_type` a text, got {content!r:.80}."
+        )
 
 
 def _load_if_exported(model: str, engine: str) -> Any:

@@ -85,6 +85,7 @@ HOOKS = {
     "scoring_apex:SongScorer.count_workers": "inference.worker_threads_apex:count_workers",
     "scoring_apex:SongScorer.read_ahead": "inference.read_ahead_apex:read_ahead",
     "modeling_apex:ApexPreTrainedModel.open_checkpoint": "checkpoints.opening:open_checkpoint",
+    "modeling_apex:ApexPreTrainedModel.keep_weights": "engines.mapped_weights:keep_weights",
     "modeling_apex:ApexModel.choose_encoder": "engines.choice:choose_encoder",
 }
 # What our modules take from transformers. A program may begin with one of these, which imports a registry half-way

@@ -80,6 +80,17 @@ def test_every_licence_is_allowed_and_known(benchmarks: None) -> None:
     assert all(report_licenses.is_allowed(facts["license"]) for facts in report["packages"].values())
 
 
+def test_what_wheels_carry_beside_their_own_code_is_stated(benchmarks: None) -> None:
+    import report_licenses
+
+    names = ["av/__init__.py", "av.libs/libx264-0a1b.so.165", "../av.libs/libx265-0a1b.so.216", "av.libs/libopus.so.0"]
+    assert report_licenses.find_bundled(names) == {"libx264": "GPL-2.0-or-later", "libx265": "GPL-2.0-or-later"}
+    report = json.loads((REPOSITORY / "tests/benchmarks/results/licenses.json").read_text(encoding="utf-8"))
+    assert set(report["packages"]["av"]["bundled"]) == {"libx264", "libx265"}
+    for name, facts in report["packages"].items():
+        assert "bundled" not in facts or facts["decision"], name
+
+
 @pytest.mark.parametrize(
     ("metadata", "classifiers", "expected"),
     [

@@ -126,13 +126,13 @@ class PreferenceHead:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             version = content.pop("format_version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is not a preference head: {error!r}.") from error
         if version != FORMAT_VERSION:
             raise ValueError(f"{file} has format version {version!r}; this release reads version {FORMAT_VERSION}.")
         try:
             return cls(**content)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, OverflowError, ValueError) as error:
             raise ValueError(f"{file} does not hold the fields of a preference head: {error}.") from error
 
 

@@ -48,6 +48,7 @@ SYNTHETIC_SONGS = Component("synthetic songs of apex-music", "songs", "apache-2.
 KNOWN_COMPONENTS = (
     Component("m-a-p/MERT-v1-95M", "encoder", "cc-by-nc-4.0", is_in_weights=True),
     Component("m-a-p/MERT-v1-330M", "encoder", "cc-by-nc-4.0", is_in_weights=True),
+    Component("apex-tiny", "encoder", "apache-2.0", is_in_weights=True),
     Component("ASLP-lab/SongEval", "labels", "cc-by-nc-sa-4.0"),
     Component("sleeping-ai/suno-307K", "songs", "cc-by-nc-nd-4.0"),
     Component("sleeping-ai/Udio-126K", "songs", None),
@@ -63,7 +64,7 @@ def find_component(source: str) -> Component | None:
     """Find a known component by its Hub id, or the name of a folder that it was downloaded to."""
     plain = re.sub(r"@.*$", "", source.strip()).rstrip("/").lower()
     names = {component.name.lower(): component for component in KNOWN_COMPONENTS}
-    names |= {name.partition("/")[2]: component for name, component in names.items()}
+    names |= {name.rpartition("/")[2]: component for name, component in names.items()}
     return names.get(plain)
 
 

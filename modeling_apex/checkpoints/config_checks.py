@@ -7,18 +7,28 @@ keeps, or an error that names the field, what it is and what it may be. `registr
 """
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from modeling_apex.checkpoints.limits import check_sizes
+from modeling_apex.checkpoints.field_values import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+    check_ints,
+    check_text,
+)
+from modeling_apex.checkpoints.limits import check_sizes, check_spectrogram_size
+from modeling_apex.checkpoints.stored_fields import check_encoder_fields, check_extent, check_stored_fields
 from modeling_apex.inference.configuration_fields_apex import list_fields
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS, GROUP_SCALES, HEAD_SCALES
 from modeling_apex.inference.track_features_apex import FEATURE_KINDS, FUSION_HEADS, TRANSFORMS
+from modeling_apex.registration import EMBEDDED_MODEL
 
 NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 MAX_HEADS = 1000
-MAX_WIDTHS = 64
+MAX_FEATURES = 1000
+MAX_NAME = 200
 MAX_CATEGORIES = 100_000
 FEATURE_FIELDS = {
     "numeric": {"name", "kind", "transform", "is_leaking", "mean", "std"},
@@ -45,16 +55,24 @@ def check_fields(config_class: Any, values: dict[str, Any]) -> dict[str, Any]:
         `TypeError`, `ValueError`: If a field has a wrong value, or a name is a near miss.
     """
     declared = list_fields(config_class)
-    for name in values.keys() - declared.keys():
+    check_extent(values)
+    others = values.keys() - declared.keys()
+    for name in others:
         if close := difflib.get_close_matches(name, declared, n=1, cutoff=0.8):
             raise ValueError(f"unknown config field `{name}`; did you mean `{close[0]}`?")
+    check_stored_fields(config_class, {name: values[name] for name in others})
+    if isinstance(encoder := values.get("encoder_config"), Mapping):
+        check_encoder_fields(config_class.sub_configs["encoder_config"], encoder)
     heads = check_heads("heads", values["heads"]) if "heads" in declared else FUSION_HEADS
     known = [head["name"] for head in heads]
     tables = values["percentile_tables"]
     for name in tables if isinstance(tables, Mapping) else ():
         if name not in known:
-            raise ValueError(f"`percentile_tables` names {name!r}, but the heads are {', '.join(known)}.")
-    return values | {name: CHECKS[field.kind](name, values[name], **field.bounds) for name, field in declared.items()}
+            raise ValueError(f"`percentile_tables` names {name!r:.80}, but the heads are {', '.join(known)}.")
+    checked = {name: CHECKS[field.kind](name, values[name], **field.bounds) for name, field in declared.items()}
+    if "spectrogram" in declared:
+        check_spectrogram_size(checked)
+    return values | checked
 
 
 def validate_encoder(config: Any) -> None:
@@ -87,65 +105,25 @@ def validate_encoder(config: Any) -> None:
 
 
 # Each check takes the name of a field and a value, and returns what the config keeps, or says what is wrong.
-def check_int(name: str, value: Any, minimum: int | None = None, maximum: int = 2**53) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-    if abs(value) > maximum:
-        raise ValueError(f"`{name}` must be at most {maximum}, got a larger number.")
-    return value
-
-
-def check_ints(name: str, values: Any, minimum: int | None = None, maximum: int = 2**53) -> list[int]:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"`{name}` must be a list of integers, got {values!r}.")
-    if not values:
-        raise ValueError(f"`{name}` is empty; it needs at least one entry.")
-    if len(values) > MAX_WIDTHS:
-        raise ValueError(f"`{name}` has {len(values)} entries, but at most {MAX_WIDTHS} are accepted.")
-    return [check_int(name, value, minimum, maximum) for value in values]
-
-
-def check_float(
-    name: str,
-    value: Any,
-    minimum: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    is_optional: bool = False,
-) -> Any:
-    if value is None and is_optional:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    if abs(value) > 1e300 or not math.isfinite(value):  # the first also spares the second an integer beyond floats
-        raise ValueError(f"`{name}` must be finite and of a sane size, got {value!r:.40}.")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-    if above is not None and value <= above:
-        raise ValueError(f"`{name}` must be above {above}, got {value}.")
-    if below is not None and value >= below:
-        raise ValueError(f"`{name}` must be below {below}, got {value}.")
-    return float(value)
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-    return str(value)
-
-
-def check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be true or false, got {value!r}.")
-    return value
-
-
-def check_dict(name: str, value: Any) -> dict[str, Any]:
+def check_provenance(name: str, value: Any) -> dict[str, Any]:
+    """Check what is shown to people, and what says where the parts of a model come from; the rest may be anything."""
     if value is not None and not isinstance(value, Mapping):
-        raise TypeError(f"`{name}` must be a dict, got {value!r}.")
-    return dict(value or {})
+        raise TypeError(f"`{name}` must be a dict, got {value!r:.80}.")
+    stated: dict[str, Any] = dict(value or {})
+    for shown in ("name", "notice"):
+        check_text(f"{name}.{shown}", stated.get(shown), is_optional=True)
+    for part in ("encoder", "heads", "base"):
+        facts = stated.get(part)
+        if facts is not None and not isinstance(facts, Mapping):
+            raise TypeError(f"`{name}.{part}` must be a dict, got {facts!r:.80}.")
+        if not isinstance((facts or {}).get("source") or "", str):
+            raise TypeError(f"`{name}.{part}.source` must be a text, got {facts!r:.80}.")
+    training = stated.get("training")
+    if stated.get("name") == EMBEDDED_MODEL.name and isinstance(training, Mapping) and "arguments" in training:
+        # Trained by a release that let name and warning of the base model stand: it is another model.
+        stated = {key: entry for key, entry in stated.items() if key not in ("name", "notice")}
+        stated["encoder"] = {"source": EMBEDDED_MODEL.name}
+    return stated
 
 
 def check_percentile_tables(name: str, tables: Any) -> dict[str, list[float]]:
@@ -183,11 +161,12 @@ def check_heads(name: str, heads: Any) -> list[dict[str, Any]]:
 def _check_head(position: int, head: Any) -> dict[str, Any]:
     if not isinstance(head, Mapping) or {*head, "scale"} != {"name", "minimum", "maximum", "group", "scale"}:
         raise ValueError(
-            f"head {position} must have exactly name, minimum, maximum and group, and may have a scale, got {head!r}."
+            f"head {position} must have exactly name, minimum, maximum and group, and may have a scale, got "
+            f"{head!r:.200}."
         )
     name, place = head["name"], f"heads[{position}]"
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"head {position}: `name` must be a plain identifier, got {name!r}.")
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > MAX_NAME:
+        raise ValueError(f"head {position}: `name` must be a plain identifier, got {name!r:.80}.")
     minimum, maximum = (check_float(f"{place}.{bound}", head[bound]) for bound in ("minimum", "maximum"))
     if not minimum < maximum:
         raise ValueError(f"head {name!r}: `minimum` {minimum} must be below `maximum` {maximum}.")
@@ -203,6 +182,8 @@ def check_features(name: str, features: Any) -> list[dict[str, Any]]:
             f"`{name}` must be a list of dicts (a list, because its order is the order of the input columns), got "
             f"{type(features).__name__}."
         )
+    if len(features) > MAX_FEATURES:
+        raise ValueError(f"`{name}` has {len(features):,} entries, but at most {MAX_FEATURES:,} are accepted.")
     validated = [check_feature(position, feature) for position, feature in enumerate(features)]
     names = [feature["name"] for feature in validated]
     if len(set(names)) != len(names):
@@ -213,16 +194,19 @@ def check_features(name: str, features: Any) -> list[dict[str, Any]]:
 def check_feature(position: int, feature: Any) -> dict[str, Any]:
     place = f"features[{position}]"
     if not isinstance(feature, Mapping):
-        raise TypeError(f"`{place}` must be a dict, got {feature!r}.")
+        raise TypeError(f"`{place}` must be a dict, got {feature!r:.200}.")
     kind = check_choice(f"{place}.kind", feature.get("kind"), FEATURE_KINDS)
     if set(feature) != FEATURE_FIELDS[kind]:
         fields = ", ".join(sorted(FEATURE_FIELDS[kind]))
-        raise ValueError(f"`{place}` is {kind} and must have exactly {fields}, got {', '.join(map(str, feature))}.")
-    if not isinstance(feature["name"], str) or not feature["name"].isidentifier():
-        raise ValueError(f"`{place}.name` must be a plain identifier, got {feature['name']!r}.")
+        raise ValueError(
+            f"`{place}` is {kind} and must have exactly {fields}, got {', '.join(map(str, feature)):.200}."
+        )
+    name = feature["name"]
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > MAX_NAME:
+        raise ValueError(f"`{place}.name` must be a plain identifier, got {name!r:.80}.")
     if not isinstance(feature["is_leaking"], bool):
         raise TypeError(f"`{place}.is_leaking` must be true or false, got {feature['is_leaking']!r}.")
-    described = {"name": feature["name"], "kind": kind, "is_leaking": feature["is_leaking"]}
+    described = {"name": name, "kind": kind, "is_leaking": feature["is_leaking"]}
     if kind == "numeric":
         return {
             **described,
@@ -232,11 +216,11 @@ def check_feature(position: int, feature: Any) -> dict[str, Any]:
         }
     categories = feature["categories"]
     if isinstance(categories, str) or not isinstance(categories, Sequence) or not categories:
-        raise TypeError(f"`{place}.categories` must be a list with at least one text, got {categories!r}.")
+        raise TypeError(f"`{place}.categories` must be a list with at least one text, got {categories!r:.80}.")
     if len(categories) > MAX_CATEGORIES:
         raise ValueError(f"`{place}.categories` has {len(categories):,}; at most {MAX_CATEGORIES:,} can be.")
     if len(set(map(str, categories))) != len(categories) or not all(isinstance(name, str) for name in categories):
-        raise ValueError(f"`{place}.categories` must be different texts, got {categories!r}.")
+        raise ValueError(f"`{place}.categories` must be different texts, got {categories!r:.80}.")
     return {**described, "categories": list(categories)}
 
 
@@ -244,11 +228,12 @@ CHECKS: dict[str, Callable[..., Any]] = {
     "anything": lambda name, value: value,
     "bool": check_bool,
     "choice": check_choice,
-    "dict": check_dict,
     "features": check_features,
     "float": check_float,
     "heads": check_heads,
     "int": check_int,
     "ints": check_ints,
     "percentile tables": check_percentile_tables,
+    "provenance": check_provenance,
+    "text": check_text,
 }

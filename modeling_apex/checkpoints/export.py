@@ -95,6 +95,7 @@ def build_short_card(config: Any) -> str:
         paper, title, summary = "2505.07280", "Spectrogram-fusion song scores", _describe_inputs(config)
     else:
         paper, title, summary = "2605.03395", "APEX song scores", "Scores of a song from its audio alone, after *APEX*"
+    title = config.provenance.get("name") or title
     return f"""---
 library_name: transformers
 pipeline_tag: audio-classification

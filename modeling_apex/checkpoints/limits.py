@@ -61,18 +61,12 @@ def check_sizes(config: Any) -> None:
 
 
 def _check_encoder(encoder: Any) -> None:
-    """Check the sizes in an encoder's config, each for itself."""
+    """Check the sizes in an encoder's config, each for itself and together."""
     for name, maximum in ENCODER_BOUNDS.items():
-        _check_size(f"encoder_config.{name}", getattr(encoder, name), maximum)
-    lengths = set()
+        check_size(f"encoder_config.{name}", getattr(encoder, name), maximum)
     for name, maximum in ENCODER_LIST_BOUNDS.items():
-        values = getattr(encoder, name)
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise TypeError(f"`encoder_config.{name}` must be a list of integers, got {values!r:.80}.")
-        _check_size(f"len(encoder_config.{name})", len(values), MAX_CONV_LAYERS)
-        for value in values:
-            _check_size(f"encoder_config.{name}", value, maximum)
-        lengths.add(len(values))
+        check_size_list(f"encoder_config.{name}", getattr(encoder, name), maximum)
+    lengths = {len(getattr(encoder, name)) for name in ENCODER_LIST_BOUNDS}
     if len(lengths) > 1:
         raise ValueError(
             "`encoder_config.conv_dim`, `conv_kernel` and `conv_stride` must have one entry a convolution each, got "
@@ -109,6 +103,29 @@ def _check_model_size(config: Any) -> None:
         raise ValueError(
             f"one segment would need {largest:,} numbers between two layers of the encoder, above the limit of "
             f"{MAX_ACTIVATIONS:,}. Shorten `segment_seconds`, or check `conv_stride`."
+        )
+
+
+def check_spectrogram_size(fields: Mapping[str, Any]) -> None:
+    """
+    Refuse a spectrogram-fusion model whose segments would fill the memory.
+
+    Raises:
+        `ValueError`: If a segment is too long, or what its first convolution makes of it too large.
+    """
+    num_samples = fields["segment_seconds"] * fields["sampling_rate"]
+    if num_samples > MAX_SEGMENT_SAMPLES:
+        raise ValueError(
+            f"`segment_seconds` {fields['segment_seconds']:g} at `sampling_rate` {fields['sampling_rate']} is "
+            f"{num_samples:,.0f} samples, above the limit of {MAX_SEGMENT_SAMPLES:,}."
+        )
+    num_bands = fields["num_mel_bands"] if fields["spectrogram"] == "log-mel" else fields["fft_size"] // 2 + 1
+    widest = max(fields["channels"])
+    num_numbers = num_samples / fields["hop_size"] * max(num_bands * widest, 2 * fields["fft_size"])
+    if num_numbers > MAX_ACTIVATIONS and widest <= MAX_WIDTH:  # what is wider than that, the config itself refuses
+        raise ValueError(
+            f"the spectrogram of one segment would need {num_numbers:,.0f} numbers, above the limit of "
+            f"{MAX_ACTIVATIONS:,}. Shorten `segment_seconds`, or raise `hop_size`."
         )
 
 
@@ -202,12 +219,22 @@ def check_shard_names(path: Path, weight_map: Any) -> list[str]:
     return names
 
 
-def _check_size(label: str, value: Any, maximum: int) -> None:
+def check_size(label: str, value: Any, maximum: int) -> None:
+    """Check a size of an encoder, before anything has it."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{label}` must be a whole number, got {value!r:.80}.")
     if not 1 <= value <= maximum:
         shown = value if abs(value) < 10**18 else "a number of more than 18 digits"
         raise ValueError(f"`{label}` must be between 1 and {maximum}, got {shown}; nothing was allocated.")
+
+
+def check_size_list(label: str, values: Any, maximum: int) -> None:
+    """Check a size of each convolution of an encoder."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"`{label}` must be a list of integers, got {values!r:.80}.")
+    check_size(f"len({label})", len(values), MAX_CONV_LAYERS)
+    for value in values:
+        check_size(label, value, maximum)
 
 
 def _build_header_error(path: Path, problem: str) -> ValueError:

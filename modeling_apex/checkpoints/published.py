@@ -2,8 +2,8 @@
 Read what others published: MERT's checkpoints and the APEX heads, in their own layouts.
 
 What comes in is a folder, a file or a Hub id; what leaves is a strict state dict under this package's names and the
-`HubertConfig` fields of the encoder. Pickles are opened here and nowhere else, with `weights_only=True`, so nothing in
-them can run. Nothing is guessed: what HuBERT cannot represent, and any key without a known place, is refused.
+`HubertConfig` fields of the encoder. Pickles are opened by `pickles`, so nothing in them can run. Nothing is guessed:
+what HuBERT cannot represent, and any key without a known place, is refused.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 
 from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.checkpoints.limits import check_weight_files
+from modeling_apex.checkpoints.pickles import load_pickle
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
@@ -231,15 +232,7 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
 
         check_weight_files([path])
         return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises many kinds; all mean that this file is not plain weights
-        raise ValueError(
-            f"{path}: not readable as plain weights (a pickle that holds code is refused): {error}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dict of weights, got {type(content).__name__}.")
-    return content
+    return load_pickle(path)
 
 
 def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:

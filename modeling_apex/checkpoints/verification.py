@@ -14,10 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
 
 from modeling_apex.checkpoints.component_licenses import LICENSES, find_component, is_permissive
-from modeling_apex.checkpoints.export import list_code
+from modeling_apex.checkpoints.folder_checks import (
+    PICKLE_SUFFIXES,
+    find_extractor_differences,
+    find_foreign_code,
+    find_strange_files,
+    find_unread_weights,
+    is_published_layout,
+    list_read_weights,
+)
 from modeling_apex.checkpoints.hub_files import (
     CHECKSUMS_NAME,
     find_changed_files,
@@ -26,7 +33,7 @@ from modeling_apex.checkpoints.hub_files import (
     list_hub_files,
     load_checksums,
 )
-from modeling_apex.checkpoints.published import ENCODER_MODEL_TYPES, read_encoder, read_heads
+from modeling_apex.checkpoints.references import list_config_differences, read_reference
 from modeling_apex.loading import find_model_class, load_model, load_pipeline
 from modeling_apex.registration import EMBEDDED_MODEL
 
@@ -34,6 +41,8 @@ OK, FAILED, NOT_CHECKED = "ok", "failed", "not checked"
 PUBLISHED_HEADS = "amaai-lab/apex"
 PUBLISHED_ENCODERS = ("m-a-p/MERT-v1-95M", "m-a-p/MERT-v1-330M")
 PARTS = ("encoder", "heads")
+EMBEDDED_TITLE = "apex-tiny (in this package)"
+MAX_CARD_BYTES = 10_000_000
 PROBE_SEED = 0
 # More than one segment, so that padding and the mean over segments are probed too.
 PROBE_SEGMENTS = 1.25
@@ -46,6 +55,11 @@ class Check:
     name: str
     status: str
     detail: str
+
+    def __post_init__(self) -> None:
+        # All of it may be a stranger's words, and control codes in them could write lines of their own.
+        for name in ("name", "detail"):
+            object.__setattr__(self, name, escape_text(getattr(self, name)))
 
 
 @dataclass
@@ -69,7 +83,14 @@ class Verification:
         """Return it as text: a line a check, then what the model is."""
         width = max(len(check.name) for check in self.checks)
         lines = [f"{check.name:<{width}}  {check.status:<11}  {check.detail}" for check in self.checks]
-        return "\n".join([*lines, "", self.identity])
+        return "\n".join([*lines, "", escape_text(self.identity)])
+
+
+def escape_text(text: str) -> str:
+    """Return a text as one line without control codes, at most 2,000 characters of it."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text[:2000]
+    )
 
 
 def verify_model(
@@ -106,13 +127,14 @@ def verify_model(
     result = Verification(name)
     folder, hub_files = _fetch(name, revision, api, hub_options)
     _check_hashes(result, folder, hub_files)
-    _check_format(result, folder)
+    _check_files(result, folder)
     _check_code(result, folder)
     _check_license(result, folder)
     loaded = _check_weights(result, folder, hub_options)
     if loaded is None:
         result.identity = "It does not load, so it was compared with nothing."
         return result
+    _check_extractor(result, folder, loaded.config)
     _check_probe(result, loaded)
     _compare(result, loaded, against, hub_options)
     return result
@@ -172,29 +194,38 @@ def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | Non
     result.add(CHECKSUMS_NAME, FAILED if problems else OK, "; ".join(problems) or found)
 
 
-def _check_format(result: Verification, folder: Path) -> None:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+def _check_files(result: Verification, folder: Path) -> None:
+    if strange := find_strange_files(folder):
+        result.add("files", FAILED, f"what lies elsewhere can change at any time: {'; '.join(strange)}")
+    read = list_read_weights(folder)
+    if unread := find_unread_weights(folder, read):
+        detail = f"nothing here reads them, but another program may take them for the model: {', '.join(unread)}"
+        result.add("format", FAILED, detail)
+        return
+    pickles = sorted(name for name in read if name.endswith(PICKLE_SUFFIXES))
     opened = f"{', '.join(pickles)}: a pickle, opened so that nothing in it can run"
     result.add("format", OK, opened if pickles else "safetensors, which hold numbers only")
 
 
 def _check_code(result: Verification, folder: Path) -> None:
     """Compare the code beside the weights, which nothing here runs, with what this package would put there."""
-    beside = {path.name: path.read_bytes() for path in folder.glob("*.py")}
-    if not beside:
-        return
-    try:
-        model_type = find_model_class(folder).config_class.model_type
-    except Exception as error:  # a broken config fails the check of the weights, in its own words
-        result.add("code", NOT_CHECKED, f"the config cannot be read: {str(error).splitlines()[0]}")
-        return
-    ours = {path.name: path.read_bytes() for path in list_code(model_type)}
-    differing = sorted(name for name in {*beside, *ours} if beside.get(name) != ours.get(name))
-    if differing:
-        detail = f"not what this release of apex-music exports, so read it before you trust it: {', '.join(differing)}"
+    foreign, known = find_foreign_code(folder)
+    if foreign:
+        detail = (
+            "foreign, or of another release: not what this release of apex-music exports. This package never runs it; "
+            f"others do with trust_remote_code, so read it before you trust it: {', '.join(foreign)}"
+        )
+        result.add("code", FAILED, detail)
+    elif known and is_published_layout(folder):
+        detail = f"the published layout's own, which this package never runs and knows no hash of: {', '.join(known)}"
         result.add("code", NOT_CHECKED, detail)
-    else:
-        result.add("code", OK, f"{len(beside)} files, those that this release of apex-music exports")
+    elif known:
+        result.add("code", OK, f"{len(known)} files, those that this release of apex-music exports")
+
+
+def _check_extractor(result: Verification, folder: Path, config: Any) -> None:
+    if problems := find_extractor_differences(folder, config):
+        result.add("preprocessor_config.json", FAILED, "; ".join(problems))
 
 
 def _check_license(result: Verification, folder: Path) -> None:
@@ -205,7 +236,10 @@ def _check_license(result: Verification, folder: Path) -> None:
     from huggingface_hub import ModelCard
 
     try:
+        if card.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError(f"it is larger than {MAX_CARD_BYTES:,} bytes")
         stated = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.license
+        stated = None if stated is None else str(stated)
     except Exception as error:  # YAML errors of many kinds: all mean that the metadata cannot be read
         result.add("licence", FAILED, f"the front matter of README.md cannot be read: {error}")
         return
@@ -265,41 +299,61 @@ def _check_probe(result: Verification, loaded: Any) -> None:
 
 def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_options: dict[str, Any]) -> None:
     """Say which published checkpoints have these numbers; only those that the caller named can fail the model."""
-    own = loaded.state_dict()
+    own, config = loaded.state_dict(), loaded.config
     equal: dict[str, list[str]] = {part: [] for part in PARTS}
-    unknown = []
+    unknown: list[str] = []
+    compared: dict[str, dict[str, int]] = {}
+    forged: dict[str, list[str]] = {}
     references = list(against) or [str(EMBEDDED_MODEL), PUBLISHED_HEADS, *PUBLISHED_ENCODERS]
     for reference in references:
-        title = "apex-tiny (in this package)" if reference == str(EMBEDDED_MODEL) else reference
+        title = EMBEDDED_TITLE if reference == str(EMBEDDED_MODEL) else reference
         options = hub_options if against else {**hub_options, "local_files_only": True}
         try:
-            theirs = _load_reference(reference, options)
+            theirs, fields = read_reference(reference, options)
         except (OSError, ValueError) as error:
             if against:
                 result.add(f"equals {title}", FAILED, f"cannot be read: {' '.join(str(error).split())}")
             else:
                 unknown.append(title)
             continue
-        found = {part: _count_differences(own, theirs, part) for part in PARTS}
-        held = {part: differing for part, differing in found.items() if differing is not None}
+        differing_parts = {part: _count_differences(own, theirs, part) for part in PARTS}
+        held = {part: differing for part, differing in differing_parts.items() if differing is not None}
+        compared[title] = held
+        is_equal = not any(held.values())
+        changed = list_config_differences(config, fields) if is_equal else []
+        if changed:
+            forged[title] = changed
         for part, differing in held.items():
-            if differing == 0:
+            if differing == 0 and not changed:
                 equal[part].append(title)
         if against:
             words = ", ".join(f"{part}: {_describe_difference(differing)}" for part, differing in held.items())
-            result.add(f"equals {title}", OK if not any(held.values()) else FAILED, words)
-    result.identity = _describe_identity(equal, unknown)
+            result.add(f"equals {title}", OK if is_equal and not changed else FAILED, "; ".join([words, *changed]))
+    if forged:
+        sentences = [
+            f"the weights are those of {title}, but not the config: {'; '.join(changed)}"
+            for title, changed in forged.items()
+        ]
+        result.add("config", FAILED, " ".join(sentences))
+        result.identity = f"It has the weights of {', '.join(forged)} under another config, so its scores are others."
+    else:
+        result.identity = _describe_identity(equal, unknown)
+    _check_claims(result, config, equal, compared)
 
 
-def _load_reference(reference: str, options: dict[str, Any]) -> dict[str, torch.Tensor]:
-    if os.path.exists(reference) and not os.path.isfile(os.path.join(reference, "config.json")):
-        return read_heads(reference).state_dict
-    fields, _ = PreTrainedConfig.get_config_dict(reference, **options)
-    if fields.get("model_type") in ENCODER_MODEL_TYPES:
-        return read_encoder(reference, **options).state_dict
-    if fields.get("mert_model_name"):
-        return read_heads(reference, **options).state_dict
-    return dict(load_model(reference, **options).state_dict())
+def _check_claims(
+    result: Verification, config: Any, equal: dict[str, list[str]], compared: dict[str, dict[str, int]]
+) -> None:
+    """Hold what a config says of where its parts come from against what they equal."""
+    for part in PARTS:
+        facts = config.provenance.get(part) or {}
+        source = None if facts.get("is_trained") else facts.get("source")  # what was trained on has changed
+        if EMBEDDED_MODEL.name in (source, config.provenance.get("name")):
+            source = EMBEDDED_TITLE
+        if source in compared and part in compared[source] and source not in equal[part]:
+            # Releases of this package may come with other weights of apex-tiny.
+            status = NOT_CHECKED if source == EMBEDDED_TITLE else FAILED
+            result.add("provenance", status, f"the config says that the {part} is that of {source}, but it is not")
 
 
 def _count_differences(own: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], part: str) -> int | None:

@@ -29,6 +29,7 @@ from modeling_apex.engines.encoder_graph import (
     open_graph,
     read_engine_facts,
 )
+from modeling_apex.engines.mapped_weights import check_weights, copy_mapped
 from modeling_apex.engines.model_hashes import compute_fingerprint
 from modeling_apex.engines.packed_cache import PackedEncoderCache
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
@@ -91,7 +92,9 @@ def _choose_default(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor] 
         return None
     # In the model, so that it lives as long; a copied model starts with an empty one.
     cache: PackedEncoderCache = model.__dict__.setdefault("_packed_encoders", PackedEncoderCache())
-    packed = cache.get(model.encoder)
+    packed = cache.get(model.encoder, before_packing=lambda: check_weights(model))
+    if packed is None:  # the encoder itself runs: by then its weights are not to lie in a file
+        copy_mapped(model)
     return None if packed is None else lambda segments: packed(segments, model.config.layer_indices)
 
 
@@ -108,6 +111,7 @@ def _build_engine(
     record = require_record(folder, key, name) if precision != "float32" and require_validation else None
     built: EncoderEngine
     if engine == "torch":
+        copy_mapped(model)
         built = TorchEngine(model, precision, compile=compile)
     else:
         built = open_graph(name_graph(folder, engine, precision), engine, precision)

@@ -1,9 +1,15 @@
 """What all engines have in common: a name, what they were measured to change, and the call that the model makes."""
 
-from typing import Any
+import json
+import sys
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+
+INPUT_NAME, OUTPUT_NAME = "segments", "pooled"
+MAX_JSON_BYTES = 16 * 2**20
 
 
 class EncoderEngine:
@@ -83,4 +89,55 @@ def describe_record(record: dict[str, Any]) -> str:
     return (
         f"{record['speed_ratio']:.2f} times the speed of {record['reference']}; largest change of a score "
         f"{change:.3g} ({head}, {change / record['ranges'][head]:.2%} of its range) on {record['num_songs']} songs"
+    )
+
+
+def read_json(path: Path) -> Any:
+    """
+    Read a small file of JSON that may come from a stranger.
+
+    Raises:
+        `ValueError`: If it is too long or no JSON.
+    """
+    if (num_bytes := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: {num_bytes:,} bytes; at most {MAX_JSON_BYTES:,} are read.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON ({error}).") from error
+
+
+def is_number_table(value: Any) -> TypeGuard[dict[str, float]]:
+    """Tell whether a value is a dict of at least one name and finite numbers."""
+    return isinstance(value, dict) and bool(value) and all(map(is_number, value.values()))
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value of a file of JSON is a finite number that a float can be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def check_graph(path: Path, inputs: dict[str, Any], outputs: dict[str, Any]) -> int:
+    """
+    Check what a graph takes and gives, name to shape with anything but a number where a size is open.
+
+    Returns:
+        `int`: samples of a segment.
+
+    Raises:
+        `ValueError`: If it is no graph of an encoder.
+    """
+    taken, given = inputs.get(INPUT_NAME), outputs.get(OUTPUT_NAME)
+    if len(inputs) != 1 or taken is None or given is None or len(taken) != 2 or len(given) != 3:
+        raise ValueError(build_graph_error(path, f"it takes {inputs} and gives {outputs}"))
+    if not isinstance(taken[1], int) or taken[1] < 1:
+        raise ValueError(build_graph_error(path, f"its segments have the length {taken[1]!r}"))
+    return int(taken[1])
+
+
+def build_graph_error(path: Path, reason: str) -> str:
+    """Say that a graph cannot be run, and what to do."""
+    return (
+        f"{path}: not a sound graph of an encoder, `{INPUT_NAME}` (n, samples) to `{OUTPUT_NAME}` (n, layers, width): "
+        f"{reason:.300}. Export the checkpoint again: apex-music export --format ... --model M --output DIR"
     )

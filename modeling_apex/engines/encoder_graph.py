@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -22,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from modeling_apex.engines import ENGINES, EXPORT_FORMATS
-from modeling_apex.engines.encoder_engine import EncoderEngine
+from modeling_apex.engines.encoder_engine import INPUT_NAME, OUTPUT_NAME, EncoderEngine, is_number_table, read_json
 from modeling_apex.engines.model_hashes import compute_fingerprint, compute_weights_hash
-from modeling_apex.engines.onnx_engine import INPUT_NAME, OUTPUT_NAME, OnnxEngine, import_onnxruntime
+from modeling_apex.engines.onnx_engine import OnnxEngine, import_onnxruntime
 from modeling_apex.engines.openvino_engine import OpenVinoEngine, import_openvino
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
@@ -44,6 +46,7 @@ GRAPH_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 # The oldest version of the operators that torch exports to without converting, so that most runtimes read it.
 OPSET = 18
 EXPORT_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+EXPORT_AGAIN = "Export the checkpoint again: apex-music export --format ... --model M --output DIR"
 FLOAT32_TOLERANCE = 1e-4
 PROBE_SEGMENTS = 2
 
@@ -104,6 +107,19 @@ def compute_relative_error(found: torch.Tensor, expected: torch.Tensor) -> float
     return float(errors.max())
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """
+    Read a safetensors file of an engine folder, into memory of its own.
+
+    Raises:
+        `ValueError`: If it is missing or damaged.
+    """
+    try:
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}). {EXPORT_AGAIN}") from error
+
+
 def save_json(path: Path, content: Any) -> None:
     """Write JSON so that the file is either the old one or the new one, whole."""
     part = path.with_name(f"{path.name}.{os.getpid()}.writing")
@@ -117,9 +133,25 @@ def is_engine_folder(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_engine_facts(folder: Path) -> dict[str, Any]:
-    """Read what an engine folder says about itself."""
-    facts: dict[str, Any] = json.loads((folder / ENGINE_FILE).read_text(encoding="utf-8"))
-    return facts
+    """
+    Read what an engine folder says about itself.
+
+    Raises:
+        `ValueError`: If that is not what an export writes.
+    """
+    path = folder / ENGINE_FILE
+    facts = read_json(path)
+    texts = [facts.get(name) if isinstance(facts, dict) else None for name in ("fingerprint", "weights_sha256")]
+    if (
+        not all(isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) for text in texts)
+        or facts.get("engine") not in EXPORT_FORMATS
+        or not is_number_table(facts.get("relative_error_on_noise"))
+    ):
+        raise ValueError(
+            f"{path}: does not describe an export; expected `engine` ({' or '.join(EXPORT_FORMATS)}), `fingerprint`, "
+            f"`weights_sha256` and `relative_error_on_noise`. {EXPORT_AGAIN}"
+        )
+    return dict(facts)
 
 
 def export_engine(
@@ -333,9 +365,11 @@ def open_graph(path: Path, engine: str, precision: str) -> EncoderEngine:
 
 def measure_probe_error(engine: EncoderEngine, folder: Path) -> float:
     """Compare an engine with torch's stored answer to the probe; the largest relative error of any layer."""
-    expected = load_file(folder / PROBE_FILE)["pooled"]  # (n, L, D)
-    probe = build_probe(ApexConfig.from_pretrained(folder).segment_num_samples)
-    return compute_relative_error(engine(probe), expected)
+    expected = read_weights(folder / PROBE_FILE).get("pooled")  # (n, L, D)
+    found = engine(build_probe(ApexConfig.from_pretrained(folder).segment_num_samples))
+    if expected is None or expected.shape != found.shape:
+        raise ValueError(f"{folder / PROBE_FILE}: does not hold an answer to the probe. {EXPORT_AGAIN}")
+    return compute_relative_error(found, expected)
 
 
 def load_exported_model(folder: str | os.PathLike[str]) -> ApexModel:
@@ -351,7 +385,7 @@ def load_exported_model(folder: str | os.PathLike[str]) -> ApexModel:
         model = ApexModel(config)
     model.encoder = ExportedEncoder(folder)
     try:
-        model.load_state_dict(load_file(folder / HEADS_FILE), assign=True)
+        model.load_state_dict(read_weights(folder / HEADS_FILE), assign=True)
     except RuntimeError as error:
         raise RuntimeError(f"{folder / HEADS_FILE}: does not match config.json beside it: {error}") from error
     model.config._name_or_path = str(folder)

@@ -6,6 +6,7 @@ weight has changed, or nothing where the encoder itself is due.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,13 +29,15 @@ class PackedEncoderCache:
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return type(self), ()
 
-    def get(self, encoder: Any) -> PackedEncoder | None:
+    def get(self, encoder: Any, before_packing: Callable[[], None] = lambda: None) -> PackedEncoder | None:
         """
         Return the packed form of an encoder's present weights.
 
         Args:
             encoder (`HubertModel`):
                 The encoder.
+            before_packing (`Callable[[], None]`, *optional*):
+                What is called before weights are read.
 
         Returns:
             [`PackedEncoder`] or `None`: `None` where the plain path is due: in training mode, while compiling, on
@@ -46,6 +49,7 @@ class PackedEncoderCache:
         state = tuple(_describe_state(weight) for weight in encoder.parameters())
         with self._lock:
             if state != self._state:
+                before_packing()
                 weights = {name: weight.detach() for name, weight in encoder.state_dict().items()}
                 self._packed = PackedEncoder(weights, encoder.config, encoder.dtype)
                 self._state = state

@@ -127,8 +127,9 @@ class PackedEncoder:
 
 class _LayerNorm:
     def __init__(self, weights: Mapping[str, torch.Tensor], name: str, epsilon: float):
-        self.weight = weights[f"{name}.weight"].float()
-        self.bias = weights[f"{name}.bias"].float()
+        # Copied, here and below: a view of a mapped checkpoint would change with its file.
+        self.weight = weights[f"{name}.weight"].float().clone()
+        self.bias = weights[f"{name}.bias"].float().clone()
         self.epsilon = epsilon
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -144,10 +145,11 @@ class _FrontEnd:
         self.has_group_norm = config.feat_extract_norm == "group"
         prefixes = [f"feature_extractor.conv_layers.{index}" for index in range(len(self.kernels))]
         matrices = [weights[f"{name}.conv.weight"].float().transpose(1, 2).flatten(1) for name in prefixes]  # (C, k*C)
-        biases = [weights[f"{name}.conv.bias"].float() if config.conv_bias else None for name in prefixes]
-        self.first_matrix, self.first_bias = matrices[0], biases[0]
+        biases = [weights[f"{name}.conv.bias"].float().clone() if config.conv_bias else None for name in prefixes]
+        self.first_matrix, self.first_bias = matrices[0].clone(), biases[0]
         self.convolutions = [
-            build_linear(matrix.to(dtype), bias) for matrix, bias in zip(matrices[1:], biases[1:], strict=True)
+            build_linear(matrix.to(dtype, copy=True), bias)
+            for matrix, bias in zip(matrices[1:], biases[1:], strict=True)
         ]
         if self.has_group_norm:
             self.first_norm = _LayerNorm(weights, f"{prefixes[0]}.layer_norm", 1e-5)
@@ -160,7 +162,8 @@ class _FrontEnd:
         )
         self.hidden_size = config.hidden_size
         name = "feature_projection.projection"
-        self.projection = build_linear(weights[f"{name}.weight"].to(dtype), weights[f"{name}.bias"].float())
+        bias = weights[f"{name}.bias"].float().clone()
+        self.projection = build_linear(weights[f"{name}.weight"].to(dtype, copy=True), bias)
 
     def __call__(self, samples: torch.Tensor, context: int) -> tuple[torch.Tensor, int, int]:
         """Return features, how many frames one of them stands for, and which one that is."""
@@ -252,7 +255,7 @@ class _PositionalConvolution:
         weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)  # (D, D / G, k)
         self.width = weight.shape[-1]
         self.num_groups = config.num_conv_pos_embedding_groups
-        self.bias = weights[f"{name}.bias"].float()
+        self.bias = weights[f"{name}.bias"].float().clone()
         spectrum = torch.fft.rfft(weight.flip(-1), n=FFT_LENGTH)  # convolution is correlation with the mirror image
         size = weight.shape[1]
         # (groups, frequencies, inputs, outputs)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from modeling_apex.engines.encoder_shapes import list_encoder_shapes
+from modeling_apex.engines.mapped_weights import WatchedFiles
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields, set_fields
 from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores
@@ -72,6 +73,7 @@ class PlainModel(ScoreHeadsMixin, nn.Module):
         with torch.device("meta"):  # shapes and types, no memory
             self.build_heads(config)
         self.encoder_weights: dict[str, torch.Tensor] = {}
+        self.weight_files: WatchedFiles | None = None
         self.eval()
 
     def list_weights(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -81,15 +83,23 @@ class PlainModel(ScoreHeadsMixin, nn.Module):
         return {**{f"{ENCODER_PREFIX}{name}": (shape, torch.float32) for name, shape in encoder.items()}, **heads}
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take the weights that `list_weights` names, without copying them."""
+        """Take the weights that `list_weights` names; of the encoder's, what scores needs is packed, and so copied."""
         self.encoder_weights = {name: weight for name, weight in weights.items() if name.startswith(ENCODER_PREFIX)}
-        heads = {name: weight for name, weight in weights.items() if name not in self.encoder_weights}
+        # Copied: a file that is overwritten in mid-run must change no score.
+        heads = {name: weight.clone() for name, weight in weights.items() if name not in self.encoder_weights}
         self.load_state_dict(heads, assign=True)
         encoder = {name.removeprefix(ENCODER_PREFIX): weight for name, weight in self.encoder_weights.items()}
         self.packed_encoder = PackedEncoder(encoder, self.config.encoder_config)
 
     def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Return what an `ApexModel` of this folder returns: the weights as they were loaded, encoder and all."""
+        """
+        Return what an `ApexModel` of this folder returns: the weights as they were loaded, encoder and all.
+
+        Raises:
+            `ValueError`: If their file was changed since.
+        """
+        if self.weight_files is not None:
+            self.weight_files.check()
         return {**self.encoder_weights, **super().state_dict(*arguments, **options)}
 
     def num_parameters(self) -> int:
@@ -123,6 +133,7 @@ def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = Non
         return None
     config._name_or_path = name
     model = PlainModel(config)
+    model.weight_files = WatchedFiles([folder / WEIGHTS_FILE])
     if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != model.list_weights():
         return None
     model.load_weights(weights)
@@ -132,7 +143,7 @@ def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = Non
 def _read_config(path: Path) -> ApexFields | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or fields.get("model_type") != "apex" or fields.get("mert_model_name") is not None:
         return None
@@ -166,7 +177,7 @@ def _read_encoder_config(fields: Any) -> SimpleNamespace | None:
 
 def _has_type(value: Any, kind: type) -> bool:
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1  # none has more
     return type(value) is kind
 
 

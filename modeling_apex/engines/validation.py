@@ -7,7 +7,6 @@ for: these weights, this engine, these library versions, this kind of processor.
 refuses. Float32 graphs keep their records here too: the probe that they passed.
 """
 
-import json
 import os
 import platform
 import time
@@ -18,10 +17,11 @@ from typing import Any
 
 import torch
 
-from modeling_apex.engines.encoder_engine import describe_record
+from modeling_apex.engines.encoder_engine import describe_record, is_number, is_number_table, read_json
 from modeling_apex.engines.encoder_graph import save_json
 
 VALIDATION_FILE = "validation.json"
+MEASURE_AGAIN = "Delete the file, and measure again: apex-music validate SONG..."
 # The largest change of a score that a shortcut may make, as a share of the score's range: 1 point of 100.
 DEFAULT_TOLERANCE = 0.01
 LIBRARIES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -66,12 +66,35 @@ def build_record_key(
 
 
 def load_records(folder: Path) -> list[dict[str, Any]]:
-    """Read all records of an engine folder; none if it has no file of them."""
+    """
+    Read all records of an engine folder; none if it has no file of them.
+
+    Raises:
+        `ValueError`: If the file is not one that `save_record` writes.
+    """
     path = folder / VALIDATION_FILE
     if not path.is_file():
         return []
-    records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["records"]
-    return records
+    content = read_json(path)
+    records = content.get("records") if isinstance(content, dict) else None
+    if not isinstance(records, list) or not all(
+        isinstance(record, dict) and isinstance(record.get("key"), dict) for record in records
+    ):
+        raise ValueError(f"{path}: does not hold records of validations. {MEASURE_AGAIN}")
+    return list(records)
+
+
+def _is_shortcut_record(record: dict[str, Any]) -> bool:
+    """Tell whether a record has all that is said of a shortcut."""
+    changes, ranges = record.get("largest_change"), record.get("ranges")
+    if not is_number_table(changes) or not is_number_table(ranges) or set(changes) != set(ranges):
+        return False
+    return (
+        all(value > 0 for value in ranges.values())
+        and all(is_number(record.get(name)) for name in ("speed_ratio", "tolerance", "num_songs"))
+        and isinstance(record.get("is_within_tolerance"), bool)
+        and isinstance(record.get("reference"), str)
+    )
 
 
 def find_record(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -99,6 +122,8 @@ def require_record(folder: Path, key: Mapping[str, Any], model_name: str) -> dic
     )
     title = f"the engine {key['engine']} in {key['precision']}{' (compiled)' if key['is_compiled'] else ''}"
     record = find_record(folder, key)
+    if record is not None and not _is_shortcut_record(record):
+        raise ValueError(f"{folder / VALIDATION_FILE}: the record of {title} is damaged. {MEASURE_AGAIN}")
     if record is None:
         raise NotValidatedError(
             f"{title} was never validated for this model with {key['library']} on {key['hardware']}. Measure on songs "

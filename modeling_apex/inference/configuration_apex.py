@@ -45,7 +45,7 @@ class ApexConfig(ApexFields, PreTrainedConfig):
     model_type = "apex"
     sub_configs: ClassVar = {"encoder_config": HubertConfig}
 
-    def __init__(self, **fields: Any):
+    def __init__(self, /, **fields: Any):
         for published, name in PUBLISHED_NAMES.items():
             if published in fields and name in fields:
                 raise ValueError(
@@ -57,8 +57,8 @@ class ApexConfig(ApexFields, PreTrainedConfig):
         if facts := {name: fields.pop(name) for name in PUBLISHED_FACTS if name in fields}:
             fields["provenance"] = {**facts, **(fields.get("provenance") or {})}
         is_complete = fields.get("mert_model_name") is None or fields.get("encoder_config") is not None
-        fields["encoder_config"] = _build_encoder_config(fields.get("encoder_config"))
         others = set_fields(self, fields)
+        self.encoder_config = _build_encoder_config(self.encoder_config)
         # The published layout's encoder is known only once it is fetched.
         if is_complete and self.validate_encoder is not None:
             self.validate_encoder()

@@ -87,10 +87,10 @@ class ApexFields:
     popularity_exponent: float = declare_field(POPULARITY_EXPONENT, "float", above=0.0)  # of percentile to score
     # Per score, the 101 quantiles (0 to 100 percent) of the model's own scores on its training songs.
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
-    provenance: dict[str, Any] = declare_field({}, "dict")  # where the weights come from; never computed with
+    provenance: dict[str, Any] = declare_field({}, "provenance")  # where the weights come from; never computed with
     # Only in the published layout, which stores no encoder: where it is read from, and its width.
-    mert_model_name: str | None = declare_field(None)
-    input_dim: int | None = declare_field(None)
+    mert_model_name: str | None = declare_field(None, "text", is_optional=True)
+    input_dim: int | None = declare_field(None, "int", is_optional=True)
 
     @property
     def segment_num_samples(self) -> int:

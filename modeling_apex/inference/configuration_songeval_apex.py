@@ -40,7 +40,7 @@ class SongEvalFields:
     num_head_attention_heads: int = declare_field(8, "int", minimum=1, maximum=1024)
     max_song_seconds: float = declare_field(1200.0, "float", above=0.0, below=21_600.0)
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
-    provenance: dict[str, Any] = declare_field({}, "dict")
+    provenance: dict[str, Any] = declare_field({}, "provenance")
 
 
 class SongEvalConfig(SongEvalFields, PreTrainedConfig):
@@ -99,7 +99,7 @@ class SongEvalConfig(SongEvalFields, PreTrainedConfig):
 
     model_type = "songeval"
 
-    def __init__(self, **fields: Any):
+    def __init__(self, /, **fields: Any):
         others = set_fields(self, fields)
         self._validate_together()
         super().__init__(**others)

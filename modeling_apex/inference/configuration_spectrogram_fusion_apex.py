@@ -30,7 +30,7 @@ class SpectrogramFusionFields:
     spectrogram: str = declare_field("log-mel", "choice", choices=SPECTROGRAMS)
     fft_size: int = declare_field(1024, "int", minimum=2)
     hop_size: int = declare_field(480, "int", minimum=1)
-    num_mel_bands: int = declare_field(64, "int", minimum=1)
+    num_mel_bands: int = declare_field(64, "int", minimum=1, maximum=1024)
     minimum_hertz: float = declare_field(30.0, "float", minimum=0.0)
     maximum_hertz: Any = declare_field(None, "float", above=0.0, is_optional=True)
     power_floor: float = declare_field(1e-5, "float", above=0.0)
@@ -43,7 +43,7 @@ class SpectrogramFusionFields:
     feature_dropout: float = declare_field(0.15, "float", minimum=0.0, below=1.0)
     popularity_exponent: float | None = declare_field(None, "float", above=0.0, is_optional=True)
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
-    provenance: dict[str, Any] = declare_field({}, "dict")
+    provenance: dict[str, Any] = declare_field({}, "provenance")
 
 
 class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
@@ -107,7 +107,7 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
 
     model_type = "spectrogram-fusion"
 
-    def __init__(self, **fields: Any):
+    def __init__(self, /, **fields: Any):
         others = set_fields(self, fields)
         if self.maximum_hertz is None:
             self.maximum_hertz = self.sampling_rate / 2

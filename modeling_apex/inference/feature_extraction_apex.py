@@ -38,7 +38,8 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
         self, sampling_rate: int = 24_000, segment_seconds: float = 30.0, minimum_num_samples: int = 400, **kwargs: Any
     ):
         if not __name__.startswith("transformers_modules"):  # as in the config: the installed class serves
-            kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
+            own = {"auto_map", "custom_pipelines", *dir(type(self))}  # no value stands in the place of a method
+            kwargs = {name: value for name, value in kwargs.items() if name not in own}
         super().__init__(**kwargs)
         for name, value in (("sampling_rate", sampling_rate), ("minimum_num_samples", minimum_num_samples)):
             if type(value) is not int or not 0 < value < 2**53:

@@ -96,6 +96,7 @@ class ApexPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["aggregator", "shared", r"branch_\w+"]  # noqa: RUF012
     # In the installed package: what checks a checkpoint and reads other layouts, before transformers builds a model.
     open_checkpoint: ClassVar[Callable[..., tuple[Any, dict[str, Any]]] | None] = None
+    keep_weights: ClassVar[Callable[[Any], None] | None] = None  # and what keeps them, whatever becomes of the file
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -163,6 +164,8 @@ class ApexPreTrainedModel(PreTrainedModel):
                 "with the config it was saved with, or make a checkpoint with `apex-music convert`."
             )
         model.apply_encoder_freeze()
+        if cls.keep_weights is not None:
+            cls.keep_weights(model)
         return (model, info) if output_loading_info else model
 
     @classmethod

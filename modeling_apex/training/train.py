@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from modeling_apex.training.loop import Progress, TrainingDivergedError, fit, lo
 from modeling_apex.training.processes import broadcast_from_main, build_accelerator
 from modeling_apex.training.run_folder import RunFolder
 from modeling_apex.training.task import TrainingInputs, TrainingTask
-from modeling_apex.training.trained_model import build_percentile_tables
+from modeling_apex.training.trained_model import build_percentile_tables, describe_trained_model
 
 NO_CONFIG = "shapes a spectrogram-fusion model (config); an APEX model has the shape of `model`: leave it out."
 NO_SONGS = "names the dataset that labels of embeddings come from (--songs); here the dataset has them: leave it out."
@@ -155,8 +155,8 @@ def _save_best(task: TrainingTask, run: RunFolder, progress: Progress | None = N
         task.model.load_state_dict(weights, strict=False)
         config = task.model.config
         config.percentile_tables = build_percentile_tables(scores, task.head_names)
-        trained = {"arguments": asdict(task.arguments), "data": run.load("data.json")}
-        config.provenance = {**config.provenance, "training": trained}
+        name = os.path.basename(os.path.abspath(run.path))
+        config.provenance = describe_trained_model(config, name, task.arguments, run.load("data.json"))
         part, old = run.path / "best.writing", run.path / "best.old"
         shutil.rmtree(part, ignore_errors=True)
         task.model.save_pretrained(part)

@@ -6,7 +6,9 @@ knows the quantiles of its own scores, so that a report can say what a song is b
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from modeling_apex.checkpoints.config_checks import NUM_QUANTILES
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.loading import load_apex_model
+from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import seeded
 
@@ -67,6 +70,35 @@ def build_trained_model(base: ApexModel, arguments: ApexTrainingArguments) -> Ap
         )
     model.load_state_dict(kept, strict=False)
     return model
+
+
+def describe_trained_model(
+    config: Any, run_name: str, arguments: ApexTrainingArguments, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Build the `provenance` of a trained model: it has a name of its own, and of its base only what is still in it.
+
+    Args:
+        config ([`ApexConfig`] or [`SpectrogramFusionConfig`]):
+            The config, whose `provenance` is that of the model that the run started from.
+        run_name (`str`):
+            Name of the run folder.
+        arguments ([`ApexTrainingArguments`]), data (`Mapping`):
+            How it was trained, and on what.
+    """
+    base = config.provenance
+    name = "".join(letter for letter in run_name if letter.isprintable()) or "trained"
+    described: dict[str, Any] = {"name": f"{name}-trained" if name == EMBEDDED_MODEL.name else name}
+    if base.get("name"):
+        described["base"] = {"source": base["name"]}
+    kept = {"encoder": arguments.train_encoder}
+    if arguments.initial_heads == "model":
+        kept["heads"] = True
+    for part, is_trained in kept.items():
+        source = base.get(part) or described.get("base")
+        if source is not None:
+            described[part] = {**source, "is_trained": True} if is_trained else dict(source)
+    return {**described, "training": {"arguments": asdict(arguments), "data": dict(data)}}
 
 
 def build_percentile_tables(scores: NDArray[np.float32], head_names: Sequence[str]) -> dict[str, list[float]]:

@@ -43,6 +43,16 @@ TEXTS = (
     (r"unlicense", "Unlicense"),
     (r"zlib", "Zlib"),
 )  # fmt: skip
+# Libraries inside of wheels whose licence is another one than their package states, by the start of a file's name.
+BUNDLED = {"libx264": "GPL-2.0-or-later", "libx265": "GPL-2.0-or-later"}
+# Why a package is allowed although its wheel carries what is not.
+DECISIONS = {
+    "av": "PyAV's own code is BSD-3-Clause, and its wheel carries FFmpeg linked with x264 and x265, whose code is "
+    "GPL-2.0-or-later. It is an optional extra (`audio`), which a user installs from its makers; nothing of it is "
+    "copied into or distributed with this package, which decodes only and calls no encoder of either library. Whoever "
+    "passes an environment or an image with that wheel on passes GPL binaries on, under the terms of the GPL; without "
+    "the extra there are none.",
+}
 # Packages whose metadata states no licence that can be read; looked up in their source.
 STATED_ELSEWHERE: dict[str, str] = {}
 
@@ -119,6 +129,12 @@ def collect_tree(requirements: Iterable[Requirement]) -> dict[str, Distribution]
     return {name: package for (name, _), package in sorted(found.items())}
 
 
+def find_bundled(names: Iterable[str]) -> dict[str, str]:
+    """Find libraries inside of a wheel, by its file names, that are licensed otherwise than their package states."""
+    bases = {name.rpartition("/")[2] for name in names}
+    return {library: stated for library, stated in BUNDLED.items() if any(name.startswith(library) for name in bases)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Report the licences of all dependencies.")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
@@ -128,6 +144,9 @@ def main() -> int:
         stated = find_license(dict(package.metadata.items()), package.metadata.get_all("Classifier") or [])
         stated = stated or STATED_ELSEWHERE.get(name, "")
         packages[name] = {"version": package.version, "license": stated, "is_allowed": is_allowed(stated)}
+        if bundled := find_bundled(map(str, package.files or [])):
+            packages[name] |= {"bundled": bundled, "decision": DECISIONS.get(name)}
+            packages[name]["is_allowed"] &= name in DECISIONS
     refused = {name: facts["license"] for name, facts in packages.items() if not facts["is_allowed"]}
     result = {
         "command": "python tests/benchmarks/report_licenses.py",
@@ -139,6 +158,9 @@ def main() -> int:
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"{len(packages)} packages, {len(refused)} with a licence that is not allowed or not stated")
+    for name, facts in packages.items():
+        if "bundled" in facts:
+            print(f"  {name}: its wheel carries {', '.join(f'{one} ({by})' for one, by in facts['bundled'].items())}")
     for name, stated in refused.items():
         print(f"  {name}: {stated or 'states none'}", file=sys.stderr)
     return 1 if refused else 0

@@ -1,6 +1,9 @@
 """`apex-music verify`: what is sound passes, and each kind of damage is found and named."""
 
 import json
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,10 +72,10 @@ def test_code_beside_the_weights_is_compared_and_not_run(tiny_model: ApexModel, 
     (folder / "modeling_apex.py").write_text("raise SystemExit\n")
     (folder / "report_apex.py").write_text("")
     result = verify_model(folder)
-    assert get_status(result)["code"] == "not checked"
+    assert get_status(result)["code"] == "failed"
     assert find_detail(result, "code").endswith("before you trust it: modeling_apex.py, report_apex.py")
     (folder / "config.json").write_text("{}")
-    assert "the config cannot be read" in find_detail(verify_model(folder), "code")
+    assert "audio_apex.py" in find_detail(verify_model(folder), "code")
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -226,3 +229,159 @@ def test_exit_status_tells_whether_a_check_failed(release: Path, capsys: pytest.
     damage(release, "no license")
     assert main(["verify", "--model", str(release)]) == 1
     assert "licence       failed       README.md names no license" in capsys.readouterr().out
+
+
+def change_config(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+class TestForgeries:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"layer_indices": [0, 0, 0, 0]}, r"`layer_indices` is \[0, 0, 0, 0\], published is \[2, 5, 8, -1\]"),
+            ({"segment_seconds": 0.5}, "`segment_seconds` is 0.5, published is 1.0"),
+            ({"prediction_level": "segment"}, "`prediction_level` is 'segment', published is 'song'"),
+            ({"popularity_exponent": 9.0}, "`popularity_exponent` is 9.0, published is "),
+            ({"heads": "narrow"}, r"`heads` is \[.*'clarity'.*, published is \[.*'clarity'"),
+            ({"percentile_tables": {"clarity": [1.0] * 101}}, r"`percentile_tables` is \['clarity'\], published is"),
+            ({"sampling_rate": 16_000}, "`sampling_rate` is 16000, published is 24000"),
+        ],
+    )
+    def test_equal_weights_under_another_config(
+        self, published: tuple[Path, Path, Path], fields: dict, message: str
+    ) -> None:
+        mert, apex, converted = published
+        if "heads" in fields:
+            heads = json.loads((converted / "config.json").read_text())["heads"]
+            fields = {"heads": [{**head, "minimum": 4.5} if head["name"] == "clarity" else head for head in heads]}
+        change_config(converted, **fields)
+        (converted / "preprocessor_config.json").unlink()
+        result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert), str(apex)])
+        assert not result.is_ok
+        assert re.search(message, find_detail(result, "config")), find_detail(result, "config")
+        assert result.identity.endswith("under another config, so its scores are others.")
+
+    def test_an_encoder_that_computes_something_else(self, published: tuple[Path, Path, Path]) -> None:
+        mert, _, converted = published
+        encoder = json.loads((converted / "config.json").read_text())["encoder_config"]
+        change_config(converted, encoder_config={**encoder, "hidden_act": "relu", "num_attention_heads": 2})
+        result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert)])
+        assert "`encoder_config.hidden_act` is 'relu', published is 'gelu'" in find_detail(result, f"equals {mert}")
+        assert get_status(result)[f"equals {mert}"] == "failed"
+
+    def test_apex_tiny_with_other_ranges(self, tmp_path: Path) -> None:
+        folder = shutil.copytree(EMBEDDED_MODEL, tmp_path / "model")
+        assert verify_model(folder).identity.startswith("It is apex-tiny (in this package): every number is equal.")
+        heads = json.loads((folder / "config.json").read_text())["heads"]
+        change_config(folder, heads=[{**head, "minimum": 0.9 * head["maximum"]} for head in heads])
+        result = verify_model(folder)
+        assert not result.is_ok
+        assert result.identity == (
+            "It has the weights of apex-tiny (in this package) under another config, so its scores are others."
+        )
+
+    def test_a_name_that_the_weights_do_not_bear_out(self, tmp_path: Path) -> None:
+        folder = shutil.copytree(EMBEDDED_MODEL, tmp_path / "model")
+        change_weights(folder, lambda tensors: tensors["aggregator.bias"].add_(1e-3))
+        result = verify_model(folder)
+        assert "the heads is that of apex-tiny (in this package), but it is not" in find_detail(result, "provenance")
+        assert "It is apex-tiny" not in result.identity
+
+    def test_a_source_that_the_weights_do_not_bear_out(self, published: tuple[Path, Path, Path]) -> None:
+        mert, _, converted = published
+        source = {"source": str(mert)}
+        change_config(converted, provenance={"encoder": source})
+        change_weights(converted, lambda tensors: tensors["encoder.encoder.layer_norm.bias"].add_(1e-3))
+        result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert)])
+        assert get_status(result)["provenance"] == "failed"
+        change_config(converted, provenance={"encoder": {**source, "is_trained": True}})
+        result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert)])
+        assert "provenance" not in get_status(result)
+
+    def test_another_preprocessor(self, release: Path) -> None:
+        path = release / "preprocessor_config.json"
+        for content in ({"sampling_rate": 48_000}, {"segment_seconds": 9.0}, {"minimum_num_samples": 1}):
+            path.write_text(json.dumps(content))
+            assert "but the config makes it" in find_detail(verify_model(finish(release)), path.name)
+        path.write_text("[")
+        assert find_detail(verify_model(finish(release)), path.name) == "it is not JSON"
+
+    def test_words_of_the_folder_forge_no_line(self, release: Path, capsys: pytest.CaptureFixture) -> None:
+        code = "\\x1b[1A\\x1b[2Kweights  ok\\nprobe signal  ok"
+        (release / "README.md").write_text(f'---\nlicense: "{code}"\n---\n')
+        (release / "a\x1b[2J\nb.py").write_text("")
+        assert main(["verify", "--model", str(release)]) == 1
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed
+        assert "\\x1b[1A\\x1b[2Kweights  ok\\nprobe signal  ok" in printed
+        assert "a\\x1b[2J\\nb.py" in printed
+
+    @pytest.mark.parametrize("name", ["evil.py", "sub/evil.py", "setup.sh", "lib.so"])
+    def test_foreign_code(self, release: Path, name: str) -> None:
+        (release / name).parent.mkdir(exist_ok=True)
+        (release / name).write_text("")
+        result = verify_model(finish(release))
+        assert get_status(result)["code"] == "failed"
+        assert find_detail(result, "code").endswith(f"before you trust it: {name}")
+
+    @pytest.mark.parametrize(
+        ("file", "fields"),
+        [
+            ("config.json", {"auto_map": {"AutoModel": "someone/evil--modeling.Evil"}}),
+            ("config.json", {"custom_pipelines": {"apex-popularity": {"impl": "evil.Evil"}}}),
+            ("config.json", {"provenance": {"auto_map": {"AutoModel": "evil.Evil"}}}),
+            ("preprocessor_config.json", {"auto_map": {"AutoFeatureExtractor": "evil.Evil"}}),
+            ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": "evil.Evil"}}),
+        ],
+    )
+    def test_pointers_to_foreign_code(self, release: Path, file: str, fields: dict) -> None:
+        path = release / file
+        path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **fields}))
+        result = verify_model(finish(release))
+        assert get_status(result)["code"] == "failed"
+        assert f"{file}: " in find_detail(result, "code")
+
+    def test_code_that_is_not_all_there(self, release: Path) -> None:
+        (release / "heads_apex.py").unlink()
+        assert "heads_apex.py is missing" in find_detail(verify_model(finish(release)), "code")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("pytorch_model.bin", "training_args.bin", "other.safetensors", "model.onnx", "sub/weights.PKL"),
+            *("model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors"),
+        ],
+    )
+    def test_weights_that_nothing_here_reads(self, release: Path, name: str) -> None:
+        (release / name).parent.mkdir(exist_ok=True)
+        (release / name).write_text("{}")
+        result = verify_model(finish(release))
+        assert get_status(result)["format"] == "failed"
+        assert find_detail(result, "format").endswith(f"may take them for the model: {name}")
+
+    def test_links_that_lead_out(self, release: Path, tmp_path: Path) -> None:
+        (release / "model.safetensors").rename(tmp_path / "elsewhere")
+        (release / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+        result = verify_model(finish(release))
+        assert get_status(result)["files"] == "failed"
+        assert "model.safetensors is a link to " in find_detail(result, "files")
+        (release / "model.safetensors").unlink()
+        (tmp_path / "elsewhere").rename(release / "model.safetensors")
+        os.mkfifo(release / "queue")
+        assert find_detail(verify_model(release), "files").endswith("queue is no file")
+
+    def test_a_snapshot_of_the_hub_is_made_of_links(self, release: Path, tmp_path: Path) -> None:
+        snapshot = tmp_path / "repo" / "snapshots" / "0123"
+        (tmp_path / "repo" / "blobs").mkdir(parents=True)
+        snapshot.mkdir(parents=True)
+        for number, path in enumerate(sorted(release.iterdir())):
+            path.rename(tmp_path / "repo" / "blobs" / str(number))
+            (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+        assert verify_model(snapshot).is_ok
+
+    def test_a_card_without_end(self, release: Path) -> None:
+        with open(release / "README.md", "ab") as file:
+            file.truncate(10_000_001)
+        assert "it is larger than 10,000,000 bytes" in find_detail(verify_model(release), "licence")

@@ -58,7 +58,7 @@ def test_without_the_means_nothing_happens(
     if obstacle == "system":
         monkeypatch.setattr(sys, "platform", "win32")
     elif obstacle == "maps":
-        monkeypatch.setattr(Path, "read_text", fail)
+        monkeypatch.setattr(Path, "read_bytes", fail)
     else:
         monkeypatch.setattr(mapped_weights.ctypes, "CDLL", fail)
     assert page_out(mapped.values()) == 0
