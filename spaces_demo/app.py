@@ -2,39 +2,45 @@
 The page itself: four tabs over one scorer, and the same endpoints for programs.
 
 `build_app` returns the Gradio app; `main` reads the settings from the environment and serves it, on a laptop or on
-Hugging Face Spaces. Each action is two steps: a public endpoint that turns songs into JSON (`/score`, `/compare`,
-`/rank`, `/about`), and a private one that turns this JSON into what is seen. Programs get exactly what people see.
+Hugging Face Spaces. Each action takes songs and has two doors: a named endpoint that answers programs with JSON
+(`/score`, `/compare`, `/rank`, `/about`), and the button's own, which draws the same on the server. No report ever
+comes back from a browser, so nothing that a visitor sends is drawn.
 """
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from html import escape
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # Before gradio is imported, since it reads this once.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from spaces_demo import about_view, compare_view, rank_view, score_view
+from spaces_demo.gate import MAX_SESSIONS, Gate
+from spaces_demo.markup import render
 from spaces_demo.model_files import find_preference_head, load_results
-from spaces_demo.samples import SAMPLES_FOLDER, load_samples
+from spaces_demo.run_folder import get_run_folder
+from spaces_demo.samples import SAMPLES_FOLDER, build_choice, load_samples
 from spaces_demo.scoring import Scorer
 from spaces_demo.settings import SpaceSettings
-from spaces_demo.uploads import UploadLog
-from spaces_demo.wording import format_count, format_length, format_title
+from spaces_demo.uploads import get_uploads
+from spaces_demo.wording import format_count, format_title
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 AUDIO_TYPES = ["audio", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".opus", ".webm"]
 PROGRESS = gr.Progress()
 WAVEFORM = gr.WaveformOptions(waveform_color="#a8b5b2", waveform_progress_color="#0f766e")
 TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
-# Of what happens within the page: no endpoint for programs, no place in the queue, no veil while it lasts.
-QUIETLY: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 
 def build_app(settings: SpaceSettings | None = None, *, models: dict[str, Any] | None = None) -> gr.Blocks:
@@ -50,19 +56,25 @@ def build_app(settings: SpaceSettings | None = None, *, models: dict[str, Any] |
         a wrong name stops the start and not the first visitor.
     """
     settings = settings or SpaceSettings()
+    os.environ["GRADIO_TEMP_DIR"] = str(get_run_folder())  # what Gradio itself stores goes with the run, too
     gr.set_static_paths([SAMPLES_FOLDER])
     app = _Page(settings, Scorer(settings, models)).build()
-    return app.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
+    return app.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency, api_open=False)
 
 
 def build_launch_options(settings: SpaceSettings) -> dict[str, Any]:
-    """Return what `launch` needs to know: looks, size limit, and nothing that calls out."""
+    """Return what `launch` needs to know: looks, limits, the gate before Gradio, and nothing that calls out."""
+    uploads = get_uploads(settings)
     return {
+        "app_kwargs": {"middleware": [Middleware(Gate, uploads=uploads)], "lifespan": uploads.watch},
         "theme": _build_theme(),
         "css_paths": [FOLDER / "style.css"],
         "js": (FOLDER / "page.js").read_text(encoding="utf-8"),
         "max_file_size": settings.max_bytes,
         "footer_links": ["api"],
+        "run_history": False,
+        "enable_monitoring": False,
+        "state_session_capacity": MAX_SESSIONS,
         "share": False,
         "ssr_mode": False,
     }
@@ -105,18 +117,13 @@ class _Page:
     def __init__(self, settings: SpaceSettings, scorer: Scorer):
         self.settings = settings
         self.scorer = scorer
-        self.uploads = UploadLog()
+        self.uploads = get_uploads(settings)
         self.samples = load_samples()
         self.heads: dict[str, Any] = {}
         self.about(None)
 
     def build(self) -> gr.Blocks:
-        keep_seconds = max(1, round(60 * self.settings.keep_minutes))
-        with gr.Blocks(
-            title="apex-music: how popular, how good?",
-            analytics_enabled=False,
-            delete_cache=(min(60, keep_seconds), keep_seconds),
-        ) as app:
+        with gr.Blocks(title="apex-music: how popular, how good?", analytics_enabled=False) as app:
             self._build_header()
             with gr.Tabs(elem_classes="apex-tabs"):
                 with gr.Tab("Score", id="score"):
@@ -129,7 +136,7 @@ class _Page:
                     about = gr.HTML(self._describe_model(None)[1])
             self.model.change(self._describe_model, self.model, [self.banner, about], api_visibility="private")
             gr.api(self.about, api_name="about")
-            app.unload(self.uploads.delete_session)
+            app.unload(self.uploads.release)
         return app
 
     def _build_header(self) -> None:
@@ -158,9 +165,8 @@ class _Page:
             with gr.Column(min_width=300):
                 scores = gr.HTML(score_view.EMPTY_SCORES, elem_id="score-results")
                 downloads = gr.HTML(elem_id="score-downloads")
-        report = gr.JSON(visible="hidden")
-        views = [scores, timeline, downloads]
-        self._connect(button, self.score, [song, self.model], report, score_view.render_report, views, "score", scores)
+        inputs, views = [song, self.model], [scores, timeline, downloads]
+        self._connect(button, self.score, self._draw_scores, inputs, views)
 
     def _build_compare_tab(self) -> None:
         with gr.Row():
@@ -169,14 +175,10 @@ class _Page:
         with gr.Row(elem_classes="apex-actions"):
             button = gr.Button("Compare", variant="primary", elem_id="compare-button")
             try_two = gr.Button("Try two samples", elem_id="compare-samples")
-        best, worst = str(self.samples[0].path), str(self.samples[-1].path)
-        try_two.click(lambda: (best, worst), outputs=[song_a, song_b], **QUIETLY)
+        best, worst = self.samples[0], self.samples[-1]
+        try_two.click(None, outputs=[song_a, song_b], js=build_choice([best, worst]), api_visibility="private")
         result = gr.HTML(compare_view.EMPTY_COMPARISON, elem_id="compare-results")
-        comparison = gr.JSON(visible="hidden")
-        inputs = [song_a, song_b, self.model]
-        self._connect(
-            button, self.compare, inputs, comparison, compare_view.render_comparison, [result], "compare", result
-        )
+        self._connect(button, self.compare, self._draw_comparison, [song_a, song_b, self.model], [result])
 
     def _build_rank_tab(self) -> None:
         songs = gr.File(file_count="multiple", file_types=AUDIO_TYPES, label="Songs", elem_id="rank-songs", height=200)
@@ -188,12 +190,10 @@ class _Page:
             order = gr.Dropdown(orders, value="all", label="Order by", elem_id="rank-order", min_width=200)
             button = gr.Button("Rank", variant="primary", elem_id="rank-button")
             try_all = gr.Button("Try the samples", elem_id="rank-samples")
-        paths = [str(sample.path) for sample in self.samples][: self.settings.max_songs]
-        try_all.click(lambda: paths, outputs=songs, **QUIETLY)
+        chosen = build_choice([self.samples[: self.settings.max_songs]])
+        try_all.click(None, outputs=songs, js=chosen, api_visibility="private")
         result = gr.HTML(rank_view.EMPTY_RANKING, elem_id="rank-results")
-        ranking = gr.JSON(visible="hidden")
-        inputs = [songs, order, self.model]
-        self._connect(button, self.rank, inputs, ranking, rank_view.render_ranking, [result], "rank", result)
+        self._connect(button, self.rank, self._draw_ranking, [songs, order, self.model], [result])
 
     def _build_audio(self, label: str, elem_id: str) -> gr.Audio:
         return gr.Audio(
@@ -211,43 +211,54 @@ class _Page:
         with gr.Row(elem_classes="apex-samples"):
             for sample in self.samples:
                 choose = gr.Button(sample.title, size="sm", min_width=90, elem_classes="apex-sample")
-                choose.click(partial(str, sample.path), outputs=song, **QUIETLY)
+                choose.click(None, outputs=song, js=build_choice([sample]), api_visibility="private")
 
     def _describe_limits(self) -> str:
-        length = format_length(self.settings.max_seconds)
-        return (
-            f'<p class="apex-hint">Up to {escape(length)} and {self.settings.max_megabytes:g} MB. '
-            "Uploads are deleted after use; nothing is sent anywhere else.</p>"
-        )
+        return render("limits.html", settings=self.settings)
 
     def _connect(
         self,
         button: gr.Button,
-        action: Callable[..., Any],
+        action: Callable[..., dict[str, Any]],
+        draw: Callable[..., Any],
         inputs: list[Any],
-        output: gr.JSON,
-        render: Callable[..., Any],
         views: list[gr.HTML],
-        name: str,
-        progress_on: gr.HTML,
     ) -> None:
-        """Make a button run the public endpoint `name`, then draw what it returned."""
-        scored = button.click(
-            action,
-            inputs,
-            output,
-            api_name=name,
-            concurrency_limit=self.settings.concurrency,
-            concurrency_id="scoring",
-            show_progress_on=progress_on,
-        )
-        scored.success(render, output, views, **QUIETLY)
+        """Give an action its two doors: an endpoint of its name for programs, and the button for people."""
+        together: dict[str, Any] = {"concurrency_limit": self.settings.concurrency, "concurrency_id": "scoring"}
+        gr.on([], action, inputs, gr.JSON(visible=False), api_name=action.__name__, **together)
+        button.click(draw, inputs, views, api_visibility="private", show_progress_on=views[0], **together)
+
+    def _draw_scores(
+        self, song: str | None, model: str | None, request: gr.Request, progress: gr.Progress = PROGRESS
+    ) -> tuple[str, str, str]:
+        return score_view.render_report(self.score(song, model, request, progress))
+
+    def _draw_comparison(
+        self,
+        song_a: str | None,
+        song_b: str | None,
+        model: str | None,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        return compare_view.render_comparison(self.compare(song_a, song_b, model, request, progress))
+
+    def _draw_ranking(
+        self,
+        songs: list[str] | None,
+        order: str,
+        model: str | None,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> str:
+        return rank_view.render_ranking(self.rank(songs, order, model, request, progress))
 
     def score(
         self, song: str | None, model: str | None, request: gr.Request, progress: gr.Progress = PROGRESS
     ) -> dict[str, Any]:
         """Score one song: seven scores, percentiles of popularity, and the scores of each segment."""
-        self.uploads.add(request.session_hash, song)
+        self.uploads.claim(request.session_hash, song)
         with _speak_to_visitors():
             num_segments = self.scorer.count_segments(song, model)
             progress(0, desc="Listening")
@@ -270,7 +281,7 @@ class _Page:
         progress: gr.Progress = PROGRESS,
     ) -> dict[str, Any]:
         """Compare two songs: which one people would prefer, how sure that is, and which scores decide."""
-        self.uploads.add(request.session_hash, song_a, song_b)
+        self.uploads.claim(request.session_hash, song_a, song_b)
         reports = []
         for number, (letter, song) in enumerate((("A", song_a), ("B", song_b))):
             progress(number / 2, desc=f"Listening to song {letter}")
@@ -287,7 +298,7 @@ class _Page:
         progress: gr.Progress = PROGRESS,
     ) -> dict[str, Any]:
         """Rank several songs, best first, by all scores, by a group of scores or by one score."""
-        self.uploads.add(request.session_hash, *(songs or ()))
+        self.uploads.claim(request.session_hash, *(songs or ()))
         with _speak_to_visitors():
             num_songs = len(songs or ())
             progress(0, desc="Listening")
@@ -327,12 +338,28 @@ def _speak_to_visitors(prefix: str = "") -> Iterator[None]:
         raise gr.Error(f"{prefix}{error}", title="Not scored", print_exception=False) from error
 
 
-def main() -> None:
-    """Serve the page with the settings of the environment."""
+def main() -> int:
+    """Serve the page with the settings of the environment until it is stopped; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    settings = SpaceSettings.from_environment()
-    build_app(settings).launch(**build_launch_options(settings))
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
+    try:
+        settings = SpaceSettings.from_environment()
+        app = build_app(settings)
+        app.launch(**build_launch_options(settings))
+    except (ValueError, OSError) as error:
+        logger.error("%s", error)
+        return 2
+    app.close(verbose=False)
+    return 130  # nothing but Ctrl-C ends `launch`
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C would: what is registered for the end of the process, the removal of uploads, still runs."""
+    logger.warning("stopped by %s; the uploads are deleted", signal.Signals(number).name)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,7 @@ import modeling_apex
 
 FOLDER = Path(__file__).parent
 APP = '"""The Space starts here; the page lives in `spaces_demo`."""\n\nfrom spaces_demo.app import main\n\nmain()\n'
-SENT_SUFFIXES = frozenset({".py", ".typed", ".css", ".js", ".json", ".ogg", ".md", ".safetensors"})
+SENT_SUFFIXES = frozenset({".py", ".typed", ".css", ".js", ".html", ".json", ".ogg", ".md", ".safetensors"})
 # The README and requirements go to the root; pictures are for readers of the repository.
 LEFT_OUT = frozenset({"__pycache__", "screenshots", "deploy.py", "requirements.txt", "README.md"})
 # What is removed from the Space once it is gone here; its owner's own files lie elsewhere.

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modeling_apex import flatten_reports, rank_reports
-from spaces_demo.markup import build_downloads, build_notice, build_warnings, escape
-from spaces_demo.wording import format_count, format_number, format_time, format_title
+from spaces_demo.markup import render, render_downloads
+from spaces_demo.wording import format_title
 
 ORDERS = {"all": "All scores", "popularity": "Popularity", "aesthetics": "Quality"}
 
@@ -46,20 +46,17 @@ def build_ranking(reports: Sequence[dict[str, Any]], order: str = "all") -> dict
 
 def render_ranking(ranking: Mapping[str, Any]) -> str:
     """Return a ranking as HTML: the table, what was refused, and the downloads."""
-    rows, refused = ranking["ranking"], ranking["refused"]
-    parts = ['<section class="apex-panel" aria-label="Ranking">']
-    if rows:
-        first = rows[0]["report"]
-        order = ORDERS.get(ranking["order"], format_title(ranking["order"])).lower()
-        parts += [
-            f'<header class="apex-song"><h3>Best of {len(rows)}: {escape(first["song"])}</h3>'
-            f"<p>{format_count(len(rows), 'song')} by {escape(order)}</p></header>",
-            build_warnings(row["report"] for row in rows),
-            _render_table(rows),
-            f'<p class="apex-legend"><span>Press a column to sort by it.</span>{_describe_units(first)}</p>',
-        ]
-    parts += [build_notice(f"Not scored: {report['error']}", "warning") for report in refused]
-    return "".join([*parts, "</section>", build_downloads("ranking", dict(ranking), format_ranking_csv(ranking))])
+    rows = ranking["ranking"]
+    first = rows[0]["report"] if rows else None
+    page = render(
+        "ranking.html",
+        rows=rows,
+        refused=ranking["refused"],
+        order=ORDERS.get(ranking["order"], format_title(ranking["order"])).lower(),
+        titles=["#", "Song", "Length", *(format_title(name) for name in first["scores"])] if first else [],
+        units=_describe_units(first) if first else "",
+    )
+    return page + render_downloads("ranking", dict(ranking), format_ranking_csv(ranking))
 
 
 def _describe_units(report: Mapping[str, Any]) -> str:
@@ -69,38 +66,7 @@ def _describe_units(report: Mapping[str, Any]) -> str:
     }
     parts = [f"{' and '.join(percentiles)}: percentiles."] if percentiles else []
     parts += [f"The others: {' or '.join(sorted(ranges))}."] if ranges else []
-    return f"<span>{escape(' '.join(parts))}</span>"
-
-
-def _render_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0]["report"]["scores"])
-    titles = ["", "Song", "Length", *(format_title(name) for name in names)]
-    heads = "".join(
-        f'<th scope="col" aria-sort="{"ascending" if column == 0 else "none"}"><button type="button" '
-        f'class="apex-sort">{escape(title) or "#"}</button></th>'
-        for column, title in enumerate(titles)
-    )
-    body = "".join(_render_row(row, names) for row in rows)
-    return (
-        '<div class="apex-scroll" tabindex="0" role="region" aria-label="Ranked songs"><table class="apex-ranking">'
-        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _render_row(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    report = row["report"]
-    cells = [
-        f'<td data-sort="{row["place"]}">{row["place"]}</td>',
-        f'<th scope="row" data-sort="{escape(report["song"])}">{escape(report["song"])}</th>',
-        f'<td data-sort="{report["duration_seconds"]:.3f}">{format_time(report["duration_seconds"])}</td>',
-    ]
-    for name in names:
-        score, maximum = report["scores"][name], report["ranges"][name][1]
-        percentile = report["percentiles"].get(name)
-        text = format_number(score, maximum) if percentile is None else f"{percentile:.0f}"
-        best = ' class="apex-best"' if row["places"][name] == 1 else ""
-        cells.append(f'<td data-sort="{score!r}"{best}>{text}</td>')
-    return f"<tr>{''.join(cells)}</tr>"
+    return " ".join(parts)
 
 
 def format_ranking_csv(ranking: Mapping[str, Any]) -> str:

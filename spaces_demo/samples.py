@@ -5,8 +5,10 @@ What comes in is the folder with `samples.json`; what leaves is their titles and
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 SAMPLES_FOLDER = Path(__file__).parent / "samples"
 
@@ -25,3 +27,28 @@ def load_samples() -> list[Sample]:
     paths = [SAMPLES_FOLDER / song["file"] for song in listed]
     titles = (path.stem.partition("-")[2].replace("-", " ").capitalize() for path in paths)
     return [Sample(title.replace("lo fi", "lo-fi"), path) for title, path in zip(titles, paths, strict=True)]
+
+
+def build_choice(values: Sequence[Sample | Sequence[Sample]]) -> str:
+    """
+    Build the browser's function that puts samples into fields of the page, without asking the server.
+
+    Args:
+        values (`Sequence`): For each field its sample, or the samples of a field that takes several.
+    """
+    described = [
+        _describe(value) if isinstance(value, Sample) else [_describe(sample) for sample in value] for value in values
+    ]
+    return f"() => window.apexChooseSamples({json.dumps(described)})"
+
+
+def _describe(sample: Sample) -> dict[str, object]:
+    """Describe a sample as Gradio describes a file; its `url` waits for where the page is served."""
+    path = sample.path.resolve()
+    return {
+        "path": str(path),
+        "url": f"/gradio_api/file={quote(path.as_posix())}",
+        "orig_name": path.name,
+        "size": path.stat().st_size,
+        "meta": {"_type": "gradio.FileData"},
+    }

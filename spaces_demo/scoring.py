@@ -29,20 +29,24 @@ class SongRefusedError(ValueError):
     """A song that this Space does not score. The message is for the visitor."""
 
 
+class LimitError(AudioError):
+    """A song beyond a limit of this page. The message is for the visitor already, and does not name the song."""
+
+
 @dataclass(frozen=True)
 class SpaceLimits(AudioLimits):
     """[`AudioLimits`] whose refusals speak to a visitor, who can cut a song but cannot change a setting."""
 
     def refuse_size(self, name: str, num_bytes: int) -> None:
         if num_bytes > self.max_bytes:
-            raise AudioError(
+            raise LimitError(
                 f"the file is larger than {self.max_bytes / 1024**2:g} MB, the limit of this page. "
                 "Save it as MP3 or OGG, or cut it."
             )
 
     def refuse_duration(self, name: str, num_samples: int, sampling_rate: int) -> None:
         if num_samples > self.max_seconds * sampling_rate:
-            raise AudioError(
+            raise LimitError(
                 f"the song is longer than {format_length(self.max_seconds)}, the limit of this page. "
                 "Cut it, or run the model on your own machine."
             )
@@ -51,13 +55,13 @@ class SpaceLimits(AudioLimits):
         try:
             super().refuse_expansion(name, num_samples, num_bytes)
         except AudioError as error:
-            raise AudioError("nearly all of this file is silence. Cut the silence and try again.") from error
+            raise LimitError("nearly all of this file is silence. Cut the silence and try again.") from error
 
     def refuse_format(self, name: str, sampling_rate: int, num_channels: int) -> None:
         if not 1 <= num_channels <= self.max_channels:
-            raise AudioError(f"the file has {num_channels} channels; mono and stereo are accepted. Mix it down first.")
+            raise LimitError(f"the file has {num_channels} channels; mono and stereo are accepted. Mix it down first.")
         if not self.min_sampling_rate <= sampling_rate <= self.max_sampling_rate:
-            raise AudioError(
+            raise LimitError(
                 f"the sampling rate is {sampling_rate} Hz; {self.min_sampling_rate} to {self.max_sampling_rate} Hz "
                 "are accepted. Save it again with an ordinary rate, such as 44100 Hz."
             )
@@ -179,11 +183,12 @@ def _name_models(sources: Sequence[str]) -> dict[str, str]:
 
 def _explain(error: Exception, path: Path) -> str:
     """Return a scorer's message in terms of what a visitor knows: the file's name, not its path or its bytes."""
-    message = str(error).replace(str(path), path.name)
-    logger.info("refused: %s", message)
-    if "decode" in message:
-        return (
-            f"{path.name}: this cannot be read as a song. Is the file complete, and is it audio? "
+    reason = str(error).removeprefix(f"{path}: ")
+    logger.info("refused: %s: %s", path.name, reason)
+    # The package's own words tell what failed; the name, which a visitor chose, was taken away first.
+    if not isinstance(error, LimitError) and "decode" in reason:
+        reason = (
+            "this cannot be read as a song. Is the file complete, and is it audio? "
             f"This page reads {ACCEPTED_FORMATS}."
         )
-    return message if message.startswith(path.name) else f"{path.name}: {message}"
+    return f"{path.name}: {reason.replace(str(path), path.name)}"

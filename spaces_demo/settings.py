@@ -33,9 +33,11 @@ class SpaceSettings:
             After how long an upload is deleted even if its page stays open.
         device (`str`, *optional*):
             `cpu`, `cuda`, ...; by default an accelerator if there is one.
+        total_megabytes (`float`, defaults to 2000):
+            What all uploads together may take, in megabytes; further ones are turned away.
 
     Raises:
-        `ValueError`: If a number is not positive.
+        `ValueError`: If a number is not positive, or all uploads may take less than one.
     """
 
     models: tuple[str, ...] = field(default=(), metadata={"variable": "APEX_MODEL"})
@@ -46,17 +48,28 @@ class SpaceSettings:
     concurrency: int = field(default=1, metadata={"variable": "APEX_CONCURRENCY"})
     keep_minutes: float = field(default=30.0, metadata={"variable": "APEX_KEEP_MINUTES"})
     device: str | None = field(default=None, metadata={"variable": "APEX_DEVICE"})
+    total_megabytes: float = field(default=2000.0, metadata={"variable": "APEX_TOTAL_MB"})
 
     def __post_init__(self) -> None:
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, (int, float)) and not value > 0:
                 raise ValueError(f"{setting.metadata['variable']} must be positive, got {value:g}.")
+        if self.total_megabytes < self.max_megabytes + 1:
+            raise ValueError(
+                f"APEX_TOTAL_MB is {self.total_megabytes:g}, but one upload may have {self.max_megabytes:g} "
+                "(APEX_MAX_MB). Set it to at least 1 more than that."
+            )
 
     @property
     def max_bytes(self) -> int:
         """Largest upload in bytes; derived, never stored."""
         return round(self.max_megabytes * 1024**2)
+
+    @property
+    def max_total_bytes(self) -> int:
+        """What all uploads may take, in bytes; derived, never stored."""
+        return round(self.total_megabytes * 1024**2)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "SpaceSettings":

@@ -84,6 +84,19 @@ def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_pat
         scorer.score(None)
 
 
+@pytest.mark.parametrize("name", ["decode_short.wav", "cannot be decoded.wav", "decode.wav", "empty.wav"])
+def test_a_name_does_not_choose_the_message(scorer: Scorer, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "decode"
+    folder.mkdir()
+    soundfile.write(folder / name, np.zeros(3), 8_000)
+    with pytest.raises(SongRefusedError, match=rf"^{re.escape(name)}: lasts .* are needed") as caught:
+        scorer.score(str(folder / name))
+    assert str(tmp_path) not in str(caught.value)
+    (folder / name).write_text("This is not a song. " * 50)
+    with pytest.raises(SongRefusedError, match=rf"^{re.escape(name)}: this cannot be read as a song"):
+        scorer.score(str(folder / name))
+
+
 def test_a_url_is_never_fetched(scorer: Scorer) -> None:
     assert not scorer.limits.allow_private_addresses
     with pytest.raises(SongRefusedError, match=r"song\.wav: the upload is gone"):

@@ -1,0 +1,158 @@
+"""What a stranger posts at a running Space: nothing of it is drawn, little of it is kept, and few routes are there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from spaces_demo.app import build_app, build_launch_options
+from spaces_demo.gate import MAX_BODY_BYTES, MAX_SESSIONS, build_policy, check_content
+from spaces_demo.settings import SpaceSettings
+
+SCRIPT = "<img src=x onerror=alert(1)>"
+CLOSED = (
+    "/gradio_api/deep_link?session_hash=a",
+    "/monitoring",
+    "/monitoring/summary",
+    "/monitoring/key",
+    "/gradio_api/startup-events",
+    "/gradio_api/queue/status",
+    "/gradio_api/runs",
+    "/gradio_api/run-history/buckets",
+    "/gradio_api/proxy=https://example.hf.space/",
+    "/gradio_api/file=https://example.com/song.wav",
+    "/gradio_api/file/etc/passwd",
+    "/gradio_api/custom_component/a/client/b/c",
+    "/gradio_api/stream/a/b/1/playlist.m3u8",
+    "/gradio_api/token",
+    "/gradio_api/user",
+    "/openapi.json",
+    "/logout",
+    "/pwa_icon",
+)
+CLOSED_POSTS = (
+    "run/predict",
+    "run/score",
+    "api/predict",
+    "component_server",
+    "process_recording",
+    "vibe-edit",
+    "login",
+)
+
+
+@pytest.fixture(scope="module")
+def held() -> Any:
+    """A Space whose inside can be looked at, with a small model and a limit of its own."""
+    settings = SpaceSettings(queue_size=4000, max_seconds=31.0)
+    app = build_app(settings)
+    _, url, _ = app.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **build_launch_options(settings)
+    )
+    yield SimpleNamespace(url=url, app=app)
+    app.close(verbose=False)
+
+
+def ask(url: str, body: dict[str, Any], session: str) -> str:
+    """Post to the queue as a page does, and return everything that comes back."""
+    posted = httpx.post(f"{url}gradio_api/queue/join", json={"session_hash": session, **body})
+    if posted.status_code != 200:
+        return posted.text
+    return httpx.get(f"{url}gradio_api/queue/data", params={"session_hash": session}, timeout=60).text
+
+
+def test_no_endpoint_draws_what_is_posted_to_it(space: SimpleNamespace, report: dict[str, Any]) -> None:
+    hostile = {**report, "song": SCRIPT, "note": SCRIPT, "place": SCRIPT, "warnings": [SCRIPT]}
+    dependencies = httpx.get(f"{space.url}config").json()["dependencies"]
+    assert dependencies
+    for dependency in dependencies:
+        for value in (hostile, {"ranking": [{"place": SCRIPT, "report": hostile}], "refused": [hostile]}, SCRIPT):
+            data = [value] * len(dependency["inputs"])
+            text = ask(space.url, {"fn_index": dependency["id"], "data": data}, f"hostile{dependency['id']}")
+            completed = [json.loads(line[6:]) for line in text.splitlines() if '"process_completed"' in line]
+            drawn = [answer["output"] for answer in completed if answer["success"]]
+            assert "<img" not in json.dumps(drawn), dependency["api_name"]
+
+
+@pytest.mark.parametrize("path", CLOSED)
+def test_what_the_page_does_not_need_is_not_there(space: SimpleNamespace, path: str) -> None:
+    assert httpx.get(space.url.rstrip("/") + path).status_code == 404
+
+
+@pytest.mark.parametrize("path", CLOSED_POSTS)
+def test_nothing_skips_the_queue(space: SimpleNamespace, path: str) -> None:
+    body = {"data": [None, None], "fn_index": 0, "session_hash": "a"}
+    assert httpx.post(f"{space.url}gradio_api/{path}", json=body).status_code == 404
+
+
+def test_the_open_routes_are_these(held: SimpleNamespace) -> None:
+    gate = httpx.Client(base_url=held.url)
+    paths = {route.path for route in held.app.app.routes if isinstance(route, Route) and "{" not in route.path}
+    answering = {path for path in paths if gate.get(path).status_code != 404}
+    assert answering <= {"/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+
+
+def test_the_config_names_no_folder_but_that_of_the_samples(space: SimpleNamespace, model_folder: Path) -> None:
+    text = httpx.get(f"{space.url}config").text
+    assert str(model_folder.parent) not in text
+
+
+def test_every_answer_carries_the_policy(space: SimpleNamespace) -> None:
+    for path in ("", "config", "missing", "theme.css"):
+        headers = httpx.get(space.url + path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        policy = headers["content-security-policy"]
+        scripts = next(part for part in policy.split("; ") if part.startswith("script-src"))
+        assert "unsafe-inline" not in scripts
+        assert "frame-ancestors 'self' https://huggingface.co" in policy
+    assert "'sha256-" in httpx.get(space.url).headers["content-security-policy"]
+    assert "sha256" not in build_policy(b'<script type="module" src="a.js"></script>')
+
+
+def test_a_thousand_posts_leave_a_bounded_number_of_answers_and_sessions(held: SimpleNamespace) -> None:
+    about = next(fn for fn in held.app.fns.values() if fn.api_name == "about")
+    with httpx.Client(base_url=held.url) as client:
+        for number in range(1000):
+            body = {"fn_index": about._id, "data": [None], "session_hash": f"s{number}"}
+            assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+    queue = held.app._queue
+    working = {event.session_hash for event in list(queue.event_ids_to_events.values())}
+    assert len(set(queue.pending_messages_per_session) - working) <= MAX_SESSIONS + 1 + len(working)
+    assert len(held.app.state_holder.session_data) <= MAX_SESSIONS
+
+
+def test_large_bodies_are_refused(space: SimpleNamespace) -> None:
+    answer = httpx.post(f"{space.url}gradio_api/queue/join", content=b"[" * (MAX_BODY_BYTES + 1))
+    assert answer.status_code == 413
+    assert "Upload files first" in answer.text
+    deep = httpx.post(f"{space.url}gradio_api/queue/join", content=b"[" * 100_000)
+    assert deep.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "must be a JSON object"),
+        ({"session_hash": "a" * 65}, "`session_hash` must be up to 64"),
+        ({"event_id": {}}, "`event_id` must be up to 64"),
+        ({"data": [[{"path": "https://example.com/song.wav"}]]}, "`path` is an address"),
+    ],
+)
+def test_what_no_page_sends_is_refused(content: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_content(content)
+
+
+def test_an_upload_by_http_is_refused_in_words(serve: Callable[..., Any], space: SimpleNamespace) -> None:
+    answer = httpx.post(f"{space.url}gradio_api/upload", files={"files": ("a.wav", bytes(2 * 1024**2))})
+    assert answer.status_code == 413
+    page = httpx.post(f"{space.url}gradio_api/upload", files={"files": ("evil.html", f"<p>{SCRIPT}".encode())}).json()
+    shown = httpx.get(f"{space.url}gradio_api/file={page[0]}")
+    assert shown.headers["content-disposition"].startswith("attachment")
+    assert "sandbox" in shown.headers["content-security-policy"]
