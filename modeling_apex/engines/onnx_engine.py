@@ -27,7 +27,7 @@ class OnnxEngine(GraphEngine):
         # Idle threads would otherwise spin, and take the cores that decode the next song.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # ONNX Runtime maps what lies beside the graph, for as long as the session lives.
-        self._files = WatchedFiles(file for file in path.parent.iterdir() if file.is_file() and file.suffix != ".json")
+        self._files = WatchedFiles(path.parent.glob(f"{path.name}*"))  # the graph and its data
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library has a kind of its own for each reason, and names no file
