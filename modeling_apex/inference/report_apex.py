@@ -130,7 +130,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Return one report as text for a terminal: scores, ranges, percentiles, meaning, timeline."""
     if "error" in report:
         return f"{escape_controls(report['song'])}\n  not scored: {escape_controls(report['error'])}"
-    segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
+    segments = format_count(report["num_segments"], "segment")
     lines = [f"{escape_controls(report['song'])}  ({format_duration(report['duration_seconds'])}, {segments})"]
     training_percentiles = report.get("training_percentiles", {})
     # A report without any still has the column, unless popularity is no percentile to begin with.
@@ -194,6 +194,11 @@ def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
 def format_score(score: float, maximum: float) -> str:
     """Return a score with as many digits as its range can bear: one for 0 to 100, two for 1 to 5."""
     return f"{score:.1f}" if maximum > 10 else f"{score:.2f}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return how many there are: `1 song`, `2 songs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def format_duration(seconds: float) -> str:
