@@ -154,7 +154,8 @@ def _name_damage(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())  # a library may say it in several lines
         raise ValueError(
-            f"{path}: damaged ({reason}). Delete it, then make it anew: apex-music embed DATASET --output {path.parent}"
+            f"{path}: damaged ({reason}). Delete it, then make it anew: apex-music embed DATASET "
+            f"--output {path.parent}"
         ) from error
 
 

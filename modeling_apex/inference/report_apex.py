@@ -23,6 +23,7 @@ SCORE_MEANINGS = {
     "clarity": "clarity of song structure",
     "naturalness": "naturalness of vocal breathing and phrasing",
 }
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 FEATURE_WORDS = {
     "given": "track features",
     "missing": "missing features",
@@ -57,23 +58,38 @@ def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def flatten_reports(reports: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Flatten many reports to rows with one common list of columns, in the order of the first scored song."""
+def flatten_reports(
+    reports: Iterable[Mapping[str, Any]], first_columns: Iterable[str] = ()
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Flatten many reports to rows with one list of columns: the given ones, then those of the first scored song."""
     rows = [flatten_report(report) for report in reports]
-    columns: dict[str, None] = {}
+    columns = dict.fromkeys(first_columns)
     for row in sorted(rows, key=lambda row: row["error"] is not None):
         columns.update(dict.fromkeys(row))
     return list(columns), [{column: row.get(column) for column in columns} for row in rows]
 
 
-def format_csv(reports: Iterable[Mapping[str, Any]]) -> str:
-    """Return reports as CSV text with a header line."""
-    columns, rows = flatten_reports(reports)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def format_csv(reports: Iterable[Mapping[str, Any]], first_columns: Iterable[str] = ()) -> str:
+    """Return reports as CSV text with a header line; arguments are those of `flatten_reports`."""
+    return format_rows(*flatten_reports(reports, first_columns))
+
+
+def format_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """
+    Return rows as CSV text with a header line.
+
+    Text that a spreadsheet would take for a formula, such as a song called `=1+1.wav`, gets a `'` in front, as is
+    usual; numbers stay numbers.
+    """
+    lines = []
+    for cells in (columns, *([row.get(column) for column in columns] for row in rows)):
+        line = io.StringIO()
+        # With this terminator, a cell that holds either of its characters is quoted.
+        csv.writer(line, lineterminator="\r\n").writerow(
+            f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in cells
+        )
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def format_json(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -161,8 +177,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines += ["", format_table(["  segment", *names], timeline)]
     for name, names in report.get("features", {}).items():
         if names:
-            lines.append(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}")
-    lines += [f"  warning: {warning}" for warning in report["warnings"]]
+            lines.append(escape_controls(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}"))
+    lines += [escape_controls(f"  warning: {warning}") for warning in report["warnings"]]
     return "\n".join(lines)
 
 
