@@ -65,7 +65,7 @@ def test_lists_that_point_elsewhere_are_refused(tmp_path: Path, line: str) -> No
     (tmp_path / "SHA256SUMS").write_text(line + "\n")
     with pytest.raises(
         ValueError,
-        match="line 1: expected a SHA-256, two spaces and a path inside the folder|line 1: the path .* leaves its folder",
+        match=r"line 1: (expected a SHA-256, two spaces and a path inside the|the path .* leaves its) folder",
     ):
         load_checksums(tmp_path)
 
