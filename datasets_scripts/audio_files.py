@@ -8,12 +8,13 @@ song once, block by block: that tells whether it is sound, how long it lasts and
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from datasets_scripts.audio_fingerprint import FingerprintAccumulator
 from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.inference.audio_apex import open_audio
+from modeling_apex.storage import file_names
 
 AUDIO_SUFFIXES = (".mp3", ".flac", ".ogg", ".opus", ".wav", ".m4a", ".aac", ".webm", ".mp4")
 
@@ -103,12 +104,11 @@ def check_relative_path(path: str, *, location: str = "") -> str:
     Raises:
         [`AudioPathError`]: If it is absolute or climbs out by `..`; the message says where the row stands.
     """
-    parts = PurePosixPath(path.replace("\\", "/"))
-    leaves = parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":"))
-    if leaves or "\0" in path:
-        where = f"{location}: " if location else ""
-        raise AudioPathError(f"{where}the audio path {path!r} leaves its folder. Give relative paths only.")
-    return str(parts)
+    where = f"{location}: " if location else ""
+    try:
+        return file_names.check_relative_path(path, f"{where}the audio path")
+    except ValueError as error:
+        raise AudioPathError(str(error)) from error
 
 
 def examine_audio_file(path: str | Path) -> AudioFacts:
@@ -145,7 +145,8 @@ def spool_audio(audio: Mapping[str, Any], folder: Path, stem: str) -> Path | Non
     data, name = audio.get("bytes"), audio.get("path") or ""
     if data is None:
         return Path(name) if name and os.path.isfile(name) else None
-    path = folder / f"{stem}{Path(name).suffix or '.audio'}"
+    suffix = Path(name).suffix
+    path = folder / f"{stem}{suffix if suffix.lower() in AUDIO_SUFFIXES else '.audio'}"
     if not path.is_file() or path.read_bytes() != data:
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")

@@ -18,6 +18,7 @@ from datasets_scripts.publishing import push_folder_to_hub, push_world_to_hub
 from datasets_scripts.sources import load_identities, refuse_changed_sources
 from datasets_scripts.worker_pool import WorkerDiedError
 from hub_card.hub_upload import PublishError, UploadTarget
+from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.storage.failure_messages import describe_failure
 from modeling_apex.storage.output_lock import OutputLock
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, WorkerDiedError, PublishError) as error:
-        print(f"error: {describe_failure(error, output)}", file=sys.stderr)
+        print(f"error: {escape_controls(describe_failure(error, output))}", file=sys.stderr)
         return 1
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from datasets_scripts.metadata_tables import TableError
+from modeling_apex.storage.output_folder import TEXT_ERRORS
 
 TRUE_WORDS = ("true", "yes", "1")
 FALSE_WORDS = ("false", "no", "0")
@@ -17,8 +18,8 @@ UNKNOWN_WORDS = ("", "null", "none", "nan")
 
 
 def read_text(value: Any) -> str | None:
-    """Read text; empty text and null are `None`, numbers become text."""
-    return None if value is None or value == "" else str(value)
+    """Read text; empty text and null are `None`, numbers become text, and what is no text stands as an escape."""
+    return None if value is None or value == "" else str(value).encode("utf-8", TEXT_ERRORS).decode("utf-8")
 
 
 def read_number(value: Any, field: str, location: str) -> float | None:

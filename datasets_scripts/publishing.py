@@ -9,6 +9,7 @@ from typing import Any
 from datasets_scripts.parquet_folder import MANIFEST_NAME
 from hub_card.hub_upload import UploadTarget
 from hub_card.publish import link_folder, publish_staged
+from modeling_apex.storage.output_folder import replace_text
 
 WORLD_CARD = """\
 ---
@@ -86,7 +87,7 @@ def push_world_to_hub(folder: str | Path, target: UploadTarget, **options: Any) 
     if not worlds:
         raise FileNotFoundError(f"No world.json in {folder} or its folders: this is not a synthetic world.")
     card = WORLD_CARD.replace("{options}", json.dumps(worlds, indent=2))
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    replace_text(folder / "README.md", card)
     return _push(folder, target, "Upload a synthetic song world", options)
 
 

@@ -7,7 +7,6 @@ that no file has stops the build with the name of the file and the field.
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,9 @@ from hub_card.card_checks import CARD_NAME, find_card_problems
 from hub_card.dataset_card import render_dataset_card
 from hub_card.model_card import render_model_card
 from hub_card.model_facts import ARENA_NAME, build_model_facts, find_arena
+from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.storage.links import refuse_links_out_of
+from modeling_apex.storage.output_folder import replace_file, replace_text
 
 PLOT_SUFFIX = ".png"
 USER_ERRORS = (ValueError, OSError, ImportError)
@@ -67,6 +69,7 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links_out_of(folder)
     repo_type = "dataset" if arguments.dataset else "model"
     if arguments.dataset:
         unused = [name for name in ("results", "arena", "no_arena_because", "facts") if getattr(arguments, name)]
@@ -91,7 +94,7 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     path = folder / CARD_NAME
     if problems := find_card_problems(text, folder, repo_type=repo_type):
         raise ValueError(f"{path}: not written: " + "; ".join(problems))
-    path.write_text(text, encoding="utf-8")
+    replace_text(path, text)
     return path
 
 
@@ -102,7 +105,8 @@ def _copy_plots(arena: Path, output: Path) -> list[str]:
         target = output / ARENA_NAME / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.resolve() != path.resolve():
-            shutil.copyfile(path, target)
+            with replace_file(target) as file:
+                file.write(path.read_bytes())
         copied.append(f"{ARENA_NAME}/{path.name}")
     return copied
 
@@ -116,7 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\ninterrupted; give the same command again", file=sys.stderr)
         return 130
     except USER_ERRORS as error:
-        print(f"build_card: {error}", file=sys.stderr)
+        print(f"build_card: {escape_controls(error)}", file=sys.stderr)
         return 2
     print(path)
     return 0

@@ -18,7 +18,8 @@ from hub_card.model_card import build_environment
 from hub_card.result_files import MissingFactError, get_fact, load_result_file
 from modeling_apex.checkpoints.component_licenses import LICENSES
 from modeling_apex.checkpoints.hub_files import compute_file_hash
-from modeling_apex.storage.markdown import build_table
+from modeling_apex.storage.file_names import check_relative_path
+from modeling_apex.storage.markdown import build_table, escape_markdown
 
 MANIFEST_NAME = "manifest.json"
 # Where the part begins that is added to the builder's card; a card that has it already is rendered anew from there.
@@ -82,16 +83,22 @@ def find_changed_shards(folder: str | os.PathLike) -> list[str]:
     root = Path(folder)
     problems = []
     for shard in _list_shards(load_result_file(root / MANIFEST_NAME), str(root / MANIFEST_NAME)):
-        if not (root / shard["path"]).is_file():
+        path = root / check_relative_path(shard["path"], f"{root / MANIFEST_NAME}: the shard")
+        if not path.is_file():
             problems.append(f"{shard['path']}: in the manifest and not in the folder")
-        elif compute_file_hash(root / shard["path"]) != shard["sha256"]:
+        elif compute_file_hash(path) != shard["sha256"]:
             problems.append(f"{shard['path']}: its hash is not that of the manifest")
     return problems
 
 
 def _build_files_table(shards: Iterable[dict[str, Any]]) -> str:
     rows = [
-        [shard["path"], f"{shard['num_rows']:,}", format_bytes(shard["num_bytes"]), f"`{shard['sha256']}`"]
+        [
+            escape_markdown(shard["path"]),
+            f"{shard['num_rows']:,}",
+            format_bytes(shard["num_bytes"]),
+            f"`{shard['sha256']}`",
+        ]
         for shard in shards
     ]
     return build_table(["file", "rows", "size", "SHA-256"], rows)

@@ -23,7 +23,7 @@ from modeling_apex.checkpoints.component_licenses import (
     is_permissive,
 )
 from modeling_apex.inference.report_apex import SCORE_MEANINGS
-from modeling_apex.storage.markdown import build_table
+from modeling_apex.storage.markdown import build_table, escape_markdown
 
 TEMPLATES = Path(__file__).parent / "templates"
 EMBEDDED_PATH = "modeling_apex/pretrained/apex-tiny"
@@ -163,8 +163,9 @@ def _build_licences_text(facts: ModelFacts) -> str:
         if license is not None:
             stated, commercial = f"[{license.name}]({license.url})", "yes" if license.allows_commercial_use else "no"
         else:
-            stated, commercial = component.license_id or "none stated by its owner", "ask its owner"
-        rows.append([component.name, ROLE_TEXTS.get(component.role, component.role), stated, commercial])
+            stated, commercial = escape_markdown(component.license_id or "none stated by its owner"), "ask its owner"
+        role = ROLE_TEXTS.get(component.role) or escape_markdown(component.role)
+        rows.append([escape_markdown(component.name), role, stated, commercial])
     table = build_table(["component", "what it is here", "licence", "commercial use"], rows)
     return f"{table}\n\n{_explain_commercial_use(facts)}"
 
@@ -182,8 +183,8 @@ def _explain_commercial_use(facts: ModelFacts) -> str:
             f"The published APEX weights are another matter: they stand on {', '.join(bound)}, so a product cannot "
             "use those without an agreement with their owners."
         )
-    stored = [component.name for component in restricting if component.is_in_weights]
-    learnt = [component.name for component in restricting if not component.is_in_weights]
+    stored = [escape_markdown(component.name) for component in restricting if component.is_in_weights]
+    learnt = [escape_markdown(component.name) for component in restricting if not component.is_in_weights]
     sentences = ["**If you earn money with it: you may use the code, and not these weights as they are.**"]
     if stored:
         sentences.append(
@@ -220,7 +221,11 @@ def _build_heads_table(facts: ModelFacts) -> str:
 
 
 def _build_components_table(components: Sequence[Component]) -> str:
-    rows = [[item.name, ROLE_TEXTS.get(item.role, item.role)] for item in components if item.role != "code"]
+    rows = [
+        [escape_markdown(item.name), ROLE_TEXTS.get(item.role) or escape_markdown(item.role)]
+        for item in components
+        if item.role != "code"
+    ]
     return build_table(["source", "what it is here"], rows)
 
 

@@ -31,6 +31,7 @@ from hub_card.model_facts import ARENA_NAME, RESULTS_NAME, find_arena
 from hub_card.result_files import load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
+from modeling_apex.inference.report_apex import escape_controls
 
 ARENA_FILES = ("results.json", "report.md")
 # Where `datasets_scripts` notes the places of a dataset's sources.
@@ -268,7 +269,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\ninterrupted; a commit is all or nothing: give the command again", file=sys.stderr)
         return 130
     except USER_ERRORS as error:
-        print(f"publish: {error}", file=sys.stderr)
+        print(f"publish: {escape_controls(error)}", file=sys.stderr)
         return 1 if isinstance(error, PublishError) else 2
     return 0
 

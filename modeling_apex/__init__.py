@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SpectrogramFusionOutput,
     )
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
-    from modeling_apex.inference.report_apex import flatten_reports, format_csv
+    from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_rows
     from modeling_apex.inference.scoring_apex import SongScorer
     from modeling_apex.loading import load_pipeline, load_scorer
 
@@ -42,6 +42,7 @@ _PUBLIC_NAMES = {
     "AudioLimits": "inference.audio_apex",
     "flatten_reports": "inference.report_apex",
     "format_csv": "inference.report_apex",
+    "format_rows": "inference.report_apex",
     "load_audio": "inference.audio_apex",
     "load_pipeline": "loading",
     "load_scorer": "loading",
@@ -75,6 +76,7 @@ __all__ = [
     "SpectrogramFusionOutput",
     "flatten_reports",
     "format_csv",
+    "format_rows",
     "load_audio",
     "load_pipeline",
     "load_preference_head",

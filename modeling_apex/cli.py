@@ -15,6 +15,7 @@ from importlib import import_module
 from safetensors import SafetensorError
 
 from modeling_apex import __version__
+from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.storage.failure_messages import describe_failure
 
 COMMANDS = (
@@ -85,10 +86,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.traceback:
             raise
         if not isinstance(error, USER_ERRORS) or is_slip(error):
-            print(f"apex-music {arguments.command}: {describe_fault(error)}", file=sys.stderr)
+            print(f"apex-music {arguments.command}: {escape_controls(describe_fault(error))}", file=sys.stderr)
             return 3
         message = describe_failure(error, getattr(arguments, "output", None))
-        print(f"apex-music {arguments.command}: {message}", file=sys.stderr)
+        print(f"apex-music {arguments.command}: {escape_controls(message)}", file=sys.stderr)
         return 2
 
 

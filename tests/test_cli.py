@@ -18,6 +18,7 @@ from modeling_apex import ApexModel, PreferenceHead, load_pipeline, load_prefere
 from modeling_apex.cli import build_parser, main
 from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.inference.scoring_apex import SongScorer
 
 import published_layout as layout
 
@@ -57,7 +58,8 @@ def test_score_prints_the_timeline(tiny_folder: Path, song_file: SongFile, capsy
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_score_writes_every_format(tiny_folder: Path, album: Path, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / "out" / f"scores{suffix}"
-    assert main(["score", str(album), "--model", str(tiny_folder), "--output", str(output), "--segments"]) == 0
+    segments = ["--segments"] if suffix.startswith(".json") else []  # a table has no place for a timeline
+    assert main(["score", str(album), "--model", str(tiny_folder), "--output", str(output), *segments]) == 0
     songs = find_songs([str(album)])
     expected = [load_pipeline(tiny_folder)(song)["scores"]["coherence"] for song in songs]
     if suffix == ".jsonl":
@@ -145,7 +147,9 @@ def test_doors_agree(tiny_folder: Path, album: Path, tmp_path: Path) -> None:
             assert row["scores"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_rank_sorts_and_gives_reasons(tiny_folder: Path, album: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rank_sorts_and_gives_reasons(
+    tiny_folder: Path, album: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["rank", str(album), "--model", str(tiny_folder), "--by", "clarity"]) == 0
     lines = capsys.readouterr().out.splitlines()
     scorer = load_pipeline(tiny_folder)
@@ -153,6 +157,7 @@ def test_rank_sorts_and_gives_reasons(tiny_folder: Path, album: Path, capsys: py
     assert [line.split("  ")[0] for line in lines[2:6]] == [f"{place}. {song}" for place, song in enumerate(songs, 1)]
     assert main(["rank", str(album), "--model", str(tiny_folder), "--top", "2"]) == 0
     assert capsys.readouterr().out.count(str(album)) == 2
+    monkeypatch.setattr(SongScorer, "score", lambda *_, **__: pytest.fail("songs were scored first"))
     assert main(["rank", str(album), "--model", str(tiny_folder), "--by", "groove"]) == 2
     assert "cannot rank by 'groove'; choose one of preference, all, popularity, aesthetics" in capsys.readouterr().err
 
@@ -419,3 +424,11 @@ def test_ranking_of_equal_songs_shares_places(tiny_model: ApexModel, song_file: 
     reports = load_pipeline(tiny_model)([str(song_file("a.wav")), str(song_file("b.wav"))])
     assert [song.mean_place for song in rank_reports(reports)] == [1.5, 1.5]
     assert rank_reports([]) == []
+
+
+def test_an_error_message_is_no_terminal_code(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["score", str(tmp_path / "\x1b[2J\u202e*.wav"), "--model", "x"]) == 2
+    error = capsys.readouterr().err
+    assert "\\x1b[2J\\u202e*.wav: no file matches this pattern" in error
+    assert "\x1b" not in error
+    assert "\u202e" not in error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.arena import published_results
-from modeling_apex.storage.markdown import build_table
+from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import replace_text
 
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
@@ -110,6 +110,7 @@ def _build_direct_rules(results: dict[str, Any]) -> str:
     for name, found in results["direct_rules"].items():
         published = published_results.DIRECT_RULES.get(name)
         label = f"{name} (known truth of the simulation: the ceiling)" if name in truths else name
+        label = escape_markdown(label)
         rows.append([label, *_list_cells(found), "–" if published is None else f"{published:.3f}"])
     header = ["the higher score wins", *(c[0] for c in _COLUMNS), f"AUC all, published ({published_results.SOURCE})"]
     note = "The published rules let the lower score win; the published column is what those scores reach read rightly."
@@ -176,13 +177,13 @@ def _build_aesthetics_effect(results: dict[str, Any]) -> str:
 
 def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
     rows = [
-        [str(place), entry["system"], str(entry["num_votes"]), format_interval(entry["human"], 0)]
+        [str(place), escape_markdown(entry["system"]), str(entry["num_votes"]), format_interval(entry["human"], 0)]
         for place, entry in enumerate(board["systems"], start=1)
     ]
     text = f"## Leaderboard by human votes: {subset}\n\n"
     text += build_table(["rank", "system", "votes", "arena score"], rows)
     if board["unlisted"]:
-        listed = ", ".join(f"{name} ({votes})" for name, votes in board["unlisted"].items())
+        listed = ", ".join(f"{escape_markdown(name)} ({votes})" for name, votes in board["unlisted"].items())
         text += f"\n\nUnder {board['minimum_votes']} votes, fitted but not listed: {listed}."
     return text
 
@@ -190,7 +191,7 @@ def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
 def _build_agreement(subset: str, board: dict[str, Any]) -> str:
     if not board["rank_correlations"]:
         return ""
-    rows = [[name, format_interval(found)] for name, found in board["rank_correlations"].items()]
+    rows = [[escape_markdown(name), format_interval(found)] for name, found in board["rank_correlations"].items()]
     table = build_table(["votes predicted by", "rank correlation with human"], rows)
     return (
         f"## Leaderboard by predicted votes: {subset}\n\n{table}\n\n{len(board['systems'])} systems with at least "

@@ -21,6 +21,7 @@ from modeling_apex.arena.battle_files import load_battle_table
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.ranking import find_groups
 from modeling_apex.corpus.identity import ContentIdentity, identify_audio, refuse_differences
+from modeling_apex.storage.links import open_to_append
 from modeling_apex.storage.output_folder import replace_text
 
 REQUIRED_COLUMNS = ("battle_uuid", "preference", "audio_a", "audio_b")
@@ -89,7 +90,7 @@ def compute_battle_scores(
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = _read_stored(path, weights_sha256)
     rows: list[dict[str, Any]] = []
-    with path.open("a", encoding="utf-8") as journal:
+    with open_to_append(path, encoding="utf-8") as journal:
         for number, battle in enumerate(dataset, start=1):
             if missing := [name for name in REQUIRED_COLUMNS if name not in battle]:
                 raise ValueError(f"Row {number} of the dataset lacks {missing}. It has {sorted(battle)}.")

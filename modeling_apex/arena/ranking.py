@@ -68,18 +68,8 @@ def rank_reports(
     if not reports:
         return []
     names = list(reports[0]["scores"])
-    groups: dict[str, list[str]] = {"all": names}
-    for name, group in find_groups(reports[0]).items():
-        groups.setdefault(group, []).append(name)
-    groups |= {name: [name] for name in names}  # the popularity of a spectrogram-fusion model is a score of that name
     by = by or ("preference" if head is not None else "all")
-    if by == "preference" and head is None:
-        raise ValueError(
-            "cannot rank by 'preference': this model has no preference head. `apex-music arena` fits one."
-        )
-    chosen = names if by == "preference" else groups.get(by)
-    if not chosen:
-        raise ValueError(f"cannot rank by {by!r}; choose one of preference, {', '.join(groups)}.")
+    chosen = choose_scores(by, names, find_groups(reports[0]), has_head=head is not None)
     places = {name: compute_places([report["scores"][name] for report in reports]) for name in names}
     ranked = [
         RankedSong(
@@ -94,6 +84,34 @@ def rank_reports(
     ranked.sort(key=lambda song: -head.compute_strength(song.report))
     best = ranked[0].report
     return [replace(song, chance_against_best=head.compute_probability(song.report, best)) for song in ranked]
+
+
+def choose_scores(by: str, names: Sequence[str], groups: Mapping[str, str], *, has_head: bool) -> list[str]:
+    """
+    Return the scores by which songs are sorted.
+
+    Args:
+        by (`str`):
+            As for `rank_reports`.
+        names (`Sequence[str]`), groups (`Mapping[str, str]`):
+            The scores of the model, and the group of each that has one.
+        has_head (`bool`):
+            Whether the model has a preference head.
+
+    Raises:
+        `ValueError`: If `by` names nothing, or `"preference"` without a head.
+    """
+    if by == "preference" and not has_head:
+        raise ValueError(
+            "cannot rank by 'preference': this model has no preference head. `apex-music arena` fits one."
+        )
+    orders: dict[str, list[str]] = {"all": list(names)}
+    for name, group in groups.items():
+        orders.setdefault(group, []).append(name)
+    orders |= {name: [name] for name in names}  # the popularity of a spectrogram-fusion model is a score of that name
+    if by not in ("preference", *orders):
+        raise ValueError(f"cannot rank by {by!r}; choose one of preference, {', '.join(orders)}.")
+    return orders.get(by, orders["all"])
 
 
 def find_groups(report: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.storage.file_names import check_relative_path
+from modeling_apex.storage.output_folder import replace_text
+
 CHECKSUMS_NAME = "SHA256SUMS"
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -79,7 +82,7 @@ def save_checksums(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder) / CHECKSUMS_NAME
     names = [name for name in list_files(folder) if name != CHECKSUMS_NAME]
     lines = [f"{compute_file_hash(path.parent / name)}  {name}\n" for name in names]
-    path.write_text("".join(lines), encoding="utf-8")
+    replace_text(path, "".join(lines))
     return path
 
 
@@ -97,10 +100,11 @@ def load_checksums(folder: str | os.PathLike[str]) -> dict[str, str]:
     sums = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         match = _CHECKSUM_LINE.fullmatch(line)
-        if match is None or os.path.isabs(match[2]) or ".." in Path(match[2]).parts:
+        if match is None:
             raise ValueError(
                 f"{path}, line {number}: expected a SHA-256, two spaces and a path inside the folder, got {line!r}."
             )
+        check_relative_path(match[2], f"{path}, line {number}: the path")
         sums[match[2]] = match[1]
     return sums
 

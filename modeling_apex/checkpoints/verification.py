@@ -34,6 +34,7 @@ from modeling_apex.checkpoints.hub_files import (
     load_checksums,
 )
 from modeling_apex.checkpoints.references import list_config_differences, read_reference
+from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.loading import find_model_class, load_model, load_pipeline
 from modeling_apex.registration import EMBEDDED_MODEL
 
@@ -43,6 +44,7 @@ PUBLISHED_ENCODERS = ("m-a-p/MERT-v1-95M", "m-a-p/MERT-v1-330M")
 PARTS = ("encoder", "heads")
 EMBEDDED_TITLE = "apex-tiny (in this package)"
 MAX_CARD_BYTES = 10_000_000
+MAX_DETAIL = 2000  # characters of one finding
 PROBE_SEED = 0
 # More than one segment, so that padding and the mean over segments are probed too.
 PROBE_SEGMENTS = 1.25
@@ -59,7 +61,7 @@ class Check:
     def __post_init__(self) -> None:
         # All of it may be a stranger's words, and control codes in them could write lines of their own.
         for name in ("name", "detail"):
-            object.__setattr__(self, name, escape_text(getattr(self, name)))
+            object.__setattr__(self, name, escape_controls(getattr(self, name)[:MAX_DETAIL]))
 
 
 @dataclass
@@ -83,14 +85,7 @@ class Verification:
         """Return it as text: a line a check, then what the model is."""
         width = max(len(check.name) for check in self.checks)
         lines = [f"{check.name:<{width}}  {check.status:<11}  {check.detail}" for check in self.checks]
-        return "\n".join([*lines, "", escape_text(self.identity)])
-
-
-def escape_text(text: str) -> str:
-    """Return a text as one line without control codes, at most 2,000 characters of it."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text[:2000]
-    )
+        return "\n".join([*lines, "", escape_controls(self.identity[:MAX_DETAIL])])
 
 
 def verify_model(

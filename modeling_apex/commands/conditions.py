@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modeling_apex.corpus.embedding_manifest import save_json
+    from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.conditions import format_conditions, run_conditions
     from modeling_apex.training.processes import build_accelerator, close_processes, is_main_process

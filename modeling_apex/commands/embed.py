@@ -11,6 +11,7 @@ from modeling_apex.commands.options import (
     build_limits,
     positive_int,
 )
+from modeling_apex.inference.report_apex import escape_controls, format_count
 
 HELP = "songs to stored segment embeddings, for training"
 DESCRIPTION = (
@@ -71,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     num_failed = len(summary.failures)
     if is_main_process():
-        print(f"{summary.folder}: {summary.num_songs} songs, {summary.num_segments} segments, {num_failed} failed")
+        songs, segments = format_count(summary.num_songs, "song"), format_count(summary.num_segments, "segment")
+        print(escape_controls(f"{summary.folder}: {songs}, {segments}, {num_failed} failed"))
         if num_failed:
-            print(f"why they failed: {summary.folder / FAILURES_NAME}", file=sys.stderr)
+            print(escape_controls(f"why they failed: {summary.folder / FAILURES_NAME}"), file=sys.stderr)
     close_processes()
     return 1 if num_failed else 0

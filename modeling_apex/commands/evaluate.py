@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modeling_apex.corpus.embedding_manifest import save_json
     from modeling_apex.loading import load_model
+    from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.evaluate import evaluate_model, format_results
     from modeling_apex.training.fusion.evaluation import evaluate_fusion_model, format_fusion_results

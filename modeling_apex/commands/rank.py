@@ -3,8 +3,8 @@
 import argparse
 
 from modeling_apex.arena.preference import load_preference_head
-from modeling_apex.arena.ranking import format_ranking, rank_reports
-from modeling_apex.commands.options import add_scoring_arguments, positive_int, score_songs
+from modeling_apex.arena.ranking import choose_scores, format_ranking, rank_reports
+from modeling_apex.commands.options import add_scoring_arguments, load_scorer, positive_int, score_songs
 from modeling_apex.corpus.song_files import find_songs
 
 HELP = "sort songs from best to worst, with the reason per score"
@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     songs = find_songs(arguments.songs)
     head = load_preference_head(arguments.model, revision=arguments.revision)
-    reports = list(score_songs(songs, arguments))
+    scorer = load_scorer(arguments)
+    if arguments.by:  # refused before the songs are scored
+        groups = {each["name"]: each["group"] for each in scorer.model.config.heads}
+        choose_scores(arguments.by, list(groups), groups, has_head=head is not None)
+    reports = list(score_songs(songs, arguments, scorer=scorer))
     scored = [report for report in reports if "error" not in report]
     if scored:
         print(format_ranking(rank_reports(scored, by=arguments.by, head=head)[: arguments.top]))

@@ -2,15 +2,18 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from modeling_apex.commands.options import add_scoring_arguments, load_scorer, score_songs
 from modeling_apex.corpus.identity import identify_file
+from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.report_apex import (
     describe_scales,
     escape_controls,
+    format_count,
     format_duration,
     format_report,
     format_score,
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    _refuse_without_place(arguments)
     songs = find_songs(arguments.songs)
     if arguments.output:
         return _score_to_file(songs, arguments)
@@ -59,6 +63,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if len(scored) < len(reports) else 0
 
 
+def _refuse_without_place(arguments: argparse.Namespace) -> None:
+    """Refuse an option whose result the output has no place for, before anything is scored."""
+    suffix = Path(arguments.output).suffix if arguments.output else None
+    for name, has_place in (
+        ("segments", suffix not in (".csv", ".parquet")),
+        ("embeddings", suffix in (".json", ".jsonl")),
+    ):
+        if getattr(arguments, name) and not has_place:
+            raise ValueError(
+                f"--{name} has no place in {f'a {suffix} file' if suffix else 'the table on the terminal'}. Name an "
+                f"--output that ends in .json or .jsonl, or leave --{name} out."
+            )
+
+
 def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
     from modeling_apex.engines.model_hashes import compute_scores_hash
 
@@ -69,16 +87,19 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in names},
         "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
-    with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
+    columns = list_score_columns(scorer.model.config)
+    with ScoreJournal(arguments.output, settings, columns=columns, overwrite=arguments.overwrite) as journal:
         remaining = journal.list_remaining(songs, rereads=arguments.recheck)
         if num_done := len(songs) - len(remaining):
-            print(f"resuming: {num_done} of {len(songs)} songs are already in {journal.path}", file=sys.stderr)
+            message = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
+            print(escape_controls(message), file=sys.stderr)
         options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
         for report in score_songs(remaining, arguments, scorer=scorer, **options):
             journal.add(report)
         journal.finish(songs)
         num_failed = sum("error" in journal.reports[song] for song in songs)
-    print(f"{arguments.output}: {len(songs) - num_failed} songs scored, {num_failed} failed", file=sys.stderr)
+    scored = format_count(len(songs) - num_failed, "song")
+    print(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
     return 1 if num_failed else 0
 
 

@@ -134,18 +134,25 @@ class AudioRecord:
                 for name, first, last, stamp in content["files"]
             ]
             return cls(files, {name: SongAudio.from_json(fields) for name, fields in content["songs"].items()})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
     def save(self, path: Path) -> None:
         """Write the record, whole."""
         files = [[*place, stamp and list(astuple(stamp))] for *place, stamp in self.files]
         songs = {name: audio.to_json() for name, audio in self.songs.items()}
-        replace_text(path, json.dumps({"files": files, "songs": songs}))
+        replace_text(path, json.dumps({"files": files, "songs": songs}), is_shared=True)
 
 
 def record_audio(
-    source: "SongSource", split: str, start: int, stop: int, place: Path, *, rereads: bool = False
+    source: "SongSource",
+    split: str,
+    start: int,
+    stop: int,
+    place: Path,
+    *,
+    first: Path | None = None,
+    rereads: bool = False,
 ) -> AudioRecord:
     """
     Record the audio of consecutive songs, reading only what is not known to be unchanged.
@@ -156,13 +163,16 @@ def record_audio(
         place (`Path`):
             Where the record of the last time lies, and this one is kept; where that is not allowed, the next time
             costs as much as this one.
+        first (`Path`, *optional*):
+            Where a record lies that is read while there is none at `place`; it is never written.
         rereads (`bool`, defaults to `False`):
             Whether to read every file, whatever its stamp says.
 
     Returns:
         [`AudioRecord`]
     """
-    known, found = AudioRecord.load(place), AudioRecord.start(source, split, start, stop)
+    known = AudioRecord.load(place) or (AudioRecord.load(first) if first else None)
+    found = AudioRecord.start(source, split, start, stop)
     if known is not None and not rereads and known.has_rows_of(found):
         # The rows are those of the last time; only audio in files of its own can have changed.
         found.songs = {
@@ -173,7 +183,7 @@ def record_audio(
         before = known.songs if known else {}
         for song in source.iterate(split, start, stop):
             found.songs[song.id] = identify_song(song.audio, before.get(song.id), rereads=rereads)
-    if found != known:
+    if found != known or not place.exists():
         with contextlib.suppress(OSError):
             found.save(place)
     return found

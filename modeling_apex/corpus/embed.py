@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -31,9 +30,8 @@ from modeling_apex.corpus.embedding_manifest import (
     build_identity,
     load_manifest,
     refuse_other_identity,
-    save_json,
 )
-from modeling_apex.corpus.shards import Block, plan_blocks, read_shard_facts, save_shard
+from modeling_apex.corpus.shards import Block, count_segments, plan_blocks, read_shard_facts, save_shard
 from modeling_apex.corpus.song_decoding import DecodedSegment, decode_songs
 from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint, open_song_source
 from modeling_apex.engines import check_engine
@@ -41,10 +39,11 @@ from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import is_engine_folder, load_exported_model
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.modeling_apex import ApexModel
+from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.inference.worker_threads_apex import count_workers
 from modeling_apex.loading import load_apex_model
-from modeling_apex.storage.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_text, save_json
 from modeling_apex.storage.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ def embed_songs(
     """
     chosen = EmbeddingOptions(**options)
     state = _start_processes()
-    run = _EmbeddingRun(open_song_source(source), Path(output), chosen, state)
+    run = _EmbeddingRun(open_song_source(source), Path(os.path.expanduser(output)), chosen, state)
     scorer = run.prepare_model(model)
     with ExitStack() as stack:
         if state.is_main_process:  # for all processes of this run
@@ -313,7 +312,7 @@ class _EmbeddingRun:
         with closing(decode(songs, extractor, num_threads=options.num_decoders)) as segments:
             for song in scorer.run([segments], read, encode, _join_segments, read_ahead=False):
                 if song["error"] is not None:
-                    logger.warning("not embedded: %s: %s", song["id"], song["error"])
+                    logger.warning("not embedded: %s", escape_controls(f"{song['id']}: {song['error']}"))
                 encoded.append(song)
                 progress.update()
         return encoded
@@ -328,7 +327,7 @@ class _EmbeddingRun:
             facts = read_shard_facts(path)
             failures += facts["failures"]
             num_songs += block.stop - block.start - len(facts["failures"])
-            num_segments += pq.read_metadata(path).num_rows
+            num_segments += count_segments(path)
             digest.update(json.dumps(facts["audio"]).encode())
         return EmbeddingSummary(self.folder, num_songs, num_segments, failures, digest.hexdigest())
 

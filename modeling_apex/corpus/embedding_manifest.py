@@ -5,7 +5,6 @@ The identity names everything that the numbers depend on: the weights that made 
 was cut. Two embeddings with different identities never share a folder or a training run.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 
 from modeling_apex.corpus.identity import list_differences
 from modeling_apex.engines.model_hashes import compute_weights_hash
-from modeling_apex.storage.output_folder import replace_text
+from modeling_apex.storage.file_names import check_file_name
+from modeling_apex.storage.output_folder import load_json
 
 MANIFEST_NAME = "manifest.json"
+FIELDS = {"model": str, "identity": dict, "source": dict, "songs_per_shard": int, "is_complete": bool}
 # Of folders that were made before there were engines.
 IDENTITY_DEFAULTS = {"engine": "torch", "precision": "float32"}
 # What in an identity is a choice of the run, and not a fact of the model.
@@ -88,16 +89,33 @@ def load_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         `FileNotFoundError`: If the folder has none.
+        `ValueError`: If it is damaged, is not the manifest of embeddings, or holds a name that may not become a path.
     """
     path = Path(folder) / MANIFEST_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: not found. Make embeddings first: apex-music embed DATASET --output {folder}"
         )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+    remedy = f"Embed the songs into a new folder: apex-music embed {folder} --output FOLDER"
+    manifest: Any = load_json(path, remedy)
+    if problem := _find_problem(manifest):
+        raise ValueError(f"{path}: not the manifest of a folder of embeddings, for it {problem}. {remedy}")
+    for split in manifest["source"]["splits"]:
+        check_file_name(split, f"{path}: the split")
+    return dict(manifest)
 
 
-def save_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is either the old one or the new one, whole."""
-    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def _find_problem(manifest: Any) -> str | None:
+    """Say in words that follow "it" what a manifest lacks; `None` if it has all."""
+    if not isinstance(manifest, dict):
+        return "is no JSON object"
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]:
+        return f"does not tell {', '.join(wrong)}"
+    source, identity = manifest["source"], manifest["identity"]
+    counts = source.get("splits")
+    if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
+        return "does not tell how many songs each split has"
+    if not all(isinstance(source.get(name), str) for name in ("name", "ids_sha256")):
+        return "does not tell name and ids of its songs"
+    sizes = (manifest["songs_per_shard"], identity.get("hidden_size"))
+    return None if all(type(size) is int and size > 0 for size in sizes) else "has sizes that are no counts"

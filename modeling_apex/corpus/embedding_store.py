@@ -3,29 +3,33 @@ Stored embeddings as columns on disk, which is how training reads them, joined t
 
 What comes in is a folder of Parquet shards (see `embed`) and the dataset of their songs; what leaves, per split, are
 fixed-width arrays on disk: all segments `(N, D)`, where each song's segments start, the song embeddings `(B, D)`, and
-a small table of ids, labels, groups and platforms. The arrays are built once, beside the shards, under a name that
-changes with the manifest; a batch is then a plain slice or gather of rows, with no decoding and no copy of the whole.
-The labels are read from the dataset each time.
+a small table of ids, labels, groups and platforms. The arrays are built once, in a cache, under a name that changes
+with the manifest and the shards; a batch is then a plain slice or gather of rows, with no decoding and no copy of the
+whole. The labels are read from the dataset each time.
 """
 
 import hashlib
 import json
 import logging
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import cached_assets_path
 from numpy.typing import NDArray
 
 from modeling_apex.corpus.audio_record import record_audio
 from modeling_apex.corpus.embedding_manifest import load_manifest, refuse_other_identity
-from modeling_apex.corpus.shards import list_shards, plan_blocks, read_shard_facts
+from modeling_apex.corpus.identity import FileStamp, hash_json
+from modeling_apex.corpus.shards import count_segments, list_shards, plan_blocks, read_shard, read_shard_facts
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource, open_song_source
 from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows, make_store
+from modeling_apex.inference.report_apex import format_count
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +51,8 @@ def open_embedding_store(
         folder (`str` or `os.PathLike`):
             What `embed_songs` or `apex-music embed` wrote.
         cache_dir (`str` or `os.PathLike`, *optional*):
-            Where the columns are kept. Defaults to `columns/` in the folder itself.
+            Where the columns are kept. Defaults to the cache of Hugging Face (`assets/apex-music/embeddings`): the
+            folder may be a stranger's, and nothing is written into it.
         songs (`str`, `os.PathLike` or [`SongSource`], *optional*):
             The dataset that was embedded, for its labels. Defaults to the one that the manifest names.
         rereads (`bool`, defaults to `False`):
@@ -58,8 +63,8 @@ def open_embedding_store(
 
     Raises:
         `FileNotFoundError`: If the folder has no manifest, or the dataset is not found.
-        `ValueError`: If the embedding is unfinished, a shard comes from another model, or songs of the dataset are
-            not those that were embedded or have other audio.
+        `ValueError`: If the embedding is unfinished, a shard is missing, damaged or from another model, or songs of
+            the dataset are not those that were embedded or have other audio.
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
@@ -71,17 +76,38 @@ def open_embedding_store(
     labels = SongLabels(source)
     described = {**manifest, "source": {**manifest["source"], "name": None}, "model": None, "store": STORE_FORMAT}
     manifest_sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    columns = Path(cache_dir or folder / "columns") / manifest_sha256[:16]
+    shards = _list_all_shards(folder, manifest)
+    # Other shards under the same manifest are other embeddings: their stamps belong to the name.
+    stamps = [[path.name, *astuple(FileStamp.from_status(path.stat()))] for paths in shards.values() for path in paths]
+    columns = _find_cache(cache_dir) / hash_json([manifest_sha256, stamps])[:16]
 
     def build(part: Path) -> None:
-        for split in manifest["source"]["splits"]:
-            _build_split(list_shards(folder, split), manifest["identity"], part, split)
+        for split, paths in shards.items():
+            _build_split(paths, manifest["identity"], part, split)
 
     make_store(columns, build)
     _refuse_other_songs(folder, manifest, source, labels, columns)
-    _refuse_other_audio(folder, manifest, source, rereads)
+    _refuse_other_audio(folder, manifest, source, columns, rereads)
     splits = {split: _open_split(columns, split, labels) for split in manifest["source"]["splits"]}
     return SongStore(folder, manifest, manifest_sha256, labels.sha256, splits)
+
+
+def _find_cache(cache_dir: str | os.PathLike | None) -> Path:
+    return Path(cached_assets_path("apex-music", namespace="embeddings") if cache_dir is None else cache_dir)
+
+
+def _list_all_shards(folder: Path, manifest: dict[str, Any]) -> dict[str, list[Path]]:
+    """Return the shards of each split, and refuse a folder in which one is missing."""
+    shards = {split: list_shards(folder, split) for split in manifest["source"]["splits"]}
+    for split, num_songs in manifest["source"]["splits"].items():
+        expected = -(-num_songs // manifest["songs_per_shard"])
+        if len(shards[split]) != expected:
+            raise ValueError(
+                f"{folder}: its manifest tells of {format_count(expected, 'shard')} of {split!r}, and there are "
+                f"{len(shards[split])}. Make the others by the same command as before: "
+                f"apex-music embed DATASET --output {folder}"
+            )
+    return shards
 
 
 def _open_songs(folder: Path, manifest: dict[str, Any], songs: str | os.PathLike | SongSource | None) -> SongSource:
@@ -103,9 +129,12 @@ def _refuse_other_songs(
     """Refuse a dataset from which songs are gone since they were embedded, or in which songs are new."""
     if labels.ids_sha256 == manifest["source"]["ids_sha256"]:
         return
-    failures = folder / "failures.jsonl"
-    lines = failures.read_text(encoding="utf-8").splitlines() if failures.is_file() else []
-    failed = {(failure["split"], failure["id"]) for failure in map(json.loads, lines)}
+    failed = {
+        (split, failure["id"])
+        for split in manifest["source"]["splits"]
+        for shard in list_shards(folder, split)
+        for failure in read_shard_facts(shard)["failures"]
+    }
     embedded = {
         (split, song_id)
         for split in manifest["source"]["splits"]
@@ -114,8 +143,12 @@ def _refuse_other_songs(
     known = {(split, song_id) for split in source.splits for song_id in labels.list_ids(split)}
     gone, new = sorted(embedded - known), sorted(known - embedded - failed)
     parts = [
-        f"{len(found)} songs {what}, for example {found[0][1]!r} in {found[0][0]!r}"
-        for found, what in ((gone, "were embedded and are not in the dataset"), (new, "are new in the dataset"))
+        f"{format_count(len(found), 'song')} {one if len(found) == 1 else many}, for example {found[0][1]!r} in "
+        f"{found[0][0]!r}"
+        for found, one, many in (
+            (gone, "was embedded and is not in the dataset", "were embedded and are not in the dataset"),
+            (new, "is new in the dataset", "are new in the dataset"),
+        )
         if found
     ]
     if missing := [split for split in manifest["source"]["splits"] if split not in source.splits]:
@@ -127,7 +160,9 @@ def _refuse_other_songs(
         )
 
 
-def _refuse_other_audio(folder: Path, manifest: dict[str, Any], source: SongSource, rereads: bool) -> None:
+def _refuse_other_audio(
+    folder: Path, manifest: dict[str, Any], source: SongSource, columns: Path, rereads: bool
+) -> None:
     """Refuse embeddings of songs whose audio has changed since."""
     if "audio_sha256" not in manifest:
         logger.warning(
@@ -137,21 +172,23 @@ def _refuse_other_audio(folder: Path, manifest: dict[str, Any], source: SongSour
             source.name,
         )
         return
+    records = columns.with_name(f"{columns.name}-audio")  # not in the folder, which is read and no more
+    records.mkdir(exist_ok=True)
     found: dict[str, str] = {}
     stored: dict[str, str] = {}
     changed: list[str] = []
     for block in plan_blocks(manifest["source"]["splits"], manifest["songs_per_shard"]):
-        place = block.get_record(folder)
-        record = record_audio(source, block.split, block.start, block.stop, place, rereads=rereads)
+        place, first = block.get_record(records), block.get_record(folder)
+        record = record_audio(source, block.split, block.start, block.stop, place, first=first, rereads=rereads)
         found |= dict(record.list_contents())
         stored |= dict(read_shard_facts(block.get_shard(folder))["audio"])
         # Of songs in the order of then, nothing is left for the next block; others find each other later.
         changed += [song_id for song_id in found.keys() & stored.keys() if found.pop(song_id) != stored.pop(song_id)]
     if changed:
         raise ValueError(
-            f"{folder}: the audio of {len(changed)} songs has changed since they were embedded, for example that of "
-            f"{min(changed)!r}. Embed them anew by the same command as before: apex-music embed {source.name} "
-            f"--output {folder}"
+            f"{folder}: the audio of {format_count(len(changed), 'song')} has changed since it was embedded, for "
+            f"example that of {min(changed)!r}. Embed them anew by the same command as before: apex-music embed "
+            f"{source.name} --output {folder}"
         )
 
 
@@ -168,7 +205,7 @@ def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split
     width = identity["hidden_size"]
     for shard in shards:
         refuse_other_identity(str(shard), read_shard_facts(shard)["identity"], identity)
-    num_segments = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    num_segments = sum(count_segments(shard) for shard in shards)
     path = part / f"{split}.segments.npy"
     starts: list[NDArray[np.int64]] = []
     ids: list[str] = []
@@ -176,8 +213,7 @@ def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split
     with open(path, "wb") as file:
         _write_header(file, (num_segments, width))
         for shard in shards:
-            # Shards of version 0.1 hold labels too: old ones, perhaps.
-            table = pq.read_table(shard, columns=["id", "segment_index", "embedding"])
+            table = read_shard(shard, width)
             values = table["embedding"].combine_chunks().flatten().to_numpy()
             file.write(np.ascontiguousarray(values, np.float32).data)
             first = np.flatnonzero(table["segment_index"].to_numpy() == 0)

@@ -9,21 +9,21 @@ never share a journal: the second is refused.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
 from modeling_apex.corpus.identity import FileStamp, list_differences
 from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_json
+from modeling_apex.storage.links import open_new, open_to_append, refuse_link
+from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json
 from modeling_apex.storage.output_lock import OutputLock
 
 JOURNAL_FORMAT = 2  # that of version 0.1 had no number, and no audio in its lines
 OUTPUT_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
-# A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
-# the name is read back as it was.
-TEXT_ERRORS = "backslashreplace"
 # The last line of a journal that is about to become the output.
 FINISHED = {"is_finished": True}
 
@@ -38,24 +38,37 @@ class ScoreJournal(AbstractContextManager):
         settings (`dict`):
             What decides the numbers: the hash of the weights, dtype, engine, precision, resampler. A journal of
             other settings is refused.
+        columns (`dict[str, str]`, *optional*):
+            Columns and types of a .csv or .parquet output, from `list_score_columns`; the same whether or not songs
+            failed. By default those that the reports have.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
 
     Raises:
-        `ValueError`: If the suffix is unknown, or the journal belongs to other settings or to version 0.1.
+        `ValueError`: If the suffix is unknown, or the journal is damaged, or belongs to other settings or to version
+            0.1.
+        [`LinkRefusedError`]: If a link lies where the journal is to be.
         `FileExistsError`: If the output exists.
         [`OutputInUseError`]: If another run is writing it.
         `ImportError`: If the format needs a package that is not installed.
     """
 
-    def __init__(self, output: str | os.PathLike, settings: Mapping[str, Any], *, overwrite: bool = False):
-        self.output = Path(output)
+    def __init__(
+        self,
+        output: str | os.PathLike,
+        settings: Mapping[str, Any],
+        *,
+        columns: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ):
+        self.output = Path(os.path.expanduser(output))
         if self.output.suffix not in OUTPUT_FORMATS:
             raise ValueError(f"{output}: unknown format; the suffix must be one of {', '.join(OUTPUT_FORMATS)}.")
         if self.output.suffix == ".parquet":
             _import_pyarrow()
         self.path = self.output.with_name(self.output.name + ".partial")
-        self._unnamed_output = self.output.with_name(self.output.name + ".writing")
+        self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
+        self._columns = dict(columns or {})
         self.settings = json.loads(json.dumps(dict(settings)))
         self.reports: dict[str, dict[str, Any]] = {}
         self._audio: dict[str, SongAudio] = {}
@@ -66,12 +79,13 @@ class ScoreJournal(AbstractContextManager):
             self._held = stack.pop_all()
 
     def _open(self, overwrite: bool) -> Any:
+        refuse_link(self.path)
         # A kill can leave half a line behind the last line break.
         whole = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
         # A journal that says it is the output: the run was killed between its last two steps.
         is_finished = (
             bool(whole)
-            and json.loads(whole[-1]) == FINISHED
+            and self._parse(whole, len(whole)) == FINISHED
             and self.output.exists()
             and not self._unnamed_output.exists()
         )
@@ -80,15 +94,21 @@ class ScoreJournal(AbstractContextManager):
             whole = []
         if self.output.exists() and not (overwrite or is_finished):
             raise FileExistsError(f"{self.output}: exists. Name another output, or pass --overwrite to replace it.")
-        if self.path.exists():
-            if whole:
-                self._take_up([json.loads(line) for line in whole])
-            os.truncate(self.path, sum(len(line) + 1 for line in whole))
-        file = open(self.path, "a", encoding="utf-8", errors=TEXT_ERRORS)  # noqa: SIM115 (closed by `__exit__`)
-        if file.tell() == 0:
+        if whole:
+            self._take_up([self._parse(whole, number) for number in range(1, len(whole) + 1)])
+        file = open_to_append(self.path, encoding="utf-8", errors=TEXT_ERRORS)  # closed by `__exit__`
+        file.truncate(sum(len(line) + 1 for line in whole))
+        if not whole:
             file.write(json.dumps({"format": JOURNAL_FORMAT, "settings": self.settings}) + "\n")
             file.flush()
         return file
+
+    def _parse(self, lines: Sequence[bytes], number: int) -> Any:
+        remedy = "Delete the file, then give the same command again."
+        line = parse_json(lines[number - 1], f"{self.path}, line {number}", remedy)
+        if not isinstance(line, dict):
+            raise ValueError(f"{self.path}, line {number}: damaged, for it is no JSON object. {remedy}")
+        return line
 
     def _take_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if lines[0].get("format") != JOURNAL_FORMAT:
@@ -96,16 +116,24 @@ class ScoreJournal(AbstractContextManager):
                 f"{self.path}: an unfinished run of apex-music 0.1 left this journal, which does not say what weights "
                 "and audio its scores are of. Delete it, then give the same command again."
             )
-        settings = lines[0]["settings"]
+        settings = lines[0].get("settings")
+        settings = settings if isinstance(settings, dict) else {}
         if names := list_differences(settings, self.settings) or sorted({*settings} - {*self.settings}):
             raise ValueError(
                 f"{self.path}: an unfinished run with other settings ({'; '.join(names)}) left this journal. Finish "
                 "it with what it was started with, or delete it."
             )
-        for line in lines[1:]:
-            if line != FINISHED:
-                song = line["report"]["song"]
-                self.reports[song], self._audio[song] = line["report"], SongAudio.from_json(line["audio"])
+        for number, line in enumerate(lines[1:], start=2):
+            if line == FINISHED:
+                continue
+            try:
+                song, audio = line["report"]["song"], SongAudio.from_json(line["audio"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.path}, line {number}: damaged, for it is not the report of a song. Delete the file, then "
+                    "give the same command again."
+                ) from error
+            self.reports[song], self._audio[song] = line["report"], audio
 
     def list_remaining(self, songs: Sequence[str], *, rereads: bool = False) -> list[str]:
         """
@@ -143,18 +171,31 @@ class ScoreJournal(AbstractContextManager):
         """Write the output, with the songs in the given order, and remove the journal."""
         reports = [self.reports[song] for song in order]
         part, suffix = self._unnamed_output, self.output.suffix
-        if suffix == ".parquet":
-            pyarrow = _import_pyarrow()
-            columns, rows = flatten_reports(reports)
-            table = pyarrow.table({column: [_escape_surrogates(row[column]) for row in rows] for column in columns})
-            pyarrow.parquet.write_table(table, part)
-        else:
-            text_formats = {".jsonl": _format_json_lines, ".json": format_json, ".csv": format_csv}
-            part.write_text(text_formats[suffix](reports), encoding="utf-8", errors=TEXT_ERRORS)
+        with open_new(part) as file:
+            if suffix == ".parquet":
+                self._write_parquet(reports, file)
+            else:
+                text_formats: dict[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
+                    ".jsonl": _format_json_lines,
+                    ".json": format_json,
+                    ".csv": partial(format_csv, first_columns=self._columns),
+                }
+                file.write(text_formats[suffix](reports).encode("utf-8", TEXT_ERRORS))
+            file.flush()
+            os.fsync(file.fileno())
         self._file.write(json.dumps(FINISHED) + "\n")
         self._file.close()
         os.replace(part, self.output)
         self.path.unlink()
+
+    def _write_parquet(self, reports: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
+        pyarrow = _import_pyarrow()
+        names, rows = flatten_reports(reports, self._columns)
+        cells = {name: [_escape_surrogates(row[name]) for row in rows] for name in names}
+        kinds = {name: pyarrow.type_for_alias(kind) for name, kind in self._columns.items()}
+        pyarrow.parquet.write_table(
+            pyarrow.table({name: pyarrow.array(cells[name], kinds.get(name)) for name in names}), file
+        )
 
     def __exit__(self, *_: object) -> None:
         self._held.close()

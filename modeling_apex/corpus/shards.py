@@ -5,9 +5,10 @@ What comes in are encoded songs; what leaves is a file that appears whole or not
 model made it, what the audio of each of its songs was, and which songs failed. It holds no labels.
 """
 
+import glob
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_apex.storage.file_names import check_file_name
+from modeling_apex.storage.output_folder import replace_file
+
 SHARD_METADATA = b"apex"
+FACTS = {"identity": dict, "block": dict, "failures": list}
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,14 @@ class Block:
 
 
 def plan_blocks(splits: Mapping[str, int], songs_per_shard: int) -> list[Block]:
-    """Cut the songs of each split, so many, into blocks."""
+    """
+    Cut the songs of each split, so many, into blocks.
+
+    Raises:
+        `ValueError`: If a split has a name from which no file's can be made.
+    """
     return [
-        Block(split, number, start, min(start + songs_per_shard, num_songs))
+        Block(check_file_name(split, "the split"), number, start, min(start + songs_per_shard, num_songs))
         for split, num_songs in splits.items()
         for number, start in enumerate(range(0, num_songs, songs_per_shard))
     ]
@@ -79,18 +89,12 @@ def save_shard(
     failures = [{"split": block.split, "id": song["id"], "error": song["error"]} for song in bad]
     facts = {"identity": identity, "block": asdict(block), "failures": failures, "audio": audio}
     table = pa.table(arrays).replace_schema_metadata({SHARD_METADATA: json.dumps(facts)})
-    part = path.with_name(f"{path.name}.{os.getpid()}.writing")
     # Floats do not repeat: a dictionary of them would only cost time.
     dictionary = [name for name in arrays if name != "embedding"]
-    try:
-        with open(part, "wb") as file:
-            pq.write_table(table, file, compression="lz4", use_dictionary=dictionary)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)  # a full disk is not helped by half a shard
-        raise
+    options: dict[str, Any] = {"compression": "lz4", "use_dictionary": dictionary}
+    with replace_file(path) as file, pq.ParquetWriter(file, table.schema, **options) as writer:
+        if table.num_rows:  # `datasets` cannot read a group without rows
+            writer.write_table(table)
 
 
 def read_shard_facts(path: Path) -> dict[str, Any]:
@@ -98,15 +102,63 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
     Read what a shard says about itself: `identity`, `block`, `failures`, and since version 0.2 `audio`.
 
     Raises:
-        `ValueError`: If the file is not a shard of embeddings.
+        `ValueError`: If the file is damaged, or not a shard of embeddings.
     """
-    metadata = pq.read_schema(path).metadata or {}
+    with _name_damage(path):
+        metadata = pq.read_schema(path).metadata or {}
     if SHARD_METADATA not in metadata:
         raise ValueError(f"{path}: not a shard of embeddings; remove it from the folder.")
-    facts: dict[str, Any] = json.loads(metadata[SHARD_METADATA])
+    with _name_damage(path):
+        facts: dict[str, Any] = json.loads(metadata[SHARD_METADATA])
+        if wrong := [name for name, kind in FACTS.items() if not isinstance(facts.get(name), kind)]:
+            raise ValueError(f"it does not tell {', '.join(wrong)}")
     return facts
+
+
+def count_segments(path: Path) -> int:
+    """Return how many rows a shard has; errors are those of `read_shard`."""
+    with _name_damage(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def read_shard(path: Path, width: int) -> pa.Table:
+    """
+    Read the rows of a shard: `id`, `segment_index` and `embedding`.
+
+    Args:
+        path (`Path`):
+            The shard. Those of version 0.1 hold labels too: old ones, perhaps.
+        width (`int`):
+            Numbers in an embedding.
+
+    Raises:
+        `ValueError`: If the file is damaged.
+    """
+    with _name_damage(path):
+        table = pq.read_table(path, columns=["id", "segment_index", "embedding"])
+        kind = table.schema.field("embedding").type
+        if not pa.types.is_fixed_size_list(kind) or (kind.list_size, kind.value_type) != (width, pa.float32()):
+            raise ValueError(f"its embeddings are of the type {kind} and not {width} numbers of float32")
+        if table.num_rows and table["segment_index"][0].as_py() != 0:
+            raise ValueError("it begins within a song")
+        return table
+
+
+@contextmanager
+def _name_damage(path: Path) -> Iterator[None]:
+    """Name the shard in what a library says about a damaged one, and say how to make it anew."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())  # a library may say it in several lines
+        raise ValueError(
+            f"{path}: damaged ({reason}). Delete it, then make it anew: apex-music embed DATASET "
+            f"--output {path.parent}"
+        ) from error
 
 
 def list_shards(folder: Path, split: str) -> list[Path]:
     """Return the shards of a split, in order."""
-    return sorted(folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+    return sorted(folder.glob(f"{glob.escape(split)}-[0-9][0-9][0-9][0-9][0-9].parquet"))

@@ -7,7 +7,7 @@ leads nowhere stays in the list, so that it is reported as one song that failed 
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # What a folder is searched for. A file that is named outright is tried whatever its suffix.
@@ -26,9 +26,11 @@ def find_songs(names: Iterable[str]) -> list[str]:
             Files, folders (searched with their sub-folders), glob patterns, `http(s)` URLs.
 
     Returns:
-        `list[str]`: paths and URLs, each once; those of a folder or pattern are sorted.
+        `list[str]`: paths and URLs, each once; those of a folder or pattern are sorted. What is hidden in a folder is
+        passed over; a folder that a link leads to is searched too, once.
 
     Raises:
+        `ValueError`: If a name is empty.
         `FileNotFoundError`: If a folder holds no audio, or a pattern matches nothing.
     """
     songs: dict[str, None] = {}
@@ -36,14 +38,11 @@ def find_songs(names: Iterable[str]) -> list[str]:
         if name.startswith(("http://", "https://")):
             songs[name] = None
             continue
-        path = Path(name).expanduser()
+        if not name.strip():
+            raise ValueError(f"a song is named by the empty word {name!r}. Name a file, a folder, a pattern or a URL.")
+        path = Path(os.path.expanduser(name))  # `~tilde.wav` stays a name
         if path.is_dir():
-            found = sorted(
-                os.path.join(directory, file)
-                for directory, _, files in os.walk(path)
-                for file in files
-                if Path(file).suffix.lower() in AUDIO_SUFFIXES
-            )
+            found = sorted(_search(path))
             if not found:
                 raise FileNotFoundError(
                     f"{name}: no audio in this folder; looked for {', '.join(sorted(AUDIO_SUFFIXES))}."
@@ -56,3 +55,29 @@ def find_songs(names: Iterable[str]) -> list[str]:
             found = [str(path)]
         songs.update(dict.fromkeys(found))
     return list(songs)
+
+
+def _search(folder: Path) -> Iterator[str]:
+    """Yield the audio below a folder. Links to folders come last, so that a song has its own name where it has one."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(folder)]
+    while waiting:
+        links: list[str] = []
+        for directory, folders, files in os.walk(waiting.pop(0)):
+            status = os.stat(directory)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links += [path for name in folders if os.path.islink(path := os.path.join(directory, name))]
+            for file in files:
+                if not file.startswith(".") and Path(file).suffix.lower() in AUDIO_SUFFIXES:
+                    yield os.path.join(directory, file)
+        waiting += [link for link in links if not _leads_back(link)]
+
+
+def _leads_back(link: str) -> bool:
+    """Tell whether a link leads to a folder that it lies in: a loop, or a way out to all that lies beside."""
+    place, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
+    return os.path.commonpath([place, target]) == target

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
+from modeling_apex.storage.file_names import check_relative_path
+from modeling_apex.storage.output_folder import TEXT_ERRORS
 
 # What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
 TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
@@ -68,11 +70,15 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
 
     Raises:
         `FileNotFoundError`: If a folder holds neither shards nor audio, or the name leads nowhere.
-        `ValueError`: If a dataset lacks the columns `id` and `audio`.
+        `ValueError`: If a dataset lacks the columns `id` and `audio`, or the name is empty.
     """
     if not isinstance(name, (str, os.PathLike)):
         return name
-    path = Path(name).expanduser()
+    if not os.fspath(name).strip():
+        raise ValueError(
+            "the songs are named by an empty word. Name a dataset folder, a folder of audio or a dataset."
+        )
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
         return ParquetSongSource(path, shards) if shards else AudioFolderSource(path)
@@ -161,12 +167,19 @@ class ParquetSongSource:
     def _build_song(self, row: dict[str, Any]) -> Song:
         song_id, audio = str(row.pop("id")), row.pop("audio")
         if isinstance(audio, dict) and audio.get("bytes") is None and audio.get("path"):
-            audio = {**audio, "path": str(self._folder / audio["path"])}  # an absolute path stays as it is
+            path = audio["path"]
+            if not os.path.isabs(path):  # one of this machine, which a build without the audio noted, stays as it is
+                path = str(self._folder / check_relative_path(path, f"{self.name}: the audio path"))
+            audio = {**audio, "path": path}
         return Song(song_id, audio, row)
 
 
 class AudioFolderSource:
-    """A folder of audio files: one split, `train`, in the order of the paths; an id is the path in the folder."""
+    """
+    A folder of audio files: one split, `train`, in the order of the paths; an id is the path in the folder.
+
+    Bytes of a path that are no text stand in its id as escapes: Parquet holds text alone.
+    """
 
     def __init__(self, folder: Path):
         self.name = str(folder)
@@ -176,14 +189,17 @@ class AudioFolderSource:
         self.columns = pa.schema([])
 
     def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
-        return pa.table({"id": pa.array([os.path.relpath(path, self._folder) for path in self._paths], pa.string())})
+        return pa.table({"id": pa.array([self._name(path) for path in self._paths], pa.string())})
 
     def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
         return []  # each song is a file of its own
 
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         for path in self._paths[start:stop]:
-            yield Song(os.path.relpath(path, self._folder), path, {})
+            yield Song(self._name(path), path, {})
+
+    def _name(self, path: str) -> str:
+        return os.path.relpath(path, self._folder).encode("utf-8", TEXT_ERRORS).decode("utf-8")
 
 
 class HubSongSource:

@@ -7,7 +7,6 @@ What comes in is a source of songs; what leaves is an [`SongStore`] whose rows a
 """
 
 import itertools
-import json
 import logging
 import os
 from contextlib import closing
@@ -19,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_apex.corpus.audio_record import record_audio
-from modeling_apex.corpus.embedding_manifest import save_json
 from modeling_apex.corpus.identity import hash_json
 from modeling_apex.corpus.song_decoding import decode_songs
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.corpus.song_store import SongSplit, SongStore, make_store
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
+from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.storage.file_names import check_file_name
+from modeling_apex.storage.output_folder import load_json, save_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def open_waveform_store(
         [`SongStore`]: with `segments` of shape `(num_segments, segment_num_samples)`, float16. Broken songs are
         left out, and listed with their reasons in its manifest.
     """
+    for split in source.splits:
+        check_file_name(split, f"{source.name}: the split")
     labels = SongLabels(source)
     manifest = {
         "format": STORE_FORMAT,
@@ -77,7 +80,7 @@ def open_waveform_store(
         save_json(part / "manifest.json", {**manifest, "failures": list(itertools.chain.from_iterable(written))})
 
     make_store(folder, decode)
-    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    content = load_json(folder / "manifest.json", f"Delete {folder}, then give the same command again.")
     splits = {split: _open_split(folder, split, extractor.segment_num_samples, labels) for split in source.splits}
     return SongStore(folder, content, sha256, labels.sha256, splits)
 
@@ -107,7 +110,7 @@ def _write_split(
         count = 0
         for segment in segments:
             if segment.samples is None:
-                logger.warning("left out: %s: %s", segment.song.id, segment.error)
+                logger.warning("left out: %s", escape_controls(f"{segment.song.id}: {segment.error}"))
                 failures.append({"split": split, "id": segment.song.id, "error": str(segment.error)})
                 file.seek(-count * segment_bytes, os.SEEK_CUR)
                 file.truncate()

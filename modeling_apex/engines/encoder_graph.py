@@ -9,7 +9,6 @@ it comes to run. Scores need no more than this folder and the engine's own libra
 
 import contextlib
 import io
-import json
 import logging
 import os
 import re
@@ -35,7 +34,7 @@ from modeling_apex.engines.openvino_engine import OpenVinoEngine, import_openvin
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
-from modeling_apex.storage.output_folder import check_new_folder
+from modeling_apex.storage.output_folder import check_new_folder, save_json, share_files
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +119,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path}: cannot be read ({error}). {EXPORT_AGAIN}") from error
 
 
-def save_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is either the old one or the new one, whole."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
 def is_engine_folder(folder: str | os.PathLike[str]) -> bool:
     """Tell whether a folder holds exported graphs in place of a checkpoint."""
     return (Path(folder) / ENGINE_FILE).is_file()
@@ -193,18 +185,18 @@ def export_engine(
     folder = check_new_folder(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Written beside the output and renamed at the end, so that a half-written or wrong graph is never found there.
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    part = place / folder.name  # a folder of its own, because a temporary one is born private
     try:
+        part.mkdir()
         _write_engine_folder(model, part, engine)
         if "int8" in precisions:
             add_int8_graph(part, calibration)
-        os.chmod(part, 0o755)  # noqa: S103 (a temporary folder is born private, and this one becomes the export)
         if folder.exists():
             folder.rmdir()  # it is empty
         part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     return folder
 
 
@@ -236,8 +228,8 @@ def _write_engine_folder(model: ApexModel, folder: Path, engine: str) -> None:
         "relative_error_on_noise": {"float32": error},
         "versions": {name: version(name) for name in ("torch", "transformers", *EXPORT_LIBRARIES[engine])},
     }
-    save_json(folder / ENGINE_FILE, facts)
-    _share_files(folder)
+    save_json(folder / ENGINE_FILE, facts, is_shared=True)
+    share_files(folder)
 
 
 def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> None:
@@ -258,9 +250,9 @@ def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> Non
         quantize_onnx_graph(source, target)
     else:
         quantize_openvino_graph(source, target, check_calibration(calibration))
-    _share_files(folder)
+    share_files(folder)
     facts["relative_error_on_noise"]["int8"] = measure_probe_error(open_graph(target, facts["engine"], "int8"), folder)
-    save_json(folder / ENGINE_FILE, facts)
+    save_json(folder / ENGINE_FILE, facts, is_shared=True)
 
 
 def write_onnx_graph(graph: EncoderGraph, example: torch.Tensor, path: Path) -> None:
@@ -292,13 +284,6 @@ def write_openvino_graph(graph: EncoderGraph, example: torch.Tensor, path: Path)
     # The conversion forgets that only the number of segments is open.
     converted.reshape({0: [-1, example.shape[1]]})
     openvino.save_model(converted, str(path), compress_to_fp16=False)
-
-
-def _share_files(folder: Path) -> None:
-    """Give every file the mode of config.json: some libraries write files that nobody else may read."""
-    mode = (folder / "config.json").stat().st_mode
-    for path in folder.iterdir():
-        path.chmod(mode)
 
 
 def check_calibration(calibration: torch.Tensor | None) -> torch.Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from modeling_apex.engines.encoder_engine import describe_record, is_number, is_number_table, read_json
-from modeling_apex.engines.encoder_graph import save_json
+from modeling_apex.storage.output_folder import save_json
 
 VALIDATION_FILE = "validation.json"
 MEASURE_AGAIN = "Delete the file, and measure again: apex-music validate SONG..."
@@ -106,7 +106,7 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Store a record in the place of an older one with the same key."""
     records = [other for other in load_records(folder) if other["key"] != record["key"]]
     folder.mkdir(parents=True, exist_ok=True)
-    save_json(folder / VALIDATION_FILE, {"records": [*records, record]})
+    save_json(folder / VALIDATION_FILE, {"records": [*records, record]}, is_shared=True)
 
 
 def require_record(folder: Path, key: Mapping[str, Any], model_name: str) -> dict[str, Any]:

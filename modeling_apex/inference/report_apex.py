@@ -23,6 +23,7 @@ SCORE_MEANINGS = {
     "clarity": "clarity of song structure",
     "naturalness": "naturalness of vocal breathing and phrasing",
 }
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 FEATURE_WORDS = {
     "given": "track features",
     "missing": "missing features",
@@ -57,23 +58,38 @@ def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def flatten_reports(reports: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Flatten many reports to rows with one common list of columns, in the order of the first scored song."""
+def flatten_reports(
+    reports: Iterable[Mapping[str, Any]], first_columns: Iterable[str] = ()
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Flatten many reports to rows with one list of columns: the given ones, then those of the first scored song."""
     rows = [flatten_report(report) for report in reports]
-    columns: dict[str, None] = {}
+    columns = dict.fromkeys(first_columns)
     for row in sorted(rows, key=lambda row: row["error"] is not None):
         columns.update(dict.fromkeys(row))
     return list(columns), [{column: row.get(column) for column in columns} for row in rows]
 
 
-def format_csv(reports: Iterable[Mapping[str, Any]]) -> str:
-    """Return reports as CSV text with a header line."""
-    columns, rows = flatten_reports(reports)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def format_csv(reports: Iterable[Mapping[str, Any]], first_columns: Iterable[str] = ()) -> str:
+    """Return reports as CSV text with a header line; arguments are those of `flatten_reports`."""
+    return format_rows(*flatten_reports(reports, first_columns))
+
+
+def format_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """
+    Return rows as CSV text with a header line.
+
+    Text that a spreadsheet would take for a formula, such as a song called `=1+1.wav`, gets a `'` in front, as is
+    usual; numbers stay numbers.
+    """
+    lines = []
+    for cells in (columns, *([row.get(column) for column in columns] for row in rows)):
+        line = io.StringIO()
+        # With this terminator, a cell that holds either of its characters is quoted.
+        csv.writer(line, lineterminator="\r\n").writerow(
+            f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in cells
+        )
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def format_json(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -130,7 +146,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Return one report as text for a terminal: scores, ranges, percentiles, meaning, timeline."""
     if "error" in report:
         return f"{escape_controls(report['song'])}\n  not scored: {escape_controls(report['error'])}"
-    segments = "1 segment" if report["num_segments"] == 1 else f"{report['num_segments']} segments"
+    segments = format_count(report["num_segments"], "segment")
     lines = [f"{escape_controls(report['song'])}  ({format_duration(report['duration_seconds'])}, {segments})"]
     training_percentiles = report.get("training_percentiles", {})
     # A report without any still has the column, unless popularity is no percentile to begin with.
@@ -161,8 +177,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines += ["", format_table(["  segment", *names], timeline)]
     for name, names in report.get("features", {}).items():
         if names:
-            lines.append(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}")
-    lines += [f"  warning: {warning}" for warning in report["warnings"]]
+            lines.append(escape_controls(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}"))
+    lines += [escape_controls(f"  warning: {warning}") for warning in report["warnings"]]
     return "\n".join(lines)
 
 
@@ -194,6 +210,11 @@ def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
 def format_score(score: float, maximum: float) -> str:
     """Return a score with as many digits as its range can bear: one for 0 to 100, two for 1 to 5."""
     return f"{score:.1f}" if maximum > 10 else f"{score:.2f}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return how many there are: `1 song`, `2 songs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def format_duration(seconds: float) -> str:

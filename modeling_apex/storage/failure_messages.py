@@ -29,7 +29,7 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
     Returns:
         `str`: the error's own message, or, where the disk or its permissions are to blame, what to do about that.
     """
-    place = None if output is None else Path(output).expanduser()
+    place = None if output is None else Path(os.path.expanduser(output))
     number, path = _find_number(error)
     if number in FULL or (place is not None and _is_nearly_full(place) and _is_about_writing(error)):
         where = path or place or "the output"

@@ -1,14 +1,20 @@
 """What a command writes: a folder that is new or empty, so that nothing old is mixed in; a file that is whole."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from modeling_apex.storage.links import open_new
 from modeling_apex.storage.output_lock import LOCK_NAME, OutputLock
 
 PART_NAME = ".writing"
+# A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
+# the name is read back as it was.
+TEXT_ERRORS = "backslashreplace"
 
 
 def check_new_folder(output: str | os.PathLike) -> Path:
@@ -25,21 +31,84 @@ def check_new_folder(output: str | os.PathLike) -> Path:
     Raises:
         `FileExistsError`: If it holds anything, or is a file.
     """
-    folder = Path(output).expanduser()
+    folder = Path(os.path.expanduser(output))
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME, PART_NAME}):
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
     return folder
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or the new one, whole."""
-    part = path.with_name(f"{path.name}{PART_NAME}")
+@contextmanager
+def replace_file(path: Path, *, is_shared: bool = False) -> Iterator[BinaryIO]:
+    """
+    Write a file so that it is either the old one or the new one, whole and on the disk.
+
+    Args:
+        path (`Path`):
+            The file. A link of that name is replaced, and what it leads to is left alone.
+        is_shared (`bool`, defaults to `False`):
+            Whether several processes may write it at once; then the last one counts.
+
+    Returns:
+        `Iterator[BinaryIO]`: the file to write, for a `with` block; it gets its name when the block ends well.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART_NAME}" if is_shared else f"{path.name}{PART_NAME}")
     try:
-        part.write_text(text, encoding="utf-8")
+        with open_new(part) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)  # a full disk is not helped by half a file
         raise
+
+
+def replace_text(path: Path, text: str, *, is_shared: bool = False) -> None:
+    """Write a text file by `replace_file`, in UTF-8 with `TEXT_ERRORS`."""
+    with replace_file(path, is_shared=is_shared) as file:
+        file.write(text.encode("utf-8", TEXT_ERRORS))
+
+
+def save_json(path: Path, content: Any, *, is_shared: bool = False) -> None:
+    """Write a JSON file by `replace_file`."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", is_shared=is_shared)
+
+
+def load_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file; arguments and errors are those of `parse_json`."""
+    return parse_json(path.read_bytes(), str(path), remedy)
+
+
+def parse_json(content: str | bytes, place: str, remedy: str) -> Any:
+    """
+    Read JSON that a command wrote.
+
+    Args:
+        content (`str` or `bytes`):
+            The JSON.
+        place (`str`):
+            The file, and the line where it has several, for the message.
+        remedy (`str`):
+            What to do about a damaged one: a sentence.
+
+    Returns:
+        What it says.
+
+    Raises:
+        `ValueError`: If it is no JSON.
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: damaged, for it is not JSON ({error}). {remedy}") from error
+
+
+def share_files(folder: Path) -> None:
+    """Give the files below a folder the mode that the umask left it: some libraries write for one user alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 @contextmanager
@@ -57,6 +126,7 @@ def write_new_folder(output: str | os.PathLike) -> Iterator[Path]:
     Raises:
         `FileExistsError`: If the folder holds anything, or is a file.
         [`OutputInUseError`]: If another run is writing it.
+        [`LinkRefusedError`]: If a link leads out of it.
     """
     folder = check_new_folder(output)
     with OutputLock(folder):
@@ -65,6 +135,7 @@ def write_new_folder(output: str | os.PathLike) -> Iterator[Path]:
         part.mkdir()
         try:
             yield part
+            share_files(part)
             for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
                 path.rename(folder / path.name)
         finally:

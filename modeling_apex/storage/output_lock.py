@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from modeling_apex.storage.links import refuse_link, refuse_links_out_of
+
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
@@ -46,11 +48,13 @@ class OutputLock:
 
     Raises:
         [`OutputInUseError`]: If another run holds the output and `waits` is false.
-        `OSError`: If the place cannot be written, or a link lies where the lock is to be.
+        [`LinkRefusedError`]: If a link lies where the lock is to be, or leads out of the folder that is held.
+        `OSError`: If the place cannot be written.
     """
 
     def __init__(self, output: str | os.PathLike, *, is_file: bool = False, waits: bool = False):
-        self.output = Path(output).expanduser()
+        self.output = Path(os.path.expanduser(output))
+        self._is_file = is_file
         self.folder = self.output.parent if is_file else self.output
         self.path = self.folder / (f".{self.output.name}{LOCK_NAME}" if is_file else LOCK_NAME)
         from filelock import FileLock  # where nothing is locked, its import is saved
@@ -64,8 +68,10 @@ class OutputLock:
         try:
             if not self._try():
                 self._wait_or_refuse()
+            if not self._is_file:
+                refuse_links_out_of(self.folder)
         except BaseException:
-            self._remove_empty_folder()
+            self.__exit__()
             raise
         return self
 
@@ -94,6 +100,7 @@ class OutputLock:
             is_last = attempt == OPEN_ATTEMPTS - 1
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                refuse_link(self.path)
                 self._lock.acquire(blocking=False)
                 return True
             except Timeout:
@@ -104,12 +111,8 @@ class OutputLock:
                 if is_last or self.folder.is_file():
                     raise
             except OSError as error:
-                if error.errno == errno.ELOOP:
-                    raise OSError(
-                        errno.ELOOP,
-                        "a link lies where the lock is to be, and none is followed; remove it",
-                        str(self.path),
-                    ) from error
+                if error.errno == errno.ELOOP:  # a link that came between the look and the lock
+                    refuse_link(self.path)
                 if error.errno not in UNSUPPORTED:
                     raise
                 logger.warning(

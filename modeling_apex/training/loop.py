@@ -25,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from modeling_apex.statistics.metrics import compute_head_metrics, compute_mean_spearman, is_scored
+from modeling_apex.storage.output_folder import share_files
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.processes import broadcast_from_main
 from modeling_apex.training.run_folder import RunFolder
@@ -222,6 +223,7 @@ def _record(task: TrainingTask, run: RunFolder, progress: Progress, entry: dict[
     if accelerator.is_main_process:
         progress.save(part)
         _keep_best(task, run, part, is_best)
+        share_files(part)
         part.rename(target)
         run.drop_old_checkpoints()
         run.save_history(progress.history)

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex import __version__
-from modeling_apex.corpus.embedding_manifest import save_json
-from modeling_apex.storage.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_text, save_json
 from modeling_apex.training.arguments import ApexTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from typing import Any
 from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
+from modeling_apex.storage.output_folder import share_files
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments
 from modeling_apex.training.encoder.task import prepare_encoder
@@ -90,7 +91,7 @@ def train(
         rereads (`bool`, defaults to `False`):
             Whether to read source files again that look unchanged.
         cache_dir (`str` or `os.PathLike`, *optional*):
-            Where columns or decoded songs are kept; by default in the embeddings or beside the run.
+            Where columns or decoded songs are kept; by default in a cache or beside the run.
         resume (`bool`, defaults to `False`), show_progress (`bool`, defaults to `False`):
             Whether to go on with an interrupted run; whether to show a progress bar.
 
@@ -161,6 +162,7 @@ def _save_best(task: TrainingTask, run: RunFolder, progress: Progress | None = N
         shutil.rmtree(part, ignore_errors=True)
         task.model.save_pretrained(part)
         ApexFeatureExtractor.from_config(config).save_pretrained(part)
+        share_files(part)
         if run.best.exists():  # moved away whole: a kill must not leave half a model under this name
             shutil.rmtree(old, ignore_errors=True)
             run.best.rename(old)

@@ -63,7 +63,10 @@ def test_every_difference_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("line", ["nonsense", "0" * 64 + "  ../outside", "0" * 64 + "  /etc/passwd", "0" * 63 + "  a"])
 def test_lists_that_point_elsewhere_are_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "SHA256SUMS").write_text(line + "\n")
-    with pytest.raises(ValueError, match="line 1: expected a SHA-256, two spaces and a path inside the folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"line 1: (expected a SHA-256, two spaces and a path inside the|the path .* leaves its) folder",
+    ):
         load_checksums(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_limits_are_those_of_scoring(tmp_path: Path, tiny_folder: Path, capsys: 
     (folder / "long.wav").write_bytes(make_wav(1, 0.6))
     words = ["embed", str(folder), "--model", str(tiny_folder), "--output", str(tmp_path / "out")]
     assert main([*words, "--max-seconds", "0.5"]) == 1
-    assert "1 songs, 2 segments, 1 failed" in capsys.readouterr().out
+    assert "1 song, 2 segments, 1 failed" in capsys.readouterr().out
     (failure,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
     assert failure["id"] == "long.wav"
     assert "0.5" in failure["error"]
@@ -239,10 +239,10 @@ def test_a_finished_folder_is_unfinished_while_failures_are_tried_again(
 def test_a_shard_that_cannot_be_written_leaves_no_half(
     dataset: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(descriptor: int) -> None:
+    def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
     with pytest.raises(OSError, match="No space left"):
         embed_songs(dataset, tmp_path / "out", tiny_model)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
@@ -256,12 +256,13 @@ def test_what_a_killed_run_left_of_its_columns_is_removed(
         patch.setattr(Path, "rename", lambda *values: (_ for _ in ()).throw(KeyboardInterrupt))
         patch.setattr(shutil, "rmtree", lambda *values, **options: None)  # as killed: nothing is tidied up
         with pytest.raises(KeyboardInterrupt):
-            open_embedding_store(tmp_path / "out")
-    (leftover,) = (tmp_path / "out" / "columns").iterdir()
+            open_embedding_store(tmp_path / "out", tmp_path / "columns")
+    (leftover,) = (tmp_path / "columns").iterdir()
     (leftover / "stray").touch()
-    store = open_embedding_store(tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out" / "columns").iterdir()] == [store.manifest_sha256[:16]]
-    assert not (tmp_path / "out" / "columns" / store.manifest_sha256[:16] / "stray").exists()
+    open_embedding_store(tmp_path / "out", tmp_path / "columns")
+    name = leftover.name.removesuffix(".writing")
+    assert sorted(path.name for path in (tmp_path / "columns").iterdir()) == [name, f"{name}-audio"]
+    assert not (tmp_path / "columns" / name / "stray").exists()
 
 
 def test_a_decoding_thread_that_ends_is_an_error_and_no_hang(
@@ -458,5 +459,5 @@ def test_command_says_what_failed(
     dataset = write_dataset(tmp_path / "dataset", {"train": 2}, broken=("train-song-1",))
     assert main(["embed", str(dataset), "--model", str(tiny_folder), "--output", str(tmp_path / "out")]) == 1
     output = capsys.readouterr()
-    assert "1 songs, 1 segments, 1 failed" in output.out
+    assert "1 song, 1 segment, 1 failed" in output.out
     assert "failures.jsonl" in output.err

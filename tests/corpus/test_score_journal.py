@@ -5,12 +5,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_dataset
 
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus import identity
+from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import ScoreJournal
 
 SongFile = Callable[..., Path]
@@ -130,3 +134,78 @@ def test_a_journal_of_the_version_before_is_refused(
     assert score(tiny_folder) == []
     assert "an unfinished run of apex-music 0.1 left this journal" in (said := capsys.readouterr().err)
     assert "Delete it, then give the same command again" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "it is not JSON"),
+        (b"[]", "it is no JSON object"),
+        (b"{}", "it is not the report of a song"),
+        (b'{"report": 1, "audio": [1, 2, 3]}', "it is not the report of a song"),
+        (b"\xff", "it is not JSON"),
+    ],
+)
+def test_a_damaged_line_is_named(score: Callable, tiny_folder: Path, tmp_path: Path, capsys, line, reason) -> None:
+    score(tiny_folder, is_interrupted=True)
+    path = tmp_path / "out.jsonl.partial"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], line, lines[2], b""]))
+    capsys.readouterr()
+    assert score(tiny_folder) == []
+    error = capsys.readouterr().err
+    assert f"out.jsonl.partial, line 2: damaged, for {reason}" in error
+    assert "Delete the file, then give the same command again." in error
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("name", [".{}.lock", "{}.partial", "{}.writing", "{}"])
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_nothing_is_written_through_a_link(
+    songs: Path, tiny_folder: Path, tmp_path: Path, suffix: str, name: str, link: Callable
+) -> None:
+    diary, output = tmp_path / "diary", tmp_path / f"out{suffix}"
+    diary.write_text("dear diary")
+    link(tmp_path / name.format(output.name), diary)
+    words = ["score", str(songs / "0.wav"), "--model", str(tiny_folder), "--output", str(output), "--overwrite"]
+    assert main(words) == (2 if name.endswith(("lock", "partial")) else 0)
+    assert diary.read_text() == "dear diary"
+    assert not output.is_symlink()
+
+
+@pytest.mark.parametrize("broken", ["none", "some", "all"])
+def test_tables_have_one_schema_whether_or_not_songs_failed(
+    songs: Path, tiny_folder: Path, tmp_path: Path, tiny_model: ApexModel, broken: str
+) -> None:
+    (songs / "broken.wav").write_bytes(b"?")
+    names = {"none": ["0.wav"], "some": ["0.wav", "broken.wav"], "all": ["broken.wav"]}
+    columns = list_score_columns(tiny_model.config)
+    tables = []
+    for kind in ("none", broken):
+        output = tmp_path / f"{kind}.parquet"
+        words = ["score", *(str(songs / name) for name in names[kind]), "--model", str(tiny_folder)]
+        main([*words, "--output", str(output), "--overwrite"])
+        main([*words, "--output", str(output.with_suffix(".csv")), "--overwrite"])
+        tables.append(pq.read_table(output))
+        assert {field.name: str(field.type) for field in tables[-1].schema} == columns
+        assert output.with_suffix(".csv").read_text().splitlines()[0] == ",".join(columns)
+    assert pa.concat_tables(tables).num_rows == 1 + len(names[broken])
+    paths = [str(tmp_path / f"{kind}.parquet") for kind in (broken, "none")]
+    (loaded,) = load_dataset("parquet", data_files=paths, cache_dir=str(tmp_path / "hf")).values()
+    assert len(loaded) == 1 + len(names[broken])
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["--segments", "--output", "a.csv"], "a .csv file"),
+        (["--segments", "--output", "a.parquet"], "a .parquet file"),
+        (["--embeddings", "--output", "a.csv"], "a .csv file"),
+        (["--embeddings"], "the table on the terminal"),
+    ],
+)
+def test_what_has_no_place_in_the_output_is_refused(songs: Path, tiny_folder: Path, capsys, words, place) -> None:
+    assert main(["score", str(songs), "--model", str(tiny_folder), *words]) == 2
+    assert (
+        f"{words[0]} has no place in {place}. Name an --output that ends in .json or .jsonl" in capsys.readouterr().err
+    )

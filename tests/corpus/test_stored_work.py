@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_dataset
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
@@ -99,7 +101,7 @@ def test_replaced_audio_is_refused_until_its_shard_is_made_anew(
     before = open_embedding_store(tmp_path / "out")
     rewrite(dataset, replace_audio)
     message = (
-        rf"audio of 1 songs has changed .* 'train-song-5'.* apex-music embed {dataset} --output {tmp_path / 'out'}"
+        rf"audio of 1 song has changed .* 'train-song-5'.* apex-music embed {dataset} --output {tmp_path / 'out'}"
     )
     with pytest.raises(ValueError, match=message):
         open_embedding_store(tmp_path / "out")
@@ -121,7 +123,7 @@ def test_a_replaced_file_of_the_same_size_and_time_is_seen(
     status = (folder / "3.wav").stat()
     (folder / "3.wav").write_bytes(make_wav(9, 0.15))
     os.utime(folder / "3.wav", ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(ValueError, match=r"audio of 1 songs has changed .* '3\.wav'"):
+    with pytest.raises(ValueError, match=r"audio of 1 song has changed .* '3\.wav'"):
         open_embedding_store(tmp_path / "out")
     assert embed(folder) == ["train-00001"]
     open_embedding_store(tmp_path / "out")
@@ -156,7 +158,7 @@ def test_a_song_that_failed_is_embedded_once_its_file_is_whole(
     embed(folder)
     assert embed(folder) == []
     (folder / "a.wav").write_bytes(make_wav(1, 0.15))
-    with pytest.raises(ValueError, match=r"audio of 1 songs has changed"):
+    with pytest.raises(ValueError, match=r"audio of 1 song has changed"):
         open_embedding_store(tmp_path / "out")
     assert embed(folder) == ["train-00000"]
     assert open_embedding_store(tmp_path / "out").get_split("train").num_songs == 1
@@ -172,9 +174,10 @@ def test_unchanged_audio_is_recognised_without_reading_it(
         forbid_reading(patch)
         assert embed() == []
         open_embedding_store(tmp_path / "out")
-    # Rewritten with the same audio, it is read once and never encoded.
+    # Rewritten with the same audio, it is read once by each of both, and never encoded.
     rewrite(dataset, change_label)
     open_embedding_store(tmp_path / "out")
+    assert embed() == []
     forbid_reading(monkeypatch)
     open_embedding_store(tmp_path / "out")
     assert embed() == []
@@ -187,10 +190,10 @@ def test_a_file_beside_an_unchanged_dataset_can_change(
     rewrite(dataset, lambda columns: columns["audio"].__setitem__(1, {"bytes": None, "path": "song.wav"}))
     embed()
     (dataset / "song.wav").write_bytes(make_wav(6, 0.15))
-    with pytest.raises(ValueError, match=r"audio of 1 songs has changed .* 'train-song-1'"):
+    with pytest.raises(ValueError, match=r"audio of 1 song has changed .* 'train-song-1'"):
         open_embedding_store(tmp_path / "out")
     (dataset / "song.wav").unlink()
-    with pytest.raises(ValueError, match=r"audio of 1 songs has changed .* 'train-song-1'"):
+    with pytest.raises(ValueError, match=r"audio of 1 song has changed .* 'train-song-1'"):
         open_embedding_store(tmp_path / "out")
     assert embed() == ["train-00000"]
 
@@ -205,7 +208,7 @@ def test_reading_again_finds_what_stamps_hide(dataset: Path, tmp_path: Path, emb
         fields["files"][0][3] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         record.write_text(json.dumps(fields))
     assert embed() == []
-    with pytest.raises(ValueError, match="audio of 1 songs has changed"):
+    with pytest.raises(ValueError, match="audio of 1 song has changed"):
         open_embedding_store(tmp_path / "out", rereads=True)
     assert embed(rereads=True) == ["train-00002"]
 
@@ -257,7 +260,7 @@ def test_labels_are_joined_by_id_and_not_by_place(dataset: Path, tmp_path: Path,
     assert after.get_split("train").songs.equals(before.get_split("train").songs)
     assert after.dataset_sha256 == before.dataset_sha256, "the order of songs changes no training"
     rewrite(dataset, replace_audio)
-    with pytest.raises(ValueError, match=r"audio of 1 songs has changed .* 'train-song-2'"):
+    with pytest.raises(ValueError, match=r"audio of 1 song has changed .* 'train-song-2'"):
         open_embedding_store(tmp_path / "out")
 
 
@@ -338,3 +341,131 @@ def test_help_says_how_to_force_a_check(capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert "--recheck" in capsys.readouterr().out
+
+
+def list_stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {str(path): (status.st_mtime_ns, status.st_ctime_ns) for path, status in found.items()}
+
+
+@pytest.mark.parametrize("what", ["nothing", "links"])
+def test_nothing_is_written_into_a_folder_that_is_only_read(
+    dataset: Path, tmp_path: Path, embed: Callable, what: str
+) -> None:
+    embed()
+    out, diary = tmp_path / "out", tmp_path / "diary"
+    diary.write_text("dear diary")
+    if what == "links":
+        for name in (".lock", "columns", "manifest.json.writing", ".columns.lock", "train-00000.audio.json.writing"):
+            (out / name).symlink_to(diary)
+    before = list_stamps(out)
+    assert open_embedding_store(out).get_split("train").num_songs == 8
+    assert list_stamps(out) == before
+    assert diary.read_text() == "dear diary"
+
+
+def test_other_shards_under_the_same_manifest_are_other_columns(tmp_path: Path, embed: Callable) -> None:
+    embed()
+    first = open_embedding_store(tmp_path / "out").get_split("train").segments[:]
+    path = tmp_path / "out" / "train-00000.parquet"
+    table = pq.read_table(path)
+    changed = pa.FixedSizeListArray.from_arrays(pc.negate(table["embedding"].combine_chunks().flatten()), 16)
+    pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", changed), path)
+    second = open_embedding_store(tmp_path / "out").get_split("train").segments[:]
+    assert (second[: len(changed)] == -first[: len(changed)]).all()
+
+
+def test_a_split_is_no_way_out_of_the_folder(tmp_path: Path, embed: Callable) -> None:
+    embed()
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"]["splits"] = {"../../../victim/planted": 0, "train": 8, "validation": 4}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: the split '\.\./\.\./.*planted' cannot be the name of a file"
+    ):
+        open_embedding_store(tmp_path / "out", tmp_path / "cache" / "columns")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.pop("is_complete"), "for it does not tell is_complete"),
+        (lambda manifest: manifest.update(songs_per_shard=0), "for it has sizes that are no counts"),
+        (
+            lambda manifest: manifest["source"].update(splits={"train": -1}),
+            "does not tell how many songs each split has",
+        ),
+        (lambda manifest: manifest["source"].pop("name"), "does not tell name and ids of its songs"),
+        (
+            lambda manifest: manifest.update(songs_per_shard=1),
+            r"tells of 8 shards of 'train', and there are 4\. Make the",
+        ),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path: Path, embed: Callable, change: Callable, message: str) -> None:
+    embed()
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"out.*{message}.*apex-music embed .* --output"):
+        open_embedding_store(tmp_path / "out")
+    path.write_text("[]")
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: not the manifest of a folder of embeddings, for it is no JSON"
+    ):
+        open_embedding_store(tmp_path / "out")
+
+
+def damage_bytes(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[40:200] = bytes(160)
+    path.write_bytes(content)
+
+
+def damage_table(column: str, values: pa.Array) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_bytes,
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: pq.write_table(pq.read_table(path).replace_schema_metadata({"apex": "{"}), path),
+        lambda path: pq.write_table(pq.read_table(path).replace_schema_metadata({"apex": "{}"}), path),
+        damage_table("segment_index", pa.array([1, 2, 3, 4], pa.int32())),
+        damage_table("embedding", pa.array([[0.0] * 16] * 4, pa.list_(pa.float64(), 16))),
+    ],
+    ids=["bytes", "cut", "empty", "facts", "no facts", "index", "type"],
+)
+def test_a_damaged_shard_is_named(tmp_path: Path, embed: Callable, damage: Callable[[Path], None]) -> None:
+    embed()
+    path = tmp_path / "out" / "train-00001.parquet"
+    damage(path)
+    match = rf"{path}: damaged \(.+\)\. Delete it, then make it anew: apex-music embed DATASET --output {path.parent}"
+    with pytest.raises(ValueError, match=match):
+        open_embedding_store(tmp_path / "out")
+    path.unlink()
+    assert embed() == ["train-00001"]
+    open_embedding_store(tmp_path / "out")
+
+
+def test_shards_have_one_schema_and_merge(dataset: Path, tmp_path: Path, embed: Callable) -> None:
+    rewrite(
+        dataset, lambda columns: [columns["audio"].__setitem__(row, {"bytes": b"?", "path": None}) for row in (0, 1)]
+    )
+    embed()
+    paths = sorted((tmp_path / "out").glob("*.parquet"))
+    assert pa.concat_tables([pq.read_table(path) for path in paths]).num_rows > 0
+    (loaded,) = load_dataset(
+        "parquet", data_files=[str(path) for path in paths], cache_dir=str(tmp_path / "hf")
+    ).values()
+    assert loaded.features["embedding"].length == 16

@@ -15,6 +15,7 @@ def test_empty_cells_are_unknown():
         assert read_time(value, "n", "t:1") is None
         assert read_flag(value, "n", "t:1") is None
     assert read_text("") is None
+    assert read_text("half an emoji \ud83d") == "half an emoji \\ud83d"  # JSON can say it, Parquet cannot
 
 
 @pytest.mark.parametrize(("value", "expected"), [(7, 7), ("7", 7), (7.0, 7), ("12.0", 12), (0, 0)])

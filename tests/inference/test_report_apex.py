@@ -15,6 +15,7 @@ from modeling_apex.inference.report_apex import (
     format_duration,
     format_json,
     format_report,
+    format_rows,
     format_table,
 )
 from modeling_apex.inference.song_report_apex import build_error_report, build_report, compute_percentile
@@ -180,3 +181,22 @@ def test_legend_of_the_published_heads_and_of_the_fusion_model() -> None:
         "a", [50.0, 0.5], FUSION_HEADS, popularity_exponent=None, duration_seconds=1, num_segments=1, model_id="m"
     )
     assert describe_scales([fusion]) == "ranges: popularity from 0 to 100, hit_probability from 0 to 1"
+
+
+@pytest.mark.parametrize("name", ["=1+1.wav", "+a", "-a", "@SUM(A1)", "\ta", "\ra", "\na"])
+def test_a_cell_of_csv_is_no_formula(name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(format_csv([report() | {"song": name}]), newline=""))
+    assert row["song"] == f"'{name}"
+
+
+def test_numbers_of_csv_stay_numbers_and_columns_come_first() -> None:
+    assert format_rows(["b", "=a"], [{"b": -1.5, "=a": None}, {"b": -2}]) == "b,'=a\n-1.5,\n-2,\n"
+    header = format_csv([report()], ["song", "later", "error"]).splitlines()[0].split(",")
+    assert header[:3] == ["song", "later", "error"]
+
+
+def test_warnings_and_features_are_no_terminal_codes() -> None:
+    hostile = report() | {"warnings": ["a\x1b[2J"], "features": {"given": ["b\u202e\n"]}}
+    text = format_report(hostile)
+    assert "warning: a\\x1b[2J" in text
+    assert "track features: b\\u202e\\n" in text

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from modeling_apex.storage.links import LinkRefusedError
 from modeling_apex.storage.output_folder import write_new_folder
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
 
@@ -122,13 +123,21 @@ def test_a_place_that_never_comes_is_an_error(tmp_path: Path) -> None:
 
 def test_no_lock_is_taken_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "diary").write_text("dear diary")
-    for target in (tmp_path / "diary", tmp_path / "absent" / ".lock"):
-        run = tmp_path / f"run-{target.name}"
+    for target, link in (("diary", Path.symlink_to), ("absent/.lock", Path.symlink_to), ("diary", Path.hardlink_to)):
+        run = tmp_path / f"run-{target[:6]}-{link.__name__}"
         run.mkdir()
-        (run / ".lock").symlink_to(target)
-        with pytest.raises(OSError, match=r"a link lies where the lock is to be.*\.lock"), OutputLock(run):
+        link(run / ".lock", tmp_path / target)
+        with (
+            pytest.raises(LinkRefusedError, match=r"\.lock: is a link, and nothing is written through"),
+            OutputLock(run),
+        ):
             pass
-        assert (run / ".lock").is_symlink()
+        assert os.path.lexists(run / ".lock")
+    pipe = tmp_path / "pipe"
+    pipe.mkdir()
+    os.mkfifo(pipe / ".lock")
+    with pytest.raises(LinkRefusedError, match=r"\.lock: is not a regular file"), OutputLock(pipe):
+        pass
     assert (tmp_path / "diary").read_text() == "dear diary"
 
 
@@ -193,4 +202,23 @@ def test_a_model_folder_is_whole_or_no_model(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights"]
     assert (folder / "config.json").read_text() == "whole"
     with pytest.raises(FileExistsError, match="exists and is not an empty folder"), write_new_folder(folder):
+        pass
+
+
+def test_a_folder_from_which_a_link_leads_out_is_not_filled(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    (tmp_path / "out" / "data" / "latest").symlink_to("../data")  # as trackers of experiments make them
+    with OutputLock(tmp_path / "out"):
+        pass
+    (tmp_path / "out" / "data" / "shards").symlink_to(tmp_path / "victim")
+    with (
+        pytest.raises(LinkRefusedError, match=r"out/data/shards: is a link that leads out of"),
+        OutputLock(tmp_path / "out"),
+    ):
+        pass
+    assert not (tmp_path / "out" / ".lock").exists()
+    # The folder itself is the user's choice, and what lies beside an output file is not looked at.
+    (tmp_path / "chosen").symlink_to(tmp_path / "victim")
+    with OutputLock(tmp_path / "chosen"), OutputLock(tmp_path / "out" / "scores.csv", is_file=True):
         pass

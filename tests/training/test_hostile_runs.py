@@ -103,14 +103,15 @@ def test_progress_round_trips_with_numbers_that_json_does_not_have(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["segments", "offsets", "song_embeddings"])
 def test_stored_columns(embeddings: Path, marker: Path, kind: str) -> None:
-    open_embedding_store(embeddings)
-    path = next(embeddings.glob(f"columns/*/train.{kind}.npy"))
+    cache = embeddings.parent / "columns"
+    open_embedding_store(embeddings, cache)
+    path = next(cache.glob(f"*/train.{kind}.npy"))
     path.write_bytes(build_numpy_file(marker))
     with pytest.raises(ValueError, match=r"allow_pickle|Array can't be memory-mapped"):
-        open_embedding_store(embeddings)
+        open_embedding_store(embeddings, cache)
     path.write_bytes(TRAPS["pickle"](marker))
     with pytest.raises(ValueError, match=r"allow_pickle|pickle"):
-        open_embedding_store(embeddings)
+        open_embedding_store(embeddings, cache)
 
 
 @pytest.mark.parametrize("name", ["labels.pkl", "labels.parquet", "labels.csv", "labels.jsonl", "labels.jsonl.zst"])

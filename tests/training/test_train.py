@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -259,14 +258,14 @@ def test_nan_loss_stops_and_keeps_the_last_good_epoch(
 
 def test_damaged_embeddings_are_named(tmp_path: Path, tiny_model: ApexModel, identity: dict, quick: Callable) -> None:
     folder = write_embeddings(tmp_path / "damaged", SIZES, identity)
-    store = open_embedding_store(folder)
-    columns = next((folder / "columns").iterdir())
+    store = open_embedding_store(folder, tmp_path / "columns")
+    columns = next(path for path in (tmp_path / "columns").iterdir() if not path.name.endswith("-audio"))
     means = np.load(columns / "train.song_embeddings.npy", mmap_mode="r+")
     means[7] = np.nan
     means.flush()
     assert store.get_split("train").num_songs == 60
     with pytest.raises(TrainingDivergedError, match=r"embeddings not finite: 'train-7'.*no epoch was finished"):
-        train_model(folder, tmp_path / "run", quick(), model=tiny_model)
+        train_model(folder, tmp_path / "run", quick(), model=tiny_model, cache_dir=tmp_path / "columns")
 
 
 def test_refuses_a_folder_that_holds_a_run(train: Callable) -> None:
@@ -411,7 +410,7 @@ def test_two_processes_train_as_one(tmp_path: Path, embeddings: Path, tiny_folde
             arguments = build_arguments(
                 "improved", num_epochs=12, batch_size=16, learning_rate=0.01, report_to="none", patience=1
             )
-            train(sys.argv[1], sys.argv[2], arguments, model=sys.argv[3])
+            train(sys.argv[1], sys.argv[2], arguments, model=sys.argv[3], cache_dir=sys.argv[4])
             close_processes()
             """
         )
@@ -419,8 +418,8 @@ def test_two_processes_train_as_one(tmp_path: Path, embeddings: Path, tiny_folde
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     for count in ("1", "2"):
-        shutil.rmtree(embeddings / "columns", ignore_errors=True)
-        words = [*command, count, str(script), str(embeddings), str(tmp_path / f"run-{count}"), str(tiny_folder)]
+        places = [tmp_path / f"run-{count}", tiny_folder, tmp_path / f"columns-{count}"]
+        words = [*command, count, str(script), str(embeddings), *map(str, places)]
         run_in_repository(words, environment)
     assert json.loads((tmp_path / "run-2" / "environment.json").read_text())["num_processes"] == 2
     one, two = read_metrics(tmp_path / "run-1"), read_metrics(tmp_path / "run-2")
