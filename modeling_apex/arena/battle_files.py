@@ -17,7 +17,7 @@ import numpy as np
 from modeling_apex.arena.battle_table import BattleTable, ScoreColumn
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.statistics.pair_metrics import OUTCOMES
-from modeling_apex.storage.cell_values import check_duration, is_unknown, parse_number, write_text
+from modeling_apex.storage.cell_values import check_duration, is_unknown, parse_number, read_text
 from modeling_apex.storage.table_reader import FORMATS_TEXT, get_table_suffix, iterate_rows
 
 _INSTRUMENTAL_WORDS = {"true": 1, "1": 1, "yes": 1, "false": 0, "0": 0, "no": 0}
@@ -150,7 +150,7 @@ class _RowReader:
     where: str
 
     def read_text(self, name: str, *, is_required: bool = False) -> str:
-        text = (write_text(self.row.get(name)) or "").strip()
+        text = (read_text(self.row.get(name)) or "").strip()
         if is_required and not text:
             raise ValueError(f"Column {name!r} is empty in {self.where}. Every battle needs one.")
         return text

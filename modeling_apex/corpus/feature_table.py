@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.corpus.song_ids import IdIndex
-from modeling_apex.storage.cell_values import is_unknown, parse_number, write_text
+from modeling_apex.storage.cell_values import is_unknown, parse_number, read_text
 from modeling_apex.storage.table_reader import TableError, iterate_rows
 
 SONG_COLUMN = "song"
@@ -39,7 +39,7 @@ class FeatureTable:
         self._rows: list[dict[str, Any]] = []
         names: set[str] = set()
         for row in iterate_rows(self.path):
-            song = write_text(row.values.pop(SONG_COLUMN, None))
+            song = read_text(row.values.pop(SONG_COLUMN, None))
             if song is None:
                 raise TableError(f"{row.location} has no `{SONG_COLUMN}`; its columns: {', '.join(row.values)}.")
             if song in names:

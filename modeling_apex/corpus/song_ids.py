@@ -148,7 +148,8 @@ class IdIndex:
                 "Give the ids of the songs; suffixes, folders and leading zeros need not agree."
             )
         found = f"only {num_matched} of {len(self)} rows are about one of the {self.num_songs} songs"
-        warning = f"{self.table}: {found}; {sides}"
+        # Kept with results: the folders of this machine are no part of them.
+        warning = f"{PurePosixPath(self.table).name}: {found}; {sides}"
         logger.warning(warning)
         return warning
 

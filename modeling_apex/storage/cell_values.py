@@ -64,9 +64,9 @@ def parse_number(value: Any) -> float | int | None:
     return value if isinstance(value, int) else number
 
 
-def write_text(value: Any) -> str | None:
+def read_text(value: Any) -> str | None:
     """
-    Write a cell as text: `None` if it is unknown, whole numbers without decimals.
+    Read a cell as text: `None` if it is unknown, whole numbers without decimals.
 
     Halves of characters that no encoding can write (`"\\ud83d"` in JSON that was cut in the middle of an emoji) become
     the replacement character.

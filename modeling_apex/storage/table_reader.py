@@ -34,6 +34,8 @@ BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+# Under which names an object holds the array of its rows.
+ROWS_KEYS = ("data", "rows", "records", "items", "results", "songs", "tracks", "battles", "labels")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Lyrics can make a CSV cell larger than the 128 KiB that the csv module allows by default.
 MAX_CSV_CELL = 16 * 1024**2
@@ -177,8 +179,9 @@ def _iterate_numbered_lines(path: Path, stream: io.TextIOWrapper) -> Iterator[tu
         # The decoder is ahead of the lines by what it was given last.
         number += 1 + error.object[: error.start].count(b"\n")
         raise TableError(
-            f"{path}:{number} is not text in UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}). If it is "
-            f"in Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name}."
+            f"{path}:{number} is not text in {error.encoding.upper()} (byte 0x{error.object[error.start]:02x}: "
+            f"{error.reason}). If it is in Latin-1 or Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 "
+            f"{path.name}."
         ) from error
 
 
@@ -305,30 +308,51 @@ def _parse_json(text: str, location: str) -> Any:
         raise TableError(f"{location} is not JSON ({reason}). Mend or remove that line.") from error
 
 
+def load_json(path: Path) -> Any:
+    """
+    Load a JSON file whole.
+
+    Raises:
+        `TableError`: If it is not JSON, or larger than `MAX_JSON_BYTES`.
+    """
+    return _parse_document("".join(_read_json_text(path)), path)
+
+
+def _read_json_text(path: Path) -> list[str]:
+    lines, length = [], 0
+    for _, line in iterate_lines(path):
+        length += len(line)
+        if length > MAX_JSON_BYTES:
+            raise TableError(
+                f"{path} holds more than {MAX_JSON_BYTES // 1024**2} MiB of JSON, which is read at once. Write it as "
+                "JSON Lines (.jsonl), one object a line, which is read row by row."
+            )
+        lines.append(line)
+    return lines
+
+
+def _parse_document(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TableError(f"{path}:{error.lineno} is not JSON ({error}). Mend that line.") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise TableError(f"{path} is not JSON ({reason}). Mend it.") from error
+
+
 def _iterate_json(path: Path) -> Iterator[TableRow]:
     """Stream the objects of a `.json` file: an array of them, an object that holds them, or JSON Lines after all."""
-    with ExitStack() as stack:
-        stream = _open_text(path, stack, newline="\n")
-        lines, length = [], 0
-        for _, line in _iterate_numbered_lines(path, stream):
-            length += len(line)
-            if length > MAX_JSON_BYTES:
-                raise TableError(
-                    f"{path} holds more than {MAX_JSON_BYTES // 1024**2} MiB of JSON, which is read at once. Write it "
-                    "as JSON Lines (.jsonl), one object a line, which is read row by row."
-                )
-            lines.append(line)
+    lines = _read_json_text(path)
     text = "".join(lines)
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = _parse_document(text, path)
+    except TableError as error:
         # Many programs, `datasets` among them, write JSON Lines under this suffix.
-        if error.msg != "Extra data" or not text.lstrip().startswith("{"):
-            raise TableError(f"{path}:{error.lineno} is not JSON ({error}). Mend that line.") from error
+        if getattr(error.__cause__, "msg", "") != "Extra data" or not text.lstrip().startswith("{"):
+            raise
         yield from _iterate_json_lines(path, enumerate(lines, start=1))
         return
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path} is not JSON ({error or 'nested too deeply'}). Mend it.") from error
     for number, values in enumerate(_find_json_rows(document, path), start=1):
         location = f"{path}, row {number}"
         if not isinstance(values, dict):
@@ -337,13 +361,13 @@ def _iterate_json(path: Path) -> Iterator[TableRow]:
 
 
 def _find_json_rows(document: Any, path: Path) -> list[Any]:
-    """Return the rows of a JSON document: an array, the only array in an object, or the objects of an object by id."""
+    """Return the rows of a document: an array, alone or under a usual name in an object, or objects by their ids."""
     if isinstance(document, dict):
-        arrays = [value for value in document.values() if isinstance(value, list)]
+        held = [value for key, value in document.items() if len(document) == 1 or key.lower() in ROWS_KEYS]
+        if len(held) == 1 and isinstance(held[0], list):
+            return held[0]
         if document and all(isinstance(value, dict) for value in document.values()):
             return [{"id": key, **row} for key, row in document.items()]
-        if len(arrays) == 1 and all(isinstance(row, dict) for row in arrays[0]):
-            return list(arrays[0])
         return [document]
     if not isinstance(document, list):
         raise TableError(

@@ -5,10 +5,10 @@ import json
 import pytest
 from source_trees import make_battle, save_arena_tree
 
-from datasets_scripts.audio_files import AudioPathError
-from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.music_arena import MusicArena, load_battle_ids, read_battle
 from datasets_scripts.parquet_folder import EmptyDatasetError
+from modeling_apex.storage.contained_paths import AudioPathError
+from modeling_apex.storage.table_reader import TableError
 
 MONTH = "07-2026FEB"
 
@@ -124,7 +124,7 @@ def test_broken_battles_are_refused(tmp_path, content, message):
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "battle.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TableError, match=r"battle\.json is not text in UTF-8"):
+    with pytest.raises(TableError, match=r"battle\.json:1 is not text in UTF-16"):
         read_battle(tmp_path / "battle.json")
 
 

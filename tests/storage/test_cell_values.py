@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modeling_apex.storage.cell_values import check_duration, is_unknown, parse_number, write_text
+from modeling_apex.storage.cell_values import check_duration, is_unknown, parse_number, read_text
 from modeling_apex.storage.table_reader import TableError
 
 
@@ -37,7 +37,7 @@ from modeling_apex.storage.table_reader import TableError
 )
 def test_nothing_is_unknown_in_whatever_words(value):
     assert is_unknown(value)
-    assert write_text(value) is None
+    assert read_text(value) is None
 
 
 @pytest.mark.parametrize("value", [0, False, 0.0, "0", "Nana", "no", "Nonesuch", ["a"], {"a": None}, np.int64(0)])
@@ -60,11 +60,11 @@ def test_numbers_stay_exact_or_are_none(value, expected):
 
 
 def test_text_can_always_be_written():
-    assert write_text(1000.0) == "1000"
-    assert write_text(0) == "0"
-    assert write_text("\ud83d") == "\ufffd"
-    assert write_text("\ud83d\ude00") == "\U0001f600"
-    assert write_text(datetime.date(2025, 1, 2)) == "2025-01-02"
+    assert read_text(1000.0) == "1000"
+    assert read_text(0) == "0"
+    assert read_text("\ud83d") == "\ufffd"
+    assert read_text("\ud83d\ude00") == "\U0001f600"
+    assert read_text(datetime.date(2025, 1, 2)) == "2025-01-02"
 
 
 def test_durations_are_seconds():
