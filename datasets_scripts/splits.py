@@ -210,11 +210,11 @@ def check_split_sizes(
                 f"The {name} split would be empty: {songs}. Divide them evenly (--split-method quota), with another "
                 f"--seed, by fewer keys (--group-by), or do without that split (--splits, such as 90:10:0)."
             )
-        if share > 0 and count < max(TINY_SPLIT, share * len(codes) / 2):
-            warnings.append(
-                f"the {name} split has only {count} songs, where its share is {share * len(codes):.0f}: {songs}. "
-                "--split-method quota divides a small corpus evenly."
-            )
+        is_behind = count < share * len(codes) / 2
+        if 0 < share < 1 and (count < TINY_SPLIT or is_behind):
+            advice = "--split-method quota divides a small corpus evenly" if is_behind else "its metrics will be vague"
+            wanted = f"where its share is {share * len(codes):.0f}"
+            warnings.append(f"the {name} split has only {count} songs, {wanted}: {songs}; {advice}")
     return warnings
 
 
