@@ -245,7 +245,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
         month_folders = _list_months(folder.folder)
         if not month_folders:
             raise FileNotFoundError(f"No battles in {folder.folder}: expected battle_data/<month>/*.json.")
-        left_out = set(config.leave_out)
+        left_out, is_known = set(config.leave_out), False
         first_paths: dict[str, Path] = {}
         chosen, months_found = [], set()
         dropped = {"other month": 0, "on the leave-out list": 0, "duplicate battle_uuid": 0, "not decisive": 0}
@@ -256,6 +256,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
             matching = [name for name in config.months if name == month or str(battle["date"]).startswith(name)]
             months_found.update(matching)
             uuid = battle["battle_uuid"]
+            is_known = is_known or uuid in left_out
             if config.months and not matching:
                 dropped["other month"] += 1
             elif uuid in left_out:
@@ -275,6 +276,11 @@ class MusicArena(datasets.ArrowBasedBuilder):
                 audio = _find_battle_audio(battle, folder, path)
                 sizes = [song.stat().st_size for song in audio if song and config.embeds_audio]
                 chosen.append(_Battle(battle, month, BATTLE_BYTES + sum(sizes), audio))
+        if left_out and not is_known:
+            raise ValueError(
+                f"None of the {len(left_out)} ids to leave out is that of a battle in {folder.folder}; the list "
+                f"has for example {min(left_out)!r}, the battles {uuid!r}. Give the list of ids of this dataset."
+            )
         _refuse_unknown_months(config.months, months_found, [month.name for month in month_folders])
         if not chosen:
             counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)

@@ -16,6 +16,8 @@ UNKNOWN_WORDS = frozenset(
     {"", "nan", "-nan", "null", "none", "nil", "nat", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "#n/a n/a"}
     | {"-", "--", "?", "\\n", "(null)", "(none)", "[]", "{}", "unknown", "undefined", "not available", "not known"}
 )
+# Longer text is something, whatever it is: told without a look at it.
+MAX_WORD_LENGTH = 32
 # Half a minute in milliseconds, read as seconds, is longer; the longest song of FMA is not.
 MAX_DURATION_SECONDS = 6 * 3600
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -28,7 +30,10 @@ def is_unknown(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return len(value) <= 64 and " ".join(value.translate(_INVISIBLE).split()).casefold() in UNKNOWN_WORDS
+        text = value.strip()
+        return (
+            len(text) <= MAX_WORD_LENGTH and " ".join(text.translate(_INVISIBLE).split()).casefold() in UNKNOWN_WORDS
+        )
     if isinstance(value, (list, tuple)):
         return all(is_unknown(item) for item in value)
     if isinstance(value, (bool, int, dict, bytes)):

@@ -255,7 +255,7 @@ def _load_zstandard(path: Path) -> tuple[Callable[[], Any], tuple[type[Exception
 
 def _find_delimiter(header: str, path: Path) -> str:
     """Return what separates the cells of a header: what occurs most often in it outside of quotation marks."""
-    if ".tsv" in path.name.lower():
+    if get_table_suffix(path).startswith(".tsv"):
         return "\t"
     unquoted = "".join(header.split('"')[::2])
     counts = Counter(sign for sign in unquoted if sign in DELIMITERS)
