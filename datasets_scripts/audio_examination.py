@@ -18,7 +18,7 @@ from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
 from datasets_scripts.song_scan import ScannedSongs, compute_audio_key
 from datasets_scripts.sources import raise_changed
 from datasets_scripts.worker_pool import open_worker_pool
-from datasets_scripts.working_files import AudioJournal
+from datasets_scripts.working_files import CUT, AudioJournal
 
 # How many files are handed to the processes at a time; bounds what waits in memory.
 FILES_PER_ROUND = 64
@@ -30,8 +30,8 @@ class ExaminedAudio:
     What was found, one entry per row of the working table; all zero for rows that were not looked at.
 
     Args:
-        has_file, is_sound, has_fingerprint (`np.ndarray` of shape `(num_rows,)`):
-            Whether there is a file, whether it decodes, whether it has a fingerprint.
+        has_file, is_sound, is_cut, has_fingerprint (`np.ndarray` of shape `(num_rows,)`):
+            Whether there is a file, whether all of it decodes or only a part, whether it has a fingerprint.
         sha256 (`np.ndarray` of shape `(num_rows,)`):
             First 64 bits of the hash of the file's bytes.
         fingerprint (`np.ndarray` of shape `(num_rows, 30)`):
@@ -46,6 +46,7 @@ class ExaminedAudio:
 
     has_file: NDArray[np.bool_]
     is_sound: NDArray[np.bool_]
+    is_cut: NDArray[np.bool_]
     has_fingerprint: NDArray[np.bool_]
     sha256: NDArray[np.uint64]
     fingerprint: NDArray[np.uint8]
@@ -76,6 +77,7 @@ def examine_songs(scanned: ScannedSongs, folder: Path) -> ExaminedAudio:
     found = ExaminedAudio(
         has_file=file_keys != 0,
         is_sound=np.zeros(size, dtype=bool),
+        is_cut=np.zeros(size, dtype=bool),
         has_fingerprint=np.zeros(size, dtype=bool),
         sha256=np.zeros(size, dtype=np.uint64),
         fingerprint=np.zeros((size, FINGERPRINT_BYTES), dtype=np.uint8),
@@ -109,6 +111,7 @@ def _take_over(found: ExaminedAudio, records: NDArray, file_keys: NDArray[np.uin
     found.fingerprint[rows] = records["fingerprint"]
     found.has_fingerprint[rows] = records["has_fingerprint"] == 1
     found.is_sound[rows] = records["is_sound"] == 1
+    found.is_cut[rows] = records["is_sound"] == CUT
     found.num_bytes[rows] = records["num_bytes"]
     found.duration[rows] = records["duration"]
 

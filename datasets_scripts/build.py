@@ -99,6 +99,8 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     for reason, count in manifest["num_dropped"].items():
         if count:
             print(f"left out {count:>9,}  {reason}")
+    for match in manifest.get("matches", []):
+        print(f"{match['source']}: {match['num_matched_songs']:,} of {match['num_songs']:,} songs")
     for name, split in manifest["splits"].items():
         print(f"{name:<10} {split['num_rows']:>7,}  rows in {len(split['shards'])} shard(s)")
     print(f'Wrote {output}. Read it by datasets.load_dataset("{output}").')

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.field_values import read_time
-from datasets_scripts.metadata_tables import TABLE_SUFFIXES
 from datasets_scripts.parquet_folder import DEFAULT_MAX_SHARD_BYTES
 from datasets_scripts.song_record import GROUP_KEYS, CorpusOptions
 from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
-from datasets_scripts.training_songs import AUDIO_IN_TABLE, DEFAULT_COLUMNS, NO_AUDIO, SongSource, TrainingSongs
+from datasets_scripts.training_songs import (
+    AUDIO_IN_TABLE,
+    DEFAULT_COLUMNS,
+    LABELS,
+    NO_AUDIO,
+    SongSource,
+    TrainingSongs,
+)
+from modeling_apex.storage.table_reader import FORMATS_TEXT
 
 MEBIBYTE = 1024**2
 
@@ -34,15 +41,18 @@ TRAINING_DESCRIPTION = f"""\
 Songs with play and like counts: filter, turn counts into targets, split, join aesthetic labels.
 
 A source is METADATA AUDIO [PLATFORM], and --source can be given several times:
-  METADATA  a table ({", ".join(TABLE_SUFFIXES)}), a folder of tables, or a dataset id on the Hub
+  METADATA  a table, a folder of tables, or a dataset id on the Hub; tables end in
+            {FORMATS_TEXT}
   AUDIO     the folder with <id>.mp3, .flac ..., or `{AUDIO_IN_TABLE}` (a column of the table), or `{NO_AUDIO}`
   PLATFORM  where the songs were published; counts are ranked within a platform (default: the table's column)
 
-Songs with zero plays, repeated ids, byte-equal or corrupt audio and (with --minimum-age-days) young songs are dropped,
-each counted in the card. A song's split is a hash of its creator: adding songs later moves none.
+Songs with zero plays, repeated ids, byte-equal or corrupt audio, audio of which a part is missing, and (with
+--minimum-age-days) young songs are dropped, each counted in the card. A song's split is a hash of its creator: adding
+songs later moves none.
 """
 TRAINING_EPILOG = f"""\
-Columns are those of a Suno song object unless told otherwise; dots reach into objects, | separates alternatives:
+Columns are those of a Suno song object unless told otherwise; dots reach into objects, | separates alternatives. Those
+of --labels are set by their own names, or behind `{LABELS}:`: --column coherence=Coh --column {LABELS}:id=track.
 {chr(10).join(f"  {name:<16}{column}" for name, column in DEFAULT_COLUMNS.items())}
 
 Examples:
@@ -123,6 +133,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut Parquet shards at about this size (default: %(default)g)",
     )
     group.add_argument("--no-embed-audio", action="store_true", help="store paths to the audio, not the audio itself")
+    group.add_argument(
+        "--allow-outside-paths",
+        action="store_true",
+        help="let paths in tables, and links, lead out of the folder with the audio, or of the table",
+    )
     group.add_argument("--license", metavar="ID", help="the Hub's identifier of the licence, for the card")
     add_hub_arguments(group)
 
@@ -170,11 +185,15 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="a table and its audio, then perhaps its platform; can be given several times",
     )
     parser.add_argument(
-        "--column", action="append", default=[], metavar="[PLATFORM:]FIELD=NAME", help="where a field is found"
+        "--column",
+        action="append",
+        default=[],
+        metavar="[PLATFORM:]FIELD=NAME",
+        help="where a field is found, also of --labels",
     )
     parser.add_argument("--hub-split", default="train", metavar="NAME", help="split of Hub sources (default: train)")
     parser.add_argument("--hub-revision", metavar="REV", help="revision of Hub sources")
-    parser.add_argument("--labels", metavar="TABLE", help=f"table with id, {', '.join(AESTHETIC_NAMES)}")
+    parser.add_argument("--labels", metavar="TABLE", help=f"table with id or song_id, {', '.join(AESTHETIC_NAMES)}")
     parser.add_argument(
         "--label-source", choices=LABEL_SOURCES, default="pseudo-labels", help="whose they are (default: %(default)s)"
     )
@@ -267,6 +286,7 @@ def _create_music_arena(args: argparse.Namespace) -> Any:
         duplicates=args.duplicates,
         decisive_only=args.decisive_only,
         embeds_audio=not args.no_embed_audio,
+        allows_outside_paths=args.allow_outside_paths,
         **_get_shared_options(args),
     )
 
@@ -315,6 +335,7 @@ def _build_corpus_options(args: argparse.Namespace, **own: Any) -> CorpusOptions
         split_method=args.split_method,
         group_by=tuple(args.group_by),
         embeds_audio=not args.no_embed_audio,
+        allows_outside_paths=args.allow_outside_paths,
         num_workers=args.num_workers,
         **own,
     )

@@ -31,12 +31,16 @@ Groups line up by platform, popularity and hash, and each goes to the split that
 divides platforms and popularity bands evenly, but songs that are added later can move others.""",
 }
 SPLITS_TEXT = """\
-Songs of one {group} are one group, and a group is never torn apart. {method}
+Songs of one {group} are one group, and a group is never torn apart. {method} A song by several creators belongs to the
+group of the first, and is left out where another of them is in an earlier split, so none of them is in two. {common}
 
 Something else that may not lie in two splits ({linked}) can still occur in several groups: its songs then stay in the
 first of train, validation and test and are left out of the others; the table of filters counts them. How the songs
 came out:
 """
+COMMON_TEXT = """\
+A prompt that more than a tenth of the creators share (more than 3 must, and more than 10 suffice) is no sign of
+kinship and links nothing: {num_prompts} such prompts, of {num_songs} songs."""
 
 BATTLES_TEXT = """\
 Battles in the layout of Music Arena (music-arena/music-arena-dataset): two systems answered one prompt, and a person
@@ -106,13 +110,32 @@ def render_song_card(
         rows = [[str(entry[name]) for name in names] for entry in manifest["balance"]]
         balance = build_table(["platform", "plays percentile", *SPLIT_NAMES], rows)
         method = METHOD_TEXTS[manifest["options"]["split_method"]]
-        text = SPLITS_TEXT.format(group=group, method=method, linked=" or ".join(linked) or "nothing here")
+        common = COMMON_TEXT.format(**manifest["common_prompts"]) if "prompt" in linked else ""
+        text = SPLITS_TEXT.format(
+            group=group, method=method, linked=" or ".join(linked) or "nothing here", common=common
+        )
         parts += [f"## Targets\n\n{TARGETS_TEXT}", f"## Splits\n\n{text}\n{balance}\n"]
+    parts += _render_joins(manifest)
     if manifest["num_dropped"]:
         table = _build_count_table("left out", "songs", manifest["num_dropped"])
         parts.append(f"## Filters\n\nOf {manifest['num_records']} songs in the source:\n\n{table}\n")
     parts.append("`manifest.json` has the hashes, options and versions of this build.\n")
     return "\n".join(parts)
+
+
+def _render_joins(manifest: Mapping[str, Any]) -> list[str]:
+    """Write what found its song, and what is to be known of the splits, where there is such."""
+    parts = []
+    if manifest["matches"]:
+        names = ("source", "num_rows", "num_matched_rows", "num_songs", "num_matched_songs")
+        rows = [[str(match.get(name, "")) for name in names] for match in manifest["matches"]]
+        table = build_table(["joined", "rows", "of a song", "songs in the table", "found"], rows)
+        parts.append(f"## Joins\n\nLabels and audio that were matched with the songs by their ids:\n\n{table}\n")
+    if manifest["warnings"]:
+        # As code, because they quote ids of the tables, which may be anything.
+        listed = "".join(f"- `{warning.replace('`', ' ')}`\n" for warning in manifest["warnings"])
+        parts.append(f"## Warnings\n\n{listed}")
+    return parts
 
 
 def render_battle_card(manifest: Mapping[str, Any], *, license_id: str, columns: Mapping[str, str]) -> str:

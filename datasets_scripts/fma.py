@@ -6,17 +6,18 @@ named by the first three digits of its six-digit id (`000/000002.mp3`). Listens 
 songs of one artist never fall into two splits.
 """
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets_scripts.audio_files import AudioFolder
-from datasets_scripts.field_values import read_count, read_number, read_text, read_time
-from datasets_scripts.metadata_tables import TableError
+from datasets_scripts.creators import split_creators
+from datasets_scripts.field_values import read_count, read_duration, read_time
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
 from datasets_scripts.song_record import CorpusOptions, SongRecord
+from modeling_apex.storage.cell_values import read_text
+from modeling_apex.storage.table_reader import TableError, iterate_csv_cells
 
 FMA_PLATFORM = "fma"
 FMA_CORPUS = CorpusOptions(group_by=("creator", "audio"))
@@ -72,7 +73,8 @@ popularity targets. Every song has a licence of its own, which FMA's own tables 
 
     def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
         """Stream the songs."""
-        return iterate_fma_songs(self.config.tracks, self.config.audio)
+        audio = None if self.config.audio is None else self.open_audio_folder(self.config.audio)
+        return iterate_fma_songs(self.config.tracks, audio)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""
@@ -81,7 +83,7 @@ popularity targets. Every song has a licence of its own, which FMA's own tables 
         )
 
 
-def iterate_fma_songs(tracks: str | Path, audio: str | Path | None = None) -> Iterator[SongRecord]:
+def iterate_fma_songs(tracks: str | Path, audio: str | Path | AudioFolder | None = None) -> Iterator[SongRecord]:
     """
     Stream the songs of `tracks.csv` in the order of the table, with their audio where its folder is given.
 
@@ -92,21 +94,17 @@ def iterate_fma_songs(tracks: str | Path, audio: str | Path | None = None) -> It
     path = Path(tracks).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"No FMA table at {path}: give the file tracks.csv of fma_metadata.zip.")
-    folder = None if audio is None else AudioFolder(audio)
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
-        positions = _read_header(reader, path)
-        for cells in reader:
-            location = f"{path}:{reader.line_num}"
-            if not cells:
-                continue
-            if len(cells) <= max(positions.values()):
-                raise TableError(f"{location} has {len(cells)} cells, fewer than the header.")
-            yield _build_record(cells, positions, folder, location)
+    folder = audio if audio is None or isinstance(audio, AudioFolder) else AudioFolder(audio)
+    rows = iterate_csv_cells(path)
+    positions = _read_header(rows, path)
+    for location, cells in rows:
+        if len(cells) <= max(positions.values()):
+            raise TableError(f"{location} has {len(cells)} cells, fewer than the header.")
+        yield _build_record(cells, positions, folder, location)
 
 
-def _read_header(reader: Any, path: Path) -> dict[str, int]:
-    header = [cells for _, cells in zip(range(NUM_HEADER_ROWS), reader, strict=False)]
+def _read_header(rows: Iterator[tuple[str, list[str]]], path: Path) -> dict[str, int]:
+    header = [cells for _, (_, cells) in zip(range(NUM_HEADER_ROWS), rows, strict=False)]
     pairs = list(zip(*header[:2], strict=False)) if len(header) == NUM_HEADER_ROWS else []
     missing = [".".join(pair) for pair in FMA_COLUMNS.values() if pair not in pairs]
     if missing:
@@ -126,15 +124,17 @@ def _build_record(
     number = int(cells[0])
     found = {name: cells[position] for name, position in positions.items()}
     name = f"{number:06d}"
+    creators = split_creators(found["creator"])
     return SongRecord(
         location=location,
         id=str(number),
         platform=FMA_PLATFORM,
         audio_path=folder.find(name, f"{name[:3]}/{name}.mp3", location=location) if folder else None,
-        creator=read_text(found["creator"]),
+        creator=creators[0] if creators else None,
+        other_creators=creators[1:],
         play_count=read_count(found["play_count"], "track.listens", location),
         like_count=read_count(found["like_count"], "track.favorites", location),
         created_at=read_time(found["created_at"], "track.date_created", location),
-        duration=read_number(found["duration"], "track.duration", location),
+        duration=read_duration(found["duration"], "track.duration", location),
         title=read_text(found["title"]),
     )

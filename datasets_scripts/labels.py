@@ -1,11 +1,10 @@
 """
 Aesthetic labels: a table with an id and the five aesthetic columns comes in, labels by song id leave.
 
-The labels of a whole corpus are kept as numbers only (28 bytes a song). Whose they are is said with them: labels that
+The labels of a whole corpus are kept as numbers only (60 bytes a song). Whose they are is said with them: labels that
 another model made are pseudo-labels, not what people said.
 """
 
-import math
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from datasets_scripts.metadata_tables import ColumnSpec, TableError, check_columns, iterate_table
+from datasets_scripts.metadata_tables import ColumnSpec, check_columns, iterate_table
 from datasets_scripts.song_schema import AESTHETIC_HEADS, AESTHETIC_NAMES, LABEL_SOURCES
-from datasets_scripts.splits import compute_exact_key
+from modeling_apex.corpus.song_ids import IdIndex
+from modeling_apex.storage.cell_values import parse_number, read_text
+from modeling_apex.storage.table_reader import TableError
+
+# Where a table of labels keeps them: SongEval capitalises its dimensions, and `score` calls the id `song`.
+LABEL_COLUMNS: Mapping[str, str] = {"id": "id|song_id|song", **{name: name for name in AESTHETIC_NAMES}}
 
 
 class LabelTable:
@@ -24,74 +28,83 @@ class LabelTable:
 
     Args:
         source (`str` or `Path`):
-            A table with the columns `id` and the five aesthetic names; any format of `iterate_table`.
+            A table with the columns `id` (or `song_id`, `song`) and the five aesthetic names, whatever their case; any
+            format of `iterate_table`. Ids are matched by the rules of `song_ids`.
         label_source (`str`):
             Who gave the labels: `"songeval-raters"`, `"pseudo-labels"` or `"synthetic"`.
+        columns (`Mapping[str, str]`, *optional*):
+            Columns that differ from `LABEL_COLUMNS`, by field.
 
     Raises:
         `ValueError`: If `label_source` is unknown.
         `TableError`: If a column is missing, an id occurs twice or a label is outside its range.
     """
 
-    def __init__(self, source: str | Path, *, label_source: str):
+    def __init__(self, source: str | Path, *, label_source: str, columns: Mapping[str, str] | None = None):
         if label_source not in LABEL_SOURCES:
             raise ValueError(f"Unknown label source {label_source!r}: expected one of {', '.join(LABEL_SOURCES)}.")
         self.label_source = label_source
-        rows = iterate_table(source)
-        required = {name: ColumnSpec(name) for name in ("id", *AESTHETIC_NAMES)}
-        keys, values = array("Q"), array("f")
-        for row in check_columns(rows, required, source=str(source)):
-            song_id = row.values.get("id")
-            if song_id is None or song_id == "":
+        specs = build_label_specs(columns)
+        self.index = IdIndex(str(source))
+        values = array("f")
+        for row in check_columns(iterate_table(source), specs, source=str(source)):
+            song_id = read_text(specs["id"].find(row.values))
+            if song_id is None:
                 raise TableError(f"{row.location} has no id.")
-            keys.append(compute_exact_key(str(song_id)))
-            values.extend(_read_label(name, row.values.get(name), row.location) for name in AESTHETIC_NAMES)
-        if not keys:
+            self.index.add(song_id)
+            values.extend(read_labels(row.values, row.location, specs).values())
+        if not len(self.index):
             raise TableError(f"{source} holds no labels.")
-        all_keys = np.frombuffer(keys, dtype=np.uint64)
-        order = np.argsort(all_keys, kind="stable")
-        self._keys = all_keys[order]
-        self._values = np.frombuffer(values, dtype=np.float32).reshape(len(keys), len(AESTHETIC_NAMES))[order]
-        repeated = order[1:][self._keys[1:] == self._keys[:-1]]
-        if repeated.size:
-            raise TableError(f"{source} holds an id twice, the second time in row {int(repeated.min()) + 1}.")
+        self._values = np.frombuffer(values, dtype=np.float32).reshape(len(self.index), len(AESTHETIC_NAMES))
+        repeated = self.index.find_repeated()
+        if repeated is not None:
+            raise TableError(f"{source} holds an id twice, the second time in row {repeated + 1}.")
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.index)
 
     def find(self, song_id: str) -> dict[str, float] | None:
         """Return the five labels of a song by name, or `None` when it has none."""
-        key = np.uint64(compute_exact_key(song_id))
-        position = int(np.searchsorted(self._keys, key))
-        if position == len(self._keys) or self._keys[position] != key:
-            return None
-        return dict(zip(AESTHETIC_NAMES, self._values[position].tolist(), strict=True))
+        row = self.index.find(song_id)
+        return None if row is None else dict(zip(AESTHETIC_NAMES, self._values[row].tolist(), strict=True))
+
+
+def build_label_specs(columns: Mapping[str, str] | None = None) -> dict[str, ColumnSpec]:
+    """Complete a choice of the columns of a table of labels by the defaults; their case does not matter."""
+    return {
+        name: ColumnSpec(column, ignores_case=True) for name, column in {**LABEL_COLUMNS, **(columns or {})}.items()
+    }
 
 
 def _read_label(name: str, value: Any, location: str) -> float:
     """Read one aesthetic label, a number or text that holds one, and check that it is in its head's range."""
     head = next(head for head in AESTHETIC_HEADS if head["name"] == name)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not head["minimum"] <= number <= head["maximum"]:
+    number = parse_number(value)
+    if number is None or not head["minimum"] <= number <= head["maximum"]:
         raise TableError(
-            f"{location}: the label {name} is {value!r}, expected a number from {head['minimum']:g} to "
+            f"{location}: the label {name} is {repr(value)[:80]}, expected a number from {head['minimum']:g} to "
             f"{head['maximum']:g}."
         )
-    return number
+    return float(number)
 
 
-def read_labels(values: Mapping[str, Any], location: str) -> dict[str, float]:
+def read_labels(
+    values: Mapping[str, Any], location: str, specs: Mapping[str, ColumnSpec] | None = None
+) -> dict[str, float]:
     """
     Read the five aesthetic labels of a row by name, whatever the case of the names in the row.
+
+    Args:
+        values (`Mapping[str, Any]`), location (`str`):
+            The row, and where it stands.
+        specs (`Mapping[str, ColumnSpec]`, *optional*):
+            Where each label stands; from [`build_label_specs`].
 
     Raises:
         `TableError`: If one is missing or outside its range; the message says where the row stands.
     """
-    by_name = {str(name).casefold(): value for name, value in values.items()}
-    missing = [name for name in AESTHETIC_NAMES if name not in by_name]
+    specs, columns = specs or build_label_specs(), {str(name) for name in values}
+    missing = [name for name in AESTHETIC_NAMES if not specs[name].is_known(columns)]
     if missing:
         raise TableError(f"{location} lacks {', '.join(missing)}; it has {', '.join(map(str, values)) or 'nothing'}.")
-    return {name: _read_label(name, by_name[name], location) for name in AESTHETIC_NAMES}
+    return {name: _read_label(name, specs[name].find(dict(values)), location) for name in AESTHETIC_NAMES}

@@ -9,7 +9,7 @@ their names. Nothing is guessed: a vote that is none of the four known ones stop
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,7 @@ from tqdm.auto import tqdm
 
 from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.dataset_card import render_battle_card
-from datasets_scripts.field_values import read_count, read_flag, read_number, read_text
-from datasets_scripts.metadata_tables import TableError
+from datasets_scripts.field_values import read_count, read_duration, read_flag, read_number
 from datasets_scripts.parquet_folder import EmptyDatasetError, PreparedDataset, PreparedSplit
 from datasets_scripts.song_builder import BUILDER_VERSION, SourcedConfig
 from datasets_scripts.sources import (
@@ -34,6 +33,8 @@ from datasets_scripts.sources import (
     save_ledger,
 )
 from modeling_apex.corpus.identity import ContentIdentity, hash_json
+from modeling_apex.storage.cell_values import read_text
+from modeling_apex.storage.table_reader import TableError, iterate_lines, load_json
 
 PREFERENCES = ("A", "B", "TIE", "BOTH_BAD")
 SIDES = ("a", "b")
@@ -43,7 +44,7 @@ DUPLICATE_RULES = ("refuse", "drop")
 BATTLE_BYTES = 4000
 TABLE_AUDIO_BYTES = 32 * 1024**2
 
-TEXT, NUMBER, COUNT, FLAG = "text", "number", "count", "flag"
+TEXT, NUMBER, DURATION, COUNT, FLAG = "text", "number", "duration", "count", "flag"
 FIELD_KINDS: Mapping[str, str] = {
     "battle_uuid": TEXT,
     "date": TEXT,
@@ -58,7 +59,7 @@ FIELD_KINDS: Mapping[str, str] = {
     "feedback": TEXT,
     "timestamp": TEXT,
     **{f"{name}_{side}": kind
-       for name, kind in (("total_listening_time", NUMBER), ("duration", NUMBER), ("sample_rate", COUNT),
+       for name, kind in (("total_listening_time", NUMBER), ("duration", DURATION), ("sample_rate", COUNT),
                           ("listen_data", TEXT), ("hardware", TEXT), ("system_time", NUMBER),
                           ("gateway_time", NUMBER))
        for side in SIDES},
@@ -67,8 +68,15 @@ REQUIRED_FIELDS = ("battle_uuid", "preference", "system_a", "system_b", "audio_a
 _VALUES = {
     TEXT: datasets.Value("string"),
     NUMBER: datasets.Value("float64"),
+    DURATION: datasets.Value("float64"),
     COUNT: datasets.Value("int64"),
     FLAG: datasets.Value("bool"),
+}
+_READERS: Mapping[str, Callable[..., Any]] = {
+    NUMBER: read_number,
+    DURATION: read_duration,
+    COUNT: read_count,
+    FLAG: read_flag,
 }
 BATTLE_COLUMNS: Mapping[str, tuple[datasets.Value | datasets.Audio, str]] = {
     "battle_uuid": (_VALUES[TEXT], "the battle's id"),
@@ -97,6 +105,8 @@ class MusicArenaConfig(SourcedConfig):
             Whether ties and battles where both were bad are left out.
         embeds_audio (`bool`, defaults to `True`):
             Whether the encoded audio is stored in the rows, or only the path to it.
+        allows_outside_paths (`bool`, defaults to `False`):
+            Whether links in the folder may lead out of it.
     """
 
     license_id: str = "cc-by-4.0"
@@ -106,6 +116,7 @@ class MusicArenaConfig(SourcedConfig):
     duplicates: str = "refuse"
     decisive_only: bool = False
     embeds_audio: bool = True
+    allows_outside_paths: bool = False
 
     def list_source_files(self) -> list[Path]:
         """List the battles of all months."""
@@ -230,11 +241,11 @@ class MusicArena(datasets.ArrowBasedBuilder):
         config: MusicArenaConfig = self.config
         if config.duplicates not in DUPLICATE_RULES:
             raise ValueError(f"`duplicates` is {config.duplicates!r}, expected one of {', '.join(DUPLICATE_RULES)}.")
-        folder = AudioFolder(config.source)
+        folder = AudioFolder(config.source, allows_outside=config.allows_outside_paths)
         month_folders = _list_months(folder.folder)
         if not month_folders:
             raise FileNotFoundError(f"No battles in {folder.folder}: expected battle_data/<month>/*.json.")
-        left_out = set(config.leave_out)
+        left_out, is_known = set(config.leave_out), False
         first_paths: dict[str, Path] = {}
         chosen, months_found = [], set()
         dropped = {"other month": 0, "on the leave-out list": 0, "duplicate battle_uuid": 0, "not decisive": 0}
@@ -245,6 +256,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
             matching = [name for name in config.months if name == month or str(battle["date"]).startswith(name)]
             months_found.update(matching)
             uuid = battle["battle_uuid"]
+            is_known = is_known or uuid in left_out
             if config.months and not matching:
                 dropped["other month"] += 1
             elif uuid in left_out:
@@ -264,6 +276,11 @@ class MusicArena(datasets.ArrowBasedBuilder):
                 audio = _find_battle_audio(battle, folder, path)
                 sizes = [song.stat().st_size for song in audio if song and config.embeds_audio]
                 chosen.append(_Battle(battle, month, BATTLE_BYTES + sum(sizes), audio))
+        if left_out and not is_known:
+            raise ValueError(
+                f"None of the {len(left_out)} ids to leave out is that of a battle in {folder.folder}; the list "
+                f"has for example {min(left_out)!r}, the battles {uuid!r}. Give the list of ids of this dataset."
+            )
         _refuse_unknown_months(config.months, months_found, [month.name for month in month_folders])
         if not chosen:
             counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
@@ -309,12 +326,7 @@ def read_battle(path: Path) -> dict[str, Any]:
     Raises:
         `TableError`: If it is not JSON, lacks a field, or has a vote other than A, B, TIE and BOTH_BAD.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TableError(f"{path}:{error.lineno} is not JSON ({error.msg}). Fetch the file again.") from error
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path} is not text in UTF-8 ({error}). Fetch the file again.") from error
+    values = load_json(path)
     if not isinstance(values, dict):
         raise TableError(f"{path} holds a JSON {type(values).__name__}, expected an object with the battle's fields.")
     missing = [name for name in REQUIRED_FIELDS if name not in values]
@@ -353,8 +365,7 @@ def load_battle_ids(path: str | Path) -> list[str]:
     Raises:
         `ValueError`: If there is none.
     """
-    lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    ids = [line.partition("#")[0].strip() for line in lines]
+    ids = [line.partition("#")[0].strip() for _, line in iterate_lines(Path(path).expanduser())]
     ids = [battle_id for battle_id in ids if battle_id]
     if not ids:
         raise ValueError(f"{path} lists no battle ids: expected one a line.")
@@ -364,8 +375,7 @@ def load_battle_ids(path: str | Path) -> list[str]:
 def _read_field(value: Any, name: str, kind: str, path: Path) -> Any:
     if kind == TEXT:
         return json.dumps(value) if isinstance(value, (dict, list)) else read_text(value)
-    read = {NUMBER: read_number, COUNT: read_count, FLAG: read_flag}[kind]
-    return read(value, name, str(path))
+    return _READERS[kind](value, name, str(path))
 
 
 def _refuse_unknown_months(months: Sequence[str], found: set[str], there: list[str]) -> None:

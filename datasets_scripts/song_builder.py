@@ -7,7 +7,7 @@ the same [`SongCorpus`].
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import datasets
 import pyarrow as pa
 
+from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.dataset_card import render_song_card
+from datasets_scripts.labels import LabelTable
 from datasets_scripts.parquet_folder import PreparedDataset, PreparedSplit
 from datasets_scripts.song_corpus import SongCorpus
 from datasets_scripts.song_record import CorpusOptions, SongRecord, format_time
@@ -103,6 +105,17 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
         """Stream the songs of the source."""
         raise NotImplementedError(f"{type(self).__name__} must implement `iterate_records`.")
 
+    def open_audio_folder(self, folder: str | Path) -> AudioFolder:
+        """Open a folder with audio of the songs; how many are found there goes to the manifest."""
+        opened = AudioFolder(folder, allows_outside=self.config.corpus.allows_outside_paths)
+        self._joins.append((opened.count_matches, opened.check_matches))
+        return opened
+
+    def join_labels(self, labels: LabelTable) -> None:
+        """Take a table of labels for the songs; how many find each other goes to the manifest."""
+        name = {"source": Path(labels.index.table).name}
+        self._joins.append((lambda: name | labels.index.count_matches(), labels.index.check_matches))
+
     def build_corpus(self, working_folder: Path) -> SongCorpus:
         """Scan, filter, rank and split the songs of the source."""
         return SongCorpus(self.read_sources(working_folder, {})[0], working_folder)
@@ -123,13 +136,15 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
             `tuple[ScannedSongs, dict[str, str]]`: the songs, and the hash of each source.
 
         Raises:
-            `ValueError`: If a table changes meanwhile.
+            `ValueError`: If a table changes meanwhile, or none of its rows, or of the audio, belongs to a song.
         """
+        self._joins: list[tuple[Callable[[], dict[str, Any]], Callable[[], str | None]]] = []
         places = self.config.list_places()
         tables = list(identify_files(name_sources(self.config.list_source_files()), known))
         features = build_song_features(self.EXTRA_COLUMNS)
         scanned = ScannedSongs(self.iterate_records(working_folder), self.config.corpus, features, working_folder)
         check_unchanged(tables)
+        self._match_warnings = [warning for _, check in self._joins if (warning := check()) is not None]
         return scanned, save_ledger(working_folder, places, chain(tables, scanned.identify_audio(known)))
 
     def describe_options(self) -> dict[str, Any]:
@@ -163,6 +178,9 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
                 "num_records": corpus.num_records,
                 "num_dropped": corpus.num_dropped,
                 "corrupt_songs": corpus.corrupt_songs,
+                "matches": [count() for count, _ in self._joins],
+                "common_prompts": corpus.common_prompts,
+                "warnings": [*self._match_warnings, *corpus.warnings],
                 "balance": corpus.balance,
             },
             card=self.render_card,
@@ -200,9 +218,9 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
 
 
 def describe_corpus_options(options: CorpusOptions) -> dict[str, Any]:
-    """Return options as plain values; how many processes worked is no part of the result."""
+    """Return options as plain values; how many processes worked, and what was allowed, is no part of the result."""
     described = asdict(options)
-    del described["num_workers"]
+    del described["num_workers"], described["allows_outside_paths"]
     described["as_of"] = format_time(options.as_of) if options.as_of else None
     described["split_ratios"] = list(options.split_ratios)
     described["group_by"] = list(options.group_by)

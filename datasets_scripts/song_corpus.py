@@ -1,12 +1,13 @@
 """
 A corpus of songs on its way to a dataset: scanned songs come in, filtered, ranked, split rows leave.
 
-Three steps. *Examine*: the audio of the songs that are still in is decoded once (resumable, in parallel). *Plan*:
-filters, percentiles, splits and the leakage check, on numbers in memory. *Read*: rows of one split, with their audio,
-as Arrow tables of bounded size.
+Three steps. *Examine*: the audio of the songs that are still in is decoded once (resumable, in parallel), unless a
+split would be empty, which is known before. *Plan*: filters, percentiles, splits and the leakage check, on numbers in
+memory. *Read*: rows of one split, with their audio, as Arrow tables of bounded size.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,19 @@ from datasets_scripts.sources import raise_changed
 from datasets_scripts.splits import (
     NO_KEY,
     SPLIT_NAMES,
+    Links,
     build_splits,
     check_split_leakage,
+    check_split_sizes,
     compute_quota_codes,
     compute_split_balance,
     compute_split_codes,
+    find_common,
 )
 from datasets_scripts.targets import compute_percentile_ranks, compute_popularity_scores
 from modeling_apex.checkpoints.hub_files import compute_file_hash
+
+logger = logging.getLogger(__name__)
 
 # A table that is read from disk holds about this many bytes of audio.
 TABLE_AUDIO_BYTES = 32 * 1024**2
@@ -55,13 +61,17 @@ class SongCorpus:
     Raises:
         `ValueError`: If an audio file changes meanwhile.
         [`EmptyDatasetError`]: If no song is left.
+        [`EmptySplitError`]: If no song is left for a split that was asked for.
     """
 
     def __init__(self, scanned: ScannedSongs, working_folder: Path):
         self.options, self.features = scanned.options, scanned.features
         self.num_records, self.num_dropped = scanned.num_records, scanned.num_dropped
         self.corrupt_songs: list[dict[str, str]] = []
+        self.warnings: list[str] = []
+        self.common_prompts = {"num_prompts": 0, "num_songs": 0}
         self._scanned = scanned
+        self._foresee_splits()
         self._audio = examine_songs(scanned, working_folder)
         self._filter_by_audio()
         self._plan()
@@ -108,8 +118,31 @@ class SongCorpus:
         for row in np.flatnonzero(is_corrupt)[:MAX_NAMED_SONGS].tolist():
             self.corrupt_songs.append({"id": scanned.name_song(row), "reason": audio.errors[row]})
         scanned.drop("without audio file", ~audio.has_file)
-        scanned.drop("corrupt audio", ~audio.is_sound)
+        scanned.drop("corrupt audio", ~audio.is_sound & ~audio.is_cut)
+        scanned.drop("cut or damaged audio", audio.is_cut)
         scanned.drop("duplicate audio", scanned.find_repeated(audio.sha256))
+
+    def _foresee_splits(self) -> None:
+        """Name splits that will be empty or tiny before the audio is decoded, which may take hours."""
+        scanned = self._scanned
+        is_kept = scanned.is_kept & (scanned.audio_keys != 0) if self.options.needs_audio else scanned.is_kept
+        rows = np.flatnonzero(is_kept)
+        if not len(rows) or not self.options.needs_audio:
+            return
+        songs = {name: numbers[rows] for name, numbers in scanned.numbers.items()}
+        _, group_keys = self._compute_group_keys(songs)
+        codes = self._divide(songs, group_keys, self._rank(songs["plays"], songs["platform"]))
+        self._check_sizes(codes, group_keys)
+
+    def _check_sizes(self, codes: NDArray[np.int8], group_keys: NDArray[np.uint64]) -> None:
+        known, options = self.warnings, self.options
+        num_groups = len(np.unique(group_keys))
+        self.warnings = check_split_sizes(
+            codes, options.split_ratios, num_groups=num_groups, group_by=options.group_by
+        )
+        for warning in self.warnings:
+            if warning not in known:
+                logger.warning(warning)
 
     def _plan(self) -> None:
         rows = np.flatnonzero(self._scanned.is_kept)
@@ -123,8 +156,9 @@ class SongCorpus:
         numbers = self._scanned.numbers
         songs = {name: numbers.pop(name)[rows] for name in list(numbers)}
         percentiles = [self._rank(songs.pop(name), songs["platform"]) for name in ("plays", "likes")]
-        group_keys = self._compute_group_keys(songs)
-        codes = self._split(rows, songs, group_keys, percentiles[0])
+        prompts, group_keys = self._compute_group_keys(songs)
+        codes = self._split(rows, songs | {"prompt": prompts}, group_keys, percentiles[0])
+        self._check_sizes(codes, group_keys)
         self.balance = []
         if self.options.needs_popularity:
             self.balance = compute_split_balance(codes, songs["platform"], percentiles[0])
@@ -152,12 +186,29 @@ class SongCorpus:
         # Songs without counts have no place among the others.
         return np.full(len(counts), np.nan)
 
-    def _compute_group_keys(self, songs: Mapping[str, NDArray]) -> NDArray[np.uint64]:
+    def _compute_group_keys(self, songs: Mapping[str, NDArray]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Return the prompts, without those that link nothing because many share them, and the groups."""
+        is_common = find_common(songs["prompt"], songs["creator"])
+        self.common_prompts = {
+            "num_prompts": len(np.unique(songs["prompt"][is_common])),
+            "num_songs": int(is_common.sum()),
+        }
+        songs = {**songs, "prompt": np.where(is_common, np.uint64(NO_KEY), songs["prompt"])}
         keys = songs["id"]
         for name in ("prompt", "creator"):
             if name in self.options.group_by:
                 keys = np.where(songs[name] != NO_KEY, songs[name], keys)
-        return keys
+        return songs["prompt"], keys
+
+    def _divide(
+        self, songs: Mapping[str, NDArray], group_keys: NDArray[np.uint64], percentiles: NDArray[np.float64]
+    ) -> NDArray[np.int8]:
+        options = self.options
+        if options.split_method == "hash":
+            return compute_split_codes(group_keys, seed=options.seed, ratios=options.split_ratios)
+        # Songs without counts have no popularity to balance: they are one band.
+        known, platforms = np.nan_to_num(percentiles), songs["platform"]
+        return compute_quota_codes(group_keys, platforms, known, seed=options.seed, ratios=options.split_ratios)
 
     def _split(
         self,
@@ -167,19 +218,14 @@ class SongCorpus:
         percentiles: NDArray[np.float64],
     ) -> NDArray[np.int8]:
         options = self.options
-        keys = {name: songs[name] for name in ("creator", "prompt")}
+        keys: dict[str, Links] = {"prompt": songs["prompt"]}
+        keys["creator"] = self._scanned.link_creators(rows, songs["creator"])
         if options.needs_audio:
             keys["audio"] = self._cluster_audio(rows)
         grouping = {name: keys[name] for name in options.group_by if name in keys}
         # Songs of one creator share a split because the creator is their group; the rest has to be seen to.
-        linked = {name: column for name, column in grouping.items() if name != "creator"}
-        if options.split_method == "hash":
-            codes = compute_split_codes(group_keys, seed=options.seed, ratios=options.split_ratios)
-        else:
-            # Songs without counts have no popularity to balance: they are one band.
-            known, platforms = np.nan_to_num(percentiles), songs["platform"]
-            codes = compute_quota_codes(group_keys, platforms, known, seed=options.seed, ratios=options.split_ratios)
-        assignment = build_splits(codes, linked)
+        linked = {name: link for name, link in grouping.items() if name != "creator" or isinstance(link, tuple)}
+        assignment = build_splits(self._divide(songs, group_keys, percentiles), linked)
         check_split_leakage(
             assignment.split_codes, grouping, name_song=lambda position: self._scanned.name_song(int(rows[position]))
         )

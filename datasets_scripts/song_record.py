@@ -2,7 +2,7 @@
 What goes into a song corpus: one record a song, whatever its source, and the options of what to keep and how to split.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from datasets_scripts.song_schema import AESTHETIC_NAMES
 from datasets_scripts.splits import DEFAULT_SPLIT_RATIOS, SPLIT_METHODS
 
+MAX_AGE_DAYS = 36525
 GROUP_KEYS = ("creator", "prompt", "audio")
 
 
@@ -23,6 +24,7 @@ class SongRecord:
     platform: str
     audio_path: Path | None = None
     creator: str | None = None
+    other_creators: Sequence[str] = ()
     prompt: str | None = None
     play_count: int | None = None
     like_count: int | None = None
@@ -65,6 +67,8 @@ class CorpusOptions:
             Whether songs without sound audio are dropped. Without it no audio is looked at and none is stored.
         embeds_audio (`bool`, defaults to `True`):
             Whether the encoded audio is stored in the rows, or only the path to it.
+        allows_outside_paths (`bool`, defaults to `False`):
+            Whether paths in tables, and links, may lead out of the folder that they belong to.
         num_workers (`int`, defaults to 1):
             Processes that look inside audio files.
     """
@@ -80,6 +84,7 @@ class CorpusOptions:
     refuses_duplicate_ids: bool = False
     needs_audio: bool = True
     embeds_audio: bool = True
+    allows_outside_paths: bool = False
     num_workers: int = 1
 
     def __post_init__(self) -> None:
@@ -88,8 +93,10 @@ class CorpusOptions:
             raise ValueError(f"Cannot group by {', '.join(unknown)}: expected some of {', '.join(GROUP_KEYS)}.")
         if self.split_method not in SPLIT_METHODS:
             raise ValueError(f"`split_method` is {self.split_method!r}, expected one of {', '.join(SPLIT_METHODS)}.")
-        if self.minimum_age_days < 0:
-            raise ValueError(f"`minimum_age_days` must not be negative, got {self.minimum_age_days}.")
+        if not 0 <= self.minimum_age_days <= MAX_AGE_DAYS:
+            raise ValueError(
+                f"`minimum_age_days` must not be negative, got {self.minimum_age_days}; expected 0 to {MAX_AGE_DAYS}."
+            )
 
 
 def format_time(moment: datetime) -> str:

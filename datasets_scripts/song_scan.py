@@ -21,12 +21,16 @@ from tqdm.auto import tqdm
 
 from datasets_scripts.song_record import CorpusOptions, SongRecord, build_working_row
 from datasets_scripts.sources import AUDIO_SOURCE, SourceFile, identify_files
-from datasets_scripts.splits import compute_exact_key, compute_key
+from datasets_scripts.splits import NO_KEY, Links, compute_key
 from datasets_scripts.working_files import WorkingTable, write_working_table
 from modeling_apex.corpus.identity import ContentIdentity
+from modeling_apex.corpus.song_ids import compute_exact_key
+from modeling_apex.storage.table_reader import TableError
 
 UNKNOWN_COUNT = -1
 UNKNOWN_TIME = np.iinfo(np.int64).min
+# What the code of a platform, an unsigned 16-bit number, can tell apart.
+MAX_PLATFORMS = 2**16
 COMPUTED_COLUMNS = ("audio", "group", "score_streams", "score_likes")
 # What is kept of every record beside its working row: counts, seconds since 1970, a code, and hashes; as type codes.
 NUMBERS = {"plays": "q", "likes": "q", "created": "q", "platform": "H", "id": "Q", "creator": "Q", "prompt": "Q"}
@@ -107,6 +111,7 @@ class ScannedSongs:
         shared = {name: feature for name, feature in self.features.items() if name not in COMPUTED_COLUMNS}
         schema = datasets.Features({**shared, "audio_path": datasets.Value("string")}).arrow_schema
         numbers = {name: array(code) for name, code in NUMBERS.items()}
+        others, other_keys = array("q"), array("Q")
         platform_codes: dict[str, int] = {}
 
         def scan_record(record: SongRecord) -> dict[str, Any]:
@@ -114,9 +119,18 @@ class ScannedSongs:
             numbers["likes"].append(UNKNOWN_COUNT if record.like_count is None else record.like_count)
             created = UNKNOWN_TIME if record.created_at is None else round(record.created_at.timestamp())
             numbers["created"].append(created)
-            numbers["platform"].append(platform_codes.setdefault(record.platform, len(platform_codes)))
+            code = platform_codes.setdefault(record.platform, len(platform_codes))
+            if code == MAX_PLATFORMS:
+                raise TableError(
+                    f"{record.location}: the platform {record.platform!r} is the {MAX_PLATFORMS + 1}th. A platform is "
+                    "a place with many songs, such as suno: name its column with --column platform=NAME."
+                )
+            numbers["platform"].append(code)
             numbers["id"].append(compute_exact_key(record.id))
             # A creator's name means something on their platform; a prompt is the same text everywhere.
+            for creator in record.other_creators:
+                others.append(len(numbers["creator"]))
+                other_keys.append(compute_key(record.platform, creator))
             numbers["creator"].append(compute_key(record.platform, record.creator))
             numbers["prompt"].append(compute_key(record.prompt))
             return build_working_row(record)
@@ -126,6 +140,25 @@ class ScannedSongs:
         self.platforms = list(platform_codes)
         self.numbers = {name: np.asarray(values) for name, values in numbers.items()}
         self.num_records = len(self.numbers["id"])
+        self._other_creators = (np.asarray(others, dtype=np.int64), np.asarray(other_keys, dtype=np.uint64))
+
+    def link_creators(self, rows: NDArray[np.int64], creators: NDArray[np.uint64]) -> Links:
+        """
+        Pair songs with their creators, with all of them where a song has several.
+
+        Args:
+            rows (`np.ndarray` of shape `(num_songs,)`), creators (`np.ndarray` of shape `(num_songs,)`):
+                The rows of the songs, ascending, and the first creator of each.
+
+        Returns:
+            `Links`: positions in `rows` and keys, or the keys alone where no song has several creators.
+        """
+        other_rows, keys = self._other_creators
+        is_wanted = np.isin(other_rows, rows) & (keys != NO_KEY)
+        if not is_wanted.any():
+            return creators
+        positions = np.searchsorted(rows, other_rows[is_wanted])
+        return np.concatenate([np.arange(len(rows)), positions]), np.concatenate([creators, keys[is_wanted]])
 
     def _filter_by_metadata(self) -> None:
         options, numbers = self.options, self.numbers

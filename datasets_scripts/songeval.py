@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 import datasets
 
 from datasets_scripts.audio_files import AudioFolder
-from datasets_scripts.field_values import read_text
-from datasets_scripts.labels import read_labels
-from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
+from datasets_scripts.labels import build_label_specs, read_labels
+from datasets_scripts.metadata_tables import ColumnSpec, check_columns, iterate_table
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
 from datasets_scripts.song_record import CorpusOptions, SongRecord
 from datasets_scripts.song_schema import AESTHETIC_NAMES
+from modeling_apex.storage.cell_values import read_text
+from modeling_apex.storage.table_reader import TableError, TableRow
 
 SONGEVAL_PLATFORM = "songeval"
 # People rated these songs; nobody counted plays, and each song is a group of its own.
@@ -42,7 +43,7 @@ class SongEvalConfig(SongDatasetConfig):
         source (`str`):
             The folder that holds `metadata.jsonl` and the audio files that it names.
         columns (`Mapping[str, str]`, *optional*):
-            Columns that differ from `SONGEVAL_COLUMNS`, by field.
+            Columns that differ from `SONGEVAL_COLUMNS`, by field; of the dimensions, the names that ratings have.
         label_source (`str`, defaults to `"songeval-raters"`):
             Who rated: people, or `"synthetic"` raters.
     """
@@ -89,7 +90,8 @@ whether the raters were people. There are no popularity targets.
 
     def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
         """Stream the rated songs."""
-        return iterate_rated_songs(self.config.source, self.config.columns, self.config.label_source)
+        folder = self.open_audio_folder(self.config.source)
+        return iterate_rated_songs(folder, self.config.columns, self.config.label_source)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""
@@ -99,7 +101,7 @@ whether the raters were people. There are no popularity targets.
 
 
 def iterate_rated_songs(
-    source: str | Path, columns: Mapping[str, str], label_source: str = "songeval-raters"
+    source: str | Path | AudioFolder, columns: Mapping[str, str], label_source: str = "songeval-raters"
 ) -> Iterator[SongRecord]:
     """
     Stream the songs of a folder with their mean labels; the arguments are the fields of [`SongEvalConfig`].
@@ -109,19 +111,21 @@ def iterate_rated_songs(
         `ValueError`: If a field is unknown.
         `TableError`: If a song has no raters, or a rating is missing or outside 1 to 5.
     """
-    unknown = [name for name in columns if name not in SONGEVAL_COLUMNS]
+    known = (*SONGEVAL_COLUMNS, *AESTHETIC_NAMES)
+    unknown = [name for name in columns if name not in known]
     if unknown:
-        raise ValueError(f"Unknown field {unknown[0]!r}: expected one of {', '.join(SONGEVAL_COLUMNS)}.")
+        raise ValueError(f"Unknown field {unknown[0]!r}: expected one of {', '.join(known)}.")
     specs = {name: ColumnSpec(column) for name, column in {**SONGEVAL_COLUMNS, **columns}.items()}
-    folder = AudioFolder(source)
+    label_specs = build_label_specs({name: column for name, column in columns.items() if name in AESTHETIC_NAMES})
+    folder = source if isinstance(source, AudioFolder) else AudioFolder(source)
     table = folder.folder / "metadata.jsonl"
     required = {name: specs[name] for name in ("audio_path", "annotation")}
     for row in check_columns(iterate_table(table), required, source=str(table)):
         path = read_text(specs["audio_path"].find(row.values))
         if path is None:
             raise TableError(f"{row.location} names no audio file.")
-        ratings = _read_ratings(row, specs["annotation"].find(row.values))
-        gender = read_text(specs["gender"].find(row.values))
+        ratings = _read_ratings(row, specs["annotation"].find(row.values), label_specs)
+        gender = _read_gender(row, specs["gender"])
         means = {name: math.fsum(rating[name] for rating in ratings) / len(ratings) for name in AESTHETIC_NAMES}
         yield SongRecord(
             location=row.location,
@@ -139,7 +143,15 @@ def iterate_rated_songs(
         )
 
 
-def _read_ratings(row: TableRow, annotation: Any) -> list[dict[str, float]]:
+def _read_gender(row: TableRow, spec: ColumnSpec) -> str | None:
+    """Read the gender of the voice; here, `none` is an answer: nobody sings."""
+    given = next((row.values[path] for path in spec.alternatives if row.values.get(path) is not None), None)
+    if isinstance(given, str) and given.strip().casefold() in INSTRUMENTAL_GENDERS:
+        return given.strip()
+    return read_text(given)
+
+
+def _read_ratings(row: TableRow, annotation: Any, specs: Mapping[str, ColumnSpec]) -> list[dict[str, float]]:
     if isinstance(annotation, Mapping):
         # Ratings by name of the rater.
         annotation = list(annotation.values())
@@ -150,7 +162,7 @@ def _read_ratings(row: TableRow, annotation: Any) -> list[dict[str, float]]:
         location = f"{row.location}, rater {number}"
         if not isinstance(rating, Mapping):
             raise TableError(f"{location} is a {type(rating).__name__}, expected an object with the five dimensions.")
-        ratings.append(read_labels(rating, location))
+        ratings.append(read_labels(rating, location, specs))
     return ratings
 
 

@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from datasets_scripts.audio_files import AUDIO_SUFFIXES
 from datasets_scripts.parquet_folder import LEDGER_NAME, MANIFEST_NAME, WORKING_FOLDER, OutputFolderError
 from modeling_apex.corpus.identity import (
     ContentIdentity,
@@ -26,6 +25,7 @@ from modeling_apex.corpus.identity import (
     identify_file,
     refuse_differences,
 )
+from modeling_apex.corpus.song_files import AUDIO_SUFFIXES
 
 AUDIO_SOURCE = "audio"
 # Files whose identity is asked for at once; bounds what waits in memory.

@@ -6,9 +6,11 @@ single song and adding the rest one by one, no song ever moves, so a song's spli
 *Songs of one creator stay together*: so it is a function of the creator, here a hash of the creator and the seed.
 *Songs of one prompt, or with near-identical audio, never fall into two splits* although their creators may: then one
 of them has to go. So when a prompt or a recording occurs in several splits, its songs stay in the first of train,
-validation and test that has it and are left out of the others; how many is counted. The usual alternative, joining
-all creators who share a prompt into one group, lets one new song join two groups (which moves one of them), and with
-everyday prompts it joins most of a corpus into a single group.
+validation and test that has it and are left out of the others; how many is counted. The same goes for a song by
+several creators: its group is the first of them, and it is left out where another of them is in an earlier split. A
+prompt that many creators share (`[Instrumental]`) is no sign of kinship and links nothing (see [`find_common`]). The
+usual alternative, joining all creators who share a prompt into one group, lets one new song join two groups (which
+moves one of them), and with everyday prompts it joins most of a corpus into a single group.
 
 The price is stratification. A hash knows nothing of platform or popularity, so every platform and every popularity
 band is divided in the wanted ratio in expectation, with the scatter of chance. Small corpora may prefer *quotas*: each
@@ -18,12 +20,17 @@ the dataset card shows it.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from modeling_apex.corpus.song_ids import compute_exact_key
+
+logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = ("train", "validation", "test")
 SPLIT_METHODS = ("hash", "quota")
@@ -33,6 +40,16 @@ NO_KEY = 0
 LEFT_OUT = -1
 NUM_POPULARITY_BANDS = 5
 MAX_NAMED_OFFENDERS = 10
+# A prompt is common when more creators use it than a tenth of them, but at least the first and at most the second.
+FEWEST_SHARING, MOST_SHARING = 3, 10
+# Fewer songs than this say little of a model.
+TINY_SPLIT = 20
+# The keys of all songs in order; or pairs of song numbers and keys, where a song may have none or several.
+Links = NDArray[np.uint64] | tuple[NDArray[np.int64], NDArray[np.uint64]]
+
+
+class EmptySplitError(ValueError):
+    """A split that was asked for would have no songs; the message says why and what to do."""
 
 
 class SplitLeakageError(ValueError):
@@ -64,12 +81,6 @@ def compute_key(*parts: str | None) -> int:
     """
     cleaned = [" ".join((part or "").casefold().split()) for part in parts]
     return compute_exact_key("\x1f".join(cleaned)) if cleaned and cleaned[-1] else NO_KEY
-
-
-def compute_exact_key(text: str) -> int:
-    """Hash text to 64 bits letter by letter, as ids need it: unlike prompts, ids differ by case."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
 
 
 def parse_split_ratios(text: str) -> tuple[float, float, float]:
@@ -146,17 +157,77 @@ def compute_quota_codes(
     return codes[groups]
 
 
-def build_splits(
-    codes: NDArray[np.int8], linked_keys: Mapping[str, NDArray[np.uint64]] | None = None
-) -> SplitAssignment:
+def find_common(keys: NDArray[np.uint64], creators: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """
+    Find the songs whose key, such as that of a prompt, so many creators share that it is no sign of kinship.
+
+    Args:
+        keys, creators (`np.ndarray` of shape `(num_songs,)`):
+            Hashes from [`compute_key`]. All songs whose creator is not known count as those of one.
+
+    Returns:
+        `np.ndarray` of shape `(num_songs,)`: whether more than a tenth of the creators have the song's key; more than
+        3 must, and more than 10 always suffice.
+    """
+    songs = np.flatnonzero(keys != NO_KEY)
+    songs = songs[np.lexsort((creators[songs], keys[songs]))]
+    is_first = np.ones(len(songs), dtype=bool)
+    is_first[1:] = (keys[songs[1:]] != keys[songs[:-1]]) | (creators[songs[1:]] != creators[songs[:-1]])
+    found, num_creators = np.unique(keys[songs[is_first]], return_counts=True)
+    limit = min(max(len(np.unique(creators)) / 10, FEWEST_SHARING), MOST_SHARING)
+    return np.isin(keys, found[num_creators > limit])
+
+
+def check_split_sizes(
+    codes: NDArray[np.int8], ratios: Sequence[float], *, num_groups: int, group_by: Sequence[str]
+) -> list[str]:
+    """
+    Refuse splits that come out empty, and name those that are tiny.
+
+    Args:
+        codes (`np.ndarray` of shape `(num_songs,)`):
+            Index into `SPLIT_NAMES` for every song, or `LEFT_OUT`.
+        ratios (`Sequence[float]`):
+            The shares that were asked for; a split without one may be empty.
+        num_groups (`int`), group_by (`Sequence[str]`):
+            How many groups the songs form and by what, for the messages.
+
+    Returns:
+        `list[str]`: a sentence for each split of fewer than 20 songs, or of less than half its share.
+
+    Raises:
+        [`EmptySplitError`]: If a split that has a share has no songs.
+    """
+    counts = [int(np.sum(codes == code)) for code in range(len(SPLIT_NAMES))]
+    shown = ", ".join(f"{count} {name}" for name, count in zip(SPLIT_NAMES, counts, strict=True))
+    songs = f"{len(codes)} songs in {num_groups} groups ({', '.join(group_by) or 'each its own'}) became {shown}"
+    num_left_out = int(np.sum(codes == LEFT_OUT))
+    songs += f"; {num_left_out} share something with an earlier split and are left out" if num_left_out else ""
+    warnings = []
+    for name, count, share in zip(SPLIT_NAMES, counts, np.asarray(ratios) / np.sum(ratios), strict=True):
+        if share > 0 and not count:
+            raise EmptySplitError(
+                f"The {name} split would be empty: {songs}. Divide them evenly (--split-method quota), with another "
+                f"--seed, by fewer keys (--group-by), or do without that split (--splits, such as 90:10:0)."
+            )
+        is_behind = count < share * len(codes) / 2
+        if 0 < share < 1 and (count < TINY_SPLIT or is_behind):
+            advice = "--split-method quota divides a small corpus evenly" if is_behind else "its metrics will be vague"
+            wanted = f"where its share is {share * len(codes):.0f}"
+            warnings.append(f"the {name} split has only {count} songs, {wanted}: {songs}; {advice}")
+    return warnings
+
+
+def build_splits(codes: NDArray[np.int8], linked_keys: Mapping[str, Links] | None = None) -> SplitAssignment:
     """
     Leave out the songs that would let something linked lie in two splits.
 
     Args:
         codes (`np.ndarray` of shape `(num_songs,)`):
             The split of every song's group, from [`compute_split_codes`] or [`compute_quota_codes`].
-        linked_keys (`Mapping[str, np.ndarray]`, *optional*):
+        linked_keys (`Mapping[str, Links]`, *optional*):
             Further keys that must not occur in two splits, by name (`"prompt"`, `"audio"`); `NO_KEY` links nothing.
+            Where songs may have several keys of a kind, pairs of song numbers and keys.
 
     Returns:
         [`SplitAssignment`]: the split of every song, and how many were left out because of which key.
@@ -166,22 +237,25 @@ def build_splits(
     """
     linked_keys = linked_keys or {}
     for name, keys in linked_keys.items():
-        if len(keys) != len(codes):
+        if not isinstance(keys, tuple) and len(keys) != len(codes):
             raise ValueError(f"`linked_keys[{name!r}]` has {len(keys)} entries but there are {len(codes)} songs.")
     codes, num_left_out = codes.copy(), dict.fromkeys(linked_keys, 0)
     # Earlier splits keep what they have; a later one gives up the songs that it shares with any of them.
     for later in range(1, len(SPLIT_NAMES)):
-        for name, keys in linked_keys.items():
-            candidates = np.flatnonzero((codes == later) & (keys != NO_KEY))
-            is_taken = np.isin(keys[candidates], keys[(codes != LEFT_OUT) & (codes < later)])
-            codes[candidates[is_taken]] = LEFT_OUT
-            num_left_out[name] += int(is_taken.sum())
+        for name, link in linked_keys.items():
+            songs, keys = link if isinstance(link, tuple) else (None, link)
+            of_link = codes if songs is None else codes[songs]
+            candidates = np.flatnonzero((of_link == later) & (keys != NO_KEY))
+            taken = candidates[np.isin(keys[candidates], keys[(of_link != LEFT_OUT) & (of_link < later)])]
+            taken = taken if songs is None else np.unique(songs[taken])
+            codes[taken] = LEFT_OUT
+            num_left_out[name] += len(taken)
     return SplitAssignment(codes, num_left_out)
 
 
 def check_split_leakage(
     split_codes: NDArray[np.int8],
-    keys: Mapping[str, NDArray[np.uint64]],
+    keys: Mapping[str, Links],
     *,
     name_song: Callable[[int], str] = str,
 ) -> None:
@@ -191,8 +265,8 @@ def check_split_leakage(
     Args:
         split_codes (`np.ndarray` of shape `(num_songs,)`):
             Index into `SPLIT_NAMES`, or `LEFT_OUT`.
-        keys (`Mapping[str, np.ndarray]`):
-            Hashes by name (`"creator"`, `"prompt"`, `"audio"`), each of shape `(num_songs,)`.
+        keys (`Mapping[str, Links]`):
+            Hashes by name (`"creator"`, `"prompt"`, `"audio"`), as for [`build_splits`].
         name_song (`Callable[[int], str]`, *optional*):
             Turns a row number into the name shown in the message.
 
@@ -200,11 +274,13 @@ def check_split_leakage(
         [`SplitLeakageError`]: If a key occurs in two splits; the message names the offending songs.
     """
     offenders: list[str] = []
-    for key_name, values in keys.items():
-        songs = np.flatnonzero((split_codes != LEFT_OUT) & (values != NO_KEY))
-        songs = songs[np.argsort(values[songs], kind="stable")]
-        codes = split_codes[songs]
-        is_torn = (values[songs[1:]] == values[songs[:-1]]) & (codes[1:] != codes[:-1])
+    for key_name, link in keys.items():
+        numbers, values = link if isinstance(link, tuple) else (None, link)
+        of_link = split_codes if numbers is None else split_codes[numbers]
+        entries = np.flatnonzero((of_link != LEFT_OUT) & (values != NO_KEY))
+        entries = entries[np.argsort(values[entries], kind="stable")]
+        codes, songs = of_link[entries], entries if numbers is None else numbers[entries]
+        is_torn = (values[entries[1:]] == values[entries[:-1]]) & (codes[1:] != codes[:-1])
         for place in np.flatnonzero(is_torn)[:MAX_NAMED_OFFENDERS]:
             first, second = (f"{name_song(int(songs[n]))} ({SPLIT_NAMES[codes[n]]})" for n in (place, place + 1))
             offenders.append(f"{first} and {second} share one {key_name}")

@@ -2,8 +2,9 @@
 Spotify-like tracks: a table of track features with popularity, and the audio it speaks of, become a song dataset.
 
 Column names are those of Spotify's tables and web API unless told otherwise; a column that the table lacks is missing
-in every row. Tracks of one artist never fall into two splits (of several artists the first counts). Features that leak
-the target (see `track_features_apex`) are named as such in the card, and `leaking_features="drop"` leaves them out.
+in every row. Tracks that share an artist never fall into two splits, whoever of several is named first. Features that
+leak the target (see `track_features_apex`) are named as such in the card, and `leaking_features="drop"` leaves them
+out.
 """
 
 import re
@@ -16,11 +17,10 @@ from typing import Any, ClassVar
 import datasets
 
 from datasets_scripts.audio_files import AudioFolder
-from datasets_scripts.field_values import read_count, read_flag, read_number, read_text
+from datasets_scripts.creators import split_creators
+from datasets_scripts.field_values import read_count, read_duration, read_flag, read_number
 from datasets_scripts.metadata_tables import (
     ColumnSpec,
-    TableError,
-    TableRow,
     check_columns,
     is_hub_id,
     iterate_table,
@@ -31,11 +31,15 @@ from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, S
 from datasets_scripts.song_record import CorpusOptions, SongRecord
 from datasets_scripts.song_schema import SONG_COLUMNS
 from modeling_apex.inference.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
+from modeling_apex.storage.cell_values import read_text
+from modeling_apex.storage.table_reader import TableError, TableRow
 
 SPOTIFY_PLATFORM = "spotify"
 SPOTIFY_CORPUS = CorpusOptions(group_by=("creator", "audio"), needs_popularity=False)
 LEAKING_CHOICES = ("keep", "drop")
 
+# Dances and moods: shares.
+_SHARES = ("danceability", "energy", "valence", "speechiness", "acousticness", "instrumentalness", "liveness")
 # Where Spotify's tables keep what a row needs. `|` separates alternatives, dots reach into objects.
 DEFAULT_COLUMNS: Mapping[str, str] = {
     "id": "track_id|id",
@@ -44,15 +48,17 @@ DEFAULT_COLUMNS: Mapping[str, str] = {
     "popularity": "popularity|track_popularity",
     "release_date": "release_date|album.release_date",
     "audio_path": "audio_path|file_name",
+    "all_artists": "artists|artist_names|artist_name",
     "genre": "track_genre|genre",
     "album_type": "album_type|album.album_type",
     "num_markets": "num_markets",
     "explicit": "explicit",
     "duration": "duration_ms",
+    "duration_seconds": "duration_seconds",
     **{
         name: name
         for name in (
-            *("danceability", "energy", "valence", "speechiness", "acousticness", "instrumentalness", "liveness"),
+            *_SHARES,
             *("loudness", "tempo", "mode", "key", "time_signature"),
         )
     },
@@ -60,6 +66,14 @@ DEFAULT_COLUMNS: Mapping[str, str] = {
     "artist_followers": "artist_followers|artist.followers.total",
     "play_count": "play_count|streams",
     "like_count": "like_count",
+}
+# What a feature can be, in its own unit.
+FEATURE_RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(_SHARES, (0, 1)),
+    "loudness": (-120, 30),
+    "tempo": (0, 1000),
+    "mode": (0, 1),
+    "artist_popularity": (0, 100),
 }
 COUNTS = ("artist_followers", "play_count", "like_count", "num_markets")
 # Features that are columns of every song already, or follow from the date.
@@ -114,7 +128,8 @@ class SpotifyTracks(SongDatasetBuilder):
     PRETTY_NAME = "Tracks with features and popularity"
     INTRODUCTION = f"""\
 Tracks of a Spotify-like table joined to their audio: `popularity` from 0 to 100 as the table states it, and structured
-features. No artist is in two splits; of a track by several artists, the first counts.
+features. No artist is in two splits: a track by several is in the split of the first, who is its `creator`, and is
+left out where another of them is in an earlier split.
 
 **Features that leak the target:** {", ".join(f"`{name}`" for name in LEAKING_NAMES)}. They are computed from how the
 track did, so a model that has them is told a part of the answer, and cannot judge a song that is not published yet.
@@ -136,9 +151,8 @@ track did, so a model that has them is told a part of the answer, and cannot jud
     def iterate_records(self, working_folder: Path) -> Iterator[SongRecord]:
         """Stream the tracks."""
         config: SpotifyTracksConfig = self.config
-        return iterate_tracks(
-            config.tracks, config.audio, columns=config.columns, leaking_features=config.leaking_features
-        )
+        audio = None if config.audio is None else self.open_audio_folder(config.audio)
+        return iterate_tracks(config.tracks, audio, columns=config.columns, leaking_features=config.leaking_features)
 
     def describe_options(self) -> dict[str, Any]:
         """Return the options of the build for the manifest."""
@@ -156,7 +170,7 @@ track did, so a model that has them is told a part of the answer, and cannot jud
 
 def iterate_tracks(
     tracks: str | Path,
-    audio: str | Path | None = None,
+    audio: str | Path | AudioFolder | None = None,
     *,
     columns: Mapping[str, str] | None = None,
     leaking_features: str = "keep",
@@ -174,7 +188,7 @@ def iterate_tracks(
     if unknown:
         raise ValueError(f"Unknown field {unknown[0]!r}: expected one of {', '.join(DEFAULT_COLUMNS)}.")
     specs = {name: ColumnSpec(column) for name, column in {**DEFAULT_COLUMNS, **(columns or {})}.items()}
-    folder = None if audio is None else AudioFolder(audio)
+    folder = audio if audio is None or isinstance(audio, AudioFolder) else AudioFolder(audio)
     required = {name: specs[name] for name in ("id", "artist", "popularity")}
     for row in check_columns(iterate_table(tracks, revision=pin_revision(str(tracks))), required, source=str(tracks)):
         record = _build_record(row, specs, keeps_leaking=leaking_features == "keep")
@@ -191,11 +205,12 @@ def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], *, keeps_leaki
         raise TableError(f"{place} has no id.")
     if not keeps_leaking:
         found |= dict.fromkeys(LEAKING_NAMES)
-    popularity = read_number(found["popularity"], "popularity", place)
-    if popularity is not None and not 0 <= popularity <= 100:
-        raise TableError(f"{place}: popularity is {popularity:g}, expected a number from 0 to 100.")
+    popularity = read_number(found["popularity"], "popularity", place, minimum=0, maximum=100)
     released = read_release_date(found["release_date"], place)
-    milliseconds = read_number(found["duration"], "duration", place)
+    duration = read_duration(found["duration_seconds"], "duration_seconds", place)
+    if duration is None:
+        duration = read_duration(found["duration"], "duration", place, is_in_milliseconds=True)
+    artists, all_artists = (split_creators(found[name]) for name in ("artist", "all_artists"))
     explicit = read_flag(found["explicit"], "explicit", place)
     values: dict[str, Any] = {
         "popularity": popularity,
@@ -209,17 +224,21 @@ def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], *, keeps_leaki
             continue
         if feature["kind"] == "categorical":
             values[name] = _read_category(found[name])
+        elif name in COUNTS:
+            values[name] = read_count(found[name], name, place)
         else:
-            values[name] = (read_count if name in COUNTS else read_number)(found[name], name, place)
+            minimum, maximum = FEATURE_RANGES.get(name, (None, None))
+            values[name] = read_number(found[name], name, place, minimum=minimum, maximum=maximum)
     return SongRecord(
         location=place,
         id=song_id,
         platform=SPOTIFY_PLATFORM,
-        creator=_read_first_artist(found["artist"]),
+        creator=artists[0] if artists else None,
+        other_creators=list(dict.fromkeys([*artists[1:], *(name for name in all_artists if name not in artists[:1])])),
         play_count=read_count(found["play_count"], "play_count", place),
         like_count=read_count(found["like_count"], "like_count", place),
         created_at=None if released is None else datetime(released[0], released[1] or 1, 1, tzinfo=UTC),
-        duration=None if milliseconds is None else milliseconds / 1000,
+        duration=duration,
         title=read_text(found["title"]),
         extras=values,
     )
@@ -240,16 +259,6 @@ def read_release_date(value: Any, location: str) -> tuple[int, int | None] | Non
     if match is None or int(match[1]) == 0 or (month is not None and not 1 <= month <= 12):
         raise TableError(f"{location}: release_date is {text!r}, expected 2019, 2019-05 or 2019-05-17.")
     return int(match[1]), month
-
-
-def _read_first_artist(value: Any) -> str | None:
-    """Return the first of several artists, whether a list or text that separates them by semicolons."""
-    if isinstance(value, (list, tuple)):
-        value = value[0] if value else None
-    if isinstance(value, Mapping):  # the web API's artist objects
-        value = value.get("id") or value.get("name")
-    text = read_text(value)
-    return None if text is None else text.split(";")[0].strip()
 
 
 def _read_category(value: Any) -> str | None:

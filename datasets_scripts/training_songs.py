@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets_scripts.audio_files import AudioFolder, spool_audio
-from datasets_scripts.field_values import read_count, read_flag, read_number, read_text, read_time
-from datasets_scripts.labels import LabelTable
+from datasets_scripts.audio_files import spool_audio
+from datasets_scripts.creators import split_creators
+from datasets_scripts.field_values import read_count, read_duration, read_flag, read_time
+from datasets_scripts.labels import LABEL_COLUMNS, LabelTable
 from datasets_scripts.metadata_tables import (
     ColumnSpec,
-    TableError,
-    TableRow,
     check_columns,
     is_hub_id,
     iterate_table,
@@ -26,7 +25,10 @@ from datasets_scripts.metadata_tables import (
 )
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
 from datasets_scripts.song_record import SongRecord
-from datasets_scripts.splits import compute_exact_key
+from datasets_scripts.song_schema import AESTHETIC_NAMES
+from modeling_apex.corpus.song_ids import compute_exact_key
+from modeling_apex.storage.cell_values import read_text
+from modeling_apex.storage.table_reader import TableError, TableRow
 
 # Where a Suno song object keeps what a song row needs. `|` separates alternatives, dots reach into objects.
 DEFAULT_COLUMNS: Mapping[str, str] = {
@@ -38,12 +40,15 @@ DEFAULT_COLUMNS: Mapping[str, str] = {
     "prompt": "metadata.gpt_description_prompt|metadata.prompt",
     "created_at": "created_at",
     "duration": "metadata.duration|duration",
+    "duration_ms": "duration_ms|metadata.duration_ms",
     "title": "title",
     "has_vocal": "metadata.has_vocal",
     "is_instrumental": "is_instrumental",
     "audio": "audio",
     "audio_path": "audio_path|file_name",
 }
+# The name that stands for the table of labels where a platform may: `--column labels:id=track`.
+LABELS = "labels"
 AUDIO_IN_TABLE = "in-table"
 NO_AUDIO = "none"
 
@@ -82,9 +87,10 @@ class TrainingSongsConfig(SongDatasetConfig):
         sources (`Sequence[SongSource]`):
             Tables and audio, in the order in which duplicates are decided.
         columns (`Mapping[str, str]`, *optional*):
-            Columns that differ from `DEFAULT_COLUMNS`, by field; `"platform:field"` sets one for one platform only.
+            Columns that differ from `DEFAULT_COLUMNS`, by field; `"platform:field"` sets one for one platform only,
+            and `"labels:field"`, or the name of an aesthetic label, one of the table of labels.
         labels (`str`, *optional*):
-            A table with `id` and the five aesthetic columns.
+            A table with `id` (or `song_id`) and the five aesthetic columns.
         label_source (`str`, defaults to `"pseudo-labels"`):
             Who gave those labels.
     """
@@ -123,11 +129,18 @@ AI-generated songs with play and like counts turned into popularity targets, and
         config: TrainingSongsConfig = self.config
         if not config.sources:
             raise ValueError("`sources` is empty: give at least one SongSource(metadata, audio).")
-        labels = LabelTable(config.labels, label_source=config.label_source) if config.labels else None
+        labels, columns = None, build_label_columns(config.columns)
+        if config.labels:
+            # The same program may have written both tables.
+            own_id = {"id": f"{config.columns['id']}|{LABEL_COLUMNS['id']}"} if "id" in config.columns else {}
+            labels = LabelTable(config.labels, label_source=config.label_source, columns=own_id | columns)
+            self.join_labels(labels)
+        elif columns:
+            raise ValueError(f"--column names columns of labels ({', '.join(columns)}), but there is no --labels.")
         return (
             record
             for source in config.sources
-            for record in _iterate_source(source, config.columns, labels, working_folder / "audio")
+            for record in self._iterate_source(source, labels, working_folder / "audio")
         )
 
     def describe_options(self) -> dict[str, Any]:
@@ -151,32 +164,46 @@ AI-generated songs with play and like counts turned into popularity targets, and
             **super().describe_options(),
         }
 
+    def _iterate_source(
+        self, source: SongSource, labels: LabelTable | None, spool_folder: Path
+    ) -> Iterator[SongRecord]:
+        """Stream the songs of one source; audio that comes inside its table is put into the spool folder."""
+        specs = build_column_specs(self.config.columns, source.platform)
+        required = {name: specs[name] for name in ("id", "play_count", "like_count")}
+        if source.platform is None:
+            required["platform"] = specs["platform"]
+        if source.audio == AUDIO_IN_TABLE:
+            required["audio"] = specs["audio"]
+        folder = None if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else self.open_audio_folder(source.audio)
+        place = Path(source.metadata).expanduser()
+        # Where audio may lie that a table names by its path alone.
+        root = None if self.config.corpus.allows_outside_paths else place if place.is_dir() else place.parent
+        revision = pin_revision(source.metadata, source.revision)
+        rows = iterate_table(source.metadata, split=source.split, revision=revision)
+        for row in check_columns(rows, required, source=source.metadata):
+            record = _build_record(row, specs, source.platform)
+            if folder is not None:
+                named = read_text(specs["audio_path"].find(row.values))
+                record.audio_path = folder.find(record.id, named, location=row.location)
+            elif source.audio == AUDIO_IN_TABLE:
+                audio = specs["audio"].find(row.values)
+                audio = {"path": audio} if isinstance(audio, str) else audio
+                if isinstance(audio, Mapping):
+                    name = f"{compute_exact_key(record.id):016x}"
+                    record.audio_path = spool_audio(audio, spool_folder, name, root=root, location=row.location)
+            if labels is not None:
+                record.labels, record.label_source = labels.find(record.id), labels.label_source
+            yield record
 
-def _iterate_source(
-    source: SongSource, columns: Mapping[str, str], labels: LabelTable | None, spool_folder: Path
-) -> Iterator[SongRecord]:
-    """Stream the songs of one source; audio that comes inside its table is put into the spool folder."""
-    specs = build_column_specs(columns, source.platform)
-    required = {name: specs[name] for name in ("id", "play_count", "like_count")}
-    if source.platform is None:
-        required["platform"] = specs["platform"]
-    if source.audio == AUDIO_IN_TABLE:
-        required["audio"] = specs["audio"]
-    folder = None if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else AudioFolder(source.audio)
-    revision = pin_revision(source.metadata, source.revision)
-    rows = iterate_table(source.metadata, split=source.split, revision=revision)
-    for row in check_columns(rows, required, source=source.metadata):
-        record = _build_record(row, specs, source.platform)
-        if folder is not None:
-            named = read_text(specs["audio_path"].find(row.values))
-            record.audio_path = folder.find(record.id, named, location=row.location)
-        elif source.audio == AUDIO_IN_TABLE:
-            audio = specs["audio"].find(row.values)
-            if isinstance(audio, Mapping):
-                record.audio_path = spool_audio(audio, spool_folder, f"{compute_exact_key(record.id):016x}")
-        if labels is not None:
-            record.labels, record.label_source = labels.find(record.id), labels.label_source
-        yield record
+
+def build_label_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """Pick the columns of the table of labels from a choice of columns: `"labels:id"`, `"coherence"` and the like."""
+    parts = ((*name.rpartition(":"), column) for name, column in columns.items())
+    return {
+        field_name: column
+        for table, _, field_name, column in parts
+        if table == LABELS or (not table and field_name in AESTHETIC_NAMES)
+    }
 
 
 def build_column_specs(columns: Mapping[str, str], platform: str | None) -> dict[str, ColumnSpec]:
@@ -189,8 +216,12 @@ def build_column_specs(columns: Mapping[str, str], platform: str | None) -> dict
     chosen, chosen_for_platform = dict(DEFAULT_COLUMNS), {}
     for name, column in columns.items():
         of_platform, separator, field_name = name.rpartition(":")
-        if field_name not in DEFAULT_COLUMNS:
-            raise ValueError(f"Unknown field {field_name!r}: expected one of {', '.join(DEFAULT_COLUMNS)}.")
+        known = LABEL_COLUMNS if of_platform == LABELS else DEFAULT_COLUMNS
+        known = known if separator else {**DEFAULT_COLUMNS, **LABEL_COLUMNS}
+        if field_name not in known:
+            raise ValueError(f"Unknown field {field_name!r}: expected one of {', '.join(known)}.")
+        if of_platform == LABELS or field_name not in DEFAULT_COLUMNS:
+            continue
         if not separator:
             chosen[field_name] = column
         elif of_platform == platform:
@@ -210,16 +241,21 @@ def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], platform: str 
     has_vocal = read_flag(found["has_vocal"], "has_vocal", place)
     if is_instrumental is None and has_vocal is not None:
         is_instrumental = not has_vocal
+    creators = split_creators(found["creator"])
+    duration = read_duration(found["duration"], "duration", place)
+    if duration is None:
+        duration = read_duration(found["duration_ms"], "duration_ms", place, is_in_milliseconds=True)
     return SongRecord(
         location=place,
         id=song_id,
         platform=platform,
-        creator=read_text(found["creator"]),
+        creator=creators[0] if creators else None,
+        other_creators=creators[1:],
         prompt=read_text(found["prompt"]),
         play_count=read_count(found["play_count"], "play_count", place),
         like_count=read_count(found["like_count"], "like_count", place),
         created_at=read_time(found["created_at"], "created_at", place),
-        duration=read_number(found["duration"], "duration", place),
+        duration=duration,
         title=read_text(found["title"]),
         is_instrumental=is_instrumental,
     )

@@ -22,6 +22,10 @@ from datasets_scripts.audio_fingerprint import FINGERPRINT_BYTES
 
 ROWS_PER_BATCH = 500
 
+# Of `is_sound` in a record: the file decodes, but a part of it is missing. 0 is broken and 1 is sound.
+CUT = 2
+# Journals of versions that took cut files for sound ones bear another name, and are not read.
+JOURNAL_NAME = "audio-2.journal"
 JOURNAL_RECORD = np.dtype(
     [
         ("row", "<i8"),
@@ -108,7 +112,7 @@ class AudioJournal:
     """
 
     def __init__(self, folder: Path):
-        self._records_path = folder / "audio.journal"
+        self._records_path = folder / JOURNAL_NAME
         self._errors_path = folder / "audio_errors.jsonl"
         self._records_path.touch()
         whole = self._records_path.stat().st_size // JOURNAL_RECORD.itemsize * JOURNAL_RECORD.itemsize
@@ -129,7 +133,7 @@ class AudioJournal:
         record["sha256"] = np.frombuffer(facts.sha256, dtype=np.uint8)
         if facts.fingerprint is not None:
             record["fingerprint"], record["has_fingerprint"] = np.frombuffer(facts.fingerprint, dtype=np.uint8), 1
-        record["is_sound"] = facts.error is None
+        record["is_sound"] = CUT if facts.is_cut else facts.error is None
         record["num_bytes"], record["duration"] = facts.num_bytes, facts.duration
         with open(self._records_path, "ab") as stream:
             stream.write(record.tobytes())

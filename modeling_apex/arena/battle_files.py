@@ -1,14 +1,13 @@
 """
 From files to the table of battles.
 
-What comes in is a CSV, JSONL or Parquet file, or an iterable of rows, in the column names of the Music Arena builder
-plus one pair of columns a score (`<name>_a`, `<name>_b`). What leaves is a validated [`BattleTable`] of numpy arrays.
+What comes in is a file in any format of `table_reader`, or an iterable of rows, in the column names of the Music Arena
+builder plus one pair of columns a score (`<name>_a`, `<name>_b`). What leaves is a validated [`BattleTable`] of numpy
+arrays.
 """
 
-import csv
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ import numpy as np
 from modeling_apex.arena.battle_table import BattleTable, ScoreColumn
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.statistics.pair_metrics import OUTCOMES
+from modeling_apex.storage.cell_values import check_duration, is_unknown, parse_number, read_text
+from modeling_apex.storage.table_reader import FORMATS_TEXT, get_table_suffix, iterate_rows
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-_INSTRUMENTAL_WORDS = {"true": 1, "1": 1, "yes": 1, "false": 0, "0": 0, "no": 0, "": -1, "null": -1, "none": -1}
-_MISSING_WORDS = ("", "nan", "null", "none")
+_INSTRUMENTAL_WORDS = {"true": 1, "1": 1, "yes": 1, "false": 0, "0": 0, "no": 0}
 
 
 def build_score_columns(columns: Iterable[str], declarations: Sequence[str] | None = None) -> tuple[ScoreColumn, ...]:
@@ -74,7 +72,11 @@ def _parse_declaration(declaration: str, head_groups: Mapping[str, str]) -> Scor
 
 
 def build_battle_table(
-    rows: Iterable[Mapping[str, Any]], *, scores: Sequence[str] | None = None, source: str = "the table"
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    scores: Sequence[str] | None = None,
+    source: str = "the table",
+    locations: Sequence[str] = (),
 ) -> BattleTable:
     """
     Validate rows and turn them into a table.
@@ -85,6 +87,7 @@ def build_battle_table(
             `is_instrumental`, `prompt`, `user_pseudonym`, `duration_a`/`_b`, `loudness_a`/`_b` and score columns.
         scores (`Sequence[str]`, *optional*): Score declarations, see [`build_score_columns`].
         source (`str`, defaults to `"the table"`): Name of the table in error messages.
+        locations (`Sequence[str]`, *optional*): Where each row stands, for messages; its number by default.
 
     Returns:
         `BattleTable`: The battles in the order of the rows.
@@ -105,7 +108,8 @@ def build_battle_table(
         raise ValueError(f"{source} lacks the columns {missing}. It has {sorted(columns)}.")
     score_columns = build_score_columns(columns, scores)
 
-    readers = [_RowReader(row, f"row {number} of {source}") for number, row in enumerate(listed, start=1)]
+    locations = locations or [f"row {number} of {source}" for number in range(1, len(listed) + 1)]
+    readers = [_RowReader(row, where) for row, where in zip(listed, locations, strict=True)]
     ids = [reader.read_text(str(id_column), is_required=True) for reader in readers]
     _refuse_repeated_ids(ids, source)
     sides = [[column.column_a for column in score_columns], [column.column_b for column in score_columns]]
@@ -120,7 +124,7 @@ def build_battle_table(
         instrumental=np.array([reader.read_instrumental() for reader in readers], dtype=np.int8),
         prompts=np.array([reader.read_text("prompt") for reader in readers], dtype=object),
         users=np.array([reader.read_text("user_pseudonym") for reader in readers], dtype=object),
-        durations=np.array([[r.read_number("duration_a"), r.read_number("duration_b")] for r in readers]),
+        durations=np.array([[r.read_duration("duration_a"), r.read_duration("duration_b")] for r in readers]),
         loudness=np.array([[r.read_number("loudness_a"), r.read_number("loudness_b")] for r in readers]),
         scores=np.array(scores_by_side, dtype=np.float64).reshape(len(listed), 2, len(score_columns)),
         score_columns=score_columns,
@@ -146,23 +150,23 @@ class _RowReader:
     where: str
 
     def read_text(self, name: str, *, is_required: bool = False) -> str:
-        value = self.row.get(name)
-        text = "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
+        text = (read_text(self.row.get(name)) or "").strip()
         if is_required and not text:
             raise ValueError(f"Column {name!r} is empty in {self.where}. Every battle needs one.")
         return text
 
     def read_number(self, name: str) -> float:
         value = self.row.get(name)
-        if value is None or (isinstance(value, str) and value.strip().lower() in _MISSING_WORDS):
+        if is_unknown(value):
             return math.nan
-        try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Column {name!r} holds {value!r} in {self.where}. Expected a number.") from error
-        if math.isinf(number):
-            raise ValueError(f"Column {name!r} holds {value!r} in {self.where}. Expected a finite number.")
-        return number
+        number = parse_number(value)
+        if number is None:
+            raise ValueError(f"Column {name!r} holds {str(value)[:80]!r} in {self.where}. Expected a finite number.")
+        return float(number)
+
+    def read_duration(self, name: str) -> float:
+        number = self.read_number(name)
+        return number if math.isnan(number) else check_duration(number, name, self.where)
 
     def read_preference(self) -> str:
         value = self.row.get("preference")
@@ -175,7 +179,7 @@ class _RowReader:
 
     def read_instrumental(self) -> int:
         value = self.row.get("is_instrumental")
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if is_unknown(value):
             return -1
         if isinstance(value, (bool, np.bool_)):
             return int(value)
@@ -189,10 +193,10 @@ class _RowReader:
 
 def load_battle_table(path: str | Path, *, scores: Sequence[str] | None = None) -> BattleTable:
     """
-    Read a table of battles from a CSV, JSONL or Parquet file.
+    Read a table of battles.
 
     Args:
-        path (`str` or `Path`): The file.
+        path (`str` or `Path`): A file in any format of `iterate_rows`.
         scores (`Sequence[str]`, *optional*): Score declarations, see [`build_score_columns`].
 
     Returns:
@@ -203,41 +207,14 @@ def load_battle_table(path: str | Path, *, scores: Sequence[str] | None = None) 
         `ValueError`: If the file is of another kind or a row is not valid.
     """
     file = Path(path).expanduser()
-    if file.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{file} is not a table this command reads. Expected a file ending in {', '.join(SUFFIXES)}.")
+    if not get_table_suffix(file):
+        raise ValueError(f"{file} is not a table this command reads. Expected a file ending in {FORMATS_TEXT}.")
     if not file.is_file():
         raise FileNotFoundError(f"There is no table of battles at {file}.")
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    return build_battle_table(readers[file.suffix.lower()](file), scores=scores, source=str(file))
-
-
-def _read_csv(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            yield {str(name): value for name, value in row.items() if name is not None}
-
-
-def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"Line {number} of {file} is not JSON: {error}.") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"Line {number} of {file} holds a {type(row).__name__}. Expected a JSON object.")
-            yield row
-
-
-def _read_parquet(file: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet
-
-    schema = pyarrow.parquet.read_schema(file)
     # A table straight from the builder carries the audio too; it is heavy and nothing here reads it.
-    columns = [field.name for field in schema if not pyarrow.types.is_struct(field.type)]
-    yield from pyarrow.parquet.read_table(file, columns=columns).to_pylist()
+    rows = list(iterate_rows(file, keeps_audio=False))
+    locations = [row.location for row in rows]
+    return build_battle_table([row.values for row in rows], scores=scores, source=str(file), locations=locations)
 
 
 def join_truth(table: BattleTable, path: str | Path) -> BattleTable:
@@ -246,7 +223,7 @@ def join_truth(table: BattleTable, path: str | Path) -> BattleTable:
 
     Args:
         table (`BattleTable`): The battles.
-        path (`str` or `Path`): JSONL with `battle_uuid`, `appeal_a` and `appeal_b`.
+        path (`str` or `Path`): A table with `battle_uuid`, `appeal_a` and `appeal_b`.
 
     Returns:
         `BattleTable`: The battles with one score more.
@@ -258,12 +235,17 @@ def join_truth(table: BattleTable, path: str | Path) -> BattleTable:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"There is no truth file at {file}.")
-    appeals = {str(row.get("battle_uuid")): [row.get("appeal_a"), row.get("appeal_b")] for row in _read_jsonl(file)}
-    unknown = [battle for battle in table.battle_ids if None in appeals.get(battle, [None])]
+    appeals: dict[str, list[float]] = {}
+    for row in iterate_rows(file):
+        reader = _RowReader(row.values, row.location)
+        battle_id = reader.read_text("battle_uuid", is_required=True)
+        appeals[battle_id] = [reader.read_number("appeal_a"), reader.read_number("appeal_b")]
+    unknown = [battle for battle in table.battle_ids if not np.isfinite(appeals.get(battle, [math.nan])).all()]
     if unknown:
         raise ValueError(
             f"{file} has no `appeal_a` and `appeal_b` for {len(unknown)} of {len(table)} battles, the first being "
-            f"{unknown[0]!r}. Pass the truth file that was written with these battles."
+            f"{unknown[0]!r}; it has for example {next(iter(appeals), 'nothing')!r}. Pass the truth file that was "
+            "written with these battles."
         )
     truth = np.array([appeals[battle] for battle in table.battle_ids], dtype=np.float64)[:, :, None]
     return replace(

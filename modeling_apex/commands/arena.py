@@ -95,17 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load_battles(arguments: argparse.Namespace) -> Any:
-    from modeling_apex.arena.battle_files import SUFFIXES, load_battle_table
+    from modeling_apex.arena.battle_files import load_battle_table
     from modeling_apex.arena.battle_scores import compute_battle_scores
+    from modeling_apex.storage.table_reader import FORMATS_TEXT, get_table_suffix
 
-    is_table = Path(arguments.battles).suffix.lower() in SUFFIXES
     if arguments.model is None:
         if arguments.recheck:
             raise ValueError("--recheck reads audio again, and without --model there is none: leave it out.")
-        if not is_table:
+        if not get_table_suffix(arguments.battles):
             raise ValueError(
-                f"{arguments.battles} is not a table ({', '.join(SUFFIXES)}). To score a dataset with audio, pass "
-                "--model."
+                f"{arguments.battles} is not a table ({FORMATS_TEXT}). To score a dataset with audio, pass --model."
             )
         return load_battle_table(arguments.battles, scores=arguments.score)
     if arguments.score:

@@ -29,7 +29,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         metavar="TABLE",
-        help="track features for a spectrogram-fusion model (.csv, .jsonl, .json): a column `song`, one a feature",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
     )
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="segments at once (default: as suits)")
     add_limit_arguments(parser)

@@ -1,20 +1,21 @@
 """
 Track features of the songs on a command line: a table comes in, the features of each song leave.
 
-The table has a column `song` (the song as the command line names it, or its file name, with or without the suffix) and
-one column a feature. A column that no model knows is refused when the song is scored: a misspelt feature would
-otherwise count as missing.
+The table has a column `song` (the song as the command line names it, or its file name, with or without the suffix; see
+`song_ids` for what else is the same id) and one column a feature. A column that no model knows is refused when the
+song is scored: a misspelt feature would otherwise count as missing.
 """
 
-import csv
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.corpus.song_ids import IdIndex
+from modeling_apex.storage.cell_values import is_unknown, parse_number, read_text
+from modeling_apex.storage.table_reader import TableError, iterate_rows
+
 SONG_COLUMN = "song"
-TABLE_SUFFIXES = (".csv", ".jsonl", ".json")
 
 
 class FeatureTable:
@@ -23,72 +24,50 @@ class FeatureTable:
 
     Args:
         path (`str` or `os.PathLike`):
-            A CSV file with a header, a JSONL file, or a JSON array of objects.
+            A table in any format of `iterate_rows`.
 
     Raises:
         `FileNotFoundError`: If there is no such file.
-        `ValueError`: If the format is unknown, a row has no song, or a song stands in two rows.
+        [`TableError`]: If the table cannot be read, a row has no song, or a song stands in two rows.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: no such table of track features.")
-        self._rows: dict[str, dict[str, Any]] = {}
-        for number, row in enumerate(_load_rows(self.path), start=1):
-            song = row.pop(SONG_COLUMN, None)
-            if song in (None, ""):
-                raise ValueError(f"{path}: row {number} has no `{SONG_COLUMN}`; its columns: {', '.join(row)}.")
-            if str(song) in self._rows:
-                raise ValueError(f"{path}: {song!r} stands in two rows; keep one.")
-            self._rows[str(song)] = row
+        self._index = IdIndex(str(path), shares_rows=True)
+        self._rows: list[dict[str, Any]] = []
+        names: set[str] = set()
+        for row in iterate_rows(self.path):
+            song = read_text(row.values.pop(SONG_COLUMN, None))
+            if song is None:
+                raise TableError(f"{row.location} has no `{SONG_COLUMN}`; its columns: {', '.join(row.values)}.")
+            if song in names:
+                raise TableError(f"{row.location}: {song!r} stands in two rows; keep one.")
+            names.add(song)
+            self._index.add(song)
+            self._rows.append({name: _read_cell(value) for name, value in row.values.items()})
 
     def find(self, song: str) -> dict[str, Any] | None:
         """Return the features of a song, or `None` if the table does not have it."""
-        for name in (song, Path(song).name, Path(song).stem):
-            if name in self._rows:
-                return dict(self._rows[name])
-        return None
+        row = self._index.find(song, (Path(song).name, Path(song).stem))
+        return None if row is None else dict(self._rows[row])
 
     def find_all(self, songs: Iterable[str]) -> list[dict[str, Any] | None]:
         """
-        Return the features of many songs.
+        Return the features of many songs, with a warning if they are few.
 
         Raises:
-            `ValueError`: If the table has none of them, which is never what was meant.
+            [`TableError`]: If the table has none of them, which is never what was meant.
         """
         found = [self.find(song) for song in songs]
-        if found and not any(row is not None for row in found):
-            raise ValueError(
-                f"{self.path}: none of the songs is in its column `{SONG_COLUMN}`, which has for example "
-                f"{next(iter(self._rows), 'nothing')!r}. Name songs as the command line does, or by file name."
-            )
+        self._index.check_matches()
         return found
 
 
-def _load_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix not in TABLE_SUFFIXES:
-        raise ValueError(f"{path}: unknown format; the suffix must be one of {', '.join(TABLE_SUFFIXES)}.")
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".csv":
-        return [
-            {name: value if name == SONG_COLUMN else _read_cell(value) for name, value in row.items()}
-            for row in csv.DictReader(text.splitlines())
-        ]
-    try:
-        rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}).") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected objects with `{SONG_COLUMN}` and features, one a song.")
-    return rows
-
-
 def _read_cell(value: Any) -> Any:
-    """Read a CSV cell: a number where it is one, else text; an empty cell is a missing value."""
-    if value is None or value == "":
+    """Read a cell: a number where its text is one; `None` where nothing is known."""
+    if is_unknown(value):
         return None
-    try:
-        return float(value)
-    except ValueError:
-        return value
+    number = parse_number(value) if isinstance(value, str) else None
+    return value if number is None else float(number)

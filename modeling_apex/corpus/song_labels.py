@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modeling_apex.corpus.song_source import SongSource, compute_source_fingerprint
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
+
+LABEL_NAMES = frozenset(str(head["name"]) for head in DEFAULT_HEADS)
 
 
 class SongLabels:
@@ -28,7 +31,9 @@ class SongLabels:
 
     def __init__(self, source: SongSource):
         self.ids_sha256 = compute_source_fingerprint(source)
-        self._tables = {split: source.read_columns(split, source.columns.names) for split in source.splits}
+        self._tables = {
+            split: _rename_labels(source.read_columns(split, source.columns.names)) for split in source.splits
+        }
         # Whatever the order of songs and columns, and whatever else the files hold.
         digest = hashlib.sha256()
         for split, table in sorted(self._tables.items()):
@@ -47,3 +52,10 @@ class SongLabels:
         rows = pc.index_in(ids, self._tables[split]["id"].combine_chunks())
         assert not rows.null_count, split
         return self._tables[split].take(rows)
+
+
+def _rename_labels(table: pa.Table) -> pa.Table:
+    """Call labels as heads are called: SongEval capitalises its dimensions."""
+    names = set(table.column_names)
+    found = {name.lower(): name for name in sorted(names) if name.lower() in LABEL_NAMES - names}
+    return table.rename_columns([name.lower() if name in found.values() else name for name in table.column_names])

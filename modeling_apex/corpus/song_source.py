@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
-from modeling_apex.storage.file_names import check_relative_path
+from modeling_apex.storage.contained_paths import refuse_outside
 from modeling_apex.storage.output_folder import TEXT_ERRORS
 
 # What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
 TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
 SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
 ROWS_AT_ONCE = 8  # rows hold whole audio files
+# Where audio may lie that a dataset names by its path, besides the dataset's own folder; as PATH lists folders.
+AUDIO_FOLDERS_VARIABLE = "APEX_MUSIC_AUDIO_FOLDERS"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
 
     Raises:
         `FileNotFoundError`: If a folder holds neither shards nor audio, or the name leads nowhere.
-        `ValueError`: If a dataset lacks the columns `id` and `audio`, or the name is empty.
+        `ValueError`: If a dataset lacks the columns `id` and `audio`, or the name is empty. Songs whose audio is named
+            by a path outside of the dataset's folder are refused when they are read, unless
+            `APEX_MUSIC_AUDIO_FOLDERS` has that folder.
     """
     if not isinstance(name, (str, os.PathLike)):
         return name
@@ -166,12 +170,7 @@ class ParquetSongSource:
 
     def _build_song(self, row: dict[str, Any]) -> Song:
         song_id, audio = str(row.pop("id")), row.pop("audio")
-        if isinstance(audio, dict) and audio.get("bytes") is None and audio.get("path"):
-            path = audio["path"]
-            if not os.path.isabs(path):  # one of this machine, which a build without the audio noted, stays as it is
-                path = str(self._folder / check_relative_path(path, f"{self.name}: the audio path"))
-            audio = {**audio, "path": path}
-        return Song(song_id, audio, row)
+        return Song(song_id, _locate_audio(audio, [self._folder], f"{self.name}, song {song_id!r}"), row)
 
 
 class AudioFolderSource:
@@ -206,9 +205,11 @@ class HubSongSource:
     """A dataset on the Hub, by way of `datasets.load_dataset`; audio stays encoded until it is needed."""
 
     def __init__(self, name: str, **loading_options: Any):
-        from datasets import Audio, load_dataset
+        from datasets import Audio, config, load_dataset
+        from huggingface_hub.constants import HF_HUB_CACHE
 
         self.name = name
+        self._caches = [Path(config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
         self._dataset = load_dataset(name, **loading_options)
         self.splits = {str(split): len(songs) for split, songs in self._dataset.items()}
         songs = next(iter(self._dataset.values()))
@@ -228,7 +229,19 @@ class HubSongSource:
         songs = self._dataset[split].select_columns(["id", "audio", *self.columns.names])
         for index in np.arange(start, min(stop, len(songs))).tolist():
             row = songs[index]
-            yield Song(str(row.pop("id")), row.pop("audio"), row)
+            song_id, audio = str(row.pop("id")), row.pop("audio")
+            yield Song(song_id, _locate_audio(audio, self._caches, f"{self.name}, song {song_id!r}"), row)
+
+
+def _locate_audio(audio: Any, folders: Sequence[Path], location: str) -> Any:
+    """Complete the path of audio that lies beside a table, and refuse one that leads elsewhere."""
+    path = audio.get("path") if isinstance(audio, dict) and audio.get("bytes") is None else audio
+    if not isinstance(path, str) or not path or path.startswith(("http://", "https://")):
+        return audio
+    allowed = [Path(folder) for folder in os.environ.get(AUDIO_FOLDERS_VARIABLE, "").split(os.pathsep) if folder]
+    flag = f"the environment variable {AUDIO_FOLDERS_VARIABLE}=FOLDER"
+    found = str(refuse_outside(folders[0] / path, [*folders, *allowed], location=location, flag=flag))
+    return found if isinstance(audio, str) else {**audio, "path": found}
 
 
 def _write_ids_as_text(table: pa.Table) -> pa.Table:

@@ -18,6 +18,14 @@ def build_row(**changes: Any) -> dict[str, Any]:
     return {"battle_uuid": "x", "preference": "A", "system_a": "s", "system_b": "t", **changes}
 
 
+def write_csv(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8", delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding=encoding) as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     rows = build_rows(20, tie_share=0.2, both_bad_share=0.2)
@@ -25,10 +33,7 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     rows[4]["is_instrumental"] = None
     path = tmp_path / f"battles{suffix}"
     if suffix == ".csv":
-        with path.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(path, rows)
     elif suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -42,6 +47,44 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     for name in ("battle_ids", "preferences", "systems", "instrumental", "prompts", "users"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(expected, name))
     assert loaded.instrumental[4] == -1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8-sig", ","), ("utf-16", "\t"), ("utf-8", ";"), ("utf-8", "\t")],
+)
+def test_spreadsheets_save_tables_in_their_own_ways(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    rows = build_rows(5)
+    loaded = load_battle_table(write_csv(tmp_path / "battles.csv", rows, encoding, delimiter))
+    np.testing.assert_array_equal(loaded.battle_ids, build_battle_table(rows).battle_ids)
+    np.testing.assert_allclose(loaded.scores, build_battle_table(rows).scores)
+
+
+def test_what_is_written_for_nothing_is_unknown(tmp_path: Path) -> None:
+    words = ["nan", "None", "N/A", " ", "unknown"]
+    rows = [build_row(battle_uuid=str(n), user_pseudonym=word, prompt=word, is_instrumental=word, duration_a=word)
+            for n, word in enumerate(words)]  # fmt: skip
+    for table in (build_battle_table(rows), load_battle_table(write_csv(tmp_path / "battles.csv", rows))):
+        assert not any(table.users)
+        assert not any(table.prompts)
+        assert set(table.instrumental.tolist()) == {-1}
+        assert np.isnan(table.durations).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"duration_a": 174315}, r"battles\.jsonl:2: duration_a is 174315, .* Is it in milliseconds\?"),
+        ({"duration_b": -1}, r"battles\.jsonl:2: duration_b is -1 seconds, expected a number that is not negative"),
+        ({"loudness_a": 10**400}, r"'loudness_a' holds '1000+' in .*battles\.jsonl:2\. Expected a finite number"),
+        ({"battle_uuid": None}, r"Column 'battle_uuid' is empty in .*battles\.jsonl:2"),
+    ],
+)
+def test_numbers_are_held_to_their_units_and_named_by_line(tmp_path: Path, changes: dict, message: str) -> None:
+    path = tmp_path / "battles.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (build_row(), build_row(battle_uuid="y") | changes)))
+    with pytest.raises(ValueError, match=message):
+        load_battle_table(path)
 
 
 def test_ids_may_be_called_battle_id_and_scores_may_be_absent() -> None:
@@ -101,10 +144,10 @@ def test_files_are_refused_by_name(tmp_path: Path) -> None:
         load_battle_table(tmp_path / "none.xlsx")
     broken = tmp_path / "broken.jsonl"
     broken.write_text(json.dumps(build_row()) + "\n{")
-    with pytest.raises(ValueError, match=r"Line 2 of .*broken\.jsonl is not JSON"):
+    with pytest.raises(ValueError, match=r"broken\.jsonl:2 is not JSON"):
         load_battle_table(broken)
     broken.write_text("[]\n")
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(ValueError, match=r"broken\.jsonl:1 holds a JSON list"):
         load_battle_table(broken)
 
 

@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 from source_trees import encode_song, make_song
 
-from datasets_scripts.audio_files import (
-    AudioFolder,
-    AudioPathError,
-    check_relative_path,
-    examine_audio_file,
-    spool_audio,
-)
-from datasets_scripts.splits import compute_exact_key
-from datasets_scripts.working_files import AudioJournal
+from datasets_scripts.audio_files import AudioFolder, examine_audio_file, spool_audio
+from datasets_scripts.working_files import JOURNAL_NAME, AudioJournal
 from modeling_apex.checkpoints.hub_files import compute_file_hash
+from modeling_apex.corpus.song_ids import compute_exact_key
+from modeling_apex.storage.contained_paths import AudioPathError, check_relative_path
 
 
 def test_songs_are_found_by_id_and_by_path(tmp_path):
@@ -66,12 +61,25 @@ def test_looking_inside_a_broken_file_tells_why(tmp_path):
 
 
 def test_audio_from_a_table_becomes_a_file(tmp_path):
-    path = spool_audio({"bytes": b"RIFF", "path": "x/y.wav"}, tmp_path / "spool", "key")
+    def spool(data, name, root=tmp_path):
+        return spool_audio(
+            {"bytes": data, "path": name}, tmp_path / "spool", "key", root=root, location="t.parquet, row 3"
+        )
+
+    path = spool(b"RIFF", "x/y.wav")
     assert path == tmp_path / "spool" / "key.wav"
     assert path.read_bytes() == b"RIFF"
-    assert spool_audio({"bytes": b"RIFX", "path": "x/y.wav"}, tmp_path / "spool", "key").read_bytes() == b"RIFX"
-    assert spool_audio({"bytes": None, "path": str(path)}, tmp_path, "key") == path
-    assert spool_audio({"bytes": None, "path": None}, tmp_path, "key") is None
+    assert spool(b"RIFX", "x/y.wav").read_bytes() == b"RIFX"
+    assert spool(None, str(path)) == spool(None, "spool/key.wav") == path
+    assert spool(None, None) is None
+    assert spool(None, "spool/none.wav") is None
+    private = tmp_path / "voice-memo.flac"
+    private.touch()
+    (tmp_path / "spool" / "link.flac").symlink_to(private)
+    for name in (str(private), "../voice-memo.flac", "link.flac"):
+        with pytest.raises(AudioPathError, match=r"t\.parquet, row 3: the audio .* outside .* --allow-outside-paths"):
+            spool(None, name, tmp_path / "spool")
+    assert spool(None, str(private), None) == private
 
 
 def test_a_journal_survives_being_cut_off(tmp_path):
@@ -81,7 +89,7 @@ def test_a_journal_survives_being_cut_off(tmp_path):
     journal = AudioJournal(tmp_path)
     journal.append(4, compute_exact_key("a"), examine_audio_file(audio))
     journal.append(7, compute_exact_key("b"), examine_audio_file(tmp_path / "b.flac"))
-    with open(tmp_path / "audio.journal", "ab") as stream:
+    with open(tmp_path / JOURNAL_NAME, "ab") as stream:
         stream.write(b"half a record")
     with open(tmp_path / "audio_errors.jsonl", "a") as stream:
         stream.write('\n{"row": 9, "err')

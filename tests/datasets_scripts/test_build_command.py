@@ -66,7 +66,7 @@ def test_every_dataset_is_read_back_in_a_fresh_process(
     assert main(["songeval", "--source", str(songeval_tree), *splits, "--output", folders["songeval"]]) == 0
     assert main(["music-arena", "--source", str(arena_tree), "--output", folders["music-arena"]]) == 0
     fma = ["--tracks", str(fma_tree / "tracks.csv"), "--audio", str(fma_tree / "audio")]
-    assert main(["fma", *fma, *splits, "--output", folders["fma"]]) == 0
+    assert main(["fma", *fma, *splits, "--split-method", "quota", "--output", folders["fma"]]) == 0
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "HF_HOME": str(tmp_path / "home"),

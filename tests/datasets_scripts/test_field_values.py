@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from datasets_scripts.field_values import read_count, read_flag, read_number, read_text, read_time
-from datasets_scripts.metadata_tables import TableError
+from datasets_scripts.field_values import read_count, read_flag, read_number, read_time
+from modeling_apex.storage.table_reader import TableError
 
 
 def test_empty_cells_are_unknown():
@@ -14,8 +14,6 @@ def test_empty_cells_are_unknown():
         assert read_count(value, "n", "t:1") is None
         assert read_time(value, "n", "t:1") is None
         assert read_flag(value, "n", "t:1") is None
-    assert read_text("") is None
-    assert read_text("half an emoji \ud83d") == "half an emoji \\ud83d"  # JSON can say it, Parquet cannot
 
 
 @pytest.mark.parametrize(("value", "expected"), [(7, 7), ("7", 7), (7.0, 7), ("12.0", 12), (0, 0)])

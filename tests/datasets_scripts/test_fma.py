@@ -6,13 +6,13 @@ import pytest
 from source_trees import FMA_HEADER, save_fma_tree
 
 from datasets_scripts.fma import Fma, iterate_fma_songs
-from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.song_record import CorpusOptions
 from datasets_scripts.splits import SPLIT_NAMES
+from modeling_apex.storage.table_reader import TableError
 
 
 def test_rows_of_the_table(fma_tree, tmp_path):
-    options = CorpusOptions(group_by=("creator", "audio"), split_ratios=(50, 25, 25))
+    options = CorpusOptions(group_by=("creator", "audio"), split_ratios=(50, 25, 25), split_method="quota")
     builder = Fma(tracks=str(fma_tree / "tracks.csv"), audio=str(fma_tree / "audio"), corpus=options)
     corpus = builder.build_corpus(tmp_path)
     rows = {
@@ -34,7 +34,8 @@ def test_rows_of_the_table(fma_tree, tmp_path):
 
 def test_the_table_alone_gives_a_dataset_without_audio(tmp_path):
     save_fma_tree(tmp_path)
-    corpus = Fma(tracks=str(tmp_path / "tracks.csv"), corpus=CorpusOptions(needs_audio=False)).build_corpus(tmp_path)
+    options = CorpusOptions(needs_audio=False, split_ratios=(1, 0, 0))
+    corpus = Fma(tracks=str(tmp_path / "tracks.csv"), corpus=options).build_corpus(tmp_path)
     assert sum(corpus.num_songs.values()) == 12
 
 

@@ -4,7 +4,7 @@ import pytest
 from source_trees import AESTHETIC_NAMES, save_json_lines
 
 from datasets_scripts.labels import LabelTable, read_labels
-from datasets_scripts.metadata_tables import TableError
+from modeling_apex.storage.table_reader import TableError
 
 
 def make_row(song_id, value=3.0, **changes):

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from datasets_scripts.metadata_tables import ColumnSpec, TableError, TableRow, check_columns, iterate_table
+from datasets_scripts.metadata_tables import ColumnSpec, check_columns, iterate_table
+from modeling_apex.storage.table_reader import TableError, TableRow
 
 ROWS = [{"id": "a", "plays": "1"}, {"id": "b, and c", "plays": "2"}, {"id": "ü", "plays": "3"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -95,15 +96,15 @@ def test_missing_columns_are_named_beside_those_there_are(tmp_path):
     ("name", "content", "message"),
     [
         ("t.jsonl", b'{"id": 1}\n\n{"id": \n', r"t\.jsonl:3 is not JSON"),
-        ("t.jsonl", b'{"id": 1}\n\xff\xfe\n', r"t\.jsonl:2 is not JSON"),
+        ("t.jsonl", b'{"id": 1}\n\xff\xfe\n', r"t\.jsonl:2 is not text in UTF-8"),
         ("t.jsonl", b"[1]\n", r"t\.jsonl:1 holds a JSON list, expected an object"),
         ("t.jsonl.zst", zstandard.compress(LINES) + b"!!!!", "not whole zstandard data"),
         ("t.jsonl.zst", b"no zstandard", r"t\.jsonl\.zst is not whole zstandard data"),
         ("t.csv", b"id,plays\na,1\nb\n", r"t\.csv:3 has 1 cells but the header has 2"),
         ("t.csv", b"", r"t\.csv is empty: expected a header line"),
-        ("t.csv", b"id,plays\n\xff,1\n", "is not CSV in UTF-8"),
+        ("t.csv", b"id,plays\n\xff,1\n", r"t\.csv:2 is not text in UTF-8"),
         ("t.parquet", b"PAR1 cut off", r"t\.parquet is not a whole Parquet file"),
-        ("t.xml", b"<songs/>", r"Unknown table format of .*t\.xml: expected a name ending in \.jsonl"),
+        ("t.xml", b"<songs/>", r"Unknown table format of .*t\.xml: expected a name ending in \.csv, .* \.jsonl"),
     ],
 )
 def test_refusals(tmp_path, name, content, message):

@@ -5,10 +5,10 @@ import json
 import pytest
 from source_trees import make_battle, save_arena_tree
 
-from datasets_scripts.audio_files import AudioPathError
-from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.music_arena import MusicArena, load_battle_ids, read_battle
 from datasets_scripts.parquet_folder import EmptyDatasetError
+from modeling_apex.storage.contained_paths import AudioPathError
+from modeling_apex.storage.table_reader import TableError
 
 MONTH = "07-2026FEB"
 
@@ -124,7 +124,7 @@ def test_broken_battles_are_refused(tmp_path, content, message):
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "battle.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TableError, match=r"battle\.json is not text in UTF-8"):
+    with pytest.raises(TableError, match=r"battle\.json:1 is not text in UTF-16"):
         read_battle(tmp_path / "battle.json")
 
 
@@ -150,3 +150,20 @@ def test_options_that_cannot_be_are_refused(arena_tree, tmp_path):
     (tmp_path / "ids.txt").write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"ids\.txt lists no battle ids"):
         load_battle_ids(tmp_path / "ids.txt")
+
+
+def test_a_list_of_other_battles_to_leave_out_is_refused(arena_tree, tmp_path):
+    with pytest.raises(ValueError, match=r"None of the 1 ids to leave out .* example 'other', the battles 'battle-7'"):
+        MusicArena(source=str(arena_tree), leave_out=("other",)).prepare(tmp_path)
+
+
+def test_battle_ids_are_read_in_any_encoding(tmp_path):
+    (tmp_path / "ids.txt").write_bytes("battle-1 # first\r\nbattle-2\r\n".encode("utf-16"))
+    assert load_battle_ids(tmp_path / "ids.txt") == ["battle-1", "battle-2"]
+
+
+def test_durations_of_battles_are_seconds(tmp_path):
+    path = tmp_path / "battle.json"
+    path.write_text(json.dumps(make_battle(0, MONTH, duration_a=174315)))
+    with pytest.raises(TableError, match=r"battle\.json: duration_a is 174315, .* Is it in milliseconds\?"):
+        read_battle(path)

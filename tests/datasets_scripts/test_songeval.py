@@ -1,14 +1,16 @@
 """SongEval: ratings become means and spreads, and what is no rating is refused."""
 
+import shutil
 import statistics
+from dataclasses import replace
 
 import pytest
 from source_trees import AESTHETIC_NAMES, make_songeval_row, save_json_lines
 
-from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.song_corpus import SongCorpus
-from datasets_scripts.songeval import SongEval, iterate_rated_songs
+from datasets_scripts.songeval import SONGEVAL_CORPUS, SongEval, iterate_rated_songs
 from datasets_scripts.splits import SPLIT_NAMES
+from modeling_apex.storage.table_reader import TableError
 
 
 def read_first(tmp_path, row, **columns):
@@ -17,7 +19,8 @@ def read_first(tmp_path, row, **columns):
 
 
 def test_ratings_become_mean_and_spread(songeval_tree, tmp_path):
-    corpus: SongCorpus = SongEval(source=str(songeval_tree)).build_corpus(tmp_path)
+    options = replace(SONGEVAL_CORPUS, split_ratios=(1, 0, 0))
+    corpus: SongCorpus = SongEval(source=str(songeval_tree), corpus=options).build_corpus(tmp_path)
     rows = [row for split in SPLIT_NAMES for table in corpus.iterate_tables(split) for row in table.to_pylist()]
     assert len(rows) == 12
     for row in rows:
@@ -73,7 +76,7 @@ def test_missing_columns_and_tables_are_refused(tmp_path):
 
 def test_a_song_that_occurs_twice_is_refused(songeval_tree, tmp_path):
     rows = [make_songeval_row(number) for number in (0, 1, 0)]
-    (tmp_path / "mp3").symlink_to(songeval_tree / "mp3")
+    shutil.copytree(songeval_tree / "mp3", tmp_path / "mp3")
     save_json_lines(tmp_path / "metadata.jsonl", rows)
     with pytest.raises(ValueError, match="The id 0 occurs twice"):
         SongEval(source=str(tmp_path)).build_corpus(tmp_path / "work")

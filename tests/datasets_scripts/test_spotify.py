@@ -8,10 +8,10 @@ import pytest
 from source_trees import encode_song, make_song
 
 from datasets_scripts.build import main
-from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.splits import SPLIT_NAMES
 from datasets_scripts.spotify import DEFAULT_COLUMNS, SpotifyTracks, iterate_tracks, read_release_date
 from modeling_apex.inference.track_features_apex import LEAKING_NAMES, TRACK_FEATURES
+from modeling_apex.storage.table_reader import TableError
 
 
 def make_row(number: int, **changes) -> dict:
@@ -109,7 +109,8 @@ def test_columns_can_be_named_and_audio_left_out(tmp_path: Path) -> None:
     rows = [make_row(number) for number in range(6)]
     rows = [{("fame" if name == "popularity" else name): value for name, value in row.items()} for row in rows]
     table = save_tracks(tmp_path, rows=rows, has_audio=False)
-    words = ["spotify", "--tracks", str(table), "--column", "popularity=fame", "--output", str(tmp_path / "out")]
+    words = ["spotify", "--tracks", str(table), "--column", "popularity=fame"]
+    words += ["--splits", "1:0:0", "--output", str(tmp_path / "out")]
     assert main(words) == 0
     first = next(iter(iterate_tracks(table, columns={"popularity": "fame"})))
     assert (first.extras["popularity"], first.duration, first.audio_path) == (0.0, 2.0, None)
@@ -118,7 +119,7 @@ def test_columns_can_be_named_and_audio_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"popularity": 101}, "popularity is 101, expected a number from 0 to 100"),
+        ({"popularity": 101}, "popularity is '101', expected a number from 0 to 100"),
         ({"popularity": "high"}, "popularity is 'high', expected a number"),
         ({"track_id": ""}, "has no id"),
         ({"tempo": "fast"}, "tempo is 'fast', expected a number"),

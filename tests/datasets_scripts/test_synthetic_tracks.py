@@ -102,7 +102,7 @@ def test_layout_goes_through_the_builder(tmp_path: Path) -> None:
     assert main(words) == 0
     assert (tmp_path / "world" / "tracks.csv").read_bytes() == before
     words = ["spotify", "--tracks", str(tmp_path / "world" / "tracks.csv"), "--audio", str(tmp_path / "world/audio")]
-    assert main([*words, "--splits", "1:1:2", "--split-method", "quota", "--output", str(tmp_path / "tracks")]) == 0
+    assert main([*words, "--splits", "1:0:1", "--split-method", "quota", "--output", str(tmp_path / "tracks")]) == 0
     manifest = json.loads((tmp_path / "tracks" / "manifest.json").read_text())
     assert sum(split["num_rows"] for split in manifest["splits"].values()) == 8
     assert manifest["options"]["leaking_names"] == [

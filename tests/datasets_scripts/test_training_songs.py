@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from source_trees import AESTHETIC_NAMES, encode_song, make_song, make_suno_row, save_json_lines
 
-from datasets_scripts.audio_files import AudioPathError
-from datasets_scripts.metadata_tables import TableError
 from datasets_scripts.parquet_folder import EmptyDatasetError
 from datasets_scripts.song_record import CorpusOptions
 from datasets_scripts.song_schema import build_song_features
 from datasets_scripts.splits import SPLIT_NAMES
 from datasets_scripts.targets import compute_popularity_targets
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, NO_AUDIO, SongSource, TrainingSongs, build_column_specs
+from modeling_apex.storage.contained_paths import AudioPathError
+from modeling_apex.storage.table_reader import TableError
 
 HALVES = (50.0, 25.0, 25.0)
 
@@ -99,7 +99,9 @@ def test_age_counts_from_a_given_day_and_zero_plays_may_stay(tmp_path):
     table = save_json_lines(tmp_path / "songs.jsonl", rows)
     source = SongSource(str(table), NO_AUDIO, "suno")
     as_of = datetime(2025, 3, 5, tzinfo=UTC)
-    options = CorpusOptions(keeps_zero_plays=True, needs_audio=False, minimum_age_days=3, as_of=as_of)
+    options = CorpusOptions(
+        keeps_zero_plays=True, needs_audio=False, minimum_age_days=3, as_of=as_of, split_ratios=(1, 0, 0)
+    )
     assert len(build(tmp_path / "old", source, options=options)[1]) == 4
     young = CorpusOptions(keeps_zero_plays=True, needs_audio=False, minimum_age_days=4, as_of=as_of)
     with pytest.raises(EmptyDatasetError, match=r"No song is left of 4 \(4 younger than 4 days\)"):
@@ -138,7 +140,7 @@ def test_audio_may_lie_in_the_table(suno_tree, tmp_path):
 
 def test_paths_in_place_of_audio(suno_tree, tmp_path):
     source = SongSource(str(suno_tree / "songs.jsonl"), str(suno_tree / "audio"), "suno")
-    _, rows = build(tmp_path, source, options=CorpusOptions(embeds_audio=False))
+    _, rows = build(tmp_path, source, options=CorpusOptions(embeds_audio=False, split_ratios=(1, 0, 0)))
     assert rows["song-003"]["audio"] == {"bytes": None, "path": str(suno_tree / "audio" / "song-003.flac")}
 
 
@@ -153,7 +155,8 @@ def test_no_creator_prompt_or_recording_lies_in_two_splits(tmp_path):
         audio.mkdir(exist_ok=True)
         (audio / f"song-{number:03d}.flac").write_bytes(encode_song(waveform * (1 - 0.01 * (number // 20))))
     table = save_json_lines(tmp_path / "songs.jsonl", rows)
-    corpus, kept = build(tmp_path, SongSource(str(table), str(audio), "suno"))
+    options = CorpusOptions(split_ratios=(50, 50, 0))
+    corpus, kept = build(tmp_path, SongSource(str(table), str(audio), "suno"), options=options)
     assert corpus.num_dropped["prompt shared with another split"] > 0
     assert corpus.num_dropped["audio shared with another split"] > 0
     assert len({row["split"] for row in kept.values()}) > 1
@@ -281,7 +284,7 @@ def test_quotas_serve_a_small_corpus(suno_tree, tmp_path):
 
 def test_labels_cover_all_heads(suno_tree, tmp_path):
     source = SongSource(str(suno_tree / "songs.jsonl"), NO_AUDIO, "suno")
-    options = CorpusOptions(needs_audio=False)
+    options = CorpusOptions(needs_audio=False, split_ratios=(1, 0, 0))
     config = {"labels": str(suno_tree / "labels.jsonl"), "label_source": "synthetic"}
     _, rows = build(tmp_path, source, options=options, **config)
     labelled = [row for row in rows.values() if row["label_source"] == "synthetic"]

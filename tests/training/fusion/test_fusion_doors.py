@@ -230,7 +230,8 @@ def test_mistakes_on_the_command_line(
     assert "no such table of track features" in capsys.readouterr().err
     (tmp_path / "other.csv").write_text("song,tempo\nelsewhere.wav,128\n")
     assert main([*words, str(tmp_path / "other.csv")]) == 2
-    assert "none of the songs is in its column `song`" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "none of its 1 rows is about one of the 1 songs; the table has for example 'elsewhere.wav'" in err
 
 
 def test_feature_tables(tmp_path: Path) -> None:
@@ -246,14 +247,37 @@ def test_feature_tables(tmp_path: Path) -> None:
         assert table.find("c.wav") is None
 
 
+def test_feature_tables_know_songs_by_what_programs_keep_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_bytes("song\ttempo\n7\t90\nalbum/Ü.WAV\tN/A\nb\t80\n".encode("utf-16"))
+    table = FeatureTable(tmp_path / "t.tsv")
+    assert table.find("takes/007.aiff") == {"tempo": 90}
+    assert table.find("Ü.flac") == {"tempo": None}
+    assert table.find("https://example.org/b.mp3?key=1") == {"tempo": 80}
+    (tmp_path / "two.csv").write_text("song,tempo\n7,1\n07,2\n")
+    two = FeatureTable(tmp_path / "two.csv")
+    assert two.find("07.wav") == {"tempo": 2}
+    with pytest.raises(ValueError, match=r"the rows 1 and 2 both fit the song '007\.wav'"):
+        two.find("007.wav")
+
+
+def test_few_matches_of_a_feature_table_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text("song,tempo\na,1\nb,2\nc,3\n")
+    found = FeatureTable(tmp_path / "t.csv").find_all(["a.wav", "x.wav", "y.wav"])
+    assert found == [{"tempo": 1}, None, None]
+    assert "only 1 of 3 rows are about one of the 3 songs; the table has for example 'a', the songs 'x.wav'" in (
+        caplog.text
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.txt", "x", "unknown format; the suffix must be one of .csv, .jsonl, .json"),
-        ("t.csv", "name,tempo\na,1\n", "row 1 has no `song`; its columns: name, tempo"),
-        ("t.csv", "song,tempo\na,1\na,2\n", "'a' stands in two rows; keep one"),
-        ("t.json", "{", "not valid JSON"),
-        ("t.json", "[1]", "expected objects with `song` and features, one a song"),
+        ("t.txt", "x", r"Unknown table format of .*t\.txt: expected a name ending in \.csv"),
+        ("t.csv", "name,tempo\na,1\n", r"t\.csv:2 has no `song`; its columns: name, tempo"),
+        ("t.csv", "song,tempo\na,1\na,2\n", r"t\.csv:3: 'a' stands in two rows; keep one"),
+        ("t.csv", "song,tempo\na,1,2\n", r"t\.csv:2 has 3 cells but the header has 2"),
+        ("t.json", "{", r"t\.json:1 is not JSON"),
+        ("t.json", "[1]", r"t\.json, row 1 is a JSON int, expected an object per row"),
     ],
 )
 def test_broken_feature_tables(tmp_path: Path, name: str, text: str, message: str) -> None:
