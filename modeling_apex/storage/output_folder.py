@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modeling_apex.storage.output_lock import LOCK_NAME, OutputLock
+from modeling_apex.storage.stop_signals import remove_afterwards
 
 PART_NAME = ".writing"
 
@@ -63,9 +64,7 @@ def write_new_folder(output: str | os.PathLike) -> Iterator[Path]:
         part = check_new_folder(output) / PART_NAME
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         part.mkdir()
-        try:
+        with remove_afterwards(part):
             yield part
             for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
                 path.rename(folder / path.name)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
