@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.storage.failure_messages import describe_failure
+from modeling_apex.storage.source_names import hide_secrets
 from modeling_apex.storage.stop_signals import StopSignals
 
 # What a user can mend by another command line: shown as one line, without a traceback.
@@ -80,7 +81,7 @@ def run_command(
             raise
         _close_output()
         status, message = _judge(error, arguments.output, statuses or {})
-        _say(f"{arguments.prog}: {_escape_lines(message)}")
+        _say(f"{arguments.prog}: {_escape_lines(hide_secrets(message))}")
     if signals is not None:
         signals.finish()
     return status

@@ -16,6 +16,8 @@ from modeling_apex.engines.model_hashes import compute_weights_hash
 from modeling_apex.storage.output_folder import replace_text
 
 MANIFEST_NAME = "manifest.json"
+# What every manifest of embeddings has had, since 0.1.
+FIELDS = ("identity", "is_complete", "source", "songs_per_shard")
 # Of folders that were made before there were engines.
 IDENTITY_DEFAULTS = {"engine": "torch", "precision": "float32"}
 # What in an identity is a choice of the run, and not a fact of the model.
@@ -88,13 +90,23 @@ def load_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         `FileNotFoundError`: If the folder has none.
+        `ValueError`: If what lies there is not the manifest of embeddings.
     """
     path = Path(folder) / MANIFEST_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: not found. Make embeddings first: apex-music embed DATASET --output {folder}"
         )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error}). Embed the dataset again, into a new folder.") from error
+    missing = [name for name in FIELDS if name not in manifest] if isinstance(manifest, dict) else list(FIELDS)
+    if missing:
+        raise ValueError(
+            f"{path}: is not the manifest of embeddings (it lacks {', '.join(missing)}). A dataset of songs is "
+            f"embedded first: apex-music embed {folder} --output EMBEDDINGS"
+        )
     return manifest
 
 
