@@ -61,4 +61,4 @@ class HideSecrets(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = hide_secrets(record.getMessage()), ()
-        return True
+        return "response_headers.complete" not in record.msg  # cookies, and where a redirect leads without its host
