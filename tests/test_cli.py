@@ -256,6 +256,21 @@ def test_an_output_whose_name_no_file_can_have_is_refused(
     assert "File name too long" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:99", "the device 'cuda:99' is not to be had with torch"),
+        ("gpu", "'gpu' is no device. This machine has cpu"),
+    ],
+)
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_a_device_that_is_not_there_is_the_mistake_of_the_user(
+    tiny_folder: Path, song_file: SongFile, capsys: pytest.CaptureFixture, command: str, device: str, message: str
+) -> None:
+    assert main([command, str(song_file()), "--model", str(tiny_folder), "--device", device]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_traceback_on_request(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         main(["--traceback", "score", str(tmp_path)])
