@@ -18,8 +18,7 @@ from datasets_scripts.publishing import push_folder_to_hub, push_world_to_hub
 from datasets_scripts.sources import load_identities, refuse_changed_sources
 from datasets_scripts.worker_pool import WorkerDiedError
 from hub_card.hub_upload import PublishError, UploadTarget
-from modeling_apex.inference.report_apex import escape_controls
-from modeling_apex.storage.failure_messages import describe_failure
+from modeling_apex.process_exit import run_command
 from modeling_apex.storage.output_lock import OutputLock
 
 
@@ -32,32 +31,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Defaults to those of the process.
 
     Returns:
-        `int`: 0 when the dataset is there, 1 when it cannot be built, 130 when it was interrupted; the reason is on
-        the error stream.
+        `int`: exit status, as every command here has it; 1 when the Hub did not take the dataset, or a process that
+        shared the work died.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    output: Path | None = None
-    try:
-        is_synthetic = arguments[:1] == ["synthetic"]
-        args = _parse_synthetic(arguments[1:]) if is_synthetic else build_parser().parse_args(arguments)
-        output = getattr(args, "output", None)
-        return _run_synthetic(args) if is_synthetic else _run_builder(args)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError, WorkerDiedError, PublishError) as error:
-        print(f"error: {escape_controls(describe_failure(error, output))}", file=sys.stderr)
-        return 1
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def run(args: argparse.Namespace) -> int:
+        if words[:1] == ["synthetic"]:
+            return _run_synthetic(_parse_synthetic(words[1:], args))
+        return _run_builder(build_parser().parse_args(words, args))
+
+    return run_command(
+        "error",
+        run,
+        owns_process=arguments is None,
+        when_interrupted="the same command goes on where this one stopped",
+        statuses={WorkerDiedError: 1, PublishError: 1},
+    )
 
 
-def _parse_synthetic(arguments: Sequence[str]) -> argparse.Namespace:
+def _parse_synthetic(arguments: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
     from datasets_scripts.synthetic.command import add_arguments
 
     parser = argparse.ArgumentParser(prog="python -m datasets_scripts.build synthetic")
     add_arguments(parser)
     add_hub_arguments(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_args(arguments, args)
 
 
 def _run_synthetic(args: argparse.Namespace) -> int:

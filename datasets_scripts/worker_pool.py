@@ -56,6 +56,9 @@ def open_worker_pool(
             f"a process that {work} died: it was killed, ran out of memory, or a decoder crashed. What was finished "
             "is kept; give the same command again, with fewer processes if memory is short."
         ) from error
+    except KeyboardInterrupt:
+        end_sender.close()  # what they are at would be lost with this process, so nobody waits for it
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         end_sender.close()

@@ -15,12 +15,11 @@ from hub_card.card_checks import CARD_NAME, find_card_problems
 from hub_card.dataset_card import render_dataset_card
 from hub_card.model_card import render_model_card
 from hub_card.model_facts import ARENA_NAME, build_model_facts, find_arena
-from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.process_exit import run_command
 from modeling_apex.storage.links import refuse_links_out_of
 from modeling_apex.storage.output_folder import replace_file, replace_text
 
 PLOT_SUFFIX = ".png"
-USER_ERRORS = (ValueError, OSError, ImportError)
 
 
 def add_card_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,18 +111,14 @@ def _copy_plots(arena: Path, output: Path) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, 2 for what other words or files can mend, 130 if interrupted."""
-    arguments = build_parser().parse_args(words)
-    try:
-        path = write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo)
-    except KeyboardInterrupt:
-        print("\ninterrupted; give the same command again", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        print(f"build_card: {escape_controls(error)}", file=sys.stderr)
-        return 2
-    print(path)
-    return 0
+    """Run the command; return its exit status."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        build_parser().parse_args(words, arguments)
+        print(write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo))
+        return 0
+
+    return run_command("build_card", run, owns_process=words is None, when_interrupted="give the same command again")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ The token is huggingface_hub's own: from `hf auth login` or `HF_TOKEN`. It is ne
 """
 
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from modeling_apex.checkpoints.hub_files import (
     list_files,
     list_hub_files,
 )
+from modeling_apex.storage.stop_signals import open_temporary_folder
 
 MAIN_BRANCH = "main"
 # The Hub keeps this file itself: it says which files are large.
@@ -353,7 +353,7 @@ def _read_back(api: Any, plan: UploadPlan, commit: str) -> None:
         if file.path not in listed:
             continue
         # A new folder for each: no cache can answer in the Hub's place, and one file at a time is on this disk.
-        with tempfile.TemporaryDirectory(prefix="apex-read-back-") as folder:
+        with open_temporary_folder("apex-read-back-") as folder:
             try:
                 path = api.hf_hub_download(repo_id, file.path, repo_type=kind, revision=commit, local_dir=folder)
             except get_hub_errors() as error:

@@ -9,7 +9,6 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,12 @@ from hub_card.model_facts import ARENA_NAME, RESULTS_NAME, find_arena
 from hub_card.result_files import load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
-from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.process_exit import run_command
+from modeling_apex.storage.stop_signals import open_temporary_folder
 
 ARENA_FILES = ("results.json", "report.md")
 # Where `datasets_scripts` notes the places of a dataset's sources.
 LEDGER_NAME = ".sources.jsonl"
-USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -149,15 +148,15 @@ def publish_staged(
         api = HfApi()
     # The repository is read first: whatever changes while the folder is made ready is then noticed.
     state, is_state_known = _read_state(api, target, is_dry_run=is_dry_run, say=say)
-    with tempfile.TemporaryDirectory(prefix="apex-publish-") as temporary:
-        folder = Path(temporary) / "folder"
+    with open_temporary_folder("apex-publish-") as temporary:
+        folder = temporary / "folder"
         stage(folder)
         check_folder(
             folder,
             repo_type=target.repo_type,
             max_file_bytes=max_file_bytes,
             secrets=_list_secrets(api),
-            private_paths=[*private_paths, *_list_private_paths(), temporary],
+            private_paths=[*private_paths, *_list_private_paths(), str(temporary)],
             needs_card=needs_card,
         )
         plan = build_upload_plan(folder, target, state, is_state_known=is_state_known)
@@ -258,20 +257,24 @@ def _list_private_paths() -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """
-    Run the command; return its exit status: 0, 1 if the Hub did not take it, 2 if folder or words are wrong, 130 if it
-    was interrupted.
-    """
-    arguments = build_parser().parse_args(words)
-    try:
-        publish(arguments)
-    except KeyboardInterrupt:
-        print("\ninterrupted; a commit is all or nothing: give the command again", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        print(f"publish: {escape_controls(error)}", file=sys.stderr)
-        return 1 if isinstance(error, PublishError) else 2
-    return 0
+    """Run the command; return its exit status: 1 if the Hub did not take it, 2 if folder or words are wrong."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        publish(build_parser().parse_args(words, arguments))
+        return 0
+
+    return run_upload("publish", run, owns_process=words is None)
+
+
+def run_upload(name: str, run: Callable[[argparse.Namespace], int], *, owns_process: bool) -> int:
+    """Run a command that sends something to the Hub; arguments as for [`run_command`]."""
+    return run_command(
+        name,
+        run,
+        owns_process=owns_process,
+        when_interrupted="a commit is all or nothing: give the command again",
+        statuses={PublishError: 1},
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
 """
 The `apex-music` command line.
 
-Each sub-command is one file of `modeling_apex.commands`. Exit status: 0 all went well, 1 some song or check failed,
-2 the command line or its input is wrong, 3 a fault of this program, 130 interrupted.
+Each sub-command is one file of `modeling_apex.commands`. What an exit status means: `process_exit`.
 """
 
 import argparse
-import dis
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from safetensors import SafetensorError
-
 from modeling_apex import __version__
-from modeling_apex.inference.report_apex import escape_controls
-from modeling_apex.storage.failure_messages import describe_failure
+from modeling_apex.process_exit import run_command
 
 COMMANDS = (
     "score",
@@ -31,8 +26,6 @@ COMMANDS = (
     "verify",
     "validate",
 )
-# What a user can mend by another command line: shown as one line, without a traceback.
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, SafetensorError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
         when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
-        command.set_defaults(run=module.run, when_interrupted=when_interrupted)
+        command.set_defaults(run=module.run, prog=command.prog, when_interrupted=when_interrupted)
     return parser
 
 
@@ -72,48 +65,13 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     # The bars of loading weights: the work has its own. transformers, if it is needed at all, reads this once.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments = argparse.Namespace(when_interrupted="nothing was done", traceback=True)
-    try:
-        arguments = build_parser().parse_args(words)
-        return arguments.run(arguments)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {arguments.when_interrupted}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `apex-music score ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if arguments.traceback:
-            raise
-        if not isinstance(error, USER_ERRORS) or is_slip(error):
-            print(f"apex-music {arguments.command}: {escape_controls(describe_fault(error))}", file=sys.stderr)
-            return 3
-        message = describe_failure(error, getattr(arguments, "output", None))
-        print(f"apex-music {arguments.command}: {escape_controls(message)}", file=sys.stderr)
-        return 2
 
+    def run(arguments: argparse.Namespace) -> int:
+        build_parser().parse_args(words, arguments)
+        status: int = arguments.run(arguments)
+        return status
 
-def is_slip(error: BaseException) -> bool:
-    """
-    Tell whether an error is a slip of some code rather than what a check of the input says.
-
-    Both can be a `TypeError`: a check raises it by a statement, a slip comes out of an expression, such as a call with
-    an argument too many.
-    """
-    trace = error.__traceback__
-    if not isinstance(error, TypeError) or trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS"
-
-
-def describe_fault(error: BaseException) -> str:
-    """Say that the program is to blame, and what a report of it should hold."""
-    return (
-        f"a fault of this program, not of its input: {type(error).__name__}: {error}. Please report it with what "
-        "`apex-music --traceback ...` prints for the same command."
-    )
+    return run_command("apex-music", run, owns_process=words is None, when_interrupted="nothing was done")
 
 
 if __name__ == "__main__":

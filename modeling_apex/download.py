@@ -3,19 +3,22 @@ Room 1's door to the network: a URL comes in, a temporary file with its content 
 
 A URL may come from a stranger, so nothing is taken on trust. Only http and https are spoken; the host name is resolved
 here, every address that it has must lie in the public internet, and the connection goes to the checked address itself,
-so that a name that resolves otherwise a moment later leads nowhere else. Each redirect goes through the same checks.
+so that a name that resolves otherwise a moment later leads nowhere else; where the user has set a proxy, the proxy
+looks names up. Each redirect goes through the same checks.
 Size and time are watched while the bytes arrive. `registration` hangs [`download`] into `decoding_apex`.
 """
 
 import ipaddress
-import re
+import logging
 import socket
 import threading
+import urllib.request
 from contextlib import ExitStack, suppress
 from typing import Any, BinaryIO
 
 from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits, import_optional
 from modeling_apex.inference.decoding_apex import create_temporary_file
+from modeling_apex.storage.source_names import HideSecrets, hide_secrets, name_source
 
 MAX_REDIRECTS = 5
 MAX_ADDRESSES = 4
@@ -25,10 +28,30 @@ SILENCE_SECONDS = 30.0
 """How long a server may send nothing."""
 
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
-# Prefixes of IPv6 addresses that stand for an IPv4 address in their last 32 bits (RFC 6052, RFC 4291), and the one
-# that networks use for such translation inside (RFC 8215).
-_TRANSLATED_NETWORKS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
-_LOCAL_TRANSLATION = ipaddress.IPv6Network("64:ff9b:1::/48")
+_HIDE_SECRETS = HideSecrets()
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
+# Public unicast, by IANA's registries: of IPv4 what they give to no special purpose, of IPv6 what they have given to
+# the five regions (IPv6 Global Unicast Address Assignments) but for special purposes within.
+_OTHER_IPV4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        "168.63.129.16/32",  # public by the registry; in Azure, every machine's own platform
+    )
+)
+_PUBLIC_IPV6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        *("2001::/16", "2003::/18", "2400::/11", "2600::/12", "2610::/23", "2620::/23", "2630::/12"),
+        *("2800::/12", "2a00::/11", "2c00::/12"),
+    )
+)
+_OTHER_IPV6 = tuple(ipaddress.IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2620:4f:8000::/48"))
+# IPv6 addresses that stand for an IPv4 address in their last 32 bits (RFC 6052).
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+_ISATAP = 0x5EFE  # before the IPv4 address in the last 64 bits (RFC 5214)
 
 
 def download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
@@ -42,58 +65,102 @@ def download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, 
             What is refused, and who owns the temporary file.
 
     Returns:
-        `tuple[str, BinaryIO]`: the URL without a password, which must not reach reports and logs, and the file at its
-        beginning.
+        `tuple[str, BinaryIO]`: the URL by [`name_source`], and the file at its beginning.
 
     Raises:
         `AudioError`: If the URL is not http(s), leads to an address that is not public, redirects too often, is too
             large or too slow, or cannot be fetched.
         `ImportError`: If httpx is not installed.
     """
-    name = hide_password(url)
+    name = name_source(url)
     httpx = import_optional("httpx", "httpx")
-    timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-    # Compressed replies would have to be unpacked before their size is known; audio gains nothing by them.
-    headers = {"Accept": "audio/*, video/*, */*;q=0.5", "Accept-Encoding": "identity"}
+    for logger in map(logging.getLogger, _LOGGERS):
+        logger.addFilter(_HIDE_SECRETS)  # one filter, so once however often
     handle = create_temporary_file(resources)
-    with _Deadline(limits.max_download_seconds) as deadline:
+    with _Deadline(limits.max_download_seconds) as deadline, _Clients(httpx) as clients:
         try:
-            with httpx.Client(timeout=timeout, headers=headers) as client:
-                _fetch(httpx, client, name, httpx.URL(url), handle, limits, deadline)
+            _fetch(httpx, clients, name, httpx.URL(url), handle, limits, deadline)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             # UnicodeError: a host name that the encoding of domain names (IDNA) does not have.
             _refuse_slowness(name, limits, deadline)
             raise AudioError(
-                f"{name}: the download failed ({type(error).__name__}: {error}). Check the URL and the connection, "
-                "or download the song and pass its path."
+                f"{name}: the download failed ({type(error).__name__}: {hide_secrets(str(error))}). Check the URL and "
+                "the connection, or download the song and pass its path."
             ) from error
         _refuse_slowness(name, limits, deadline)  # a connection that was cut can look like the end of the song
     handle.seek(0)
     return name, handle
 
 
-def hide_password(url: str) -> str:
-    """Return a URL without the user and password in it."""
-    return re.sub(r"^(\w+:/*)[^/?#]*@", r"\1", url)
-
-
 def is_public_address(address: str) -> bool:
     """
-    Tell whether an IP address lies in the public internet.
+    Tell whether an IP address is a unicast address of the public internet.
 
-    Loopback, private, link-local, shared, reserved, multicast and unspecified addresses do not. An IPv4 address in the
-    dress of an IPv6 one (mapped, compatible, 6to4, Teredo, NAT64) is judged by what it stands for as well.
+    Special purposes (loopback, private, link-local, shared, documentation, multicast, ...), the clouds' addresses of
+    their own platform, and what nobody was given are not. An IPv4 address in the dress of an IPv6 one (mapped, 6to4,
+    Teredo, NAT64, ISATAP) is judged by what it stands for as well.
     """
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        inner = [parsed.ipv4_mapped, parsed.sixtofour, *(parsed.teredo or ())]
-        if parsed in _LOCAL_TRANSLATION:
-            return False
-        if any(parsed in network for network in _TRANSLATED_NETWORKS):
-            inner.append(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF))
-        if embedded := [candidate for candidate in inner if candidate is not None]:
-            return all(is_public_address(str(candidate)) for candidate in embedded)
-    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return not any(parsed in network for network in _OTHER_IPV4)
+    last = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+    stands_for = [parsed.ipv4_mapped, parsed.sixtofour, *(parsed.teredo or ())]
+    stands_for += [last] if parsed in _TRANSLATED else []
+    if embedded := [inner for inner in stands_for if inner is not None]:
+        return all(is_public_address(str(inner)) for inner in embedded)
+    if int(parsed) >> 32 & 0xFFFF == _ISATAP and not is_public_address(str(last)):
+        return False
+    return any(parsed in network for network in _PUBLIC_IPV6) and not any(parsed in other for other in _OTHER_IPV6)
+
+
+class _Clients:
+    """
+    The connections of one download: directly to addresses that were checked, or to a proxy that the user has named.
+
+    A proxy (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`) looks names up itself and may reach other networks than this
+    machine does. Naming one is the user's choice, and what it may reach is the proxy's to say; only what stands in a
+    URL as an address is still checked here. `NO_PROXY` names hosts that are reached directly.
+    """
+
+    def __init__(self, httpx: Any) -> None:
+        self._httpx = httpx
+        self._resources = ExitStack()
+        self._clients: dict[str | None, Any] = {}
+
+    def __enter__(self) -> "_Clients":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._resources.close()
+
+    def find_proxy(self, target: Any) -> str | None:
+        """Return the address of the proxy for a URL, or `None` if it is reached directly."""
+        proxies = urllib.request.getproxies()
+        proxy = proxies.get(target.scheme) or proxies.get("all")
+        if not proxy or urllib.request.proxy_bypass(target.host) or urllib.request.proxy_bypass(_name_port(target)):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def open(self, proxy: str | None, name: str) -> Any:
+        """Return the client for a proxy, or for no proxy."""
+        if proxy not in self._clients:
+            timeout = self._httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+            # Compressed replies would have to be unpacked before their size is known; audio gains nothing by them.
+            headers = {"Accept": "audio/*, video/*, */*;q=0.5", "Accept-Encoding": "identity"}
+            options = {"timeout": timeout, "headers": headers, "verify": self._httpx.create_ssl_context()}
+            try:
+                client = self._httpx.Client(**options, proxy=proxy, trust_env=False)
+            except (ValueError, ImportError) as error:
+                raise AudioError(
+                    f"{name}: the proxy {name_source(str(proxy))} cannot be used ({hide_secrets(str(error))}). Mend "
+                    "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY."
+                ) from error
+            self._clients[proxy] = self._resources.enter_context(client)
+        return self._clients[proxy]
+
+
+def _name_port(target: Any) -> str:
+    return f"{target.host}:{target.port or (443 if target.scheme == 'https' else 80)}"
 
 
 class _Deadline:
@@ -139,17 +206,17 @@ def _refuse_slowness(name: str, limits: AudioLimits, deadline: _Deadline) -> Non
 
 
 def _fetch(
-    httpx: Any, client: Any, name: str, target: Any, handle: BinaryIO, limits: AudioLimits, deadline: _Deadline
+    httpx: Any, clients: _Clients, name: str, target: Any, handle: BinaryIO, limits: AudioLimits, deadline: _Deadline
 ) -> None:
     """Follow redirects to a song and save it."""
     for hop in range(MAX_REDIRECTS + 1):
         if target.scheme not in ("http", "https"):
-            where = f", and this one leads to {hide_password(str(target))}" if hop else ""
+            where = f", and this one leads to {name_source(str(target))}" if hop else ""
             raise AudioError(
                 f"{name}: only http and https URLs are read{where}. Download the song first, or pass it as an open "
                 "binary file."
             )
-        response = _send_request(httpx, client, name, target, limits, deadline)
+        response = _send_request(httpx, clients, name, target, limits, deadline)
         try:
             if response.status_code not in _REDIRECT_STATUS or "location" not in response.headers:
                 _save_body(name, response, handle, limits)
@@ -162,10 +229,16 @@ def _fetch(
     )
 
 
-def _send_request(httpx: Any, client: Any, name: str, target: Any, limits: AudioLimits, deadline: _Deadline) -> Any:
-    """Send one request, without following redirects, to an address that was checked; return the open response."""
+def _send_request(
+    httpx: Any, clients: _Clients, name: str, target: Any, limits: AudioLimits, deadline: _Deadline
+) -> Any:
+    """Send one request, without following redirects, to a proxy or a checked address; return the open response."""
     extensions = {"trace": deadline.trace}
-    if limits.allow_private_addresses:
+    proxy = clients.find_proxy(target)
+    client = clients.open(proxy, name)
+    if proxy is not None and not limits.allow_private_addresses and _is_address(target):
+        _resolve_public(name, target)
+    if proxy is not None or limits.allow_private_addresses:
         return client.send(client.build_request("GET", target, extensions=extensions), stream=True)
     failure: Exception | None = None
     for address in _resolve_public(name, target)[:MAX_ADDRESSES]:
@@ -181,6 +254,16 @@ def _send_request(httpx: Any, client: Any, name: str, target: Any, limits: Audio
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             failure = error  # the host may answer at its next address
     raise failure or httpx.ConnectError(f"no address for {target.host}")
+
+
+def _is_address(target: Any) -> bool:
+    """Tell whether a URL's host is an address rather than a name, in whatever way it is written."""
+    host = str(target.raw_host, "ascii").strip("[]")
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except OSError:
+        return f".{host.lower().rstrip('.')}".endswith(".localhost")
+    return True
 
 
 def _resolve_public(name: str, target: Any) -> list[str]:

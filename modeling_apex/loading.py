@@ -61,6 +61,8 @@ def load_scorer(
         [`SongScorer`]
     """
     is_default = _check_options(engine, precision, compile, dtype)
+    if device is not None:
+        check_device(device)
     hub_options = {name: value for name, value in hub_options.items() if value is not None}
     loaded: Any = _name_model(model)
     if isinstance(loaded, str) and is_default and _is_float32(dtype) and not hub_options:
@@ -205,6 +207,30 @@ def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexMode
             f"{model}: its config names the model type {name!r:.80}; expected one of {', '.join(classes)}."
         )
     return classes[name]
+
+
+def check_device(device: "str | int | torch.device") -> None:
+    """
+    Refuse a device that this machine, or this build of torch, does not have.
+
+    Raises:
+        `ValueError`: If it is no device, or not to be had; the message lists those that are.
+    """
+    import torch
+
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        there += [f"{kind}:{number}" for number in range(torch.accelerator.device_count())]
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{device!r} is no device. This machine has {', '.join(there)}.") from error
+    if wanted.type != "cpu" and f"{wanted.type}:{wanted.index or 0}" not in there:
+        raise ValueError(
+            f"the device {str(device)!r} is not to be had with torch {torch.__version__} on this machine, which has "
+            f"{', '.join(there)}. Pass one of these, or none."
+        )
 
 
 def check_embedded_model() -> None:

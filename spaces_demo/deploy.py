@@ -72,7 +72,8 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, **
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    from hub_card.hub_upload import UploadTarget, describe_error  # here, because a Space does not carry it
+    # Here, because a Space does not carry it.
+    from hub_card.hub_upload import PublishError, UploadTarget, describe_error
     from hub_card.publish import publish_staged
 
     api = options.setdefault("api", HfApi())
@@ -91,7 +92,7 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, **
         try:
             api.add_space_variable(space, "APEX_MODEL", model)
         except HfHubHTTPError.__bases__ as error:  # what it descends from: a line that breaks, and local errors
-            raise RuntimeError(
+            raise PublishError(
                 f"{space} has the page, but APEX_MODEL could not be set to {model}: {describe_error(error)} Set it in "
                 "the Space's settings, or run this again."
             ) from error
@@ -105,22 +106,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="M", help="APEX_MODEL of the Space, e.g. amaai-lab/apex")
     parser.add_argument("--private", action="store_true", help="make a new Space private")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
-    words = parser.parse_args(arguments)
-    # Standard output has the list of a dry run, or the address alone.
-    say = print if words.dry_run else partial(print, file=sys.stderr)
-    try:
+
+    def run(words: argparse.Namespace) -> int:
+        parser.parse_args(arguments, words)
+        # Standard output has the list of a dry run, or the address alone.
+        say = print if words.dry_run else partial(print, file=sys.stderr)
         address = deploy(words.space, is_private=words.private, model=words.model, is_dry_run=words.dry_run, say=say)
-    except KeyboardInterrupt:
-        print("\ninterrupted; a commit is all or nothing: give the command again", file=sys.stderr)
-        return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if address:
-        print(address)
-    elif words.model:
-        print(f"APEX_MODEL would be set to {words.model}")
-    return 0
+        if address:
+            print(address)
+        elif words.model:
+            print(f"APEX_MODEL would be set to {words.model}")
+        return 0
+
+    from hub_card.publish import run_upload  # here, because a Space does not carry it
+
+    return run_upload("error", run, owns_process=arguments is None)
 
 
 if __name__ == "__main__":

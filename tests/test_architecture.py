@@ -16,7 +16,7 @@ ROOMS = {
     "storage": set(),
     "engines": {"inference", "storage"},
     "containers": {"inference"},
-    "download": {"inference"},
+    "download": {"inference", "storage"},
     "loading": {"inference", "engines", "registration"},
     "checkpoints": {"loading", "engines", "inference", "storage"},
     "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},

@@ -236,6 +236,47 @@ def test_mistakes_are_explained_in_one_line(
     assert "Traceback" not in streams.err
 
 
+@pytest.mark.parametrize(
+    "words", [["train", "{place}", "--output", "{place}/run"], ["evaluate", "{place}", "--model", "{model}"]]
+)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{{}}", "it does not tell model, identity"), ("[]", "it is no JSON object"), ("[1", "not JSON")],
+)
+def test_a_dataset_in_place_of_embeddings_is_refused_with_the_command_to_run_first(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], content: str, message: str
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "manifest.json").write_text(content.format())
+    assert main([word.format(place=tmp_path / "dataset", model=tiny_folder) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "mbed" in said
+
+
+def test_an_output_whose_name_no_file_can_have_is_refused(
+    tiny_folder: Path, song_file: SongFile, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["score", str(song_file()), "--model", str(tiny_folder), "--output", "x" * 5000 + ".csv"]
+    assert main(words) == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:99", "the device 'cuda:99' is not to be had with torch"),
+        ("gpu", "'gpu' is no device. This machine has cpu"),
+    ],
+)
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_a_device_that_is_not_there_is_the_mistake_of_the_user(
+    tiny_folder: Path, song_file: SongFile, capsys: pytest.CaptureFixture, command: str, device: str, message: str
+) -> None:
+    assert main([command, str(song_file()), "--model", str(tiny_folder), "--device", device]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_traceback_on_request(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         main(["--traceback", "score", str(tmp_path)])

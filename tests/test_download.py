@@ -3,11 +3,16 @@
 import functools
 import http.server
 import io
+import logging
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +21,7 @@ import pytest
 import soundfile
 
 from modeling_apex import download as download_module
-from modeling_apex.download import download, hide_password, is_public_address
+from modeling_apex.download import download, is_public_address
 from modeling_apex.inference.audio_apex import AudioError, AudioLimits, load_audio, open_audio
 
 from waveforms import make_waveform
@@ -132,7 +137,7 @@ def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestSongs:
-    @pytest.mark.parametrize("page", ["song.flac", "moved", "song.flac?token=1"])
+    @pytest.mark.parametrize("page", ["song.flac", "moved", "song.flac?track=1"])
     def test_a_song(self, site: Server, page: str) -> None:
         with open_audio(f"{site.url}/{page}", limits=LOCAL) as stream:
             assert stream.name == f"{site.url}/{page}"
@@ -159,7 +164,19 @@ class TestSongs:
         url = site.url.replace("http://", "http://me:se@cret@") + "/song.flac"
         with open_audio(url, limits=LOCAL) as stream:
             assert stream.name == f"{site.url}/song.flac"
-        assert hide_password("https://host/path?mail=a@b") == "https://host/path?mail=a@b"
+
+    def test_signatures_stay_out_of_names_errors_and_logs(
+        self, site: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        with open_audio(f"{site.url}/song.flac?track=1&X-Amz-Signature=5ecre7", limits=LOCAL) as stream:
+            assert stream.name == f"{site.url}/song.flac?track=1&X-Amz-Signature=***"
+        for page in ("absent", "loop", "broken", f"to?{site.url}/absent?token=5ecre7", "to?ftp://me:5ecre7@host/?"):
+            with pytest.raises(AudioError) as caught:
+                open_audio(f"{site.url}/{page}{'&' if '?' in page else '?'}sig=5ecre7", limits=LOCAL)
+            assert "5ecre7" not in str(caught.value)
+        assert "HTTP Request: GET" in caplog.text
+        assert "5ecre7" not in caplog.text
 
     @pytest.mark.parametrize(
         "url",
@@ -211,13 +228,28 @@ class TestAddresses:
             *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12:3456::1", "ff02::1", "2001:db8::1"),
             *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1"),
             *("2002:7f00:1::1", "2002:a00:1::", "2001:0:7f00:1::"),
+            # What `ipaddress` takes for global, and the platforms of clouds.
+            *("fec0::1", "168.63.129.16", "192.0.0.192", "192.0.0.9", "192.0.0.10", "192.88.99.1", "100.100.100.200"),
+            *(
+                "fd00:ec2::254",
+                "192.31.196.1",
+                "192.52.193.1",
+                "192.175.48.1",
+                "2001:1::1",
+                "2001:3::1",
+                "2001:4:112::1",
+            ),
+            *("2001:20::1", "2620:4f:8000::1", "3ffe::1", "3fff::1", "5f00::1", "4000::1", "2d00::1", "100::1", "::2"),
+            *("::ffff:0:10.0.0.1", "::ffff:168.63.129.16", "64:ff9b::a9fe:a9fe", "64:ff9b::a83f:8110"),
+            *("2002:a83f:8110::", "2002:c000:c0::", "2001:0:808:808::f5ff:fffe", "2400::5efe:10.0.0.1"),
         ],
     )
     def test_not_public(self, address: str) -> None:
         assert not is_public_address(address)
 
     @pytest.mark.parametrize(
-        "address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
+        "address",
+        ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2a10::1"],
     )
     def test_public(self, address: str) -> None:
         assert is_public_address(address)
@@ -288,3 +320,152 @@ class TestAddresses:
         for host in ("dead", "none"):
             with pytest.raises(AudioError, match=r"the download failed \(ConnectError: (refused|no address for none)"):
                 open_audio(f"http://{host}.test/song.flac")
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """A real proxy: it looks names up itself, in a table of its own, and passes bytes on."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        host, _, page = self.path.removeprefix("http://").partition("/")
+        with httpx.Client(trust_env=False) as client:
+            answer = client.get(f"{self.server.hosts[host]}/{page}")  # type: ignore[attr-defined]
+        self.send_response(answer.status_code)
+        self.send_header("Content-Length", str(len(answer.content)))
+        for name in ("Location",):
+            if name in answer.headers:
+                self.send_header(name, answer.headers[name])
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        address, port = self.server.tunnels[self.path]  # type: ignore[attr-defined]
+        with socket.create_connection((address, port)) as far:
+            self.send_response(200)
+            self.end_headers()
+            pump = threading.Thread(target=self.copy, args=(far, self.connection))
+            pump.start()
+            self.copy(self.connection, far)
+            pump.join()
+
+    @staticmethod
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while block := source.recv(65536):
+                target.sendall(block)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class ProxyServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Proxy)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.asked: list[str] = []
+        self.hosts: dict[str, str] = {}
+        self.tunnels: dict[str, tuple[str, int]] = {}
+
+    def handle_error(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def tls_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """A server that speaks TLS and holds a certificate for `song.test`, which this process trusts."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs openssl to make a certificate")
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=song.test"]
+    words += ["-addext", "subjectAltName=DNS:song.test", "-keyout", "key.pem", "-out", "certificate.pem"]
+    subprocess.run([openssl, *words], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    server = Server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
+    thread.start()
+    yield "127.0.0.1", server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def proxy(site: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxyServer]:
+    """A proxy that this process is told of by its environment, and that alone knows the host `song.test`."""
+    server = ProxyServer()
+    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
+    thread.start()
+    server.hosts["song.test"] = site.url
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("https_proxy", server.url)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class TestProxies:
+    def test_the_proxy_looks_the_name_up(self, proxy: ProxyServer, name_hosts: Callable[..., list[str]]) -> None:
+        name_hosts()  # no name is known here
+        with open_audio("http://song.test/song.flac") as stream:
+            assert sum(map(len, stream.blocks)) == 8000
+        assert proxy.asked == ["http://song.test/song.flac"]
+
+    def test_https_goes_through_a_tunnel_and_the_certificate_is_that_of_the_name(
+        self, proxy: ProxyServer, tls_site: tuple[str, int], name_hosts: Callable[..., list[str]]
+    ) -> None:
+        name_hosts()
+        proxy.tunnels["song.test:443"] = tls_site
+        with open_audio("https://song.test/song.flac") as stream:
+            assert sum(map(len, stream.blocks)) == 8000
+        assert proxy.asked == ["song.test:443"]
+        proxy.tunnels["other.test:443"] = tls_site
+        with pytest.raises(AudioError, match=r"the download failed \(ConnectError: .*[Hh]ostname mismatch"):
+            open_audio("https://other.test/song.flac")
+
+    @pytest.mark.usefixtures("loopback_is_public")
+    @pytest.mark.parametrize("exception", ["song.test", "example.org, .test", "*", "song.test:{port}"])
+    def test_no_proxy_names_hosts_that_are_reached_directly(
+        self,
+        site: Server,
+        proxy: ProxyServer,
+        name_hosts: Callable[..., list[str]],
+        monkeypatch: pytest.MonkeyPatch,
+        exception: str,
+    ) -> None:
+        lookups = name_hosts(song=[["127.0.0.1"]])
+        monkeypatch.setenv("no_proxy", exception.format(port=site.server_port))
+        assert len(load_audio(f"http://song.test:{site.server_port}/song.flac", target_rate=8000)) == 8000
+        assert proxy.asked == []
+        assert lookups == ["song.test"]
+
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1", "[::1]", "localhost", "a.localhost", "127.1", "2130706433", "169.254.169.254"]
+    )
+    def test_an_address_in_a_url_is_checked_all_the_same(self, proxy: ProxyServer, host: str) -> None:
+        with pytest.raises(AudioError, match=r"is not a public address|no address for a\.localhost"):
+            open_audio(f"http://{host}:1/song.flac")
+        assert proxy.asked == []
+
+    def test_redirects_are_followed_through_the_proxy(self, proxy: ProxyServer) -> None:
+        with pytest.raises(AudioError, match=r"10\.0\.0\.1, which is not a public address"):
+            open_audio("http://song.test/to?http://10.0.0.1/song.flac")
+        assert proxy.asked == ["http://song.test/to?http://10.0.0.1/song.flac"]
+
+    def test_a_proxy_that_cannot_be_used(self, proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("http_proxy", "gopher://me:secret@proxy:70")
+        with pytest.raises(AudioError, match=r"the proxy gopher://\S+ cannot be used .*Mend HTTPS_PROXY") as caught:
+            open_audio("http://song.test/song.flac")
+        assert "secret" not in str(caught.value)

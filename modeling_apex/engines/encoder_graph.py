@@ -12,8 +12,6 @@ import io
 import logging
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -34,7 +32,7 @@ from modeling_apex.engines.openvino_engine import OpenVinoEngine, import_openvin
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
-from modeling_apex.storage.output_folder import check_new_folder, save_json, share_files
+from modeling_apex.storage.output_folder import save_json, share_files, write_new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -182,22 +180,12 @@ def export_engine(
         raise ValueError(f"{engine} has no precision {unknown[0]!r}; choose from {', '.join(ENGINES[engine])}.")
     if engine == "openvino" and "int8" in precisions:
         check_calibration(calibration)
-    folder = check_new_folder(output)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside the output and renamed at the end, so that a half-written or wrong graph is never found there.
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    part = place / folder.name  # a folder of its own, because a temporary one is born private
-    try:
-        part.mkdir()
+    # Moved to its place at the end, so that a half-written or wrong graph is never found there.
+    with write_new_folder(output) as part:
         _write_engine_folder(model, part, engine)
         if "int8" in precisions:
             add_int8_graph(part, calibration)
-        if folder.exists():
-            folder.rmdir()  # it is empty
-        part.rename(folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    return folder
+    return Path(output).expanduser()
 
 
 def _write_engine_folder(model: ApexModel, folder: Path, engine: str) -> None:

@@ -59,8 +59,11 @@ def _is_about_writing(error: BaseException) -> bool:
 
 
 def _is_nearly_full(place: Path) -> bool:
-    existing = next((folder for folder in (place, *place.absolute().parents) if folder.exists()), None)
-    return existing is not None and shutil.disk_usage(existing).free < NEARLY_FULL_BYTES
+    try:
+        existing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+        return shutil.disk_usage(existing).free < NEARLY_FULL_BYTES
+    except (OSError, ValueError, StopIteration):  # a name that no file can have
+        return False
 
 
 def _is_within(path: str | None, place: Path) -> bool:

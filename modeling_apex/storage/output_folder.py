@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from modeling_apex.storage.links import open_new
 from modeling_apex.storage.output_lock import LOCK_NAME, OutputLock
+from modeling_apex.storage.stop_signals import remove_afterwards
 
 PART_NAME = ".writing"
 # A file name may hold bytes that are no text. Inside a JSON string, what this writes for them is JSON's own escape, so
@@ -133,10 +134,8 @@ def write_new_folder(output: str | os.PathLike) -> Iterator[Path]:
         part = check_new_folder(output) / PART_NAME
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         part.mkdir()
-        try:
+        with remove_afterwards(part):
             yield part
             share_files(part)
             for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
                 path.rename(folder / path.name)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)

@@ -199,7 +199,7 @@ def test_a_finished_build_is_kept_or_built_again_as_asked(suno_tree, tmp_path, c
     first = read_folder(tmp_path / "out")
     assert main(arguments) == 0
     assert "is finished already: nothing to do" in capsys.readouterr().out
-    assert main([*arguments, "--seed", "7"]) == 1
+    assert main([*arguments, "--seed", "7"]) == 2
     assert "was built with other options (seed)" in capsys.readouterr().err
     assert read_folder(tmp_path / "out") == first
     assert main([*arguments, "--seed", "7", "--overwrite"]) == 0
@@ -216,7 +216,7 @@ def test_an_overwrite_that_is_cut_short_is_taken_up(suno_tree, tmp_path, monkeyp
     first = read_folder(tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(parquet_folder.shutil, "rmtree", lambda *args, **options: (_ for _ in ()).throw(OSError("cut")))
-        assert main([*arguments, "--overwrite"]) == 1
+        assert main([*arguments, "--overwrite"]) == 2
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert main(arguments) == 0
     assert read_folder(tmp_path / "out") == first
@@ -227,7 +227,7 @@ def test_a_build_on_a_full_disk_is_taken_up_when_there_is_space(
 ):
     arguments = training_arguments(suno_tree, small_disk / "out")
     ballast = fill_disk(small_disk, 200_000)
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "the disk is full. Free some space, then give the same command again" in capsys.readouterr().err
     ballast.unlink()
     assert main(arguments) == 0
@@ -236,7 +236,7 @@ def test_a_build_on_a_full_disk_is_taken_up_when_there_is_space(
 
 @pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="needs a folder that nobody may write")
 def test_an_output_that_cannot_be_written_is_said_so(suno_tree, capsys):
-    assert main(training_arguments(suno_tree, "/sys/kernel/apex")) == 1
+    assert main(training_arguments(suno_tree, "/sys/kernel/apex")) == 2
     said = capsys.readouterr().err
     assert "error: /sys/kernel/apex: cannot be written" in said
     assert "Name an output that you may write" in said
@@ -245,10 +245,10 @@ def test_an_output_that_cannot_be_written_is_said_so(suno_tree, capsys):
 def test_two_builds_do_not_share_a_folder(suno_tree, tmp_path, capsys):
     arguments = training_arguments(suno_tree, tmp_path / "out")
     with OutputLock(tmp_path / "out"):
-        assert main(arguments) == 1
+        assert main(arguments) == 2
         assert f"process {os.getpid()} on" in capsys.readouterr().err
         synthetic = ["synthetic", "--layout", "samples", "--output", str(tmp_path / "out")]
-        assert main(synthetic) == 1
+        assert main(synthetic) == 2
         assert "is writing this output" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").touch()  # of a run that was killed at once
@@ -258,7 +258,7 @@ def test_two_builds_do_not_share_a_folder(suno_tree, tmp_path, capsys):
 def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    assert main(training_arguments(suno_tree, tmp_path / "out", "--overwrite")) == 1
+    assert main(training_arguments(suno_tree, tmp_path / "out", "--overwrite")) == 2
     assert "is not empty and holds no build of ours" in capsys.readouterr().err
     assert read_folder(tmp_path / "out") == {"thesis.txt": b"years of work"}
 
@@ -277,7 +277,7 @@ def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
     ],
 )
 def test_refusals(suno_tree, tmp_path, capsys, change, message):
-    assert main([*training_arguments(suno_tree, tmp_path / "out"), *change]) == 1
+    assert main([*training_arguments(suno_tree, tmp_path / "out"), *change]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -315,5 +315,5 @@ def test_columns_are_read_from_choices():
 
 def test_nothing_to_write_is_an_error(tmp_path, capsys):
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(1, play_count=0)])
-    assert main(["training", "--source", str(table), "none", "suno", "--output", str(tmp_path / "out")]) == 1
+    assert main(["training", "--source", str(table), "none", "suno", "--output", str(tmp_path / "out")]) == 2
     assert "No song is left of 1 (1 zero plays)" in capsys.readouterr().err

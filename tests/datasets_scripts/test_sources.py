@@ -162,7 +162,7 @@ def test_a_changed_source_is_refused_by_name_and_rebuilt_on_request(
     changed = data.replace(*change) if change else data[:-40] + bytes(40)
     assert (changed if value is None else value) not in list_values(output, column)
     replace_unnoticed(path, changed)
-    assert main(words) == 1
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert f"{output}: holds a dataset made from something else ({source} " in said
     assert "Rebuild it with --overwrite" in said
@@ -204,7 +204,7 @@ def test_stamps_and_hashes_of_the_files_are_what_recheck_does_not_trust(tmp_path
     places, files = load_ledger(tmp_path / "out")
     forged = [file._replace(identity=identity.ContentIdentity("0" * 64, file.identity.stamp)) for file in files]
     save_ledger(tmp_path / "out", places, forged)
-    assert main(words) == 1
+    assert main(words) == 2
     assert main([*words, "--recheck"]) == 0
     assert main(words) == 0
 
@@ -222,7 +222,7 @@ def test_a_ledger_that_is_gone_costs_time_only(tmp_path, num_read, capsys):
     assert not num_read
     (output / parquet_folder.LEDGER_NAME).unlink()
     replace_unnoticed(tmp_path / "tree" / "audio" / "song-001.wav", encode_wav(77))
-    assert main(words) == 1
+    assert main(words) == 2
     assert "(audio " in capsys.readouterr().err
 
 
@@ -234,7 +234,7 @@ def test_sources_that_moved_are_known_by_their_content(tmp_path, capsys):
     assert main(moved) == 0
     assert load_ledger(tmp_path / "out")[0][0] == str((tmp_path / "moved" / "songs.jsonl").resolve())
     (tmp_path / "moved" / "audio" / "song-001.wav").write_bytes(encode_wav(55))
-    assert main(moved) == 1
+    assert main(moved) == 2
     assert "(audio " in capsys.readouterr().err
     assert main(words) == 0
 
@@ -246,7 +246,7 @@ def test_an_audio_file_that_appears_or_vanishes_is_a_change(appears, tmp_path, c
         path.rename(tmp_path / "aside.wav")
     assert main(words) == 0
     path.write_bytes(encode_wav(2)) if appears else path.unlink()
-    assert main(words) == 1
+    assert main(words) == 2
     assert "(audio " in capsys.readouterr().err
     (tmp_path / "tree" / "audio" / "of-no-song.wav").write_bytes(encode_wav(3))
     assert main([*words, "--overwrite"]) == 0
@@ -267,11 +267,11 @@ def test_a_table_more_or_less_is_a_change(tmp_path, capsys):
     words = ["training", "--source", str(tables), "none", "suno", *SPLITS, "--output", str(tmp_path / "out")]
     assert main(words) == 0
     save_json_lines(tables / "part-2.jsonl", [make_suno_row(2)])
-    assert main(words) == 1
+    assert main(words) == 2
     assert "(part-2.jsonl None instead of" in capsys.readouterr().err
     (tables / "part-2.jsonl").unlink()
     (tables / "part-1.jsonl").unlink()
-    assert main(words) == 1
+    assert main(words) == 2
     assert "… instead of None)" in capsys.readouterr().err
 
 
@@ -283,7 +283,7 @@ def test_a_dataset_of_an_earlier_version_loads_and_is_not_called_finished(tmp_pa
     del manifest["sources"]
     (output / "manifest.json").write_text(json.dumps(manifest))
     (output / parquet_folder.LEDGER_NAME).unlink()
-    assert main(words) == 1
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert "holds a finished dataset of an earlier version, which did not record the content of its sources" in said
     assert "Rebuild it with --overwrite" in said
@@ -295,7 +295,7 @@ def test_sources_that_are_gone_are_named(tmp_path, capsys):
     words = make_tree(tmp_path, "training")
     assert main(words) == 0
     shutil.rmtree(tmp_path / "tree")
-    assert main(words) == 1
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert "holds a finished dataset, but its sources are gone" in said
     assert "tree" in said
@@ -348,7 +348,7 @@ def test_what_changes_during_the_build_stops_it(when, file, tmp_path, monkeypatc
             path.write_bytes(path.read_bytes() + b"\n")
 
         monkeypatch.setattr(TrainingSongs, "iterate_records", change_last)
-    assert main(words) == 1
+    assert main(words) == 2
     assert f"{path} changed while the dataset was being built. Start the build again." in capsys.readouterr().err
 
 
@@ -361,7 +361,7 @@ def test_audio_of_a_battle_that_changes_during_the_build_stops_it(tmp_path, monk
         write_shard(*words)
 
     monkeypatch.setattr(parquet_folder, "_write_shard", change_before)
-    assert main(words) == 1
+    assert main(words) == 2
     assert f"{path} changed while the dataset was being built" in capsys.readouterr().err
 
 
@@ -397,7 +397,7 @@ def test_audio_inside_a_table_is_known_by_the_table(tmp_path, capsys):
     assert {file.source for file in load_ledger(tmp_path / "out")[1]} == {"songs.parquet"}
     assert main(words) == 0
     save(10)
-    assert main(words) == 1
+    assert main(words) == 2
     assert "(songs.parquet " in capsys.readouterr().err
 
 

@@ -113,7 +113,7 @@ def test_command_deploys_and_reports_errors(hub: LoopbackHub, capsys: pytest.Cap
     said = capsys.readouterr()
     assert said.out == f"{hub.url}/spaces/{PAGE}/commit/{commit}\n"
     assert "2 files read back, every hash is that of the file sent" in said.err
-    assert deploy.main(["--space", "page"]) == 1
+    assert deploy.main(["--space", "page"]) == 2
     assert "a Space is named owner/name, got 'page'" in capsys.readouterr().err
 
 
