@@ -174,7 +174,7 @@ def test_labels_find_songs_whose_ids_lost_something(tmp_path, capsys):
 def test_labels_of_other_songs_are_refused(tmp_path, capsys):
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(n) for n in range(3)])
     labels = save_json_lines(tmp_path / "labels.jsonl", [make_label("other")])
-    assert run(tmp_path, table, "--labels", str(labels)) == 1
+    assert run(tmp_path, table, "--labels", str(labels)) == 2
     assert (
         "none of its 1 rows is about one of the 3 songs; the table has for example 'other'" in capsys.readouterr().err
     )
@@ -208,9 +208,9 @@ def test_labels_as_a_table_of_pseudo_labels_and_as_songeval_names_them(tmp_path)
 
 def test_columns_of_labels_need_labels(tmp_path, capsys):
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(1)])
-    assert run(tmp_path, table, "--column", "coherence=Coh") == 1
+    assert run(tmp_path, table, "--column", "coherence=Coh") == 2
     assert "--column names columns of labels (coherence), but there is no --labels" in capsys.readouterr().err
-    assert run(tmp_path, table, "--column", "suno:coherence=Coh") == 1
+    assert run(tmp_path, table, "--column", "suno:coherence=Coh") == 2
     assert "Unknown field 'coherence': expected one of id, platform" in capsys.readouterr().err
 
 
@@ -246,7 +246,7 @@ def test_a_folder_without_the_audio_of_any_song_is_refused(tmp_path, capsys):
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "else.mp3").touch()
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(n) for n in range(3)])
-    assert run(tmp_path, table, audio=tmp_path / "audio") == 1
+    assert run(tmp_path, table, audio=tmp_path / "audio") == 2
     assert "none of the 3 songs has its audio there; the table has for example 'song-000'" in capsys.readouterr().err
 
 
@@ -309,7 +309,7 @@ def test_links_out_of_the_audio_folder_are_refused(tmp_path, capsys):
     audio.mkdir()
     (audio / "song-001.flac").symlink_to(private)
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(1)])
-    assert run(tmp_path, table, "--splits", "1:0:0", audio=audio) == 1
+    assert run(tmp_path, table, "--splits", "1:0:0", audio=audio) == 2
     assert "songs.jsonl:1: the audio" in capsys.readouterr().err
     assert run(tmp_path, table, "--splits", "1:0:0", "--allow-outside-paths", audio=audio) == 0
 
@@ -392,7 +392,7 @@ def test_an_empty_split_is_an_error_before_any_audio_is_decoded(tmp_path, capsys
     for row in rows:
         (tmp_path / "audio" / f"{row['id']}.mp3").write_bytes(row["id"].encode())
     table = save_json_lines(tmp_path / "songs.jsonl", rows)
-    assert run(tmp_path, table, audio=tmp_path / "audio") == 1
+    assert run(tmp_path, table, audio=tmp_path / "audio") == 2
     err = capsys.readouterr().err
     assert "split would be empty: 4 songs in 1 groups (creator, prompt, audio) became" in err
     assert "--split-method quota" in err
