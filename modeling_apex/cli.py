@@ -25,6 +25,7 @@ COMMANDS = (
     "evaluate",
     "conditions",
     "arena",
+    "anchors",
     "convert",
     "export",
     "verify",

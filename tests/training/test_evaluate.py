@@ -7,15 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from result_schemas import check_result
 
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.statistics.metrics import compute_metrics
 from modeling_apex.training.conditions import build_conditions, format_conditions, run_conditions
-from modeling_apex.training.evaluate import evaluate_model, format_results, predict_split
+from modeling_apex.training.evaluate import (
+    build_resampled_groups,
+    evaluate_model,
+    format_interval,
+    format_results,
+    predict_split,
+)
 
 from song_folders import write_embeddings
+
+SIZES = {"train": 30, "validation": 20, "test": 10}
 
 
 @pytest.mark.parametrize("level", ["song", "segment"])
@@ -49,6 +59,31 @@ def test_platforms_and_baselines_stand_beside(embeddings: Path, tiny_model: Apex
     mean = store.get_split("train").build_labels(["clarity"]).mean()
     errors = (store.get_split("test").build_labels(["clarity"]) - mean) ** 2
     assert results["all"]["clarity"]["baselines"]["mean"]["mse"] == pytest.approx(errors.mean(), rel=1e-5)
+
+
+def test_groups_are_resampled_and_named(tmp_path: Path, identity: dict, tiny_model: ApexModel) -> None:
+    """The songs come in pairs of one creator: 10 test songs are 5 units."""
+    pairs = {split: [f"{split}-creator-{index // 2}" for index in range(size)] for split, size in SIZES.items()}
+    embeddings = write_embeddings(tmp_path / "pairs", SIZES, identity, groups=pairs)
+    results = evaluate_model(tiny_model, embeddings, num_draws=20)
+    check_result(results)
+    clarity = results["splits"]["test"]["all"]["clarity"]
+    assert clarity["resampled"] == {"unit": "group", "num_units": {"group": 5}}
+    assert results["splits"]["validation"]["all"]["clarity"]["resampled"]["num_units"] == {"group": 10}
+    assert results["model_sha256"] == compute_scores_hash(tiny_model)
+    assert results["input_sha256"] == results["dataset_sha256"]
+    assert "95 % bootstrap over 10 groups (validation, all)" in format_results(results)
+
+
+def test_songs_without_a_group_stand_alone() -> None:
+    groups = build_resampled_groups({"group": ["a", None, "a", None], "creator": [None] * 4})
+    assert list(groups) == ["group"]
+    assert groups["group"].tolist() == [0, 1, 0, 2]
+
+
+def test_what_is_not_defined_is_shown_without_an_interval() -> None:
+    assert format_interval({"value": None, "low": None, "high": None}) == "-"
+    assert format_interval({"value": 0.5, "low": None, "high": None}) == "0.500"
 
 
 def test_many_songs_are_scored_in_pieces(tmp_path: Path, identity: dict, tiny_model: ApexModel) -> None:
