@@ -3,18 +3,25 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from result_schemas import check_result
 
+import modeling_apex.training.conditions as conditions_module
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.statistics.metrics import compute_metrics
-from modeling_apex.training.conditions import build_conditions, format_conditions, run_conditions
+from modeling_apex.training.conditions import (
+    build_conditions,
+    choose_condition,
+    format_conditions,
+    run_conditions,
+)
 from modeling_apex.training.evaluate import (
     build_resampled_groups,
     evaluate_model,
@@ -118,7 +125,10 @@ def test_commands_train_evaluate_and_run_conditions(
     table = capsys.readouterr().out
     assert "701" in table
     assert "published: arXiv 2605.03395" in table
-    assert set(json.loads((tmp_path / "conditions" / "results.json").read_text())) == set(only[1:])
+    stored = json.loads((tmp_path / "conditions" / "results.json").read_text())
+    check_result(stored)
+    assert set(stored["conditions"]) == set(only[1:])
+    assert f"chosen on validation, mean Spearman of score_streams, score_likes: {stored['chosen']}" in table
     assert main(["train", str(embeddings), "--output", str(tmp_path / "run"), *shared]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
@@ -138,5 +148,44 @@ def test_there_are_24_conditions_and_finished_ones_are_kept(
     assert run_conditions(embeddings, tmp_path / "runs", arguments, model=tiny_folder, only=only) == first
     assert weights.stat().st_mtime_ns == written
     assert "score_streams" in format_conditions(first)
+    with pytest.raises(ValueError, match="the split 'validation' chooses among the conditions"):
+        run_conditions(embeddings, tmp_path / "runs", arguments, only=only, split="validation")
     with pytest.raises(ValueError, match="unknown conditions song-none; there are song-popularity-equal-2"):
         run_conditions(embeddings, tmp_path / "runs", arguments, only=["song-none"])
+
+
+def build_condition_results(spearman: dict[str, float | None]) -> dict:
+    heads = {name: {"mse": {"value": 1.0}, "spearman": {"value": value}} for name, value in spearman.items()}
+    return {"splits": {"validation": {"all": heads}}}
+
+
+def test_the_validation_songs_choose_by_the_scores_that_all_conditions_have() -> None:
+    full = build_condition_results({"score_streams": 0.3, "score_likes": None, "clarity": 0.9})
+    popularity = build_condition_results({"score_streams": 0.3, "score_likes": 0.2})
+    assert choose_condition({"full": full, "popularity": popularity}) == (
+        "popularity",
+        ["score_streams", "score_likes"],
+    )
+    unlabelled = build_condition_results({"score_streams": None})
+    unlabelled["splits"]["validation"]["all"]["score_streams"]["mse"]["value"] = None
+    with pytest.raises(ValueError, match="no song of the split 'validation' has a label of score_streams"):
+        choose_condition({"full": unlabelled})
+
+
+def test_the_chosen_condition_alone_sees_the_test_songs_and_once(
+    tmp_path: Path, embeddings: Path, tiny_folder: Path, quick: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STATISTICS 13: 24 runs were once compared on the test songs."""
+    seen = []
+
+    def evaluate(model: Path, *words: Path, splits: list[str], **options: Any) -> dict:
+        seen.append((splits, model))
+        return evaluate_model(model, *words, splits=splits, **options)
+
+    monkeypatch.setattr(conditions_module, "evaluate_model", evaluate)
+    only = ["song-popularity-weighted-2", "song-popularity-equal-2"]
+    results = run_conditions(embeddings, tmp_path / "runs", quick(num_epochs=1), model=tiny_folder, only=only)
+    assert [splits for splits, _ in seen] == [["validation"], ["validation"], ["test"]]
+    assert results["chosen"] in str(seen[-1][1])
+    assert list(results["test"]["splits"]) == ["test"]
+    check_result(results)
