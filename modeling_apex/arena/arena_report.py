@@ -88,7 +88,6 @@ def describe_units(resampled: dict[str, Any] | None) -> str:
 
 def _build_opening(results: dict[str, Any]) -> str:
     battles, options = results["battles"], results["options"]
-    missing, rare = results["missing_scores"], battles["rare_systems_left_out"]
     is_simulated = any(column["group"] == "truth" for column in results["scores"])
     facts = [
         *(["These battles are synthetic: what is called human below was drawn by a simulation."] * is_simulated),
@@ -99,10 +98,9 @@ def _build_opening(results: dict[str, Any]) -> str:
         f"{battles['num_ties']} ties count on the leaderboards only; {battles['num_both_bad']} votes that "
         "both were bad are dropped.",
         f"A won {format_interval(results['share_won_by_a']['all'])} of the decisive battles.",
-        f"{missing['num_battles']} battles lack a score and are left out (listed in results.json).",
-        f"Systems left out for having fewer decisive battles than folds: {', '.join(rare) if rare else 'none'}.",
         f"Brackets are {options['interval_level']:.0%} intervals by {options['num_draws']} bootstrap draws of "
-        f"{describe_units(results['resampled'])}, seed {options['seed']} (accuracy: Wilson's). Macro F1 is the mean "
+        f"{describe_units(results['resampled'])}, seed {options['seed']} (accuracy: Wilson's); of the logistic "
+        f"regression and the baselines by {options['num_refits']}, each fitted again. Macro F1 is the mean "
         "over both sides, so that exchanging A and B changes nothing; F1 of A wins is the paper's.",
         *(f"{note[0].upper()}{note[1:]}." for note in results["notes"]),
     ]

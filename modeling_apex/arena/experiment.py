@@ -349,7 +349,7 @@ def _run_protocol(
         "is_symmetric": is_symmetric,
         "fitted_again_on_each_draw": [name for name in options.classifiers if name == PRIMARY_CLASSIFIER],
         "classifiers": classifiers,
-        "baselines": measure_baselines(table, resamples, protocol, folds, options.num_folds, options.seed),
+        "baselines": measure_baselines(table, refits, protocol, folds, options.num_folds, options.seed),
         "with_minus_without_aesthetics": {
             classifier: _compare(measured[classifier, WITH_AESTHETICS], measured[classifier, WITHOUT_AESTHETICS])
             for classifier in options.classifiers
@@ -408,9 +408,15 @@ def _run_preference(
 def _list_notes(results: dict[str, Any], table: BattleTable, options: ArenaOptions) -> list[str]:
     """Say everything that was left out, and what differs from what a reader may expect."""
     battles, boards = results["battles"], results["human_leaderboards"].values()
-    notes = [f"{results['missing_scores']['num_battles']} battles lack a score and are left out"]
-    notes += [f"{battles['num_both_bad']} votes that both songs were bad are left out"]
-    notes += [f"{battles['num_against_itself']} battles of a system against itself count on no leaderboard"]
+    notes = [
+        f"{count} {words}"
+        for count, words in (
+            (results["missing_scores"]["num_battles"], "battles lack a score and are left out"),
+            (battles["num_both_bad"], "votes that both songs were bad are left out"),
+            (battles["num_against_itself"], "battles of a system against itself count on no leaderboard"),
+        )
+        if count
+    ]
     if rare := battles["rare_systems"]:
         notes.append(f"few decisive battles: {rare}; they are used, and left out of anchor calibration only")
     if battles["rare_systems_left_out"]:
@@ -429,6 +435,6 @@ def _list_notes(results: dict[str, Any], table: BattleTable, options: ArenaOptio
             "leaderboards by kind follow the public rule: vocal between two systems that can sing, else instrumental"
         )
     others = [name for name in options.classifiers if name != PRIMARY_CLASSIFIER]
-    if others:
+    if others and any(column["group"] != "truth" for column in results["scores"]):
         notes.append(f"intervals of {', '.join(others)} are those of one fit; the logistic regression is fitted again")
     return notes + (list(PUBLISHED_RECIPE_DIFFERENCES) if options.recipe == "published" else [])

@@ -7,6 +7,7 @@ from modeling_apex.arena.baselines import predict_by_position, predict_by_system
 from modeling_apex.arena.predictions import build_system_pairs, measure_prediction
 from modeling_apex.arena.protocols import (
     PROTOCOLS,
+    Fold,
     ProtocolUnavailableError,
     build_battle_groups,
     build_folds,
@@ -17,6 +18,7 @@ from modeling_apex.arena.protocols import (
     drop_rare_systems,
     find_families,
 )
+from modeling_apex.statistics.bootstrap import draw_bootstrap_weights
 
 from simulated_battles import build_table, name_families, swap_sides
 
@@ -72,8 +74,8 @@ def test_folds_do_not_read_the_sides() -> None:
 def test_within_pairs_system_tags_know_nothing() -> None:
     table = build_table(300, system_effect=2.0)
     weights = np.ones((1, 300))
-    random = predict_by_system(table, build_folds("random_folds", table, 5, 0))
-    within = predict_by_system(table, build_folds("within_system_pairs", table, 5, 0), is_within_pairs=True)
+    random, _ = predict_by_system(table, build_folds("random_folds", table, 5, 0))
+    within, _ = predict_by_system(table, build_folds("within_system_pairs", table, 5, 0), is_within_pairs=True)
     assert measure_prediction(random, table, weights).estimates["auc"] > 0.7
     assert measure_prediction(within, table, weights).estimates == {"auc": 0.5}
 
@@ -82,9 +84,27 @@ def test_position_baseline_follows_the_training_folds_only() -> None:
     table = build_table(100)
     table.preferences[:] = "B"
     table.preferences[:30] = "A"
-    prediction = predict_by_position(table, build_random_folds(table, 5, 0))
+    prediction, again = predict_by_position(table, build_random_folds(table, 5, 0), 1.0 - np.eye(100)[:30])
+    assert again.shape == (30, 100)
     assert set(prediction.margins) == {-1.0}
     assert measure_prediction(prediction, table, np.ones((1, 100))).estimates["accuracy"] == pytest.approx(0.7)
+
+
+def test_system_tags_are_fitted_again_on_every_draw() -> None:
+    table = build_table(120, system_effect=1.0)
+    folds = build_folds("leave_one_system_out", table, 5, 0)
+    weights = draw_bootstrap_weights(120, 2, seed=0)
+    plain, again = predict_by_system(table, folds, weights)
+    assert again.shape == (2, len(plain.margins))
+    for row, counts in zip(again, weights.astype(int), strict=True):
+        start = 0
+        for fold in folds:
+            train = np.repeat(fold.train_indices, counts[fold.train_indices])
+            asked = np.arange(len(train), len(train) + len(fold.test_indices))
+            repeated = table.select(np.concatenate([train, fold.test_indices]))
+            expected, _ = predict_by_system(repeated, [Fold("one", np.arange(len(train)), asked)])
+            np.testing.assert_allclose(row[start : start + len(asked)], expected.margins, atol=1e-8)
+            start += len(asked)
 
 
 def test_one_class_only_is_refused() -> None:
