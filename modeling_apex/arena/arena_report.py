@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.arena import published_results
+from modeling_apex.statistics.result_schema import RESULT_VERSION
 from modeling_apex.storage.markdown import build_table
 from modeling_apex.storage.output_folder import replace_text
 
+EARLIER_VERSION = (
+    "an earlier version wrote these results, without permutations that fit again and with intervals of single "
+    "battles; run `apex-music arena` again"
+)
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
             ("F1 of A wins, all", "all", "f1_of_a"), ("macro F1 all", "all", "f1"),
             ("accuracy all", "all", "accuracy"))  # fmt: skip
@@ -58,6 +63,9 @@ def build_report(results: dict[str, Any]) -> str:
     Returns:
         `str`: Markdown.
     """
+    if results.get("schema_version") != RESULT_VERSION:
+        # Results of an earlier version are shown as far as they go, and say that they are.
+        results = {**results, "resampled": None, "notes": [EARLIER_VERSION]}
     sections = [
         _build_opening(results),
         _build_direct_rules(results),
@@ -82,7 +90,7 @@ def format_interval(summary: dict[str, Any] | None, digits: int = 3) -> str:
 def describe_units(resampled: dict[str, Any] | None) -> str:
     """Say in words what was resampled, such as `120 prompts and 80 users`."""
     if not resampled:
-        return "nothing"
+        return "what is not stated"
     return " and ".join(f"{count} {name}s" for name, count in resampled["num_units"].items())
 
 
@@ -100,8 +108,8 @@ def _build_opening(results: dict[str, Any]) -> str:
         f"A won {format_interval(results['share_won_by_a']['all'])} of the decisive battles.",
         f"Brackets are {options['interval_level']:.0%} intervals by {options['num_draws']} bootstrap draws of "
         f"{describe_units(results['resampled'])}, seed {options['seed']} (accuracy: Wilson's); of the logistic "
-        f"regression and the baselines by {options['num_refits']}, each fitted again. Macro F1 is the mean "
-        "over both sides, so that exchanging A and B changes nothing; F1 of A wins is the paper's.",
+        f"regression and the baselines by {options.get('num_refits', 'none')}, each fitted again. Macro F1 is the "
+        "mean over both sides, so that exchanging A and B changes nothing; F1 of A wins is the paper's.",
         *(f"{note[0].upper()}{note[1:]}." for note in results["notes"]),
     ]
     return "\n".join(["# Arena experiment", "", f"**{results['conclusion']}**", "", *(f"- {fact}" for fact in facts)])
@@ -177,19 +185,19 @@ def _build_aesthetics_effect(results: dict[str, Any]) -> str:
             row["classifier"],
             format_interval(row),
             *(_format_number(row.get(name)) for name in ("null_mean", "excess", "p_value", "smallest_effect")),
-            row["verdict"],
+            row.get("verdict", "not testable"),
         ]
         for row in effect["rows"]
     ]
     header = ["protocol", "classifier", "AUC difference (paired interval)", "noise columns bring", "over noise", "p",
               "smallest effect shown in 4 of 5", "verdict"]  # fmt: skip
-    claim = "between songs of one system" if effect["claim"] == "songs" else "of songs or of systems"
+    claim = "between songs of one system" if effect.get("claim") == "songs" else "of songs or of systems"
     note = (
-        f"p by up to {effect['num_permutations']} permutations of all aesthetic scores together, each fitted again; "
-        f"the question is what aesthetics tell {claim}. The primary row ({effect['primary']['protocol']}, "
+        f"p by up to {effect.get('num_permutations', 0)} permutations of all aesthetic scores together, each fitted "
+        f"again; the question is what aesthetics tell {claim}. The primary row ({effect['primary']['protocol']}, "
         f"{effect['primary']['classifier']}) is judged alone, the others after Holm's correction."
     )
-    reasons = dict.fromkeys(row["reason"] for row in effect["rows"] if row["verdict"] == "not testable")
+    reasons = dict.fromkeys(row["reason"] for row in effect["rows"] if row.get("verdict") == "not testable")
     untested = "".join(f"\n- not testable: {reason}." for reason in reasons)
     return f"{title}\n\n{build_table(header, rows)}\n\n{note}\n{untested}\n\n{results['conclusion']}"
 
@@ -208,10 +216,10 @@ def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
     if board["unlisted"]:
         listed = ", ".join(f"{name} ({votes})" for name, votes in board["unlisted"].items())
         text += f"\n\nUnder {board['minimum_votes']} votes, fitted but not listed: {listed}."
-    for systems in board["unconnected"]:
+    for systems in board.get("unconnected", ()):
         listed = ", ".join(f"{name} ({votes})" for name, votes in systems.items())
         text += f"\n\nNot on this scale, since no chain of battles connects them with it: {listed}."
-    return f"{text}\n\nIntervals draw {describe_units(board['resampled'])}."
+    return f"{text}\n\nIntervals draw {describe_units(board.get('resampled'))}."
 
 
 def _build_agreement(subset: str, board: dict[str, Any]) -> str:
@@ -240,7 +248,7 @@ def _build_preference(results: dict[str, Any]) -> str:
 
 def _describe_held_out(training: dict[str, Any]) -> str:
     text = ""
-    for protocol, found in training["held_out"].items():
+    for protocol, found in training.get("held_out", {}).items():
         name = protocol.replace("_", " ")
         if "unavailable" in found:
             text += f"{name.capitalize()}: not available, {found['unavailable']}. "
@@ -263,6 +271,6 @@ def build_anchors(anchors: dict[str, Any]) -> str:
         return f"{title}\n\nNot available: no system has enough battles."
     names = ("accuracy", "accuracy_gain", "log_loss", "log_loss_gain")
     rows = [[str(row["num_anchors"]), *(format_interval(row[name]) for name in names)] for row in anchors["gains"]]
-    drawn = describe_units(anchors["resampled"])
+    drawn = describe_units(anchors.get("resampled"))
     note = f"Means over {len(anchors['per_system'])} systems, each left out of training; intervals draw {drawn}."
     return f"{title}\n\n{build_table(['anchors', *(n.replace('_', ' ') for n in names)], rows)}\n\n{note}"

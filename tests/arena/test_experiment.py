@@ -17,13 +17,14 @@ from result_schemas import check_result
 from modeling_apex.arena import published_results
 from modeling_apex.arena.aesthetics_effect import build_conclusion, describe_effect, summarize_aesthetics_effect
 from modeling_apex.arena.arena_plots import save_plots
-from modeling_apex.arena.arena_report import build_report, format_interval, save_results
+from modeling_apex.arena.arena_report import EARLIER_VERSION, build_report, format_interval, save_results
 from modeling_apex.arena.battle_files import build_battle_table, join_truth
 from modeling_apex.arena.battle_table import BattleTable, drop_missing_scores
 from modeling_apex.arena.classifiers import PUBLISHED_RECIPE_DIFFERENCES
 from modeling_apex.arena.experiment import ArenaOptions, run_arena
 from modeling_apex.arena.protocols import PROTOCOLS
 from modeling_apex.cli import build_parser
+from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.statistics.pair_metrics import compute_f1
 
 from simulated_battles import build_rows, build_table, swap_sides
@@ -371,3 +372,9 @@ def test_using_a_head_and_ranking_need_no_extra() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_results_of_an_earlier_version_are_shown_and_say_that_they_are() -> None:
+    results = json.loads((EMBEDDED_MODEL / "arena" / "results.json").read_text())
+    results.pop("schema_version", None)
+    assert EARLIER_VERSION[1:] in build_report(results)
