@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "conditions",
     "arena",
+    "anchors",
     "convert",
     "export",
     "verify",

@@ -29,6 +29,7 @@ WORDS = {
     "evaluate": ["evaluate", "embeddings", "--model", "model"],
     "conditions": ["conditions", "embeddings", "--output", "out"],
     "arena": ["arena", "battles.csv", "--output", "out"],
+    "anchors": ["anchors", "battles.csv", "--output", "out"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "export": ["export", "--model", "model", "--output", "out"],
     "validate": ["validate", "a.wav", "--precision", "bf16"],

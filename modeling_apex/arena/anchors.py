@@ -12,7 +12,7 @@ import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.preference import MINIMUM_TRAINING_BATTLES, fit_preference_head
-from modeling_apex.statistics.bootstrap import draw_bootstrap_rows, summarize_draws
+from modeling_apex.statistics.bootstrap import draw_resamples
 from modeling_apex.statistics.logistic import fit_logistic
 
 DEFAULT_ANCHOR_COUNTS = (0, 5, 10, 20, 40)
@@ -74,30 +74,29 @@ def compute_anchor_gains(
     Args:
         table (`BattleTable`): Battles with all their scores.
         counts (`tuple[int, ...]`, defaults to `(0, 5, 10, 20, 40)`): Numbers of anchor battles; must contain 0.
-        num_repeats (`int`, defaults to 50): Random choices of anchors per system.
-        num_draws (`int`, defaults to 1000): Bootstrap draws over systems.
-        seed (`int`, defaults to 0): Seed of all of it.
+        num_repeats (`int`, defaults to 50), num_draws (`int`, defaults to 1000), seed (`int`, defaults to 0):
+            Random choices of anchors per system, bootstrap draws over systems, and the seed of both.
 
     Returns:
-        `dict`: `gains` (per count the mean accuracy and log loss over systems and the gain over no anchors, with
-        intervals over systems), `per_system`, and `left_out` systems with their number of battles. A system takes part
-        if it leaves at least ten battles to judge after the largest number of anchors, and the other systems enough to
-        train on.
+        `dict`: `gains` (per count the mean accuracy and log loss over systems and the gain over no anchors),
+        `resampled`, `per_system`, and `left_out` systems with their battles. A system takes part if it leaves at least
+        ten battles to judge after the largest number of anchors, and the other systems enough to train on.
 
     Raises:
-        `ValueError`: If `counts` does not contain 0.
+        `ValueError`: If `counts` does not contain 0, or the table names no systems or has no scores.
     """
+    if not table.has_systems or not table.get_group_indices("popularity", "aesthetics", "other"):
+        raise ValueError("Anchor battles need systems and scores: `system_a`, `system_b` and two columns a score.")
     if 0 not in counts or min(counts) < 0:
         raise ValueError(f"`counts` is {counts}. It must hold 0, to compare with, and no negative number.")
-    decisive = table.select(table.is_decisive & (table.systems[:, 0] != table.systems[:, 1]))
+    decisive = table.select(table.is_decisive & table.is_between_systems)
     names, battles = np.unique(decisive.systems.astype(str), return_counts=True)
     is_used = (battles >= max(counts) + MINIMUM_TEST_BATTLES) & (len(decisive) - battles >= MINIMUM_TRAINING_BATTLES)
-    per_system = {
-        str(name): _measure_system(decisive, name, tuple(counts), num_repeats, seed) for name in names[is_used]
-    }
-    gains = []
-    if per_system:
-        drawn = np.stack(list(draw_bootstrap_rows(len(per_system), num_draws, seed)))
+    used, gains = names[is_used], []
+    per_system = {str(name): _measure_system(decisive, name, tuple(counts), num_repeats, seed) for name in used}
+    resamples = draw_resamples(len(per_system), num_draws, seed, item="system") if per_system else None
+    if resamples is not None:
+        shares = resamples.weights / len(per_system)
         base = np.array([found[0] for found in per_system.values()])
         for count in counts:
             values = np.array([found[count] for found in per_system.values()])  # (num_systems, 2)
@@ -107,10 +106,11 @@ def compute_anchor_gains(
                 "accuracy_gain": values[:, 0] - base[:, 0],
                 "log_loss_gain": base[:, 1] - values[:, 1],
             }
-            summary = {name: summarize_draws(row.mean(), row[drawn].mean(axis=1)) for name, row in rows.items()}
+            summary = {name: resamples.summarize(float(row.mean()), shares @ row) for name, row in rows.items()}
             gains.append({"num_anchors": count, **summary})
     return {
         "gains": gains,
+        "resampled": None if resamples is None else resamples.describe(),
         "num_repeats": num_repeats,
         "prior_deviation": PRIOR_DEVIATION,
         "per_system": {

@@ -102,7 +102,7 @@ def _draw_leaderboard(axes: Any, results: dict[str, Any]) -> bool:
     human = [entry["human"] for entry in board["systems"]]
     names = [entry["system"] for entry in board["systems"]]
     center = np.array([h["estimate"] for h in human])
-    spread = np.abs(np.array([[h["low"], h["high"]] for h in human]).T - center)
+    spread = np.abs(np.array([[h["low"], h["high"]] for h in human], dtype=float).T - center)
     if not predictors:
         axes.errorbar(center, names, xerr=spread, fmt="o")
         axes.invert_yaxis()

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.arena import published_results
+from modeling_apex.statistics.result_schema import RESULT_VERSION
 from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import replace_text
 
+EARLIER_VERSION = (
+    "an earlier version wrote these results, without permutations that fit again and with intervals of single "
+    "battles; run `apex-music arena` again"
+)
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
-            ("F1 all", "all", "f1"), ("accuracy all", "all", "accuracy"))  # fmt: skip
+            ("F1 of A wins, all", "all", "f1_of_a"), ("macro F1 all", "all", "f1"),
+            ("accuracy all", "all", "accuracy"))  # fmt: skip
+# The paper's F1 is that of "A wins".
 _PUBLISHED_COLUMNS = ("auc_all", "auc_instrumental", "auc_vocal", "f1_all")
 
 
@@ -56,6 +63,9 @@ def build_report(results: dict[str, Any]) -> str:
     Returns:
         `str`: Markdown.
     """
+    if results.get("schema_version") != RESULT_VERSION:
+        # Results of an earlier version are shown as far as they go, and say that they are.
+        results = {**results, "resampled": None, "notes": [EARLIER_VERSION]}
     sections = [
         _build_opening(results),
         _build_direct_rules(results),
@@ -64,7 +74,7 @@ def build_report(results: dict[str, Any]) -> str:
         *(_build_leaderboard(subset, board) for subset, board in results["human_leaderboards"].items() if board),
         *(_build_agreement(subset, board) for subset, board in results["leaderboards"].items() if board),
         _build_preference(results),
-        _build_anchors(results),
+        build_anchors(results["anchors"]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -77,9 +87,15 @@ def format_interval(summary: dict[str, Any] | None, digits: int = 3) -> str:
     return text if summary["low"] is None else f"{text} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
 
 
+def describe_units(resampled: dict[str, Any] | None) -> str:
+    """Say in words what was resampled, such as `120 prompts and 80 users`."""
+    if not resampled:
+        return "what is not stated"
+    return " and ".join(f"{count} {name}s" for name, count in resampled["num_units"].items())
+
+
 def _build_opening(results: dict[str, Any]) -> str:
     battles, options = results["battles"], results["options"]
-    missing, rare = results["missing_scores"], battles["rare_systems_left_out"]
     is_simulated = any(column["group"] == "truth" for column in results["scores"])
     facts = [
         *(["These battles are synthetic: what is called human below was drawn by a simulation."] * is_simulated),
@@ -90,10 +106,11 @@ def _build_opening(results: dict[str, Any]) -> str:
         f"{battles['num_ties']} ties count on the leaderboards only; {battles['num_both_bad']} votes that "
         "both were bad are dropped.",
         f"A won {format_interval(results['share_won_by_a']['all'])} of the decisive battles.",
-        f"{missing['num_battles']} battles lack a score and are left out (listed in results.json).",
-        f"Systems left out for having fewer decisive battles than folds: {', '.join(rare) if rare else 'none'}.",
-        f"Brackets are {options['interval_level']:.0%} bootstrap intervals of {options['num_draws']} draws, seed "
-        f"{options['seed']}. F1 is the mean over both sides, so that exchanging A and B changes nothing.",
+        f"Brackets are {options['interval_level']:.0%} intervals by {options['num_draws']} bootstrap draws of "
+        f"{describe_units(results['resampled'])}, seed {options['seed']} (accuracy: Wilson's); of the logistic "
+        f"regression and the baselines by {options.get('num_refits', 'none')}, each fitted again. Macro F1 is the "
+        "mean over both sides, so that exchanging A and B changes nothing; F1 of A wins is the paper's.",
+        *(f"{note[0].upper()}{note[1:]}." for note in results["notes"]),
     ]
     return "\n".join(["# Arena experiment", "", f"**{results['conclusion']}**", "", *(f"- {fact}" for fact in facts)])
 
@@ -138,7 +155,9 @@ def _build_protocol(name: str, found: dict[str, Any], results: dict[str, Any]) -
     filler = ["–"] * 4 if is_published_protocol else []
     for baseline, measured in found["baselines"].items():
         if "unavailable" in measured:
-            rows.append([f"baseline: {baseline}", f"not available: {measured['unavailable']}", *["–"] * 5, *filler])
+            rows.append(
+                [f"baseline: {baseline}", f"not available: {measured['unavailable']}", *["–"] * len(_COLUMNS), *filler]
+            )
         else:
             left_out = len(measured.get("battles_left_out", ()))
             note = f"{left_out} battles left out" if left_out else "–"
@@ -166,13 +185,26 @@ def _build_aesthetics_effect(results: dict[str, Any]) -> str:
             row["protocol"],
             row["classifier"],
             format_interval(row),
-            "–" if row["p_value"] is None else f"{row['p_value']:.3f}",
-            "yes" if row.get("is_significant_after_holm") else "no",
+            *(_format_number(row.get(name)) for name in ("null_mean", "excess", "p_value", "smallest_effect")),
+            row.get("verdict", "not testable"),
         ]
         for row in effect["rows"]
     ]
-    header = ["protocol", "classifier", "AUC difference", "p (paired bootstrap)", "significant after Holm"]
-    return f"{title}\n\n{build_table(header, rows)}\n\n{results['conclusion']}"
+    header = ["protocol", "classifier", "AUC difference (paired interval)", "noise columns bring", "over noise", "p",
+              "smallest effect shown in 4 of 5", "verdict"]  # fmt: skip
+    claim = "between songs of one system" if effect.get("claim") == "songs" else "of songs or of systems"
+    note = (
+        f"p by up to {effect.get('num_permutations', 0)} permutations of all aesthetic scores together, each fitted "
+        f"again; the question is what aesthetics tell {claim}. The primary row ({effect['primary']['protocol']}, "
+        f"{effect['primary']['classifier']}) is judged alone, the others after Holm's correction."
+    )
+    reasons = dict.fromkeys(row["reason"] for row in effect["rows"] if row.get("verdict") == "not testable")
+    untested = "".join(f"\n- not testable: {reason}." for reason in reasons)
+    return f"{title}\n\n{build_table(header, rows)}\n\n{note}\n{untested}\n\n{results['conclusion']}"
+
+
+def _format_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
@@ -185,7 +217,10 @@ def _build_leaderboard(subset: str, board: dict[str, Any]) -> str:
     if board["unlisted"]:
         listed = ", ".join(f"{escape_markdown(name)} ({votes})" for name, votes in board["unlisted"].items())
         text += f"\n\nUnder {board['minimum_votes']} votes, fitted but not listed: {listed}."
-    return text
+    for systems in board.get("unconnected", ()):
+        listed = ", ".join(f"{escape_markdown(name)} ({votes})" for name, votes in systems.items())
+        text += f"\n\nNot on this scale, since no chain of battles connects them with it: {listed}."
+    return f"{text}\n\nIntervals draw {describe_units(board.get('resampled'))}."
 
 
 def _build_agreement(subset: str, board: dict[str, Any]) -> str:
@@ -206,15 +241,30 @@ def _build_preference(results: dict[str, Any]) -> str:
     training = head["training"]
     weights = ", ".join(f"{n} {w:+.3f}" for n, w in training["weights_per_standard_deviation"].items())
     return (
-        f"## Preference head\n\nFitted on {training['num_battles']} battles; on held-out folds AUC "
-        f"{training['held_out_auc']:.3f}, expected calibration error {training['expected_calibration_error']:.3f}. "
+        f"## Preference head\n\nFitted on {training['num_battles']} battles. {_describe_held_out(training)}"
         f"Temperature {head['temperature']:.2f}, position bias {head['position_bias']:+.3f} logits for A. "
         f"Weights in logits per standard deviation: {weights}."
     )
 
 
-def _build_anchors(results: dict[str, Any]) -> str:
-    anchors = results["anchors"]
+def _describe_held_out(training: dict[str, Any]) -> str:
+    text = ""
+    for protocol, found in training.get("held_out", {}).items():
+        name = protocol.replace("_", " ")
+        if "unavailable" in found:
+            text += f"{name.capitalize()}: not available, {found['unavailable']}. "
+            continue
+        error = found["calibration_error"]
+        text += (
+            f"On battles held out by {name}: AUC {format_interval(found['auc'])}, expected calibration error "
+            f"{format_interval(error)}, where a perfectly calibrated head would show "
+            f"{error['expected_if_calibrated']:.3f}. "
+        )
+    return text
+
+
+def build_anchors(anchors: dict[str, Any]) -> str:
+    """Build the section on anchor battles, in Markdown."""
     title = "## Anchor battles of a new system"
     if "unavailable" in anchors:
         return f"{title}\n\nNot available: {anchors['unavailable']}."
@@ -222,5 +272,6 @@ def _build_anchors(results: dict[str, Any]) -> str:
         return f"{title}\n\nNot available: no system has enough battles."
     names = ("accuracy", "accuracy_gain", "log_loss", "log_loss_gain")
     rows = [[str(row["num_anchors"]), *(format_interval(row[name]) for name in names)] for row in anchors["gains"]]
-    note = f"Means over {len(anchors['per_system'])} systems, each left out of training; intervals over systems."
+    drawn = describe_units(anchors.get("resampled"))
+    note = f"Means over {len(anchors['per_system'])} systems, each left out of training; intervals draw {drawn}."
     return f"{title}\n\n{build_table(['anchors', *(n.replace('_', ' ') for n in names)], rows)}\n\n{note}"

@@ -6,60 +6,82 @@ training; system tags only knows who made each side (Bradley-Terry on the traini
 knows those; a coin knows nothing.
 """
 
+from typing import Any
+
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.classifiers import cross_predict
 from modeling_apex.arena.pair_features import build_side_features
-from modeling_apex.arena.predictions import PairPrediction, build_system_pairs
-from modeling_apex.arena.protocols import Fold
-from modeling_apex.statistics.bootstrap import summarize_draws
+from modeling_apex.arena.permutations import refit_draws
+from modeling_apex.arena.predictions import (
+    PREDICTION_METRICS,
+    PairPrediction,
+    build_system_pairs,
+    measure_prediction,
+    measure_subsets,
+)
+from modeling_apex.arena.protocols import Fold, ProtocolUnavailableError, build_folds, check_folds
+from modeling_apex.statistics.bootstrap import Resamples
 from modeling_apex.statistics.bradley_terry import compute_wins, fit_bradley_terry
-from modeling_apex.statistics.pair_metrics import METRICS
+
+MINIMUM_KNOWN_BATTLES = 20
 
 
-def predict_by_position(table: BattleTable, folds: list[Fold]) -> PairPrediction:
+def predict_by_position(
+    table: BattleTable, folds: list[Fold], weights: np.ndarray | None = None
+) -> tuple[PairPrediction, np.ndarray]:
     """
     Predict the side that won more often in training. By its nature this is not symmetric in A and B.
 
     Args:
         table (`BattleTable`): The battles.
         folds (`list[Fold]`): The folds.
+        weights (`np.ndarray` of shape `(num_draws, num_battles)`, *optional*): Bootstrap counts to count again on.
 
     Returns:
-        `PairPrediction`: Margins of 1 or -1; zero where training was even.
+        `tuple[PairPrediction, np.ndarray]`: Margins of 1 or -1, zero where training was even; and those counted on
+        each draw, of shape `(num_draws, num_predictions)`.
     """
     outcomes = table.outcomes
     # A tie adds nothing to either side: its outcome is one half.
     balance = np.where(table.is_voted, outcomes - 0.5, 0.0)
-    margins = [np.full(len(fold.test_indices), np.sign(balance[fold.train_indices].sum())) for fold in folds]
+    drawn = np.concatenate([np.ones((1, len(table))), np.zeros((0, len(table))) if weights is None else weights])
+    sides = [np.sign(drawn[:, fold.train_indices] @ balance[fold.train_indices]) for fold in folds]
+    margins = np.repeat(np.stack(sides, axis=1), [len(fold.test_indices) for fold in folds], axis=1)
     rows = np.concatenate([fold.test_indices for fold in folds])
-    return PairPrediction("position_only", np.concatenate(margins), rows)
+    return PairPrediction("position_only", margins[0], rows), margins[1:]
 
 
-def predict_by_system(table: BattleTable, folds: list[Fold], *, is_within_pairs: bool = False) -> PairPrediction:
+def predict_by_system(
+    table: BattleTable, folds: list[Fold], weights: np.ndarray | None = None, *, is_within_pairs: bool = False
+) -> tuple[PairPrediction, np.ndarray]:
     """
     Predict by Bradley-Terry strengths of the systems, fitted on the training folds.
 
     Args:
         table (`BattleTable`): The battles; ties count as half a win each.
         folds (`list[Fold]`): The folds. A system without training battles has strength zero.
+        weights (`np.ndarray` of shape `(num_draws, num_battles)`, *optional*): Bootstrap counts to fit again on.
         is_within_pairs (`bool`, defaults to `False`): Compare within pairs of systems only.
 
     Returns:
-        `PairPrediction`: Differences of strengths.
+        `tuple[PairPrediction, np.ndarray]`: Differences of strengths, and those fitted on each draw, of shape
+        `(num_draws, num_predictions)`.
     """
     names, indices = table.number_systems()
     outcomes, is_voted = table.outcomes, table.is_voted
+    drawn = np.concatenate([np.ones((1, len(table))), np.zeros((0, len(table))) if weights is None else weights])
     margins = []
     for fold in folds:
         train = fold.train_indices[is_voted[fold.train_indices]]
-        strengths = fit_bradley_terry(compute_wins(indices[train], outcomes[train], len(names)))
+        strengths = fit_bradley_terry(compute_wins(indices[train], outcomes[train], len(names), drawn[:, train]))
         met = indices[fold.test_indices]
-        margins.append(strengths[met[:, 0]] - strengths[met[:, 1]])
+        margins.append(strengths[:, met[:, 0]] - strengths[:, met[:, 1]])
     rows = np.concatenate([fold.test_indices for fold in folds])
     strata = build_system_pairs(table)[0][rows] if is_within_pairs else None
-    return PairPrediction("system_tags_only", np.concatenate(margins), rows, strata)
+    found = np.concatenate(margins, axis=1)
+    return PairPrediction("system_tags_only", found[0], rows, strata), found[1:]
 
 
 def predict_by_duration_and_loudness(
@@ -97,24 +119,75 @@ def has_duration_and_loudness(table: BattleTable) -> np.ndarray:
     return ~(np.isnan(table.durations).any(axis=1) | np.isnan(table.loudness).any(axis=1))
 
 
-def measure_coin(outcomes: np.ndarray, *, num_draws: int, seed: int) -> dict[str, dict[str, float | None]]:
+def measure_baselines(
+    table: BattleTable, resamples: Resamples, protocol: str, folds: list[Fold], num_folds: int, seed: int
+) -> dict[str, Any]:
+    """
+    Measure the baselines of a protocol.
+
+    Args:
+        table (`BattleTable`): The battles.
+        resamples ([`Resamples`]): Samples of them; every baseline is fitted again on each.
+        protocol (`str`): One of `PROTOCOLS`.
+        folds (`list[Fold]`): Its folds.
+        num_folds (`int`), seed (`int`): With which they are dealt again where few battles have durations.
+
+    Returns:
+        `dict`: Per baseline, per subset and metric an estimate with its interval; `unavailable` with the reason where
+        the table cannot serve one.
+    """
+    is_within = protocol == "within_system_pairs"
+
+    def summarize(
+        prediction: PairPrediction, again: np.ndarray, part: BattleTable = table, samples: Resamples = resamples
+    ) -> dict[str, Any]:
+        measured = measure_subsets(prediction, part, samples.weights, refitted=again)
+        return {subset: found.summarize(samples) for subset, found in measured.items()}
+
+    baselines: dict[str, Any] = {"system_tags_only": {"unavailable": "the table names no systems"}}
+    if table.has_systems:
+        by_system = predict_by_system(table, folds, resamples.weights, is_within_pairs=is_within)
+        baselines["system_tags_only"] = summarize(*by_system)
+    if not is_within:
+        baselines["position_only"] = summarize(*predict_by_position(table, folds, resamples.weights))
+    is_known = has_duration_and_loudness(table)
+    listed = [str(name) for name in table.battle_ids[~is_known]]
+    try:
+        if (is_known & table.is_decisive).sum() < MINIMUM_KNOWN_BATTLES:
+            raise ProtocolUnavailableError(
+                f"duration and loudness are known for {int(is_known.sum())} of {len(table)} battles only"
+            )
+        known, samples = table.select(is_known), resamples.select(is_known)
+        dealt, _ = check_folds(build_folds(protocol, known, num_folds, seed), known, is_symmetric=True)
+        prediction = predict_by_duration_and_loudness(known, dealt, seed=seed, is_within_pairs=is_within)
+        again = refit_draws(known, build_side_features(known), dealt, samples.weights)
+        found = summarize(prediction, again, known, samples)
+        baselines["duration_and_loudness_only"] = {**found, "battles_left_out": listed}
+    except ProtocolUnavailableError as error:
+        baselines["duration_and_loudness_only"] = {"unavailable": str(error)}
+    return baselines
+
+
+def measure_coin(table: BattleTable, resamples: Resamples, *, seed: int) -> dict[str, dict[str, Any]]:
     """
     Say what a fair coin reaches on these battles.
 
     Args:
-        outcomes (`np.ndarray` of shape `(num_battles,)`): 1, 0, or 0.5 for ties, which are left out.
-        num_draws (`int`): Number of times that all coins are thrown.
+        table (`BattleTable`): The battles; ties are left out.
+        resamples ([`Resamples`]): Samples of the battles; for each, all coins are thrown anew.
         seed (`int`): Seed of the throws.
 
     Returns:
         `dict`: Per metric the expected value and the range that luck alone covers in 95 of 100 experiments.
     """
-    generator = np.random.default_rng(seed)
-    throws = generator.uniform(-1.0, 1.0, size=(num_draws, len(outcomes)))
-    expected = np.zeros(len(outcomes))
+    outcomes = table.outcomes
+    throws = np.random.default_rng(seed).uniform(-1.0, 1.0, size=resamples.weights.shape)
+    expected = PairPrediction("coin", np.zeros(len(table)), np.arange(len(table)))
+    found = measure_prediction(expected, table, np.ones((0, len(table))))
     return {
-        name: summarize_draws(
-            float(compute(expected, outcomes)[0]), np.array([compute(throw, outcomes)[0] for throw in throws])
+        name: resamples.summarize(
+            found.estimates[name],
+            np.array([compute(throw, outcomes, row)[0] for throw, row in zip(throws, resamples.weights, strict=True)]),
         )
-        for name, compute in METRICS.items()
+        for name, compute in PREDICTION_METRICS.items()
     }

@@ -83,7 +83,7 @@ def build_battle_table(
 
     Args:
         rows (`Iterable[Mapping[str, Any]]`):
-            `preference`, `system_a` and `system_b`, an id (`battle_uuid` or `battle_id`), and where known
+            `preference`, an id (`battle_uuid` or `battle_id`), and where known `system_a` and `system_b`,
             `is_instrumental`, `prompt`, `user_pseudonym`, `duration_a`/`_b`, `loudness_a`/`_b` and score columns.
         scores (`Sequence[str]`, *optional*): Score declarations, see [`build_score_columns`].
         source (`str`, defaults to `"the table"`): Name of the table in error messages.
@@ -101,7 +101,10 @@ def build_battle_table(
         raise ValueError(f"{source} holds no battles. Pass a table with at least one row a battle.")
     columns = list(dict.fromkeys(name for row in listed for name in row))
     id_column = next((name for name in ("battle_uuid", "battle_id") if name in columns), None)
-    missing = [name for name in ("preference", "system_a", "system_b") if name not in columns]
+    # A table may name no systems at all; direct rules need none. One side alone is a mistake.
+    sides_of_systems = [name for name in ("system_a", "system_b") if name in columns]
+    wanted = ("preference", "system_a", "system_b") if sides_of_systems else ("preference",)
+    missing = [name for name in wanted if name not in columns]
     if id_column is None:
         missing.insert(0, "battle_uuid")
     if missing:
@@ -118,7 +121,10 @@ def build_battle_table(
         battle_ids=np.array(ids, dtype=object),
         preferences=np.array([reader.read_preference() for reader in readers], dtype=object),
         systems=np.array(
-            [[reader.read_text(name, is_required=True) for name in ("system_a", "system_b")] for reader in readers],
+            [
+                [reader.read_text(name, is_required=True) for name in sides_of_systems] or ["", ""]
+                for reader in readers
+            ],
             dtype=object,
         ),
         instrumental=np.array([reader.read_instrumental() for reader in readers], dtype=np.int8),

@@ -48,7 +48,8 @@ class BattleTable:
     Args:
         battle_ids (`np.ndarray` of shape `(num_battles,)`): Unique text ids.
         preferences (`np.ndarray` of shape `(num_battles,)`): `"A"`, `"B"`, `"TIE"` or `"BOTH_BAD"`.
-        systems (`np.ndarray` of shape `(num_battles, 2)`): Systems of side A and side B.
+        systems (`np.ndarray` of shape `(num_battles, 2)`):
+            Systems of side A and side B; empty throughout where the table names none.
         instrumental (`np.ndarray` of shape `(num_battles,)`): 1 instrumental, 0 vocal, -1 not known.
         prompts (`np.ndarray` of shape `(num_battles,)`): Prompts, empty where not known.
         users (`np.ndarray` of shape `(num_battles,)`): Pseudonyms of the voters, empty where not known.
@@ -86,6 +87,16 @@ class BattleTable:
     def is_voted(self) -> np.ndarray:
         """Mark the battles that compare: all but `BOTH_BAD`, shape `(num_battles,)`."""
         return self.preferences != "BOTH_BAD"
+
+    @property
+    def has_systems(self) -> bool:
+        """Whether the table says which systems made the songs."""
+        return bool(any(self.systems.reshape(-1)))
+
+    @property
+    def is_between_systems(self) -> np.ndarray:
+        """Mark the battles of two systems; one against itself compares no systems, shape `(num_battles,)`."""
+        return np.asarray(self.systems[:, 0] != self.systems[:, 1], dtype=bool)
 
     def number_systems(self) -> tuple[np.ndarray, np.ndarray]:
         """Give the names of the systems, in order, and of each battle their numbers, shape `(num_battles, 2)`."""

@@ -21,8 +21,8 @@ class PairFeatures:
     Hold the features of battles in both orders.
 
     Args:
-        values (`np.ndarray` of shape `(num_battles, num_features)`): Features as A against B.
-        swapped (`np.ndarray` of shape `(num_battles, num_features)`): Features as B against A.
+        values (`np.ndarray` of shape `(..., num_battles, num_features)`): Features as A against B.
+        swapped (`np.ndarray` of shape `(..., num_battles, num_features)`): Features as B against A.
     """
 
     values: np.ndarray
@@ -30,7 +30,7 @@ class PairFeatures:
 
     def select(self, rows: np.ndarray) -> "PairFeatures":
         """Build the features of some battles."""
-        return PairFeatures(self.values[rows], self.swapped[rows])
+        return PairFeatures(self.values[..., rows, :], self.swapped[..., rows, :])
 
 
 def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe: str = "symmetric") -> PairFeatures:
@@ -40,7 +40,9 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
     Args:
         table (`BattleTable`): Battles with all their scores.
         score_indices (`list[int]`): Which scores to use.
-        recipe (`str`, defaults to `"symmetric"`): `"symmetric"` takes log ratios, `"published"` plain ratios.
+        recipe (`str`, defaults to `"symmetric"`):
+            `"symmetric"` takes log ratios; `"published"` plain ratios, and the mean of the popularity scores as one
+            score more, the notebook's `combined_popularity`.
 
     Returns:
         `PairFeatures`: The difference of each score, the ratio of each that is above zero everywhere, whether the
@@ -49,23 +51,53 @@ def build_pair_features(table: BattleTable, score_indices: list[int], *, recipe:
     Raises:
         `ValueError`: If `recipe` is unknown or there is no score.
     """
+    return build_features_of_scores(table, table.scores, score_indices, recipe=recipe)
+
+
+def build_features_of_scores(
+    table: BattleTable, scores: np.ndarray, score_indices: list[int], *, recipe: str
+) -> PairFeatures:
+    """
+    Build the features that a table would have with other scores; arguments are those of [`build_pair_features`].
+
+    Args:
+        scores (`np.ndarray` of shape `(..., num_battles, 2, num_scores)`):
+            The scores; leading axes are tables of their own. What has a ratio is decided by the table's own scores.
+    """
     if recipe not in RECIPES:
         raise ValueError(f"Feature recipe {recipe!r} is unknown. Choose one of {RECIPES}.")
     if not score_indices:
         raise ValueError("Features need at least one score. Pass a table with score columns.")
-    scores = table.scores[:, :, score_indices]
-    has_ratio: np.ndarray = np.all(scores > 0, axis=(0, 1))
-    is_instrumental = (table.instrumental == 1).astype(np.float64)[:, None]
+    combined = [index for index in score_indices if table.score_columns[index].group == "popularity"]
+    chosen, own = scores[..., score_indices], table.scores[..., score_indices]
+    if recipe == "published" and len(combined) > 1:
+        chosen, own = (
+            np.concatenate([part, whole[..., combined].mean(axis=-1, keepdims=True)], axis=-1)
+            for part, whole in ((chosen, scores), (own, table.scores))
+        )
+    has_ratio: np.ndarray = np.all(own > 0, axis=(0, 1))
+    is_instrumental = np.broadcast_to((table.instrumental == 1).astype(np.float64)[:, None], (*chosen.shape[:-2], 1))
 
     def build_one_order(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         difference = first - second
         if recipe == "symmetric":
-            ratio = np.log(first[:, has_ratio]) - np.log(second[:, has_ratio])
+            ratio = np.log(first[..., has_ratio]) - np.log(second[..., has_ratio])
         else:
-            ratio = first[:, has_ratio] / second[:, has_ratio]
-        return np.concatenate([difference, ratio, is_instrumental, difference * is_instrumental], axis=1)
+            ratio = first[..., has_ratio] / second[..., has_ratio]
+        return np.concatenate([difference, ratio, is_instrumental, difference * is_instrumental], axis=-1)
 
-    return PairFeatures(build_one_order(scores[:, 0], scores[:, 1]), build_one_order(scores[:, 1], scores[:, 0]))
+    first, second = chosen[..., 0, :], chosen[..., 1, :]
+    return PairFeatures(build_one_order(first, second), build_one_order(second, first))
+
+
+def list_scores_without_ratio(table: BattleTable) -> list[str]:
+    """Name the scores that are not above zero everywhere and so have no ratio among the features."""
+    is_positive = np.all(table.scores > 0, axis=(0, 1))
+    return [
+        column.name
+        for column, positive in zip(table.score_columns, is_positive, strict=True)
+        if column.group != "truth" and not positive
+    ]
 
 
 def build_side_features(table: BattleTable) -> PairFeatures:

@@ -5,12 +5,20 @@ What comes in are margins with the battles that they speak of; what leaves is ea
 predictions of a table being measured on the same draws so that differences between them are paired.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeling_apex.arena.battle_table import BattleTable
-from modeling_apex.statistics.pair_metrics import METRICS, compute_auc
+from modeling_apex.arena.battle_table import SUBSETS, BattleTable
+from modeling_apex.statistics.pair_metrics import METRICS, PUBLISHED_F1, compute_auc, compute_f1
+
+if TYPE_CHECKING:
+    from modeling_apex.statistics.bootstrap import Resamples
+
+PREDICTION_METRICS: dict[str, Callable[..., np.ndarray]] = {**METRICS, PUBLISHED_F1: partial(compute_f1, average="a")}
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,16 @@ class MeasuredPrediction:
 
     estimates: dict[str, float]
     draws: dict[str, np.ndarray]
+    num_battles: int  # decisive ones, each counted once
+
+    def summarize(self, resamples: "Resamples") -> dict[str, dict[str, Any]]:
+        """Build the JSON form, per metric; a share has Wilson's interval."""
+        return {
+            name: resamples.summarize_share(value, self.draws[name], self.num_battles)
+            if name == "accuracy"
+            else resamples.summarize(value, self.draws[name])
+            for name, value in self.estimates.items()
+        }
 
 
 def build_system_pairs(table: BattleTable) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +80,13 @@ def build_system_pairs(table: BattleTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_prediction(
-    prediction: PairPrediction, table: BattleTable, weights: np.ndarray, mask: np.ndarray | None = None
+    prediction: PairPrediction,
+    table: BattleTable,
+    weights: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    refitted: np.ndarray | None = None,
+    metrics: Sequence[str] = tuple(PREDICTION_METRICS),
 ) -> MeasuredPrediction:
     """
     Compute the metrics of a prediction with their bootstrap draws.
@@ -72,25 +96,44 @@ def measure_prediction(
         table (`BattleTable`): The battles that the prediction speaks of.
         weights (`np.ndarray` of shape `(num_draws, num_battles)`): Bootstrap counts of the table's rows.
         mask (`np.ndarray` of shape `(num_battles,)`, *optional*): Which battles to measure.
+        refitted (`np.ndarray` of shape `(num_draws, num_predictions)`, *optional*):
+            Margins of a predictor that was fitted again on each draw; without, each draw takes the same margins.
+        metrics (`Sequence[str]`, *optional*): Which metrics; defaults to all.
 
     Returns:
-        `MeasuredPrediction`: `auc`, `accuracy` and `f1`, or `auc` alone for a prediction with strata.
+        `MeasuredPrediction`: `auc`, `accuracy`, `f1` and `f1_of_a` (the paper's, of "A wins" alone), or `auc` alone
+        for a prediction with strata.
     """
     rows = prediction.battle_indices
     kept = np.ones(len(rows), dtype=bool) if mask is None else mask[rows]
     rows, margins = rows[kept], prediction.margins[kept]
-    # The first row are the battles as they are, so that estimate and draws go through one computation.
-    drawn = np.concatenate([np.ones((1, len(table))), weights])[:, rows]
-    outcomes = table.outcomes[rows]
-    if prediction.strata is None:
-        values = {name: compute(margins, outcomes, drawn) for name, compute in METRICS.items()}
-    else:
+    drawn, outcomes = weights[:, rows], table.outcomes[rows]
+    computes: dict[str, Callable[..., np.ndarray]] = {name: PREDICTION_METRICS[name] for name in metrics}
+    turned = np.ones(len(rows))
+    if prediction.strata is not None:
         # Within a pair of systems a side has no meaning of its own: turn every battle to the pair's first system.
-        _, orientations = build_system_pairs(table)
-        turned = orientations[rows]
-        oriented_outcomes = np.where(turned > 0, outcomes, 1.0 - outcomes)
-        values = {"auc": compute_auc(margins * turned, oriented_outcomes, drawn, strata=prediction.strata[kept])}
-    return MeasuredPrediction(
-        estimates={name: float(value[0]) for name, value in values.items()},
-        draws={name: value[1:] for name, value in values.items()},
-    )
+        turned = build_system_pairs(table)[1][rows]
+        outcomes = np.where(turned > 0, outcomes, 1.0 - outcomes)
+        computes = {"auc": partial(compute_auc, strata=prediction.strata[kept])}
+    estimates, draws = {}, {}
+    for name, compute in computes.items():
+        estimates[name] = float(compute(margins * turned, outcomes)[0])
+        if refitted is None:
+            draws[name] = compute(margins * turned, outcomes, drawn) if len(drawn) else np.zeros(0)
+        else:
+            pairs = zip(refitted[:, kept], drawn, strict=True)
+            draws[name] = np.array([compute(own * turned, outcomes, row)[0] for own, row in pairs])
+    num_battles = int(table.is_decisive[np.unique(rows)].sum())
+    return MeasuredPrediction(estimates, draws, num_battles)
+
+
+def measure_subsets(
+    prediction: PairPrediction, table: BattleTable, weights: np.ndarray, *, refitted: np.ndarray | None = None
+) -> dict[str, MeasuredPrediction]:
+    """Measure a prediction on each subset that it speaks of; arguments are those of [`measure_prediction`]."""
+    masks = {subset: table.get_subset_mask(subset) for subset in SUBSETS}
+    return {
+        subset: measure_prediction(prediction, table, weights, mask, refitted=refitted)
+        for subset, mask in masks.items()
+        if mask[prediction.battle_indices].any()
+    }

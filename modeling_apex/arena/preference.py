@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
-from modeling_apex.arena.protocols import build_random_folds
+from modeling_apex.arena.protocols import Fold, ProtocolUnavailableError, build_folds, build_random_folds
 from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.statistics.logistic import compute_logistic, fit_logistic
-from modeling_apex.statistics.pair_metrics import compute_auc, compute_calibration_bins, compute_calibration_error
+from modeling_apex.statistics.pair_metrics import compute_auc
 from modeling_apex.storage.output_folder import replace_text
 
 PREFERENCE_HEAD_FILE = "preference_head.json"
 FORMAT_VERSION = 1
 _NUM_FOLDS = 10
+_NUM_DRAWS = 1000
 MINIMUM_TRAINING_BATTLES = 2 * _NUM_FOLDS
 
 
@@ -181,16 +182,62 @@ def _fit_weights(
     return _fit_difference_weights(differences, outcomes), temperature, bias
 
 
-def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
+def _predict_held_out(
+    decisive: BattleTable, differences: np.ndarray, folds: list[Fold], seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the rows that the folds predict, and their logits without and with the position bias."""
+    rows, plain, biased, outcomes = [], [], [], decisive.outcomes
+    for fold in folds:
+        train, test = fold.train_indices, fold.test_indices
+        if len(train) < MINIMUM_TRAINING_BATTLES // 2:
+            continue
+        weights, temperature, bias = _fit_weights(differences[train], outcomes[train], decisive.select(train), seed)
+        logits = differences[test] @ weights / temperature
+        rows.append(test)
+        plain.append(logits)
+        biased.append(logits + bias)
+    if not rows:
+        raise ProtocolUnavailableError("no fold leaves enough battles to train on")
+    return np.concatenate(rows), np.concatenate(plain), np.concatenate(biased)
+
+
+def _measure_held_out(
+    decisive: BattleTable, predicted: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int, resample: str
+) -> dict[str, Any]:
+    from modeling_apex.arena.battle_resamples import draw_battle_resamples
+    from modeling_apex.statistics.calibration import summarize_calibration
+
+    rows, plain, biased = predicted
+    resamples, outcomes = draw_battle_resamples(decisive, _NUM_DRAWS, seed, resample), decisive.outcomes[rows]
+    drawn = resamples.select(rows)
+    errors = {
+        name: summarize_calibration(compute_logistic(logits), outcomes, drawn, seed=seed)
+        for name, logits in (("calibration_error", biased), ("calibration_error_without_position_bias", plain))
+    }
+    auc = drawn.summarize(float(compute_auc(plain, outcomes)[0]), compute_auc(plain, outcomes, drawn.weights))
+    return {**errors, "auc": auc, "resampled": resamples.describe()}
+
+
+def _measure_unseen_systems(
+    decisive: BattleTable, differences: np.ndarray, seed: int, resample: str
+) -> dict[str, Any]:
+    try:
+        folds = build_folds("leave_one_system_out", decisive, _NUM_FOLDS, seed)
+        return _measure_held_out(decisive, _predict_held_out(decisive, differences, folds, seed), seed, resample)
+    except ProtocolUnavailableError as error:
+        return {"unavailable": str(error)}
+
+
+def fit_preference_head(table: BattleTable, *, seed: int = 0, resample: str = "auto") -> PreferenceHead:
     """
     Fit the preference head on decisive battles and measure its calibration on battles that it has not seen.
 
-    Weights come from a penalised logistic regression on score differences; temperature and position bias are fitted on
-    margins predicted out of fold. Calibration and AUC come from an outer cross-validation around all of that.
+    Temperature and position bias are fitted on margins predicted out of fold. Calibration and AUC come from an outer
+    cross-validation around all of that: random folds, and one system left out at a time, as a new generator meets it.
 
     Args:
-        table (`BattleTable`): Battles with all their scores.
-        seed (`int`, defaults to 0): Seed of the folds.
+        table (`BattleTable`), seed (`int`, defaults to 0): Battles with all their scores, and the seed of the folds.
+        resample (`str`, defaults to `"auto"`): What the intervals draw; see `draw_battle_resamples`.
 
     Returns:
         `PreferenceHead`: The head fitted on all decisive battles.
@@ -198,6 +245,8 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
     Raises:
         `ValueError`: If there are fewer than 20 decisive battles, no score to weigh, or a score is missing.
     """
+    from modeling_apex.statistics.calibration import compute_calibration_bins
+
     decisive = table.select(table.is_decisive)
     indices = decisive.get_group_indices("popularity", "aesthetics", "other")
     if len(decisive) < MINIMUM_TRAINING_BATTLES or not indices:
@@ -208,15 +257,12 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
     scores = decisive.scores[:, :, indices]
     if np.isnan(scores).any():
         raise ValueError("A score is missing. Leave such battles out first, with `drop_missing_scores`.")
-    differences = scores[:, 0] - scores[:, 1]
-    outcomes = decisive.outcomes
+    differences, outcomes = scores[:, 0] - scores[:, 1], decisive.outcomes
 
-    probabilities, even_probabilities = np.zeros(len(decisive)), np.zeros(len(decisive))
-    for fold in build_random_folds(decisive, _NUM_FOLDS, seed + 1):
-        train, test = fold.train_indices, fold.test_indices
-        weights, temperature, bias = _fit_weights(differences[train], outcomes[train], decisive.select(train), seed)
-        logits = differences[test] @ weights / temperature
-        probabilities[test], even_probabilities[test] = compute_logistic(logits + bias), compute_logistic(logits)
+    held_out = _predict_held_out(decisive, differences, build_random_folds(decisive, _NUM_FOLDS, seed + 1), seed)
+    measured = {"random_folds": _measure_held_out(decisive, held_out, seed, resample)}
+    measured["leave_one_system_out"] = _measure_unseen_systems(decisive, differences, seed, resample)
+    known = measured["random_folds"]
     weights, temperature, bias = _fit_weights(differences, outcomes, decisive, seed)
     names = [decisive.score_columns[index].name for index in indices]
     return PreferenceHead(
@@ -229,12 +275,13 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0) -> PreferenceHead:
             "votes": "simulated" if decisive.get_group_indices("truth") else "people",
             "seed": seed,
             "num_folds": _NUM_FOLDS,
-            "expected_calibration_error": compute_calibration_error(probabilities, outcomes),
-            "expected_calibration_error_without_position_bias": compute_calibration_error(
-                even_probabilities, outcomes
-            ),
-            "held_out_auc": float(compute_auc(even_probabilities, outcomes)[0]),
-            "calibration_bins": compute_calibration_bins(probabilities, outcomes),
+            "expected_calibration_error": known["calibration_error"]["estimate"],
+            "expected_calibration_error_without_position_bias": known["calibration_error_without_position_bias"][
+                "estimate"
+            ],
+            "held_out_auc": known["auc"]["estimate"],
+            "held_out": measured,
+            "calibration_bins": compute_calibration_bins(compute_logistic(held_out[2]), outcomes[held_out[0]]),
             "weights_per_standard_deviation": {
                 name: float(weight * scores[:, :, number].std() / temperature)
                 for number, (name, weight) in enumerate(zip(names, weights, strict=True))

@@ -3,11 +3,13 @@ Protocols: which battles train a classifier and which judge it.
 
 What comes in is a table; what leaves are folds of row indices. Random folds are the paper's and let a classifier meet
 the same systems, users and prompts in training and test. The others take that away one by one: folds grouped by prompt
-and user, one system left out at a time, and whole pairs of systems held together so that a comparison inside a pair
-knows nothing of who usually wins it.
+and user, one system left out at a time, one family of systems (all versions of a generator) at a time, and whole pairs
+of systems held together so that a comparison inside a pair knows nothing of who usually wins it.
 """
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,29 @@ import numpy as np
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.predictions import build_system_pairs
 
-PROTOCOLS = ("random_folds", "grouped_by_prompt_and_user", "leave_one_system_out", "within_system_pairs")
+PROTOCOLS = (
+    "random_folds",
+    "grouped_by_prompt_and_user",
+    "leave_one_system_out",
+    "within_system_pairs",
+    "leave_one_family_out",
+)
+WITHIN_PAIRS = "within_system_pairs"
+# What a version of a system is called by, beside numbers.
+VERSION_WORDS = {
+    "alpha",
+    "base",
+    "beta",
+    "fast",
+    "large",
+    "lite",
+    "medium",
+    "mini",
+    "preview",
+    "pro",
+    "small",
+    "turbo",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +64,7 @@ def check_battles(table: BattleTable, num_folds: int) -> None:
         num_folds (`int`): Number of cross-validation folds.
 
     Raises:
-        `ValueError`: If fewer than two folds are asked for, no battle is decisive, all were won by one side, or a
-            system has fewer decisive battles than there are folds.
+        `ValueError`: If fewer than two folds are asked for, no battle is decisive, or all were won by one side.
     """
     if num_folds < 2:
         raise ValueError(f"`num_folds` is {num_folds}. Cross-validation needs at least 2.")
@@ -54,12 +77,59 @@ def check_battles(table: BattleTable, num_folds: int) -> None:
             f"All {len(decisive)} decisive battles were won by {winners[0]}: there is one class only "
             "and nothing can be told apart. Check the `preference` column."
         )
-    rare = {name: count for name, count in count_decisive_battles(table).items() if count < num_folds}
-    if rare:
-        raise ValueError(
-            f"These systems have fewer decisive battles than the {num_folds} folds: {rare}. Leave them out with "
-            f"`--drop-rare-systems`, or ask for fewer folds with `--num-folds`."
-        )
+
+
+def check_folds(folds: list[Fold], table: BattleTable, *, is_symmetric: bool) -> tuple[list[Fold], dict[str, int]]:
+    """
+    Leave out the folds that nothing can be trained for.
+
+    Args:
+        folds (`list[Fold]`): The folds.
+        table (`BattleTable`): The battles.
+        is_symmetric (`bool`): Whether classifiers train on both orders; otherwise they need wins of A and of B.
+
+    Returns:
+        `tuple[list[Fold], dict[str, int]]`: The folds that stay, and the decisive battles of each that was left out.
+
+    Raises:
+        `ProtocolUnavailableError`: If none stays.
+    """
+    kept, left_out = [], {}
+    for fold in folds:
+        winners = np.unique(table.preferences[fold.train_indices[table.is_decisive[fold.train_indices]]].astype(str))
+        if len(winners) >= (1 if is_symmetric else 2):
+            kept.append(fold)
+        else:
+            left_out[fold.name] = int(table.is_decisive[fold.test_indices].sum())
+    if not kept:
+        raise ProtocolUnavailableError("no fold leaves decisive battles of both sides to train on")
+    return kept, left_out
+
+
+def find_families(table: BattleTable, stated: Mapping[str, str] | None = None) -> dict[str, str]:
+    """
+    Find the family of each system: its name without what says a version, such as numbers, `preview` or `large`.
+
+    Args:
+        table (`BattleTable`): The battles.
+        stated (`dict[str, str]`, *optional*): Family of some systems, where the name does not tell.
+
+    Returns:
+        `dict[str, str]`: Family by system.
+
+    Raises:
+        `ValueError`: If a system is stated that the table does not have.
+    """
+    names = [str(name) for name in np.unique(table.systems.astype(str))]
+    if unknown := sorted(set(stated or ()) - set(names)):
+        raise ValueError(f"Families are stated of systems {unknown} that the table does not have. It has {names}.")
+    families = {}
+    for name in names:
+        words = re.split(r"[-_ ./]+", name.lower())
+        while len(words) > 1 and (re.search(r"\d", words[-1]) or words[-1] in VERSION_WORDS):
+            words.pop()
+        families[name] = (stated or {}).get(name, "-".join(words))
+    return families
 
 
 def count_decisive_battles(table: BattleTable) -> dict[str, int]:
@@ -157,8 +227,35 @@ def build_random_folds(table: BattleTable, num_folds: int, seed: int, *, is_stra
     return _list_folds(fold_of_row)
 
 
+def _build_folds_of_systems(table: BattleTable, families: Mapping[str, str] | None, protocol: str) -> list[Fold]:
+    """Leave out the battles of one system or family of systems at a time, and predict them."""
+    names = [str(name) for name in np.unique(table.systems.astype(str))] if table.has_systems else []
+    if len(names) < 3:
+        raise ProtocolUnavailableError(f"there are only {len(names)} systems, and at least 3 are needed")
+    members: dict[str, list[str]] = {name: [name] for name in names}
+    if protocol == "leave_one_family_out":
+        members = {}
+        for name, family in find_families(table, families).items():
+            members.setdefault(family, []).append(name)
+        if len(members) == len(names):
+            raise ProtocolUnavailableError("no family has two systems, so this would be leave_one_system_out again")
+        if len(members) < 3:
+            raise ProtocolUnavailableError(f"there are only {len(members)} families, and at least 3 are needed")
+    folds = []
+    for name, systems in members.items():
+        mask = np.isin(table.systems.astype(str), systems).any(axis=1)
+        folds.append(Fold(f"without {name}", np.flatnonzero(~mask), np.flatnonzero(mask)))
+    return folds
+
+
 def build_folds(
-    protocol: str, table: BattleTable, num_folds: int, seed: int, *, is_stratified: bool = False
+    protocol: str,
+    table: BattleTable,
+    num_folds: int,
+    seed: int,
+    *,
+    is_stratified: bool = False,
+    families: Mapping[str, str] | None = None,
 ) -> list[Fold]:
     """
     Build the folds of a protocol.
@@ -169,9 +266,11 @@ def build_folds(
         num_folds (`int`): Number of folds, where the protocol does not fix it.
         seed (`int`): Seed of the deal.
         is_stratified (`bool`, defaults to `False`): See [`build_random_folds`].
+        families (`dict[str, str]`, *optional*): See [`find_families`].
 
     Returns:
-        `list[Fold]`: The folds. With one system left out, a battle is predicted twice: once for each of its systems.
+        `list[Fold]`: The folds. With one system or family left out, a battle is predicted twice: once for each of its
+        systems or families.
 
     Raises:
         `ValueError`: If the protocol is unknown.
@@ -194,16 +293,11 @@ def build_folds(
                 f"shared prompts and users join {largest} of {len(table)} battles into one group, more than half"
             )
         return _build_folds_of_groups(groups, num_folds, seed)
-    if protocol == "leave_one_system_out":
-        names = np.unique(table.systems.astype(str))
-        if len(names) < 3:
-            raise ProtocolUnavailableError(f"there are only {len(names)} systems, and at least 3 are needed")
-        has_system = [(table.systems == name).any(axis=1) for name in names]
-        return [
-            Fold(f"without {name}", np.flatnonzero(~mask), np.flatnonzero(mask))
-            for name, mask in zip(names, has_system, strict=True)
-        ]
+    if protocol in ("leave_one_system_out", "leave_one_family_out"):
+        return _build_folds_of_systems(table, families if protocol == "leave_one_family_out" else None, protocol)
     if protocol == "within_system_pairs":
+        if not table.has_systems:
+            raise ProtocolUnavailableError("the table names no systems")
         pairs, _ = build_system_pairs(table)
         if len(np.unique(pairs)) < 2:
             raise ProtocolUnavailableError("there is only one pair of systems, and at least 2 are needed")

@@ -34,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--truth", metavar="FILE", help="truth.jsonl of synthetic battles: shows the ceiling")
     parser.add_argument("--classifiers", nargs="+", metavar="C", help="which classifiers to train (default: all)")
-    parser.add_argument("--protocols", nargs="+", metavar="P", help="which protocols to run (default: all four)")
+    parser.add_argument("--protocols", nargs="+", metavar="P", help="which protocols to run (default: all five)")
     parser.add_argument(
         "--recipe",
         default="symmetric",
         help="symmetric (default), or published: the paper's, not symmetric in A and B",
     )
+    _add_test_arguments(parser)
     parser.add_argument("--num-folds", type=int, default=10, metavar="N", help="folds (default: 10)")
     parser.add_argument("--num-draws", type=int, default=1000, metavar="N", help="bootstrap draws (default: 1000)")
     parser.add_argument("--num-jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
@@ -48,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-rare-systems", action="store_true", help="leave out systems with fewer decisive battles than folds"
     )
     parser.add_argument(
-        "--bootstrap-groups", action="store_true", help="draw groups of shared prompts and users instead of battles"
+        "--resample",
+        default="auto",
+        help="what intervals draw: battle, prompt, user, or auto (default): prompts and users as far as they repeat",
     )
     parser.add_argument(
         "--recheck",
@@ -62,6 +65,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the test of aesthetics asks, and what protocols and leaderboards know of systems."""
+    parser.add_argument(
+        "--num-permutations",
+        type=int,
+        metavar="N",
+        help="permutations of aesthetic scores, each fitted again (default: as many as the tests need; 0: no test)",
+    )
+    parser.add_argument(
+        "--permute",
+        nargs="+",
+        dest="permuted_classifiers",
+        metavar="C",
+        help="which classifiers to fit again on permuted scores (default: logistic_regression; others take hours)",
+    )
+    parser.add_argument(
+        "--claim",
+        default="songs",
+        help="what aesthetics are asked to tell: songs of one system apart (songs, default), or anything (any)",
+    )
+    parser.add_argument(
+        "--family",
+        action="append",
+        dest="families",
+        metavar="SYSTEM=FAMILY",
+        help="family of a system, repeatable (default: its name without numbers and words such as preview or large)",
+    )
+    parser.add_argument(
+        "--singing", nargs="+", metavar="SYSTEM", help="systems that can sing (default: those in vocal battles)"
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_plots import save_plots
     from modeling_apex.arena.arena_report import save_results
@@ -69,17 +104,16 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
     from modeling_apex.storage.output_lock import OutputLock
 
-    names = ("num_folds", "num_draws", "seed", "recipe", "drop_rare_systems", "bootstrap_groups", "num_jobs")
-    chosen = {name: getattr(arguments, name) for name in names}
-    chosen |= {
-        name: tuple(getattr(arguments, name)) for name in ("classifiers", "protocols") if getattr(arguments, name)
-    }
+    names = ("num_folds", "num_draws", "num_permutations", "seed", "recipe", "claim", "resample", "drop_rare_systems")
+    chosen = {name: getattr(arguments, name) for name in (*names, "num_jobs")}
+    listed = ("classifiers", "protocols", "permuted_classifiers", "families", "singing")
+    chosen |= {name: tuple(getattr(arguments, name)) for name in listed if getattr(arguments, name)}
     options = ArenaOptions(**chosen)
     with OutputLock(arguments.output):
-        table = _load_battles(arguments)
+        table, provenance = _load_battles(arguments)
         if arguments.truth:
             table = join_truth(table, arguments.truth)
-        results, head = run_arena(table, options)
+        results, head = run_arena(table, options, provenance=provenance)
         saved = save_results(results, arguments.output)
         if not arguments.no_plots:
             saved += save_plots(results, arguments.output)
@@ -94,9 +128,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load_battles(arguments: argparse.Namespace) -> Any:
+def _load_battles(arguments: argparse.Namespace) -> tuple[Any, dict[str, str | None]]:
+    """Load the battles, and say which file or model their scores are of."""
     from modeling_apex.arena.battle_files import load_battle_table
     from modeling_apex.arena.battle_scores import compute_battle_scores
+    from modeling_apex.corpus.identity import identify_file
     from modeling_apex.storage.table_reader import FORMATS_TEXT, get_table_suffix
 
     if arguments.model is None:
@@ -106,7 +142,8 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
             raise ValueError(
                 f"{arguments.battles} is not a table ({FORMATS_TEXT}). To score a dataset with audio, pass --model."
             )
-        return load_battle_table(arguments.battles, scores=arguments.score)
+        table = load_battle_table(arguments.battles, scores=arguments.score)
+        return table, {"input_sha256": identify_file(Path(arguments.battles).expanduser()).sha256}
     if arguments.score:
         raise ValueError("--score names columns of a table, and --model computes the scores: pass one of the two.")
     from tqdm import tqdm
@@ -116,14 +153,18 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
 
     keywords = {name: getattr(arguments, name) for name in ("revision", "device") if getattr(arguments, name)}
     scorer = load_scorer(arguments.model, **keywords)
-    return compute_battle_scores(
+    sha256, scores = compute_scores_hash(scorer.model), Path(arguments.output) / SCORES_FILE
+    table = compute_battle_scores(
         tqdm(_iterate_battles(arguments.battles), unit="battle", desc="scoring", disable=None),
         lambda song: next(scorer.score([song], on_error="report")),
-        Path(arguments.output) / SCORES_FILE,
+        scores,
         model_id=f"{arguments.model}@{arguments.revision or 'main'}",
-        weights_sha256=compute_scores_hash(scorer.model),
+        weights_sha256=sha256,
         rereads=arguments.recheck,
     )
+    # The journal names every song by the hash of its audio, so its hash stands for the dataset.
+    model = f"{arguments.model}@{arguments.revision or 'main'}"
+    return table, {"model": model, "model_sha256": sha256, "input_sha256": identify_file(scores).sha256}
 
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,9 @@ from modeling_apex.commands.training_options import add_label_arguments, add_tra
 
 HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
-    "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, and print our results "
-    "beside the published ones. The same command goes on where it was interrupted."
+    "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, choose the best on the "
+    "validation songs, evaluate it on the test songs once, and print our results beside the published ones. The same "
+    "command goes on where it was interrupted."
 )
 EXAMPLES = (
     "embeddings/suno --output runs/conditions",
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of apex-music embed")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the runs and results.json")
     parser.add_argument("--only", nargs="+", metavar="C", help="conditions such as song-full-uncertainty-2")
-    parser.add_argument("--split", default="test", metavar="S", help="what to evaluate on (default: test)")
+    parser.add_argument(
+        "--split", default="test", metavar="S", help="what to evaluate the chosen one on (default: test)"
+    )
     add_label_arguments(parser)
     add_training_arguments(parser)
 
@@ -51,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             show_progress=sys.stderr.isatty(),
         )
         if is_main_process():
-            print(format_conditions(results, split=arguments.split))
+            print(format_conditions(results))
             save_json(Path(arguments.output) / "results.json", results)
     close_processes()
     return 0

@@ -68,6 +68,28 @@ def fit_bradley_terry(wins: np.ndarray) -> np.ndarray:
     return fit_logistic(systems[first] - systems[second], won, np.ones(len(systems)), trials=won + lost)
 
 
+def find_components(system_indices: np.ndarray, num_systems: int) -> np.ndarray:
+    """
+    Number the systems that battles connect, directly or through others: only they can stand on one scale.
+
+    Args:
+        system_indices (`np.ndarray` of shape `(num_battles, 2)`): Systems of side A and side B.
+        num_systems (`int`): Number of systems.
+
+    Returns:
+        `np.ndarray` of shape `(num_systems,)`: 0 for the systems of the component with the most battles, then 1, 2 and
+        so on. A system against itself connects nothing.
+    """
+    members = np.arange(num_systems)
+    for first, second in system_indices:
+        members[members == members[second]] = members[first]
+    is_compared = system_indices[:, 0] != system_indices[:, 1]
+    battles = np.bincount(members[system_indices[is_compared, 0]], minlength=num_systems)
+    names = np.unique(members)
+    ranks = {int(name): rank for rank, name in enumerate(names[np.argsort(-battles[names], kind="stable")])}
+    return np.array([ranks[int(name)] for name in members], dtype=np.int64)
+
+
 def compute_arena_scores(
     system_indices: np.ndarray, outcomes: np.ndarray, num_systems: int, weights: np.ndarray | None = None
 ) -> np.ndarray:

@@ -6,12 +6,13 @@ beside the trivial predictions, and F1 beside its mean over both classes weighte
 that a table of a library often shows.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modeling_apex.statistics.bootstrap import draw_bootstrap_weights, drop_undefined, summarize_draws
+from modeling_apex.statistics.bootstrap import draw_resamples, drop_undefined
 from modeling_apex.statistics.pair_metrics import compute_auc, compute_f1, divide_or_nan
 
 HIT_METRICS = ("f1", "precision", "recall", "auc", "accuracy", "weighted_f1")
@@ -73,7 +74,7 @@ def compute_hit_results(
     threshold: float,
     num_draws: int,
     seed: int = 0,
-    groups: NDArray | None = None,
+    groups: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, Any]:
     """
     Compute everything that a result says about predicted hits.
@@ -84,12 +85,13 @@ def compute_hit_results(
         threshold (`float`): Popularity from which a song is a hit; stated with the result.
         num_draws (`int`): Bootstrap samples.
         seed (`int`, defaults to 0): Seed of the samples.
-        groups (array of shape `(num_songs,)`, *optional*):
-            Draw whole groups, such as artists, instead of single songs.
+        groups (`dict[str, array of shape (num_songs,)]`, *optional*):
+            What repeats, such as the artist, by its name: drawn as a whole.
 
     Returns:
-        `dict`: `threshold`, `num_songs`, `hit_share`, per metric `estimate`, `low` and `high` (95 %), and `baselines`:
-        the metrics of predicting the majority class, and of calling every song a hit. Survives JSON.
+        `dict`: `threshold`, `num_songs`, `hit_share`, per metric `estimate`, `low` and `high` (95 %; Wilson's for
+        shares) and `reason` where one is `None`, `resampled` (the `unit`, and `num_units`), and `baselines`: the
+        metrics of predicting the majority class, and of calling every song a hit. Survives JSON.
     """
     truth = np.asarray(is_hit, np.float64)
     rows = np.flatnonzero(~np.isnan(truth))
@@ -98,10 +100,18 @@ def compute_hit_results(
         return results
     truth, chances = truth[rows], np.asarray(probabilities, np.float64)[rows]
     results["hit_share"] = float(truth.mean())
-    weights = draw_bootstrap_weights(len(rows), num_draws, seed, None if groups is None else np.asarray(groups)[rows])
-    values, draws = compute_hit_metrics(chances, truth), compute_hit_metrics(chances, truth, weights)
+    kept = {name: np.asarray(members)[rows] for name, members in (groups or {}).items()}
+    resamples = draw_resamples(len(rows), num_draws, seed, kept)
+    values, draws = compute_hit_metrics(chances, truth), compute_hit_metrics(chances, truth, resamples.weights)
+    # What each share is taken over: the songs, those called hits, the hits.
+    shares = {"accuracy": len(rows), "precision": int((chances >= DECISION).sum()), "recall": int(truth.sum())}
     for name in HIT_METRICS:
-        results[name] = summarize_draws(float(values[name][0]), draws[name])
+        value = float(values[name][0])
+        if name in shares:
+            results[name] = resamples.summarize_share(value, draws[name], shares[name])
+        else:
+            results[name] = resamples.summarize(value, draws[name])
+    results["resampled"] = resamples.describe()
     results["baselines"] = {
         "majority_class": _describe_constant(float(truth.mean() >= DECISION), truth),
         "all_hits": _describe_constant(1.0, truth),

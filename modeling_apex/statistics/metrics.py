@@ -1,5 +1,5 @@
 """
-Metrics of scores against labels: errors, correlations, bootstrap intervals over songs, and the trivial baselines.
+Metrics of scores against labels: errors, correlations, bootstrap intervals, and the trivial baselines.
 
 What comes in are predictions and labels of the same songs, for one score or for all; what leaves are plain numbers.
 """
@@ -11,37 +11,69 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from modeling_apex.statistics.bootstrap import compute_interval, draw_bootstrap_rows, drop_undefined
+from modeling_apex.statistics.bootstrap import draw_resamples, drop_undefined
 from modeling_apex.statistics.pair_metrics import divide_or_nan
 
 BASELINES = ("mean", "median")
+MINIMUM_SONGS = 3  # two points always lie on a line
+ROUNDING = 1e-14  # of a mean, relative: what varies less is constant
+DRAWN_AT_ONCE = 4_000_000  # songs times samples, so that memory does not grow with the songs
 
 
-def compute_mse(predictions: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def _compute_mean(values: NDArray, weights: NDArray | None) -> NDArray[np.float64]:
+    """Average along the last axis, for the items as they are or for bootstrap samples of shape `(num_draws, n)`."""
+    if weights is None:
+        return np.mean(values, axis=-1)
+    return divide_or_nan(np.vecdot(weights, values), weights.sum(axis=-1))
+
+
+def compute_mse(predictions: NDArray, labels: NDArray, weights: NDArray | None = None) -> NDArray[np.float64]:
     """Compute the mean squared error along the last axis."""
-    return np.mean((predictions - labels) ** 2, axis=-1)
+    return _compute_mean((predictions - labels) ** 2, weights)
 
 
-def compute_mae(predictions: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def compute_mae(predictions: NDArray, labels: NDArray, weights: NDArray | None = None) -> NDArray[np.float64]:
     """Compute the mean absolute error along the last axis."""
-    return np.mean(np.abs(predictions - labels), axis=-1)
+    return _compute_mean(np.abs(predictions - labels), weights)
 
 
-def compute_pearson(predictions: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def compute_pearson(predictions: NDArray, labels: NDArray, weights: NDArray | None = None) -> NDArray[np.float64]:
     """
-    Compute Pearson's correlation along the last axis; NaN where one side does not vary, since none is defined there.
+    Compute Pearson's correlation along the last axis; NaN where none is defined: one side does not vary beyond the
+    rounding of its mean, or there are fewer than three items, which always lie on a line.
     """
-    x = predictions - predictions.mean(axis=-1, keepdims=True)
-    y = labels - labels.mean(axis=-1, keepdims=True)
-    return divide_or_nan(np.vecdot(x, y), np.sqrt(np.vecdot(x, x) * np.vecdot(y, y)))
+    x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    counts = np.ones(x.shape[-1]) if weights is None else weights
+    total = counts.sum(axis=-1, keepdims=True)
+    sums = []
+    for values in (x, y):
+        mean = divide_or_nan(np.sum(counts * values, axis=-1, keepdims=True), np.maximum(total, 1e-300))
+        centered = values - mean
+        square = np.sum(counts * centered**2, axis=-1)
+        varies = square > total[..., 0] * (ROUNDING * np.abs(mean[..., 0])) ** 2
+        sums.append((centered, np.where(varies, square, 0.0)))
+    (x, x_square), (y, y_square) = sums
+    found = divide_or_nan(np.sum(counts * x * y, axis=-1), np.sqrt(x_square * y_square))
+    return np.where(np.sum(counts > 0, axis=-1) >= MINIMUM_SONGS, found, np.nan)[()]
 
 
-def compute_spearman(predictions: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def compute_spearman(predictions: NDArray, labels: NDArray, weights: NDArray | None = None) -> NDArray[np.float64]:
     """Compute Spearman's rank correlation along the last axis; ties share their average rank."""
-    return compute_pearson(rankdata(predictions, axis=-1), rankdata(labels, axis=-1))
+    if weights is None:
+        return compute_pearson(rankdata(predictions, axis=-1), rankdata(labels, axis=-1))
+    return compute_pearson(_rank_weighted(predictions, weights), _rank_weighted(labels, weights), weights)
 
 
-METRICS: Mapping[str, Callable[[NDArray, NDArray], NDArray[np.float64]]] = {
+def _rank_weighted(values: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Rank the items of each bootstrap sample, `(num_draws, n)`, as if each stood there as often as it was drawn."""
+    _, blocks = np.unique(values, return_inverse=True)
+    counts = np.zeros((len(weights), blocks.max() + 1))
+    np.add.at(counts.T, blocks, weights.T)
+    ranks: NDArray[np.float64] = (np.cumsum(counts, axis=1) - 0.5 * (counts - 1))[:, blocks]
+    return ranks
+
+
+METRICS: Mapping[str, Callable[..., NDArray[np.float64]]] = {
     "mse": compute_mse,
     "mae": compute_mae,
     "pearson": compute_pearson,
@@ -92,31 +124,81 @@ def compute_metrics(predictions: ArrayLike, labels: ArrayLike) -> dict[str, floa
 
 
 def compute_bootstrap_intervals(
-    predictions: ArrayLike, labels: ArrayLike, *, num_draws: int = 1000, seed: int = 0
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_draws: int = 1000,
+    seed: int = 0,
+    groups: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """
-    Compute 95 % percentile bootstrap intervals of every metric, resampling songs.
+    Compute 95 % bootstrap intervals of every metric; see [`summarize_metrics`].
+
+    Returns:
+        `dict[str, tuple[float, float]]`: lower and upper bound per metric; NaN where there is none.
+
+    Raises:
+        `ValueError`: If the shapes differ, a prediction is not finite, or there are no draws.
+    """
+    found = summarize_metrics(predictions, labels, num_draws=num_draws, seed=seed, groups=groups)
+    missing = float("nan")
+    return {
+        name: (missing, missing) if found[name]["low"] is None else (found[name]["low"], found[name]["high"])
+        for name in METRICS
+    }
+
+
+def summarize_metrics(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_draws: int = 1000,
+    seed: int = 0,
+    groups: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, Any]:
+    """
+    Compute every metric with its 95 % bootstrap interval, over the songs that have a label.
 
     Args:
         predictions (array of shape `(num_songs,)`), labels (array of shape `(num_songs,)`):
             As for [`select_labelled`].
         num_draws (`int`, defaults to 1000): Number of resamples.
         seed (`int`, defaults to 0): Seed of the resampling.
+        groups (`dict[str, array of shape (num_songs,)]`, *optional*):
+            What repeats, such as the creator, by its name: drawn as a whole. Without it songs are drawn.
 
     Returns:
-        `dict[str, tuple[float, float]]`: lower and upper bound per metric; NaN where fewer than two songs have labels.
+        `dict`: per metric `value`, `low`, `high`, and `reason` where one of them is `None`; and `resampled`: the
+        `unit` that was drawn, and `num_units`.
 
     Raises:
         `ValueError`: If the shapes differ, a prediction is not finite, or there are no draws.
     """
+    is_labelled = ~np.isnan(np.asarray(labels, np.float64))
     predicted, wanted = select_labelled(predictions, labels)
-    if len(wanted) < 2:
-        return dict.fromkeys(METRICS, (float("nan"), float("nan")))
-    draws: dict[str, list[float]] = {name: [] for name in METRICS}
-    for rows in draw_bootstrap_rows(len(wanted), num_draws, seed):
-        for name, metric in METRICS.items():
-            draws[name].append(float(metric(predicted[rows], wanted[rows])))
-    return {name: compute_interval(np.array(values)) for name, values in draws.items()}
+    values = compute_metrics(predicted, wanted)
+    if not len(wanted):
+        nothing = {"value": None, "low": None, "high": None, "reason": "no song has a label"}
+        return {**{name: dict(nothing) for name in METRICS}, "resampled": {"unit": "song", "num_units": {"song": 0}}}
+    kept = {name: np.asarray(members)[is_labelled] for name, members in (groups or {}).items()}
+    resamples = draw_resamples(len(wanted), num_draws, seed, kept)
+    step = max(1, DRAWN_AT_ONCE // len(wanted))
+    parts = [resamples.weights[start : start + step] for start in range(0, len(resamples.weights), step)]
+    results: dict[str, Any] = {}
+    for name, metric in METRICS.items():
+        draws = np.concatenate([metric(predicted, wanted, part) for part in parts])
+        summary = resamples.summarize(values[name], draws)
+        results[name] = {"value": summary.pop("estimate"), **summary}
+        if results[name]["value"] is None:
+            results[name]["reason"] = _explain_undefined(predicted, wanted)
+    return {**results, "resampled": resamples.describe()}
+
+
+def _explain_undefined(predicted: NDArray, wanted: NDArray) -> str:
+    if len(wanted) < MINIMUM_SONGS:
+        return f"{len(wanted)} songs have a label, and a correlation needs at least {MINIMUM_SONGS}"
+    constant = "labels" if np.isnan(compute_pearson(wanted, np.arange(len(wanted)))) else "scores"
+    return f"the {constant} do not vary, so no correlation is defined"
 
 
 def compute_head_metrics(scores: NDArray, labels: NDArray, head_names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -175,7 +257,13 @@ def compute_baseline(labels: NDArray, training_labels: NDArray, kind: str) -> di
 
 
 def compute_head_results(
-    scores: NDArray, labels: NDArray, training_labels: NDArray, *, num_draws: int, seed: int = 0
+    scores: NDArray,
+    labels: NDArray,
+    training_labels: NDArray,
+    *,
+    num_draws: int,
+    seed: int = 0,
+    groups: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, Any]:
     """
     Compute everything that a result table says about one head on one set of songs.
@@ -186,17 +274,14 @@ def compute_head_results(
         training_labels (`np.ndarray` of shape `(num_training_songs,)`): Labels that the baselines come from.
         num_draws (`int`): Bootstrap resamples.
         seed (`int`, defaults to 0): Seed of the resampling.
+        groups (`dict[str, array of shape (num_songs,)]`, *optional*): What repeats, drawn as a whole.
 
     Returns:
-        `dict`: `num_songs`, per metric `value`, `low` and `high` (95 %), and `baselines`. What is not defined is
-        `None`, so that the result survives JSON.
+        `dict`: `num_songs`, what [`summarize_metrics`] returns, and `baselines`. What is not defined is `None`, so
+        that the result survives JSON.
     """
     results: dict[str, Any] = {"num_songs": int(np.sum(~np.isnan(labels)))}
-    values = compute_metrics(scores, labels)
-    intervals = compute_bootstrap_intervals(scores, labels, num_draws=num_draws, seed=seed)
-    for name in METRICS:
-        low, high = intervals[name]
-        results[name] = drop_undefined({"value": values[name], "low": low, "high": high})
+    results |= summarize_metrics(scores, labels, num_draws=num_draws, seed=seed, groups=groups)
     results["baselines"] = {
         kind: drop_undefined(compute_baseline(labels, training_labels, kind)) for kind in BASELINES
     }

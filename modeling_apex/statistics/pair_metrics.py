@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-NUM_BINS = 10  # of equal width, for calibration
 OUTCOMES = {"A": 1.0, "B": 0.0, "TIE": 0.5, "BOTH_BAD": math.nan}
 
 
@@ -135,44 +134,5 @@ def compute_f1(
 
 
 METRICS: dict[str, Callable[..., np.ndarray]] = {"auc": compute_auc, "accuracy": compute_accuracy, "f1": compute_f1}
-
-
-def compute_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray) -> float:
-    """
-    Compute the expected calibration error over decisive battles: the mean gap between predicted and observed share of
-    wins, weighted by the size of the bins of [`compute_calibration_bins`], whose args these are.
-    """
-    bins = compute_calibration_bins(probabilities, outcomes)
-    return float(sum(b["weight"] * abs(b["predicted"] - b["observed"]) for b in bins))
-
-
-def compute_calibration_bins(probabilities: np.ndarray, outcomes: np.ndarray) -> list[dict[str, float]]:
-    """
-    Compute predicted and observed share of wins per tenth of predicted probability.
-
-    Args:
-        probabilities (`np.ndarray` of shape `(num_battles,)`): Predicted chance that A wins.
-        outcomes (`np.ndarray` of shape `(num_battles,)`): 1, 0, or 0.5 for ties, which are left out.
-
-    Returns:
-        `list[dict]`: `predicted`, `observed` and `weight` (share of the battles) of each bin that is not empty.
-
-    Raises:
-        `ValueError`: If a probability lies outside 0 to 1.
-    """
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    if len(probabilities) and not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError(
-            f"Probabilities must lie between 0 and 1, received {probabilities.min()} to {probabilities.max()}."
-        )
-    is_decisive = (outcomes == 0) | (outcomes == 1)
-    probabilities, outcomes = probabilities[is_decisive], np.asarray(outcomes)[is_decisive]
-    bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
-    return [
-        {
-            "predicted": float(probabilities[bins == index].mean()),
-            "observed": float(outcomes[bins == index].mean()),
-            "weight": float((bins == index).mean()),
-        }
-        for index in np.unique(bins)
-    ]
+# The F1 of the paper, of "A wins" alone: it changes when A and B are exchanged.
+PUBLISHED_F1 = "f1_of_a"

@@ -2,8 +2,9 @@
 `apex-music evaluate`: how well a model's scores follow the labels, beside the trivial baselines.
 
 What comes in is a model and a folder of embeddings that its encoder made; what leaves is one dict, and a table of it:
-per split, per platform and per score the errors and correlations with bootstrap intervals over songs, and the errors
-of always predicting the mean or median of the training labels.
+per split, per platform and per score the errors and correlations with bootstrap intervals over the groups of songs
+that the dataset names (of one creator, artist or prompt), and the errors of always predicting the mean or median of
+the training labels.
 """
 
 import os
@@ -18,13 +19,17 @@ from modeling_apex.corpus.embedding_manifest import build_expected_identity, ref
 from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.corpus.song_source import SongSource
 from modeling_apex.corpus.song_store import SongSplit, SongStore
+from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.statistics.metrics import BASELINES, METRICS, compute_head_results
+from modeling_apex.statistics.result_schema import build_opening
 from modeling_apex.training.trained_model import load_base_model
 
 ALL_PLATFORMS = "all"
 BATCH_SONGS = 256
+# What songs may share: `group` is what the builders keep whole in a split, a creator, an artist or a prompt.
+RESAMPLED_COLUMNS = ("group", "creator")
 
 
 def evaluate_model(
@@ -47,13 +52,14 @@ def evaluate_model(
         splits (`Sequence[str]`, *optional*):
             Which splits; defaults to all but `train`.
         num_draws (`int`, defaults to 1000):
-            Bootstrap resamples of songs.
+            Bootstrap resamples, of the stored groups and creators where songs have them.
         songs (`str`, `os.PathLike` or [`SongSource`], *optional*), rereads (`bool`, defaults to `False`):
             As for [`train`].
 
     Returns:
-        `dict`: `model`, `embeddings_manifest_sha256`, `dataset_sha256`, `label_sources`, and `splits`: per split, per
-        platform (and `"all"`), per score what `compute_head_results` returns. Survives JSON.
+        `dict`: as the schema `"evaluation"` of `result_schema` says: the opening, `embeddings_manifest_sha256`,
+        `dataset_sha256`, `label_sources`, and `splits`: per split, per platform (and `"all"`), per score what
+        `compute_head_results` returns. Survives JSON.
 
     Raises:
         `ValueError`: If a split is missing, or the embeddings come from another model.
@@ -64,8 +70,14 @@ def evaluate_model(
     refuse_other_identity(str(store.folder), identity, build_expected_identity(loaded, identity))
     training_labels = store.get_split("train").build_labels(loaded.config.head_names)
     chosen = [name for name in store.splits if name != "train"] if splits is None else list(splits)
+    opening = build_opening(
+        "evaluation",
+        model=str(loaded.config._name_or_path),
+        model_sha256=compute_scores_hash(loaded),
+        input_sha256=store.dataset_sha256,
+    )
     return {
-        "model": str(loaded.config._name_or_path),
+        **opening,
         "embeddings_manifest_sha256": store.manifest_sha256,
         "dataset_sha256": store.dataset_sha256,
         "label_sources": list_label_sources(store),
@@ -82,12 +94,34 @@ def _evaluate_split(
     """Return the results of every head, by platform."""
     config: Any = model.config
     scores, labels = predict_split(model, split), split.build_labels(config.head_names)
+    units = {name: split.list_values(name) for name in RESAMPLED_COLUMNS}
     results: dict[str, dict[str, Any]] = {}
     for platform, rows in group_by_platform(split).items():
         columns = zip(scores[rows].T, labels[rows].T, training_labels.T, strict=True)
-        heads = (compute_head_results(*column, num_draws=num_draws) for column in columns)
+        groups = build_resampled_groups({name: [values[row] for row in rows] for name, values in units.items()})
+        heads = (compute_head_results(*column, num_draws=num_draws, groups=groups) for column in columns)
         results[platform] = dict(zip(config.head_names, heads, strict=True))
     return results
+
+
+def build_resampled_groups(units: Mapping[str, Sequence[Any]]) -> dict[str, NDArray]:
+    """
+    Build the groups that a bootstrap draws as a whole, from the columns that may name them.
+
+    Args:
+        units (`dict[str, Sequence]`): Values of each column of `RESAMPLED_COLUMNS`, one a song; `None` where missing.
+
+    Returns:
+        `dict[str, np.ndarray]`: per column that names anything, a number of the group of each song; a song without
+        one stands alone.
+    """
+    groups = {}
+    for name, values in units.items():
+        if any(value is not None for value in values):
+            keys = [("alone", row) if value is None else ("group", value) for row, value in enumerate(values)]
+            numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+            groups[name] = np.array([numbers[key] for key in keys])
+    return groups
 
 
 def predict_split(model: ApexModel, split: SongSplit) -> NDArray[np.float32]:
@@ -125,7 +159,8 @@ def list_label_sources(store: SongStore) -> list[str]:
 
 def format_results(results: Mapping[str, Any]) -> str:
     """Return results as text: one table a split and platform, each metric with its 95 % interval."""
-    parts = []
+    parts: list[str] = []
+    units: dict[str, None] = {}
     for split, platforms in results["splits"].items():
         for platform, heads in platforms.items():
             header = [f"{split}, {platform}", "songs", *METRICS, *(f"{kind}: MSE / MAE" for kind in BASELINES)]
@@ -136,15 +171,25 @@ def format_results(results: Mapping[str, Any]) -> str:
                 baselines = [f"{format_number(pair['mse'])} / {format_number(pair['mae'])}" for pair in pairs]
                 rows.append([name, str(result["num_songs"]), *cells, *baselines])
             parts.append(format_table(header, rows))
+            places = (describe_resampled(f"{split}, {platform}", result["resampled"]) for result in heads.values())
+            units.update(dict.fromkeys(places))
     sources = ", ".join(results["label_sources"]) or "not stated"
-    parts.append(f"[low, high]: 95 % bootstrap over songs. Aesthetic labels from: {sources}.")
+    parts.append(f"[low, high]: 95 % bootstrap over {'; '.join(units)}. Aesthetic labels from: {sources}.")
     return "\n\n".join(parts)
 
 
-def format_interval(result: Mapping[str, float | None]) -> str:
+def describe_resampled(place: str, resampled: Mapping[str, Any]) -> str:
+    """Say in words which unit the intervals of a place draw, and how many there were."""
+    counts = ", ".join(f"{number} {name}s" for name, number in resampled["num_units"].items())
+    return f"{counts} ({place})"
+
+
+def format_interval(result: Mapping[str, Any]) -> str:
     """Return a metric with its interval, or a dash where it is not defined."""
     if result["value"] is None:
         return "-"
+    if result["low"] is None:
+        return format_number(result["value"])
     return f"{format_number(result['value'])} [{format_number(result['low'])}, {format_number(result['high'])}]"
 
 

@@ -4,13 +4,20 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from modeling_apex.arena.classifiers import CLASSIFIERS, build_classifier, cross_predict, predict_margins
+from modeling_apex.arena.classifiers import (
+    CLASSIFIERS,
+    build_classifier,
+    cross_predict,
+    predict_logistic_margins,
+    predict_margins,
+)
 from modeling_apex.arena.direct_rules import build_direct_rules
-from modeling_apex.arena.experiment import WITH_AESTHETICS, WITHOUT_AESTHETICS, build_feature_sets
 from modeling_apex.arena.pair_features import build_pair_features, build_side_features
 from modeling_apex.arena.protocols import build_random_folds
-from modeling_apex.statistics.bootstrap import compute_bootstrap_p_value, draw_bootstrap_weights
 from modeling_apex.statistics.pair_metrics import compute_auc
 
 from simulated_battles import build_table, swap_sides
@@ -39,7 +46,7 @@ def test_features_follow_the_recipe() -> None:
     symmetric = build_pair_features(table, [0, 1])
     published = build_pair_features(table, [0, 1], recipe="published")
     first, second = table.scores[:, 0, 0], table.scores[:, 1, 0]
-    difference, _, ratio, _, is_instrumental, interaction, _ = published.values.T
+    difference, _, _, ratio, _, _, is_instrumental, interaction, _, _ = published.values.T
     np.testing.assert_allclose(difference, first - second)
     np.testing.assert_allclose(ratio, first / second)
     np.testing.assert_allclose(interaction, (first - second) * table.instrumental)
@@ -82,34 +89,48 @@ def test_ties_are_predicted_but_never_trained_on() -> None:
     np.testing.assert_allclose(alone, found.margins[: len(fold.test_indices)])
 
 
-def compute_p_value(seed: int, **effects: float) -> tuple[float, float]:
-    """Give the difference of AUC with minus without aesthetics, and its p-value."""
-    table = build_table(120, seed=seed, **effects)
-    features = build_feature_sets(table, "symmetric")
-    folds = build_random_folds(table, 3, seed)
-    found = cross_predict(table, features, folds, classifiers=("logistic_regression",), seed=seed)
-    weights = draw_bootstrap_weights(len(table), 200, seed)
-    values = {}
-    for (_, feature_set), prediction in found.items():
-        margins = prediction.compute_battle_margins(len(table))
-        both = np.concatenate([np.ones((1, len(table))), weights])
-        values[feature_set] = compute_auc(margins, table.outcomes, both)
-    difference = values[WITH_AESTHETICS] - values[WITHOUT_AESTHETICS]
-    p_value = compute_bootstrap_p_value(difference[1:])
-    assert p_value is not None
-    return float(difference[0]), p_value
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_logistic_regression_is_that_of_scikit_learn(is_symmetric: bool) -> None:
+    table = build_table(150, popularity_effect=2.0, aesthetics_effect=2.0)
+    features = build_pair_features(table, list(range(7)), recipe="symmetric" if is_symmetric else "published")
+    train, test = features.select(np.arange(100)), features.select(np.arange(100, 150))
+    outcomes = table.outcomes[:100]
+    margins = predict_margins("logistic_regression", 0, train, outcomes, test, is_symmetric=is_symmetric)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=10_000, tol=1e-10))
+    if is_symmetric:
+        model.fit(np.concatenate([train.values, train.swapped]), np.concatenate([outcomes, 1 - outcomes]))
+        expected = 0.5 * (model.decision_function(test.values) - model.decision_function(test.swapped))
+    else:
+        expected = model.fit(train.values, outcomes).decision_function(test.values)
+    np.testing.assert_allclose(margins, expected, atol=1e-4)
 
 
-def test_a_planted_effect_is_found_with_the_right_sign() -> None:
-    found = [compute_p_value(seed, popularity_effect=1.0, aesthetics_effect=6.0) for seed in range(5)]
-    assert all(difference > 0 and p_value < 0.05 for difference, p_value in found)
+def test_samples_are_fitted_as_if_battles_were_repeated() -> None:
+    table = build_table(60, aesthetics_effect=3.0)
+    features = build_pair_features(table, [0, 1])
+    weights = np.random.default_rng(0).integers(0, 3, (2, 60)).astype(float)
+    found = predict_logistic_margins(features, table.outcomes, features, weights=weights)
+    scale = np.sqrt((features.values**2).mean(axis=0))
+    for row in range(2):
+        rows = np.repeat(np.arange(60), weights[row].astype(int))
+        design = np.where(scale > 0, features.values / np.where(scale > 0, scale, 1), 0.0)
+        design[:, 4] = 0.0  # whether the battle is instrumental says nothing of A against B
+        model = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-10).fit(design[rows], table.outcomes[rows])
+        np.testing.assert_allclose(found[row], design @ model.coef_[0], atol=1e-4)
 
 
-def test_a_null_effect_is_not_found_more_often_than_promised() -> None:
-    """Over 200 nulls at level 5 %, claims that aesthetics help stay within the binomial interval around 2.5 %."""
-    found = [compute_p_value(seed, popularity_effect=2.0) for seed in range(200)]
-    num_false = sum(difference > 0 and p_value < 0.05 for difference, p_value in found)
-    assert num_false <= 10  # 97.5th percentile of Binomial(200, 0.025)
+def test_the_published_recipe_has_combined_popularity_and_a_balanced_grid() -> None:
+    table = build_table(30)
+    symmetric = build_pair_features(table, [0, 1, 2])
+    published = build_pair_features(table, [0, 1, 2], recipe="published")
+    assert symmetric.values.shape[1] == 3 * 3 + 1
+    assert published.values.shape[1] == 4 * 3 + 1
+    combined = table.scores[..., :2].mean(axis=-1)
+    np.testing.assert_allclose(published.values[:, 3], combined[:, 0] - combined[:, 1])
+    search = build_classifier("svm", 0, "published")
+    assert search.estimator.named_steps["svc"].class_weight == "balanced"
+    assert set(search.param_grid) == {"svc__C", "svc__gamma"}
+    assert build_classifier("svm", 0).named_steps["svc"].class_weight is None
 
 
 def test_refusals() -> None:

@@ -1,5 +1,6 @@
 """The preference head and anchor calibration."""
 
+import csv
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
 from modeling_apex.arena.battle_files import join_truth
 from modeling_apex.arena.preference import PreferenceHead, fit_preference_head, score_preference
+from modeling_apex.cli import main
 
-from simulated_battles import build_table, swap_sides
+from result_schemas import check_result
+from simulated_battles import build_rows, build_table, swap_sides
 
 HEAD = PreferenceHead({"musicality": 2.0, "score_likes": 0.1}, position_bias=-0.3)
 
@@ -144,3 +147,44 @@ def test_systems_with_too_few_battles_for_anchors_are_listed() -> None:
     assert len(found["left_out"]) == 5
     with pytest.raises(ValueError, match="must hold 0"):
         compute_anchor_gains(build_table(60), counts=(5,))
+
+
+def test_calibration_stands_beside_what_a_calibrated_head_would_show_and_on_unseen_systems() -> None:
+    head = fit_preference_head(build_table(200, aesthetics_effect=3.0))
+    held_out = head.training["held_out"]
+    assert set(held_out) == {"random_folds", "leave_one_system_out"}
+    for found in held_out.values():
+        error = found["calibration_error"]
+        assert error["low"] <= error["estimate"] <= error["high"]
+        assert 0.02 < error["expected_if_calibrated"] < 0.15
+        assert found["resampled"]["unit"] == "user"
+        assert found["auc"]["low"] < found["auc"]["estimate"] < found["auc"]["high"]
+    assert held_out["random_folds"]["auc"]["estimate"] == head.training["held_out_auc"]
+    assert held_out["random_folds"]["calibration_error"]["estimate"] == head.training["expected_calibration_error"]
+    two = fit_preference_head(build_table(60, num_systems=2)).training["held_out"]["leave_one_system_out"]
+    assert two == {"unavailable": "there are only 2 systems, and at least 3 are needed"}
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_anchor_calibration_is_a_command_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    table = write_csv(tmp_path / "battles.csv", build_rows(150, system_effect=1.0))
+    words = ["--counts", "0", "10", "--num-repeats", "3", "--num-draws", "100", "--output", str(tmp_path / "out")]
+    assert main(["anchors", str(table), *words]) == 0
+    assert "Means over 5 systems" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "out" / "anchors.json").read_text())
+    check_result(stored)
+    assert stored["resampled"] == {"unit": "system", "num_units": {"system": 5}}
+    assert [row["num_anchors"] for row in stored["gains"]] == [0, 10]
+    for row in stored["gains"]:
+        assert row["accuracy"]["low"] <= row["accuracy"]["estimate"] <= row["accuracy"]["high"]
+    rows = [{name: row[name] for name in ("battle_uuid", "preference")} for row in build_rows(10)]
+    nothing = write_csv(tmp_path / "nothing.csv", rows)
+    assert main(["anchors", str(nothing), "--output", str(tmp_path / "none")]) == 2
+    assert "Anchor battles need systems and scores" in capsys.readouterr().err

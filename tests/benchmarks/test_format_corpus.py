@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from format_corpus import MAX_FRAME_SAMPLES, Format, SongReader, compare, make_song, summarise
 
 RATE = 48_000

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from modeling_apex.statistics.bradley_terry import SCALE, compute_arena_scores, compute_wins, fit_bradley_terry
+from modeling_apex.statistics.bradley_terry import (
+    SCALE,
+    compute_arena_scores,
+    compute_wins,
+    find_components,
+    fit_bradley_terry,
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,6 +68,12 @@ def test_arena_scores_are_centred_and_scaled_strengths() -> None:
     drawn = compute_arena_scores(indices, outcomes, 3, np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
     np.testing.assert_allclose(drawn, [scores, [1000.0] * 3])
     assert pytest.approx(173.7178, abs=1e-4) == SCALE
+
+
+def test_systems_that_no_battle_connects_are_told_apart() -> None:
+    indices = np.array([[0, 1], [2, 3], [3, 4], [4, 4], [4, 0], [5, 5], [5, 5], [6, 7]])
+    assert find_components(indices[:4], 6).tolist() == [1, 1, 0, 0, 0, 2]
+    assert find_components(indices, 8).tolist() == [0, 0, 0, 0, 0, 2, 1, 1]
 
 
 def test_refusals() -> None:

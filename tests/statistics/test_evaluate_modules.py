@@ -68,6 +68,14 @@ def test_agreement_needs_three_listed_systems(agreement: Any) -> None:
     assert agreement.compute(predictions=[1.0, 1.0], minimum_votes=1, **battles)["num_systems"] == 3
 
 
+def test_agreement_counts_no_system_against_itself_and_ranks_only_what_battles_connect(agreement: Any) -> None:
+    battles = {"references": ["A", "B", "A", "A", "A"], "systems_a": ["s", "t", "u", "v", "s"]}
+    battles |= {"systems_b": ["t", "u", "s", "w", "s"], "predictions": [1.0] * 5}
+    found = agreement.compute(minimum_votes=1, **battles)
+    assert sorted(found["human_scores"]) == ["s", "t", "u"]
+    assert agreement.compute(minimum_votes=3, **battles)["num_systems"] == 0
+
+
 @pytest.mark.parametrize("name", ["apex_regression", "bradley_terry_agreement", "pairwise_accuracy"])
 def test_a_copied_module_asks_for_the_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(MODULES / name, tmp_path / name)

@@ -43,10 +43,11 @@ def test_weights_are_repetitions(songs: tuple[np.ndarray, np.ndarray]) -> None:
 def test_results_stand_beside_trivial_predictions(songs: tuple[np.ndarray, np.ndarray]) -> None:
     chances, truth = songs
     labels = np.where(np.arange(len(truth)) < 5, np.nan, truth)
-    results = compute_hit_results(chances, labels, threshold=50, num_draws=50, groups=np.arange(len(truth)) // 4)
+    results = compute_hit_results(chances, labels, threshold=50, num_draws=50, groups={"artist": np.arange(200) // 4})
     share = float(truth[5:].mean())
     assert results["num_songs"] == 195
     assert results["hit_share"] == pytest.approx(share)
+    assert results["resampled"] == {"unit": "artist", "num_units": {"artist": 49}}
     assert results["f1"]["low"] < results["f1"]["estimate"] < results["f1"]["high"]
     assert results["baselines"]["majority_class"] == {
         "predicts_hit": 0.0,
@@ -63,6 +64,18 @@ def test_undefined_metrics_are_none() -> None:
     assert results["precision"]["estimate"] is None
     assert results["f1"]["estimate"] == 0.0
     assert compute_hit_results([0.1], [np.nan], threshold=50, num_draws=5)["hit_share"] is None
+
+
+def test_all_right_is_not_certain() -> None:
+    results = compute_hit_results([0.9] * 10 + [0.1] * 10, [1.0] * 10 + [0.0] * 10, threshold=50, num_draws=50)
+    assert results["accuracy"]["low"] == pytest.approx(0.8389, abs=1e-4)
+    assert results["precision"]["low"] == results["recall"]["low"] == pytest.approx(0.7225, abs=1e-4)
+    assert results["f1"] == {
+        "estimate": 1.0,
+        "low": None,
+        "high": None,
+        "reason": "every resample gives the same value",
+    }
 
 
 @pytest.mark.parametrize(

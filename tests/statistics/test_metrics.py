@@ -11,21 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modeling_apex.statistics.evaluate_modules
+from modeling_apex.statistics.bootstrap import compute_interval, draw_bootstrap_weights
 from modeling_apex.statistics.metrics import (
+    METRICS,
     compute_baseline,
     compute_bootstrap_intervals,
     compute_head_metrics,
     compute_head_results,
     compute_mean_spearman,
     compute_metrics,
+    compute_mse,
+    compute_pearson,
     compute_spearman,
     select_labelled,
+    summarize_metrics,
 )
 
 MODULE = Path(modeling_apex.statistics.evaluate_modules.__file__).parent / "apex_regression"
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_rank_correlation_shares_ties_as_scipy_does(pairs: list[tuple[int, int]]) -> None:
     first, second = np.array(pairs, dtype=float).T
@@ -111,34 +116,80 @@ def test_results_hold_values_intervals_and_baselines() -> None:
     for name, value in compute_metrics(scores, labels).items():
         low, high = expected[name]
         assert results[name] == {"value": value, "low": low, "high": high}
+    assert results["resampled"] == {"unit": "song", "num_units": {"song": 30}}
     assert results["baselines"]["mean"] == compute_baseline(labels, training, "mean")
     assert results["baselines"]["median"] == compute_baseline(labels, training, "median")
     assert compute_head_results(scores, labels, training, num_draws=20, seed=1)["mse"]["low"] != results["mse"]["low"]
 
 
-def test_intervals_are_quantiles_of_seeded_resamples() -> None:
+def test_draws_equal_the_metrics_of_the_songs_that_were_drawn() -> None:
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 6, 12).astype(float)
+    scores = labels + generator.normal(size=12).round(1)
+    weights = draw_bootstrap_weights(12, 25, seed=7)
+    for name, metric in METRICS.items():
+        drawn = metric(scores, labels, weights)
+        for row, counts in enumerate(weights.astype(int)):
+            rows = np.repeat(np.arange(12), counts)
+            assert drawn[row] == pytest.approx(metric(scores[rows], labels[rows]), nan_ok=True), name
+
+
+def test_intervals_are_those_of_seeded_resamples() -> None:
     generator = np.random.default_rng(3)
     labels = generator.normal(size=12)
     scores = labels + generator.normal(size=12)
-    draws = np.random.default_rng(7)
-    errors = []
-    for _ in range(25):
-        chosen = draws.integers(12, size=12)
-        errors.append(np.mean((scores[chosen] - labels[chosen]) ** 2))
-    found = compute_bootstrap_intervals(scores, labels, num_draws=25, seed=7)["mse"]
-    assert found == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])))
+    errors = compute_mse(scores, labels, draw_bootstrap_weights(12, 25, seed=7))
+    expected = compute_interval(errors, estimate=compute_mse(scores, labels), num_units=12)
+    assert compute_bootstrap_intervals(scores, labels, num_draws=25, seed=7)["mse"] == pytest.approx(expected)
     by_default = compute_bootstrap_intervals(scores, labels)
     assert by_default == compute_bootstrap_intervals(scores, labels, num_draws=1000, seed=0)
     assert by_default["mse"] != compute_bootstrap_intervals(scores, labels, num_draws=999)["mse"]
 
 
 def test_intervals_at_the_edge_of_what_is_defined() -> None:
-    low, high = compute_bootstrap_intervals([1.0, 2.0], [1.0, 4.0], num_draws=1)["mse"]
-    assert low == high
     assert np.isnan(compute_bootstrap_intervals([1.0, 2.0], [1.0, np.nan])["mse"]).all()
     constant = compute_bootstrap_intervals([2.0, 2.0, 2.0], [1.0, 2.0, 3.0], num_draws=10)
     assert np.isnan(constant["pearson"]).all()
     assert constant["mae"][1] > 0
+
+
+@given(st.floats(-1e6, 1e6, allow_nan=False), st.integers(3, 40))
+@settings(max_examples=60, deadline=None)
+def test_constants_have_no_correlation_whatever_they_are(constant: float, count: int) -> None:
+    for varied in (np.arange(count, dtype=float), np.random.default_rng(count).normal(size=count)):
+        assert np.isnan(compute_pearson(np.full(count, constant), varied))
+        weights = draw_bootstrap_weights(count, 3, seed=1)
+        assert np.isnan(compute_pearson(np.full(count, constant), varied, weights)).all()
+
+
+def test_three_equal_predictions_and_two_songs_say_why_nothing_is_defined() -> None:
+    constant = summarize_metrics([0.1, 0.1, 0.1], [1.0, 2.0, 3.0], num_draws=20)
+    assert constant["pearson"]["value"] is None
+    assert constant["pearson"]["reason"] == "the scores do not vary, so no correlation is defined"
+    labels = summarize_metrics([1.0, 2.0, 3.0], [0.7, 0.7, 0.7], num_draws=20)
+    assert labels["spearman"]["reason"] == "the labels do not vary, so no correlation is defined"
+    two = summarize_metrics([1.0, 2.0], [3.0, 5.0], num_draws=20)
+    for name in ("pearson", "spearman"):
+        assert two[name]["value"] is two[name]["low"] is two[name]["high"] is None
+        assert two[name]["reason"] == "2 songs have a label, and a correlation needs at least 3"
+    assert two["mae"]["value"] == 2.5
+
+
+def test_intervals_that_draw_artists_cover_where_those_of_songs_do_not() -> None:
+    """STATISTICS 3: 40 artists of 10 songs, half of the variance between them."""
+    truth, covered = 6 / np.pi * np.arcsin(0.5 / np.sqrt(1.25) / 2), {"song": 0, "artist": 0}
+    artists = np.repeat(np.arange(40), 10)
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        labels, noise = (
+            np.sqrt(0.5) * (generator.normal(size=40)[artists] + generator.normal(size=400)) for _ in "ab"
+        )
+        for unit, groups in (("song", None), ("artist", {"artist": artists})):
+            found = summarize_metrics(0.5 * labels + noise, labels, num_draws=100, seed=seed, groups=groups)
+            covered[unit] += found["spearman"]["low"] <= truth <= found["spearman"]["high"]
+            assert found["resampled"]["unit"] == unit
+    assert covered["song"] < 85
+    assert covered["artist"] >= 88
 
 
 def test_correlations_do_not_depend_on_units_and_kinds() -> None:
@@ -154,7 +205,8 @@ def test_correlations_do_not_depend_on_units_and_kinds() -> None:
 def test_results_name_what_is_not_defined() -> None:
     results = compute_head_results(np.array([1.0, 2.0]), np.array([np.nan] * 2), np.array([np.nan]), num_draws=5)
     assert results["num_songs"] == 0
-    assert results["spearman"] == {"value": None, "low": None, "high": None}
+    expected = {"value": None, "low": None, "high": None, "reason": "no song has a label"}
+    assert results["spearman"] == results["mse"] == expected
     assert results["baselines"]["mean"] == {"value": None, "mse": None, "mae": None}
 
 

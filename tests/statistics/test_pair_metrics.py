@@ -11,8 +11,6 @@ from modeling_apex.statistics.pair_metrics import (
     METRICS,
     compute_accuracy,
     compute_auc,
-    compute_calibration_bins,
-    compute_calibration_error,
     compute_f1,
     read_votes,
 )
@@ -82,15 +80,6 @@ def test_a_coin_counts_as_half() -> None:
     outcomes = np.array([1.0, 1.0, 0.0])
     assert compute_accuracy(np.zeros(3), outcomes)[0] == 0.5
     assert compute_auc(np.zeros(3), outcomes)[0] == 0.5
-
-
-def test_calibration() -> None:
-    outcomes = np.array([1.0, 0.0, 0.0, 0.0, 0.5])
-    assert compute_calibration_error(np.full(5, 0.25), outcomes) == pytest.approx(0.0)
-    assert compute_calibration_error(np.full(5, 0.75), outcomes) == pytest.approx(0.5)
-    assert sum(b["weight"] for b in compute_calibration_bins(np.linspace(0, 1, 5), outcomes)) == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        compute_calibration_bins(np.array([1.2]), np.array([1.0]))
 
 
 def test_refusals() -> None:

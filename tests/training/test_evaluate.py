@@ -3,19 +3,36 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import modeling_apex.training.conditions as conditions_module
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.statistics.metrics import compute_metrics
-from modeling_apex.training.conditions import build_conditions, format_conditions, run_conditions
-from modeling_apex.training.evaluate import evaluate_model, format_results, predict_split
+from modeling_apex.training.conditions import (
+    build_conditions,
+    choose_condition,
+    format_conditions,
+    run_conditions,
+)
+from modeling_apex.training.evaluate import (
+    build_resampled_groups,
+    evaluate_model,
+    format_interval,
+    format_results,
+    predict_split,
+)
 
+from result_schemas import check_result
 from song_folders import write_embeddings
+
+SIZES = {"train": 30, "validation": 20, "test": 10}
 
 
 @pytest.mark.parametrize("level", ["song", "segment"])
@@ -51,6 +68,31 @@ def test_platforms_and_baselines_stand_beside(embeddings: Path, tiny_model: Apex
     assert results["all"]["clarity"]["baselines"]["mean"]["mse"] == pytest.approx(errors.mean(), rel=1e-5)
 
 
+def test_groups_are_resampled_and_named(tmp_path: Path, identity: dict, tiny_model: ApexModel) -> None:
+    """The songs come in pairs of one creator: 10 test songs are 5 units."""
+    pairs = {split: [f"{split}-creator-{index // 2}" for index in range(size)] for split, size in SIZES.items()}
+    embeddings = write_embeddings(tmp_path / "pairs", SIZES, identity, groups=pairs)
+    results = evaluate_model(tiny_model, embeddings, num_draws=20)
+    check_result(results)
+    clarity = results["splits"]["test"]["all"]["clarity"]
+    assert clarity["resampled"] == {"unit": "group", "num_units": {"group": 5}}
+    assert results["splits"]["validation"]["all"]["clarity"]["resampled"]["num_units"] == {"group": 10}
+    assert results["model_sha256"] == compute_scores_hash(tiny_model)
+    assert results["input_sha256"] == results["dataset_sha256"]
+    assert "95 % bootstrap over 10 groups (validation, all)" in format_results(results)
+
+
+def test_songs_without_a_group_stand_alone() -> None:
+    groups = build_resampled_groups({"group": ["a", None, "a", None], "creator": [None] * 4})
+    assert list(groups) == ["group"]
+    assert groups["group"].tolist() == [0, 1, 0, 2]
+
+
+def test_what_is_not_defined_is_shown_without_an_interval() -> None:
+    assert format_interval({"value": None, "low": None, "high": None}) == "-"
+    assert format_interval({"value": 0.5, "low": None, "high": None}) == "0.500"
+
+
 def test_many_songs_are_scored_in_pieces(tmp_path: Path, identity: dict, tiny_model: ApexModel) -> None:
     folder = write_embeddings(tmp_path / "many", {"train": 300}, identity)
     split = open_embedding_store(folder).get_split("train")
@@ -83,7 +125,10 @@ def test_commands_train_evaluate_and_run_conditions(
     table = capsys.readouterr().out
     assert "701" in table
     assert "published: arXiv 2605.03395" in table
-    assert set(json.loads((tmp_path / "conditions" / "results.json").read_text())) == set(only[1:])
+    stored = json.loads((tmp_path / "conditions" / "results.json").read_text())
+    check_result(stored)
+    assert set(stored["conditions"]) == set(only[1:])
+    assert f"chosen on validation, mean Spearman of score_streams, score_likes: {stored['chosen']}" in table
     assert main(["train", str(embeddings), "--output", str(tmp_path / "run"), *shared]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
@@ -103,5 +148,44 @@ def test_there_are_24_conditions_and_finished_ones_are_kept(
     assert run_conditions(embeddings, tmp_path / "runs", arguments, model=tiny_folder, only=only) == first
     assert weights.stat().st_mtime_ns == written
     assert "score_streams" in format_conditions(first)
+    with pytest.raises(ValueError, match="the split 'validation' chooses among the conditions"):
+        run_conditions(embeddings, tmp_path / "runs", arguments, only=only, split="validation")
     with pytest.raises(ValueError, match="unknown conditions song-none; there are song-popularity-equal-2"):
         run_conditions(embeddings, tmp_path / "runs", arguments, only=["song-none"])
+
+
+def build_condition_results(spearman: dict[str, float | None]) -> dict:
+    heads = {name: {"mse": {"value": 1.0}, "spearman": {"value": value}} for name, value in spearman.items()}
+    return {"splits": {"validation": {"all": heads}}}
+
+
+def test_the_validation_songs_choose_by_the_scores_that_all_conditions_have() -> None:
+    full = build_condition_results({"score_streams": 0.3, "score_likes": None, "clarity": 0.9})
+    popularity = build_condition_results({"score_streams": 0.3, "score_likes": 0.2})
+    assert choose_condition({"full": full, "popularity": popularity}) == (
+        "popularity",
+        ["score_streams", "score_likes"],
+    )
+    unlabelled = build_condition_results({"score_streams": None})
+    unlabelled["splits"]["validation"]["all"]["score_streams"]["mse"]["value"] = None
+    with pytest.raises(ValueError, match="no song of the split 'validation' has a label of score_streams"):
+        choose_condition({"full": unlabelled})
+
+
+def test_the_chosen_condition_alone_sees_the_test_songs_and_once(
+    tmp_path: Path, embeddings: Path, tiny_folder: Path, quick: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STATISTICS 13: 24 runs were once compared on the test songs."""
+    seen = []
+
+    def evaluate(model: Path, *words: Path, splits: list[str], **options: Any) -> dict:
+        seen.append((splits, model))
+        return evaluate_model(model, *words, splits=splits, **options)
+
+    monkeypatch.setattr(conditions_module, "evaluate_model", evaluate)
+    only = ["song-popularity-weighted-2", "song-popularity-equal-2"]
+    results = run_conditions(embeddings, tmp_path / "runs", quick(num_epochs=1), model=tiny_folder, only=only)
+    assert [splits for splits, _ in seen] == [["validation"], ["validation"], ["test"]]
+    assert results["chosen"] in str(seen[-1][1])
+    assert list(results["test"]["splits"]) == ["test"]
+    check_result(results)

@@ -8,21 +8,31 @@ at the model's own threshold, with bootstrap intervals over groups of songs wher
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modeling_apex.corpus.identity import hash_json
 from modeling_apex.corpus.song_decoding import decode_song
-from modeling_apex.corpus.song_source import Song, SongSource, open_song_source
+from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint, open_song_source
+from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 from modeling_apex.inference.report_apex import format_table
 from modeling_apex.inference.track_features_apex import is_missing
 from modeling_apex.statistics.hit_metrics import HIT_METRICS, compute_hit_results
 from modeling_apex.statistics.metrics import METRICS, compute_head_results
-from modeling_apex.training.evaluate import ALL_PLATFORMS, format_interval, format_number
+from modeling_apex.statistics.result_schema import build_opening
+from modeling_apex.training.evaluate import (
+    ALL_PLATFORMS,
+    RESAMPLED_COLUMNS,
+    build_resampled_groups,
+    describe_resampled,
+    format_interval,
+    format_number,
+)
 
 
 def evaluate_fusion_model(
@@ -47,14 +57,14 @@ def evaluate_fusion_model(
             Bootstrap samples.
 
     Returns:
-        `dict`: `model`, `features`, `leaking_features`, `hit_threshold`, `failures`, and `splits`: per split
-        `popularity` (as `compute_head_results` gives it) and `hit` (as `compute_hit_results` does). Survives JSON.
+        `dict`: as the schema `"evaluation"` of `result_schema` says: the opening, facts of the model, `failures`, and
+        `splits`: per split `popularity` (as `compute_head_results` gives it) and `hit` (as `compute_hit_results`
+        does). Survives JSON.
 
     Raises:
         `ValueError`: If a split or the target column is missing.
     """
-    songs = open_song_source(source) if isinstance(source, (str, os.PathLike)) else source
-    loaded: Any = model
+    songs, loaded = open_song_source(source) if isinstance(source, (str, os.PathLike)) else source, cast(Any, model)
     if isinstance(model, (str, os.PathLike)):
         loaded = SpectrogramFusionModel.from_pretrained(os.fspath(model), dtype=torch.float32)
     config = loaded.eval().config
@@ -65,15 +75,17 @@ def evaluate_fusion_model(
     results: dict[str, Any] = {}
     for name in chosen:
         scores, scored = predict_songs(loaded, songs, name, failures)
-        labels, groups = _list_labels(scored, target_column), [song.columns.get("group") for song in scored]
-        known = training_labels if len(training_labels) else labels
-        popularity = compute_head_results(scores[:, 0], labels, known, num_draws=num_draws)
-        is_hit = np.where(np.isnan(labels), np.nan, labels >= config.hit_threshold)
-        drawn: dict[str, Any] = {"num_draws": num_draws, "groups": None if None in groups else np.array(groups)}
-        hits = compute_hit_results(scores[:, 1], is_hit, threshold=config.hit_threshold, **drawn)
-        results[name] = {"popularity": popularity, "hit": hits}
+        results[name] = _evaluate_songs(
+            scores, scored, training_labels, target_column, config.hit_threshold, num_draws
+        )
+    opening = build_opening(
+        "evaluation",
+        model=str(config._name_or_path),
+        model_sha256=compute_scores_hash(loaded),
+        input_sha256=_hash_rows(songs, [target_column, *config.feature_names, *RESAMPLED_COLUMNS]),
+    )
     return {
-        "model": str(config._name_or_path),
+        **opening,
         "branches": config.branches,
         "features": config.feature_names,
         "leaking_features": config.leaking_names,
@@ -83,6 +95,33 @@ def evaluate_fusion_model(
         "failures": failures,
         "splits": results,
     }
+
+
+def _evaluate_songs(
+    scores: NDArray[np.float32],
+    scored: list[Song],
+    training_labels: NDArray[np.float64],
+    target_column: str,
+    hit_threshold: float,
+    num_draws: int,
+) -> dict[str, Any]:
+    labels = _list_labels(scored, target_column)
+    units = {column: [song.columns.get(column) for song in scored] for column in RESAMPLED_COLUMNS}
+    drawn: dict[str, Any] = {"num_draws": num_draws, "groups": build_resampled_groups(units)}
+    known = training_labels if len(training_labels) else labels
+    popularity = compute_head_results(scores[:, 0], labels, known, **drawn)
+    is_hit = np.where(np.isnan(labels), np.nan, labels >= hit_threshold)
+    return {
+        "popularity": popularity,
+        "hit": compute_hit_results(scores[:, 1], is_hit, threshold=hit_threshold, **drawn),
+    }
+
+
+def _hash_rows(songs: SongSource, names: Sequence[str]) -> str:
+    """Hash the ids of all songs and what an evaluation reads of their rows; not the audio, which may be large."""
+    present = [name for name in dict.fromkeys(names) if name in songs.columns.names]
+    rows = {split: songs.read_columns(split, present).to_pylist() for split in sorted(songs.splits)}
+    return hash_json([compute_source_fingerprint(songs), rows])
 
 
 def choose_splits(source: SongSource, splits: Sequence[str] | None, target_column: str) -> list[str]:
@@ -144,7 +183,9 @@ def _list_labels(songs: Iterable[Song], target_column: str) -> NDArray[np.float6
 def format_fusion_results(results: Mapping[str, Any]) -> str:
     """Return results as text: two tables a split, one of popularity and one of hits, and what stands behind them."""
     parts = []
+    units: dict[str, None] = {}
     for split, result in results["splits"].items():
+        units[describe_resampled(split, result["popularity"]["resampled"])] = None
         popularity, hit = result["popularity"], result["hit"]
         mean = popularity["baselines"]["mean"]
         header = [f"{split}, {ALL_PLATFORMS}", "songs", *METRICS, "mean: MSE / MAE"]
@@ -161,7 +202,7 @@ def format_fusion_results(results: Mapping[str, Any]) -> str:
         parts.append(format_table([title, *(name.replace("_", " ") for name in HIT_METRICS)], rows))
     leaking = ", ".join(results["leaking_features"])
     parts.append(
-        f"[low, high]: 95 % bootstrap. Features that leak the target: {leaking or 'none'}. "
+        f"[low, high]: 95 % bootstrap over {'; '.join(units)}. Features that leak the target: {leaking or 'none'}. "
         f"Baselines from: {results['baselines_from']}."
     )
     return "\n\n".join(parts)

@@ -11,7 +11,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from modeling_apex.statistics.bradley_terry import compute_arena_scores  # From: apex-music
+from modeling_apex.statistics.bradley_terry import compute_arena_scores, find_components  # From: apex-music
 from modeling_apex.statistics.metrics import compute_spearman  # From: apex-music
 from modeling_apex.statistics.pair_metrics import read_votes  # From: apex-music
 
@@ -24,7 +24,8 @@ _INPUTS = """
 predictions (`list[float]`): margin of A over B; above zero the vote goes to A, zero is a tie.
 references (`list[str]`): human votes "A", "B", "TIE" or "BOTH_BAD"; the last are left out.
 systems_a, systems_b (`list[str]`): the systems that made the two songs.
-minimum_votes (`int`, defaults to 30): fewest votes of a listed system.
+minimum_votes (`int`, defaults to 30): fewest votes of a listed system. Battles of a system against itself count for
+    nothing, and only the largest set of systems that battles connect is listed.
 """
 _CITATION = "Bradley and Terry, Rank Analysis of Incomplete Block Designs, Biometrika 39 (1952)."
 
@@ -56,7 +57,8 @@ class BradleyTerryAgreement(evaluate.Metric):
         minimum_votes: int = 30,
     ) -> dict[str, Any]:
         outcomes = read_votes(references)
-        is_voted = ~np.isnan(outcomes)
+        # A battle of a system against itself compares nothing.
+        is_voted = ~np.isnan(outcomes) & (np.asarray(systems_a) != np.asarray(systems_b))
         outcomes, margins = outcomes[is_voted], np.asarray(predictions, dtype=np.float64)[is_voted]
         if not len(margins) or not np.isfinite(margins).all():
             raise ValueError("The battles need at least one vote for A, B or a tie, and a finite margin each.")
@@ -65,7 +67,8 @@ class BradleyTerryAgreement(evaluate.Metric):
         human = compute_arena_scores(indices, outcomes, len(names))
         predicted = compute_arena_scores(indices, 0.5 + 0.5 * np.sign(margins), len(names))
         votes = np.bincount(indices.ravel(), minlength=len(names))
-        listed = np.flatnonzero(votes >= minimum_votes)
+        # Systems that no chain of battles connects cannot stand on one scale: the largest part is ranked.
+        listed = np.flatnonzero((votes >= minimum_votes) & (find_components(indices, len(names)) == 0))
         correlation = None
         if len(listed) >= 3:
             found = float(compute_spearman(human[listed], predicted[listed]))

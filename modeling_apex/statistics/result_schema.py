@@ -1,0 +1,168 @@
+"""
+The schema of result files: what `apex-music arena`, `anchors`, `evaluate` and `conditions` write, field by field.
+
+What comes in is the kind of a result; what leaves is its JSON Schema (draft 2020-12, the part of it that plain
+dictionaries say: types, required fields, choices), and the fields that every result file opens with: its kind, the
+version of its schema and of this package. A new field may come within a version; a field that goes or changes its
+meaning raises it.
+"""
+
+from typing import Any
+
+from modeling_apex import __version__
+
+RESULT_VERSION = 2  # 1 had no version field, and intervals of single songs and battles whatever repeated
+
+_NUMBER, _TEXT, _COUNT = {"type": ["number", "null"]}, {"type": "string"}, {"type": "integer"}
+_HASH = {"type": ["string", "null"], "description": "SHA-256 in hexadecimal; null where there is nothing to hash."}
+
+
+def _describe_object(description: str, required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "required": list(required),
+        "properties": {**required, **optional},
+    }
+
+
+def _describe_map(description: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "description": description, "additionalProperties": values}
+
+
+ESTIMATE = _describe_object(
+    "An estimate with its 95 % interval; null where undefined, and then `reason` says why.",
+    {"estimate": _NUMBER, "low": _NUMBER, "high": _NUMBER},
+    reason=_TEXT,
+)
+VALUE = _describe_object(
+    "A metric of a score with its 95 % interval; null where undefined, and then `reason` says why.",
+    {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER},
+    reason=_TEXT,
+)
+RESAMPLED = _describe_object(
+    "What the bootstrap drew as a whole, and how many of it there were.",
+    {"unit": _TEXT, "num_units": _describe_map("Number of units by name; two where two cross.", _COUNT)},
+)
+_OPENING = {
+    "result": {**_TEXT, "description": "Kind of the result."},
+    "schema_version": {**_COUNT, "description": "Version of this schema."},
+    "code_version": {**_TEXT, "description": "Version of apex-music that wrote the file."},
+    "model": {"type": ["string", "null"], "description": "Folder or Hub id of the model, where one took part."},
+    "model_sha256": _HASH,
+    "input_sha256": {**_HASH, "description": "Hash of what was read: the table of battles, or the dataset."},
+}
+_HEAD = _describe_object(
+    "One score on one set of songs.",
+    {
+        "num_songs": {**_COUNT, "description": "Songs with a label."},
+        **dict.fromkeys(("mse", "mae", "pearson", "spearman"), VALUE),
+        "baselines": {"type": "object", "description": "Errors of always saying the training mean or median."},
+        "resampled": RESAMPLED,
+    },
+)
+_SUBSETS = _describe_map("By subset (`all`, `instrumental`, `vocal`) and metric.", _describe_map("", ESTIMATE))
+_EFFECT_ROW = _describe_object(
+    "With minus without aesthetics, under one protocol and classifier.",
+    {
+        "protocol": _TEXT,
+        "classifier": _TEXT,
+        "estimate": {**_NUMBER, "description": "AUC with minus AUC without."},
+        "low": {**_NUMBER, "description": "Paired bootstrap interval of the difference of these predictions."},
+        "high": _NUMBER,
+        "verdict": {"enum": ["helps", "hurts", "no evidence", "not testable"]},
+        "p_value": {**_NUMBER, "description": "Two-sided, by permutations that fit again."},
+    },
+    null_mean={**_NUMBER, "description": "Mean difference with permuted aesthetics: what noise columns cost."},
+    excess={**_NUMBER, "description": "Estimate minus null mean."},
+    smallest_effect={**_NUMBER, "description": "Smallest excess that is found in four of five such tables."},
+    num_permutations=_COUNT,
+    reason=_TEXT,
+)
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "evaluation": _describe_object(
+        "What `apex-music evaluate` writes.",
+        {
+            **_OPENING,
+            "num_draws": _COUNT,
+            "splits": _describe_map(
+                "By split; of an APEX model by platform and score, of a fusion model `popularity` and `hit`.",
+                _describe_map("", {"type": "object"}),
+            ),
+        },
+    ),
+    "conditions": _describe_object(
+        "What `apex-music conditions` writes.",
+        {
+            **_OPENING,
+            "chosen": {**_TEXT, "description": "The condition that did best on the split that chooses."},
+            "chosen_on": {**_TEXT, "description": "That split, and the metric."},
+            "conditions": _describe_map("Results of every condition on the split that chooses.", {"type": "object"}),
+            "test": {"type": "object", "description": "Results of the chosen condition alone, on the test split."},
+        },
+    ),
+    "arena": _describe_object(
+        "What `apex-music arena` writes into results.json.",
+        {
+            **_OPENING,
+            "options": {"type": "object", "description": "Every option of the run."},
+            "resampled": RESAMPLED,
+            "notes": {"type": "array", "items": _TEXT, "description": "Everything that was left out or differs."},
+            "battles": {"type": "object", "description": "Counts of battles, votes and systems."},
+            "missing_scores": {"type": "object", "description": "Battles that lack a score, and which."},
+            "scores": {"type": "array", "items": {"type": "object"}},
+            "share_won_by_a": _describe_map("By subset.", ESTIMATE),
+            "direct_rules": _describe_map("By rule.", _SUBSETS),
+            "protocols": _describe_map("By protocol; `unavailable` says why one could not run.", {"type": "object"}),
+            "aesthetics_effect": _describe_object(
+                "The question of the paper.", {"rows": {"type": "array", "items": _EFFECT_ROW}}
+            ),
+            "coin": _SUBSETS,
+            "human_leaderboards": {"type": "object", "description": "Of every vote given."},
+            "leaderboards": {"type": "object", "description": "Of the battles with scores, people and predictors."},
+            "preference_head": {"type": "object"},
+            "anchors": {"type": "object", "description": "What `apex-music anchors` writes, without its opening."},
+            "conclusion": _TEXT,
+        },
+    ),
+    "anchors": _describe_object(
+        "What `apex-music anchors` writes.",
+        {
+            **_OPENING,
+            "gains": {"type": "array", "items": {"type": "object"}},
+            "per_system": {"type": "object"},
+            "left_out": _describe_map("Battles of each system that has too few.", _COUNT),
+        },
+    ),
+}
+
+
+def build_opening(
+    result: str, *, model: str | None = None, model_sha256: str | None = None, input_sha256: str | None = None
+) -> dict[str, Any]:
+    """
+    Build the fields that a result file opens with.
+
+    Args:
+        result (`str`): Kind of the result, one of `SCHEMAS`.
+        model (`str`, *optional*): Folder or Hub id of the model.
+        model_sha256 (`str`, *optional*): Its hash, as `compute_scores_hash` gives it.
+        input_sha256 (`str`, *optional*): Hash of the table or dataset that was read.
+
+    Returns:
+        `dict`: The fields. Survives JSON.
+
+    Raises:
+        `ValueError`: If there is no such result.
+    """
+    if result not in SCHEMAS:
+        raise ValueError(f"`result` is {result!r}. Choose one of {tuple(SCHEMAS)}.")
+    return {
+        "result": result,
+        "schema_version": RESULT_VERSION,
+        "code_version": __version__,
+        "model": model,
+        "model_sha256": model_sha256,
+        "input_sha256": input_sha256,
+    }
