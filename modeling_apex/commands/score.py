@@ -69,6 +69,8 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in names},
         "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
+    if arguments.tail:  # said only where it is, so that journals of before go on
+        settings["tail"] = arguments.tail
     with ScoreJournal(arguments.output, settings, overwrite=arguments.overwrite) as journal:
         remaining = journal.list_remaining(songs, rereads=arguments.recheck)
         if num_done := len(songs) - len(remaining):

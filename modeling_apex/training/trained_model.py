@@ -42,6 +42,7 @@ def build_training_config(config: ApexConfig, arguments: ApexTrainingArguments) 
         "heads": heads,
         "shared_dims": [first, last] if arguments.num_shared_layers == 2 else [first, (first + last) // 2, last],
         "prediction_level": arguments.mode,
+        "tail": arguments.tail,
         "freeze_encoder": not arguments.train_encoder,
         "percentile_tables": {},
     }

@@ -45,7 +45,7 @@ def score_songs(model: ApexModel, table: SongTable) -> NDArray:
     for first in range(0, len(table.waveforms), BATCH_SIZE):
         songs = table.waveforms[first : first + BATCH_SIZE] / np.float32(FULL_SCALE)
         features = extractor(list(songs), sampling_rate=SAMPLING_RATE, return_tensors="pt")
-        scores.append(model(features["input_values"], features["segment_mask"]).scores.numpy())
+        scores.append(model(**features).scores.numpy())
     return np.concatenate(scores)
 
 
