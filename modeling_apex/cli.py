@@ -23,6 +23,7 @@ COMMANDS = (
     "embed",
     "train",
     "evaluate",
+    "calibrate",
     "conditions",
     "arena",
     "convert",

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modeling_apex.checkpoints.limits import check_sizes
+from modeling_apex.checkpoints.reference_checks import NUM_QUANTILES, check_reference
 from modeling_apex.inference.configuration_fields_apex import list_fields
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS, GROUP_SCALES, HEAD_SCALES
 from modeling_apex.inference.track_features_apex import FEATURE_KINDS, FUSION_HEADS, TRANSFORMS
 
-NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 MAX_HEADS = 1000
 MAX_WIDTHS = 64
 MAX_CATEGORIES = 100_000
@@ -54,6 +54,8 @@ def check_fields(config_class: Any, values: dict[str, Any]) -> dict[str, Any]:
     for name in tables if isinstance(tables, Mapping) else ():
         if name not in known:
             raise ValueError(f"`percentile_tables` names {name!r}, but the heads are {', '.join(known)}.")
+    if "reference" in declared:
+        values["reference"] = check_reference("reference", values["reference"], known)
     return values | {name: CHECKS[field.kind](name, values[name], **field.bounds) for name, field in declared.items()}
 
 
@@ -241,6 +243,7 @@ def check_feature(position: int, feature: Any) -> dict[str, Any]:
 
 
 CHECKS: dict[str, Callable[..., Any]] = {
+    "reference": lambda name, value: value,  # is checked together with the heads
     "anything": lambda name, value: value,
     "bool": check_bool,
     "choice": check_choice,

@@ -32,7 +32,7 @@ FIELDS_OF_TRANSFORMERS = frozenset(
     {"architectures", "auto_map", "custom_pipelines", "dtype", "model_type", "transformers_version"}
 )
 # What folders of version 0.1 do not say; the defaults are what they mean.
-LATER_FIELDS = frozenset({"tail", "tail_seconds"})
+LATER_FIELDS = frozenset({"tail", "tail_seconds", "reference"})
 # What must be known of the encoder, and the type that it has in JSON.
 ENCODER_FIELDS: Mapping[str, type] = {
     "conv_bias": bool,

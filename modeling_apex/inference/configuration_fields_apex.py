@@ -92,6 +92,8 @@ class ApexFields:
     popularity_exponent: float = declare_field(POPULARITY_EXPONENT, "float", above=0.0)  # of percentile to score
     # Per score, the 101 quantiles (0 to 100 percent) of the model's own scores on its training songs.
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    # What `apex-music calibrate` and training know of named songs: quantiles, widths of intervals, what is novel.
+    reference: dict[str, Any] = declare_field({}, "reference")
     provenance: dict[str, Any] = declare_field({}, "dict")  # where the weights come from; never computed with
     # Only in the published layout, which stores no encoder: where it is read from, and its width.
     mert_model_name: str | None = declare_field(None)

@@ -45,6 +45,7 @@ class SpectrogramFusionFields:
     feature_dropout: float = declare_field(0.15, "float", minimum=0.0, below=1.0)
     popularity_exponent: float | None = declare_field(None, "float", above=0.0, is_optional=True)
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    reference: dict[str, Any] = declare_field({}, "reference")
     provenance: dict[str, Any] = declare_field({}, "dict")
 
 

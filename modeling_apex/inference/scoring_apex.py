@@ -84,6 +84,8 @@ class SongScorer:
 
     # In the installed package: what reads songs in a thread of its own, and how many segments at once suit a CPU.
     read_ahead: ClassVar[Callable[[Any, int], Any] | None] = None
+    # What tells how unlike the songs of the model's reference set a song is, and what the user must know of it.
+    measure_novelty: ClassVar[Callable[[Any, Any], Any] | None] = None
     count_workers: ClassVar[Callable[[], int] | None] = None
 
     def __init__(
@@ -268,6 +270,10 @@ class SongScorer:
             if on_error == "raise":
                 raise
             return build_error_report(name, str(error), **identity)
+        novelty, measure = None, type(self).measure_novelty
+        if measure is not None and config.reference.get("novelty"):
+            novelty, warnings = measure(output.song_embedding[0].tolist(), config.reference)
+            notices = [*notices, *warnings]
         timeline = None
         if return_timeline:
             scores = [dict(zip(config.head_names, row, strict=True)) for row in output.segment_scores[0].tolist()]
@@ -288,6 +294,8 @@ class SongScorer:
             embedding=output.song_embedding[0].tolist() if return_embedding else None,
             with_percentiles=return_percentiles,
             percentile_tables=config.percentile_tables,
+            reference=config.reference,
+            novelty=novelty,
             **identity,
         )
 

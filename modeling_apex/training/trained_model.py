@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_apex.checkpoints.config_checks import NUM_QUANTILES
+from modeling_apex.checkpoints.reference_checks import NUM_QUANTILES
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.loading import load_apex_model
@@ -45,6 +45,7 @@ def build_training_config(config: ApexConfig, arguments: ApexTrainingArguments) 
         "tail": arguments.tail,
         "freeze_encoder": not arguments.train_encoder,
         "percentile_tables": {},
+        "reference": {},
     }
     return ApexConfig.from_dict(described)
 

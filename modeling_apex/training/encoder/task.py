@@ -22,7 +22,7 @@ from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import average_segments, compute_step_seed, draw_segments, seeded
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
-from modeling_apex.training.processes import share_rows
+from modeling_apex.training.processes import gather_rows, share_rows
 from modeling_apex.training.task import TrainingInputs, TrainingTask
 from modeling_apex.training.trained_model import build_trained_model, load_base_model
 
@@ -118,19 +118,27 @@ class EndToEndTask(TrainingTask):
         segments = self.store.get_split(split).segments[rows]
         return torch.from_numpy(segments.astype(np.float32)).to(self.accelerator.device)
 
+    def _encode_song(self, split: str, song: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings of the segments of a song, `(S, D)`, and what each counts, `(S, 1)`."""
+        first, last = self.store.get_split(split).offsets[song : song + 2]
+        encoded = [self.module.encode(self._load_segments(rows, split)) for rows in _split_rows(first, last)]
+        weights = torch.from_numpy(self._weights[split][first:last]).to(encoded[0].device)
+        return torch.cat(encoded).float(), weights.unsqueeze(1)
+
+    def embed_songs(self, split: str) -> NDArray[np.float32]:
+        start, stop = share_rows(self.store.get_split(split).num_songs, self.accelerator)
+        embeddings = np.zeros((stop - start, self.model.config.hidden_size), np.float32)
+        with torch.no_grad(), self.accelerator.autocast():
+            for row, song in enumerate(range(start, stop)):
+                of_segments, weights = self._encode_song(split, song)
+                embeddings[row] = ((of_segments * weights).sum(0) / weights.sum()).cpu().numpy()
+        return gather_rows(embeddings)
+
     def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
-        songs = self.store.get_split(split)
         scores = np.zeros((stop - start, len(self.head_names)), np.float32)
         with torch.no_grad(), self.accelerator.autocast():
             for row, song in enumerate(range(start, stop)):
-                embeddings = torch.cat(
-                    [
-                        self.module.encode(self._load_segments(rows, split))
-                        for rows in _split_rows(songs.offsets[song], songs.offsets[song + 1])
-                    ]
-                ).float()
-                weights = torch.from_numpy(self._weights[split][songs.offsets[song] : songs.offsets[song + 1]])
-                weights = weights.to(embeddings.device).unsqueeze(1)
+                embeddings, weights = self._encode_song(split, song)
                 if self.arguments.mode == "song":
                     embeddings = (embeddings * weights).sum(0, keepdim=True) / weights.sum()
                     weights = weights.new_ones(1, 1)

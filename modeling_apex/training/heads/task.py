@@ -113,6 +113,9 @@ class HeadsTask(TrainingTask):
         means: NDArray[np.float32] = (sums / np.add.reduceat(weights, firsts, axis=0)).astype(np.float32)
         return means
 
+    def embed_songs(self, split: str) -> NDArray[np.float32]:
+        return np.asarray(self.store.get_split(split).song_embeddings)
+
     def build_weights(self) -> dict[str, torch.Tensor]:
         return self.module.heads.build_named_tensors()
 
