@@ -305,10 +305,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
                 Stored embeddings.
             labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
                 Popularity, and 1 for a hit and 0 for none; NaN where a label is missing.
-            num_real_samples (`torch.LongTensor` of shape `(batch_size, num_segments)`), tail (`str`, *optional*):
-                Samples of each segment before its padding, and what the last one counts, instead of `config.tail`.
-            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
-            return_dict (`bool`, *optional*): Whether to return a [`SpectrogramFusionOutput`] (the default) or a tuple.
+            num_real_samples, tail, output_segment_scores, return_dict: As for [`ApexModel`].
 
         Raises:
             `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.

@@ -201,13 +201,16 @@ def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
         f"{group if are_alike else ', '.join(heads)} from {minimum:g} to {maximum:g}"
         for (group, minimum, maximum), heads in names.items()
     ]
-    notes = []
+    lines = [f"ranges: {', '.join(words)}"]
     if any(report.get("percentiles") for report in reports):
-        notes.append(f"pN is a percentile: {escape_controls(reports[0].get('percentile_basis', ''))}".rstrip(": "))
+        lines[0] += "; (pN) is a percentile"
+        lines.append(f"percentile: {escape_controls(reports[0]['percentile_basis'])}")
     if "intervals" in reports[0]:
         share = f"{100 * reports[0]['interval_level']:g} %"
-        notes.append(f"low to high holds what is predicted for {share} of songs like those that it was measured on")
-    return "\n".join([f"ranges: {', '.join(words)}", *notes])
+        lines.append(
+            f"(low to high) holds the label of {share} of songs like those that were measured, and of fewer others"
+        )
+    return "\n".join(lines)
 
 
 def format_score(score: float, maximum: float) -> str:

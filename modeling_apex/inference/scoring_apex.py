@@ -274,13 +274,7 @@ class SongScorer:
         if measure is not None and config.reference.get("novelty"):
             novelty, warnings = measure(output.song_embedding[0].tolist(), config.reference)
             notices = [*notices, *warnings]
-        timeline = None
-        if return_timeline:
-            scores = [dict(zip(config.head_names, row, strict=True)) for row in output.segment_scores[0].tolist()]
-            timeline = [
-                {"start_seconds": fact["start"], "end_seconds": fact["end"], "scores": of_segment}
-                for fact, of_segment in zip(facts, scores, strict=True)
-            ]
+        timeline = _build_timeline(facts, output.segment_scores[0], config) if return_timeline else None
         return build_report(
             name,
             output.scores[0].tolist(),
@@ -298,6 +292,15 @@ class SongScorer:
             novelty=novelty,
             **identity,
         )
+
+
+def _build_timeline(facts: Sequence[Mapping[str, Any]], scores: torch.Tensor, config: Any) -> list[dict[str, Any]]:
+    """Return the `segments` of a report, from the facts of each segment and its scores `(S, H)`."""
+    named = [dict(zip(config.head_names, row, strict=True)) for row in scores.tolist()]
+    return [
+        {"start_seconds": fact["start"], "end_seconds": fact["end"], "scores": of_segment}
+        for fact, of_segment in zip(facts, named, strict=True)
+    ]
 
 
 def collate_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -101,35 +101,21 @@ def build_report(
     """
     named = _name_scores(song, scores, heads)
     report: dict[str, Any] = {"song": song, "scores": named}
-    reference = reference or {}
     if with_percentiles:
-        targets = {
-            head["name"]: compute_percentile(
-                named[head["name"]], popularity_exponent, head["minimum"], head["maximum"]
-            )
-            for head in heads
-            if head["scale"] == "percentile" and popularity_exponent is not None
-        }
-        tables = reference.get("percentile_tables", {})
-        ranks = {name: compute_training_percentile(named[name], table) for name, table in tables.items()}
-        report["percentiles"] = {name: ranks.get(name, target) for name, target in targets.items()}
-        report |= {"target_percentiles": targets, **({"reference_percentiles": ranks} if ranks else {})}
-        basis = f"share of songs with a lower score among {reference.get('num_songs')}: {reference.get('name')}"
-        if ranks or targets:
-            report["percentile_basis"] = basis if ranks else INVERTED_TARGET
+        report |= _rank_scores(named, heads, popularity_exponent, reference or {})
     if with_percentiles and percentile_tables:
         report["training_percentiles"] = {
             name: compute_training_percentile(named[name], table) for name, table in percentile_tables.items()
         }
-    if widths := reference.get("intervals"):
+    if reference and reference["intervals"]:
         report["interval_level"] = reference["interval_level"]
         report["intervals"] = {
             head["name"]: [
-                max(named[head["name"]] - widths[head["name"]], head["minimum"]),
-                min(named[head["name"]] + widths[head["name"]], head["maximum"]),
+                max(named[head["name"]] - width, head["minimum"]),
+                min(named[head["name"]] + width, head["maximum"]),
             ]
             for head in heads
-            if head["name"] in widths
+            if (width := reference["intervals"].get(head["name"])) is not None
         }
     report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
     report |= {f"{kind}s": {head["name"]: head[kind] for head in heads} for kind in ("group", "scale")}
@@ -138,6 +124,28 @@ def build_report(
     report["warnings"] = list(warnings)
     lists = {"features": features, "novelty": novelty, "segments": segments, "embedding": embedding}
     return report | {name: value for name, value in lists.items() if value is not None}
+
+
+def _rank_scores(
+    named: Mapping[str, float],
+    heads: Sequence[Mapping[str, Any]],
+    exponent: float | None,
+    reference: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the percentiles of a report: ranks among the songs of the reference set, or else inverted targets."""
+    targets = {
+        head["name"]: compute_percentile(named[head["name"]], exponent, head["minimum"], head["maximum"])
+        for head in heads
+        if head["scale"] == "percentile" and exponent is not None
+    }
+    tables = reference.get("percentile_tables", {})
+    ranks = {name: compute_training_percentile(named[name], table) for name, table in tables.items()}
+    percentiles: dict[str, Any] = {"percentiles": {name: ranks.get(name, target) for name, target in targets.items()}}
+    percentiles["target_percentiles"] = targets
+    if ranks:
+        basis = f"share of songs with a lower score among {reference['num_songs']}: {reference['name']}"
+        return {**percentiles, "reference_percentiles": ranks, "percentile_basis": basis}
+    return {**percentiles, "percentile_basis": INVERTED_TARGET} if targets else percentiles
 
 
 def _name_scores(song: str | None, scores: Sequence[float], heads: Sequence[Mapping[str, Any]]) -> dict[str, float]:

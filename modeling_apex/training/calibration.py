@@ -75,18 +75,7 @@ def calibrate(
     chosen = list(splits or [split for split in source.splits if split != "train"] or source.splits)
     if unknown := [split for split in chosen if split not in source.splits]:
         raise ValueError(f"{source.name}: no split {', '.join(unknown)}; there are {', '.join(source.splits)}.")
-    listed: list[Song] = []
-
-    def list_songs() -> Iterator[dict[str, Any]]:
-        for split in chosen:
-            for song in source.iterate(split, 0, source.splits[split]):
-                listed.append(Song(song.id, None, song.columns))
-                features = {key: song.columns.get(key) for key in getattr(scorer.model.config, "feature_names", ())}
-                yield {"id": song.id, "audio": song.audio, **({"features": features} if features else {})}
-
-    options: dict[str, Any] = {"on_error": "report", "return_embedding": True, "return_percentiles": False}
-    reports = list(scorer.score(list_songs(), limits=limits, **options))
-    pairs = list(zip(listed, reports, strict=True))
+    pairs = _score_all(scorer, source, chosen, limits)
     failures = [{"id": song.id, "error": report["error"]} for song, report in pairs if "error" in report]
     scored = [(song, report) for song, report in pairs if "error" not in report]
     head_names = scorer.model.config.head_names
@@ -102,6 +91,25 @@ def calibrate(
         interval_level=interval_level,
     )
     return Calibration(reference, failures)
+
+
+def _score_all(
+    scorer: SongScorer, source: SongSource, splits: Sequence[str], limits: AudioLimits | None
+) -> list[tuple[Song, dict[str, Any]]]:
+    """Score the songs of splits; return each without its audio, and its report."""
+    listed: list[Song] = []
+    feature_names = getattr(scorer.model.config, "feature_names", ())
+
+    def list_songs() -> Iterator[dict[str, Any]]:
+        for split in splits:
+            for song in source.iterate(split, 0, source.splits[split]):
+                listed.append(Song(song.id, None, song.columns))
+                features = {name: song.columns.get(name) for name in feature_names}
+                yield {"id": song.id, "audio": song.audio, **({"features": features} if features else {})}
+
+    options: dict[str, Any] = {"on_error": "report", "return_embedding": True, "return_percentiles": False}
+    reports = list(scorer.score(list_songs(), limits=limits, **options))
+    return list(zip(listed, reports, strict=True))
 
 
 def _read_label(value: Any) -> float:

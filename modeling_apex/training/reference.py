@@ -48,10 +48,9 @@ def build_reference(
             Labels in native units, NaN where one is missing. Without any there are no intervals.
         groups (`Sequence`, *optional*):
             Which songs go together, such as an artist's; `None` for a song on its own.
-        embeddings (`np.ndarray` of shape `(num_songs, hidden_size)`, *optional*):
-            Song embeddings. Without them, or with fewer than a hundred, no song is called novel.
-        interval_level (`float`, defaults to 0.9):
-            Share of new songs whose label is to lie in its interval.
+        embeddings (`np.ndarray` of shape `(num_songs, hidden_size)`, *optional*), interval_level (`float`):
+            Song embeddings; without a hundred, no song is called novel. Share of new songs whose label is to lie in
+            its interval.
 
     Returns:
         `dict`: `name`, `num_songs`, `num_groups`, `sha256`, `percentile_tables`; `interval_level` and `intervals`, the
@@ -78,11 +77,9 @@ def build_reference(
         "novelty": {},
     }
     if labels is not None:
-        errors = labels.astype(np.float64) - scores
-        widths = [compute_conformal_width(column, interval_level, groups) for column in errors.T]
-        reference["intervals"] = {
-            head: width for head, width in zip(head_names, widths, strict=True) if width is not None
-        }
+        errors = zip(head_names, (labels.astype(np.float64) - scores).T, strict=True)
+        widths = {head: compute_conformal_width(column, interval_level, groups) for head, column in errors}
+        reference["intervals"] = {head: width for head, width in widths.items() if width is not None}
     if embeddings is not None and len(embeddings) >= MINIMUM_NOVELTY_SONGS:
         reference["novelty"] = fit_novelty(embeddings)
     return reference
