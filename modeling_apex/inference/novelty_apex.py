@@ -39,8 +39,8 @@ def measure_novelty(embedding: Sequence[float], reference: Mapping[str, Any]) ->
     if not measured["is_novel"]:
         return measured, []
     warning = (
-        f"unlike the songs that the model was calibrated on ({reference['name']}): distance {distance:.1f}, threshold "
-        f"{threshold:.1f}; its scores, percentiles and intervals may mean nothing"
+        f"unlike the songs that the model was calibrated on ({reference['name']}): distance {distance:.2f}, threshold "
+        f"{threshold:.2f}; scores, percentiles and intervals are less sure than they look"
     )
     return measured, [warning]
 
