@@ -108,15 +108,7 @@ def build_report(
             name: compute_training_percentile(named[name], table) for name, table in percentile_tables.items()
         }
     if reference and reference["intervals"]:
-        report["interval_level"] = reference["interval_level"]
-        report["intervals"] = {
-            head["name"]: [
-                max(named[head["name"]] - width, head["minimum"]),
-                min(named[head["name"]] + width, head["maximum"]),
-            ]
-            for head in heads
-            if (width := reference["intervals"].get(head["name"])) is not None
-        }
+        report |= _surround_scores(named, heads, reference)
     report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
     report |= {f"{kind}s": {head["name"]: head[kind] for head in heads} for kind in ("group", "scale")}
     report |= {"duration_seconds": float(duration_seconds), "num_segments": int(num_segments)}
@@ -146,6 +138,18 @@ def _rank_scores(
         basis = f"share of songs with a lower score among {reference['num_songs']}: {reference['name']}"
         return {**percentiles, "reference_percentiles": ranks, "percentile_basis": basis}
     return {**percentiles, "percentile_basis": INVERTED_TARGET} if targets else percentiles
+
+
+def _surround_scores(
+    named: Mapping[str, float], heads: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the intervals of a report, cut off at the range of each head, and what share of labels they hold."""
+    intervals = {}
+    for head in heads:
+        score, width = named[head["name"]], reference["intervals"].get(head["name"])
+        if width is not None:
+            intervals[head["name"]] = [max(score - width, head["minimum"]), min(score + width, head["maximum"])]
+    return {"interval_level": reference["interval_level"], "intervals": intervals}
 
 
 def _name_scores(song: str | None, scores: Sequence[float], heads: Sequence[Mapping[str, Any]]) -> dict[str, float]:
