@@ -19,6 +19,7 @@ COMMANDS = (
     "embed",
     "train",
     "evaluate",
+    "calibrate",
     "conditions",
     "arena",
     "anchors",

@@ -83,6 +83,7 @@ HOOKS = {
     "configuration_fields_apex:ApexFields.validate_encoder": "checkpoints.config_checks:validate_encoder",
     "score_heads_apex:ScoreHeadsMixin.count_workers": "inference.worker_threads_apex:count_workers",
     "scoring_apex:SongScorer.count_workers": "inference.worker_threads_apex:count_workers",
+    "scoring_apex:SongScorer.measure_novelty": "inference.novelty_apex:measure_novelty",
     "scoring_apex:SongScorer.read_ahead": "inference.read_ahead_apex:read_ahead",
     "modeling_apex:ApexPreTrainedModel.open_checkpoint": "checkpoints.opening:open_checkpoint",
     "modeling_apex:ApexPreTrainedModel.keep_weights": "engines.mapped_weights:keep_weights",

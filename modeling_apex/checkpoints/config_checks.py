@@ -19,13 +19,13 @@ from modeling_apex.checkpoints.field_values import (
     check_text,
 )
 from modeling_apex.checkpoints.limits import check_sizes, check_spectrogram_size
+from modeling_apex.checkpoints.reference_checks import NUM_QUANTILES, check_reference
 from modeling_apex.checkpoints.stored_fields import check_encoder_fields, check_extent, check_stored_fields
 from modeling_apex.inference.configuration_fields_apex import list_fields
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS, GROUP_SCALES, HEAD_SCALES
 from modeling_apex.inference.track_features_apex import FEATURE_KINDS, FUSION_HEADS, TRANSFORMS
 from modeling_apex.registration import EMBEDDED_MODEL
 
-NUM_QUANTILES = 101  # 0, 1, ... 100 percent
 MAX_HEADS = 1000
 MAX_FEATURES = 1000
 MAX_NAME = 200
@@ -69,6 +69,8 @@ def check_fields(config_class: Any, values: dict[str, Any]) -> dict[str, Any]:
     for name in tables if isinstance(tables, Mapping) else ():
         if name not in known:
             raise ValueError(f"`percentile_tables` names {name!r:.80}, but the heads are {', '.join(known)}.")
+    if "reference" in declared:
+        values["reference"] = check_reference("reference", values["reference"], known)
     checked = {name: CHECKS[field.kind](name, values[name], **field.bounds) for name, field in declared.items()}
     if "spectrogram" in declared:
         check_spectrogram_size(checked)
@@ -225,6 +227,7 @@ def check_feature(position: int, feature: Any) -> dict[str, Any]:
 
 
 CHECKS: dict[str, Callable[..., Any]] = {
+    "reference": lambda name, value: value,  # is checked together with the heads
     "anything": lambda name, value: value,
     "bool": check_bool,
     "choice": check_choice,

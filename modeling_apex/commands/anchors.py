@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_report import build_anchors
     from modeling_apex.arena.battle_files import load_battle_table
     from modeling_apex.arena.battle_table import drop_missing_scores
-    from modeling_apex.corpus.embedding_manifest import save_json
     from modeling_apex.corpus.identity import identify_file
     from modeling_apex.statistics.result_schema import build_opening
+    from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
 
     path = Path(arguments.battles).expanduser()

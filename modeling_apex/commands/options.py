@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
+from modeling_apex.inference.configuration_fields_apex import TAILS
 from modeling_apex.inference.report_apex import escape_controls
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         "--features",
         metavar="TABLE",
         help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
+    )
+    parser.add_argument(
+        "--tail",
+        choices=TAILS,
+        help="what the padded last segment of a song counts: full, as much as any other; weighted, by its seconds; "
+        "drop, nothing if it is short and not alone (default: as the model says; the published weights: full)",
     )
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="segments at once (default: as suits)")
     add_limit_arguments(parser)
@@ -126,6 +133,7 @@ def score_songs(
         for song, row in zip(songs, features, strict=True)
     )
     options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
+    options["tail"] = arguments.tail
     reports = scorer.score(inputs, on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:

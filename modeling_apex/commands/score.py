@@ -15,6 +15,7 @@ from modeling_apex.inference.report_apex import (
     escape_controls,
     format_count,
     format_duration,
+    format_interval,
     format_report,
     format_score,
     format_table,
@@ -87,6 +88,8 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in names},
         "features": identify_file(arguments.features).sha256 if arguments.features else None,
     }
+    if arguments.tail:  # said only where it is, so that journals of before go on
+        settings["tail"] = arguments.tail
     columns = list_score_columns(scorer.model.config)
     with ScoreJournal(arguments.output, settings, columns=columns, overwrite=arguments.overwrite) as journal:
         remaining = journal.list_remaining(songs, rereads=arguments.recheck)
@@ -104,16 +107,20 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
 
 
 def format_score_table(reports: list[dict[str, Any]]) -> str:
-    """Return one line a song: its scores in native units, popularity also as a percentile."""
+    """Return one line a song: its scores in native units with their intervals, popularity also as a percentile."""
     names = list(reports[0]["scores"])
     header = ["song", "length", *names]
     rows = []
     for report in reports:
         cells = []
         for name in names:
-            cell = format_score(report["scores"][name], report["ranges"][name][1])
-            percentile = report.get("percentiles", {}).get(name)
-            cells.append(cell if percentile is None else f"{cell} (p{percentile:.0f})")
+            maximum, notes = report["ranges"][name][1], []
+            if name in report.get("percentiles", {}):
+                notes.append(f"p{report['percentiles'][name]:.0f}")
+            if name in report.get("intervals", {}):
+                notes.append(format_interval(report["intervals"][name], maximum))
+            cell = format_score(report["scores"][name], maximum)
+            cells.append(f"{cell} ({', '.join(notes)})" if notes else cell)
         rows.append([str(report["song"]), format_duration(report["duration_seconds"]), *cells])
     notes = [
         escape_controls(f"warning: {report['song']}: {warning}")

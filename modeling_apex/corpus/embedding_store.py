@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +28,7 @@ from modeling_apex.corpus.identity import FileStamp, hash_json
 from modeling_apex.corpus.shards import count_segments, list_shards, plan_blocks, read_shard, read_shard_facts
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource, open_song_source
-from modeling_apex.corpus.song_store import SongSplit, SongStore, StoredRows, make_store
+from modeling_apex.corpus.song_store import Rows, SongSplit, SongStore, StoredRows, make_store
 from modeling_apex.inference.report_apex import format_count
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def open_embedding_store(
     make_store(columns, build)
     _refuse_other_songs(folder, manifest, source, labels, columns)
     _refuse_other_audio(folder, manifest, source, columns, rereads)
-    splits = {split: _open_split(columns, split, labels) for split in manifest["source"]["splits"]}
+    splits = {split: _open_split(folder, columns, split, labels) for split in manifest["source"]["splits"]}
     return SongStore(folder, manifest, manifest_sha256, labels.sha256, splits)
 
 
@@ -192,13 +192,45 @@ def _refuse_other_audio(
         )
 
 
-def _open_split(columns: Path, split: str, labels: SongLabels) -> SongSplit:
+def _open_split(folder: Path, columns: Path, split: str, labels: SongLabels) -> SongSplit:
     segments, song_embeddings = (
         StoredRows(columns / f"{split}.{kind}.npy") for kind in ("segments", "song_embeddings")
     )
     ids = pq.read_table(columns / f"{split}.songs.parquet")["id"]
     offsets = np.load(columns / f"{split}.offsets.npy")
-    return SongSplit(split, segments, offsets, song_embeddings, labels.join(split, ids))
+    shards = (pq.read_table(shard, columns=["num_real_samples"]) for shard in list_shards(folder, split))
+    lengths = np.concatenate([np.zeros(0, np.int64), *(shard[0].to_numpy() for shard in shards)])
+    return SongSplit(split, segments, offsets, song_embeddings, labels.join(split, ids), lengths)
+
+
+def weigh_song_embeddings(store: SongStore, config: Any, cache_dir: str | os.PathLike | None = None) -> SongStore:
+    """
+    Make each song embedding the mean that a model makes of it; where padded segments count in full, it is already.
+
+    Args:
+        store ([`SongStore`]), cache_dir (`str` or `os.PathLike`, *optional*):
+            From [`open_embedding_store`], and as there.
+        config ([`ApexConfig`]):
+            That of the model.
+    """
+    if config.tail == "full":
+        return store
+    rule = (
+        config.tail if config.tail == "weighted" else f"{config.tail}-{config.tail_seconds:g}-{config.sampling_rate}"
+    )
+    columns = Path(cache_dir or store.folder / "columns") / f"{store.manifest_sha256[:16]}-{rule}"
+
+    def build(part: Path) -> None:
+        for name, split in store.splits.items():
+            path = part / f"{name}.song_embeddings.npy"
+            _write_song_embeddings(path, split.segments, split.offsets, split.weigh_segments(config))
+
+    make_store(columns, build)
+    splits = {
+        name: replace(split, song_embeddings=StoredRows(columns / f"{name}.song_embeddings.npy"))
+        for name, split in store.splits.items()
+    }
+    return replace(store, splits=splits)
 
 
 def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split: str) -> None:
@@ -223,18 +255,23 @@ def _build_split(shards: list[Path], identity: dict[str, Any], part: Path, split
     offsets = np.concatenate([*starts, [num_segments]]).astype(np.int64)
     np.save(part / f"{split}.offsets.npy", offsets)
     pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), part / f"{split}.songs.parquet")
-    _write_song_embeddings(part / f"{split}.song_embeddings.npy", StoredRows(path), offsets)
+    weights = np.ones(num_segments, np.float32)
+    _write_song_embeddings(part / f"{split}.song_embeddings.npy", StoredRows(path), offsets, weights)
 
 
-def _write_song_embeddings(path: Path, segments: StoredRows, offsets: NDArray[np.int64]) -> None:
+def _write_song_embeddings(
+    path: Path, segments: Rows, offsets: NDArray[np.int64], weights: NDArray[np.float32]
+) -> None:
     num_songs = len(offsets) - 1
     with open(path, "wb") as file:
         _write_header(file, (num_songs, segments.shape[1]))
         for start in range(0, num_songs, SONGS_PER_BLOCK):
             stop = min(start + SONGS_PER_BLOCK, num_songs)
             rows = segments[offsets[start] : offsets[stop]].astype(np.float64)
-            sums = np.add.reduceat(rows, offsets[start:stop] - offsets[start], axis=0)
-            file.write((sums / np.diff(offsets[start : stop + 1])[:, None]).astype(np.float32).data)
+            counts = weights[offsets[start] : offsets[stop], None].astype(np.float64)
+            firsts = offsets[start:stop] - offsets[start]
+            sums = np.add.reduceat(rows * counts, firsts, axis=0)
+            file.write((sums / np.add.reduceat(counts, firsts, axis=0)).astype(np.float32).data)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:

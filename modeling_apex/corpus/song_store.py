@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
+from modeling_apex.inference.score_heads_apex import weigh_tail
 from modeling_apex.storage.output_lock import OutputLock
 
 
@@ -76,6 +77,8 @@ class SongSplit:
             Mean of each song's segments.
         songs (`pa.Table`):
             One row a song: `id`, and its labels and groups as the dataset has them now.
+        num_real_samples (`np.ndarray` of shape `(num_segments,)`, *optional*):
+            Samples of each segment before its padding; read only where a model asks for them.
     """
 
     name: str
@@ -83,6 +86,7 @@ class SongSplit:
     offsets: NDArray[np.int64]
     song_embeddings: Rows
     songs: pa.Table
+    num_real_samples: NDArray[np.int64] | None = None
 
     @property
     def num_songs(self) -> int:
@@ -91,6 +95,26 @@ class SongSplit:
     @property
     def num_segments(self) -> int:
         return int(self.offsets[-1])
+
+    def weigh_segments(self, config: Any) -> NDArray[np.float32]:
+        """
+        Say what each segment counts in the mean of its song, `(num_segments,)`, as `config.tail` has it.
+
+        Raises:
+            `ValueError`: If that depends on how much of a segment is real, and this is not known.
+        """
+        if config.tail == "full" or not self.num_segments:
+            return np.ones(self.num_segments, np.float32)
+        if self.num_real_samples is None:
+            raise ValueError(
+                f"the songs of {self.name!r} were opened without the lengths of their segments, which "
+                f"tail={config.tail!r} needs. Open them with the config of the model."
+            )
+        counts = np.diff(self.offsets)
+        longest = np.repeat(np.maximum.reduceat(self.num_real_samples, self.offsets[:-1]), counts)
+        minimum = config.tail_seconds * config.sampling_rate
+        weights: NDArray[np.float32] = weigh_tail(self.num_real_samples, longest, config.tail, minimum)
+        return weights.astype(np.float32)
 
     def build_labels(self, head_names: Sequence[str]) -> NDArray[np.float32]:
         """

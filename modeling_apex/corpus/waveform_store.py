@@ -40,6 +40,7 @@ def open_waveform_store(
     *,
     num_decoders: int = 1,
     rereads: bool = False,
+    config: Any = None,
 ) -> SongStore:
     """
     Open the decoded songs of a source, with their labels; the first time, decode them.
@@ -56,6 +57,8 @@ def open_waveform_store(
             Threads that decode.
         rereads (`bool`, defaults to `False`):
             Whether to read audio again whose files look unchanged.
+        config ([`ApexConfig`] or [`SpectrogramFusionConfig`], *optional*):
+            That of the model. Where its `tail` asks for the lengths of segments, they are stored too.
 
     Returns:
         [`SongStore`]: with `segments` of shape `(num_segments, segment_num_samples)`, float16. Broken songs are
@@ -72,6 +75,8 @@ def open_waveform_store(
         "sampling_rate": extractor.sampling_rate,
         "segment_seconds": extractor.segment_seconds,
     }
+    if config is not None and config.tail != "full":  # stores of before, which lack the lengths, serve all others
+        manifest["has_lengths"] = True
     sha256 = hash_json(manifest)
     folder = Path(cache_dir) / f"waveforms-{sha256[:16]}"
 
@@ -99,6 +104,7 @@ def _write_split(
     source: SongSource, split: str, part: Path, extractor: ApexFeatureExtractor, num_decoders: int
 ) -> list[dict[str, str]]:
     ids: list[str] = []
+    lengths: list[int] = []
     counts: list[int] = []
     failures: list[dict[str, str]] = []
     segment_bytes = 2 * extractor.segment_num_samples
@@ -114,15 +120,18 @@ def _write_split(
                 failures.append({"split": split, "id": segment.song.id, "error": str(segment.error)})
                 file.seek(-count * segment_bytes, os.SEEK_CUR)
                 file.truncate()
+                del lengths[len(lengths) - count :]
                 count = 0
                 continue
             file.write(segment.samples.astype(np.float16).tobytes())
+            lengths.append(segment.num_real_samples)
             count += 1
             if segment.is_last:
                 ids.append(segment.song.id)
                 counts.append(count)
                 count = 0
     pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), part / f"{split}.songs.parquet")
+    np.save(part / f"{split}.num_real_samples.npy", np.array(lengths, np.int64))
     np.save(part / f"{split}.offsets.npy", np.cumsum([0, *counts]).astype(np.int64))
     return failures
 
@@ -134,4 +143,6 @@ def _open_split(folder: Path, split: str, segment_num_samples: int, labels: Song
     # An empty file cannot be mapped.
     segments: Any = np.memmap(path, np.float16, "r", shape=shape) if shape[0] else np.zeros(shape, np.float16)
     songs = labels.join(split, pq.read_table(folder / f"{split}.songs.parquet")["id"])
-    return SongSplit(split, segments, offsets, np.zeros((len(offsets) - 1, 0), np.float32), songs)
+    lengths = folder / f"{split}.num_real_samples.npy"
+    num_real_samples = np.load(lengths) if lengths.is_file() else None
+    return SongSplit(split, segments, offsets, np.zeros((len(offsets) - 1, 0), np.float32), songs, num_real_samples)

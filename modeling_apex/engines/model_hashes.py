@@ -64,6 +64,10 @@ def compute_scores_hash(model: Any) -> str:
     config: Any = model.config
     if encoder := getattr(config, "encoder_config", None):
         facts = {name: getattr(config, name) for name in SCORE_FIELDS}
+        if config.tail != "full":  # as everywhere before there was a choice, so that hashes of then stay valid
+            facts |= {"tail": config.tail, "tail_seconds": config.tail_seconds}
+        if config.reference:
+            facts["reference"] = config.reference
         facts |= {f"encoder.{name}": kind(getattr(encoder, name)) for name, kind in ENCODER_FIELDS.items()}
     else:
         left_out = {*ORIGIN_FIELDS, "auto_map", "custom_pipelines", "provenance"}

@@ -24,7 +24,7 @@ from modeling_apex.engines.encoder_shapes import list_encoder_shapes
 from modeling_apex.engines.mapped_weights import WatchedFiles
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields, set_fields
-from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores
+from modeling_apex.inference.score_heads_apex import ScoreHeadsMixin, SongScores, weigh_segments
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER_PREFIX = "encoder."
@@ -32,6 +32,8 @@ ENCODER_PREFIX = "encoder."
 FIELDS_OF_TRANSFORMERS = frozenset(
     {"architectures", "auto_map", "custom_pipelines", "dtype", "model_type", "transformers_version"}
 )
+# What folders of version 0.1 do not say; the defaults are what they mean.
+LATER_FIELDS = frozenset({"tail", "tail_seconds", "reference"})
 # What must be known of the encoder, and the type that it has in JSON.
 ENCODER_FIELDS: Mapping[str, type] = {
     "conv_bias": bool,
@@ -109,10 +111,17 @@ class PlainModel(ScoreHeadsMixin, nn.Module):
     def _encode(self, segments: torch.Tensor) -> torch.Tensor:
         return self.packed_encoder(segments, self.config.layer_indices)
 
-    def forward(self, segment_embeddings: torch.Tensor, output_segment_scores: bool = False) -> SongScores:
+    def forward(
+        self,
+        segment_embeddings: torch.Tensor,
+        output_segment_scores: bool = False,
+        num_real_samples: torch.Tensor | None = None,
+        tail: str | None = None,
+    ) -> SongScores:
         """Score songs from their segment embeddings `(B, S, D)`, as `ApexModel` does."""
         embeddings, mask = self._gather_segments(None, None, segment_embeddings)  # (N, D), (B, S)
-        return self.score_songs(embeddings, mask, output_segment_scores=output_segment_scores)
+        weights = weigh_segments(mask, num_real_samples, self.config, tail)  # (B, S)
+        return self.score_songs(embeddings, mask, weights, output_segment_scores)
 
 
 def load_plain_model(folder: str | os.PathLike[str], *, device: str | None = None) -> PlainModel | None:
@@ -148,14 +157,14 @@ def _read_config(path: Path) -> ApexFields | None:
     if not isinstance(fields, dict) or fields.get("model_type") != "apex" or fields.get("mert_model_name") is not None:
         return None
     names, own = set(fields), list_fields(ApexFields)
-    if not set(own) <= names or names - set(own) - FIELDS_OF_TRANSFORMERS:
+    if not set(own) - LATER_FIELDS <= names or names - set(own) - FIELDS_OF_TRANSFORMERS:
         return None
     encoder = _read_encoder_config(fields["encoder_config"])
     if encoder is None:
         return None
     config = ApexFields()
     try:
-        set_fields(config, {**{name: fields[name] for name in own}, "encoder_config": encoder})
+        set_fields(config, {**{name: fields[name] for name in own if name in fields}, "encoder_config": encoder})
         if config.validate_encoder is not None:
             config.validate_encoder()
     except (TypeError, ValueError):

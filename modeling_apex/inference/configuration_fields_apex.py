@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from .heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
 
 PREDICTION_LEVELS = ("song", "segment")
+TAILS = ("full", "weighted", "drop")
 CODE_POINTERS = ("auto_map", "custom_pipelines")  # what names code to run beside, or instead of, our own
 
 # In the installed package: what checks the values of a class of configs, and refuses names that are nearly a field's.
@@ -83,10 +84,16 @@ class ApexFields:
     dropout_branch: float = declare_field(0.1, "float", minimum=0.0, below=1.0)
     # "song": segment embeddings are averaged, then scored; "segment": the other way round (the paper's two modes).
     prediction_level: str = declare_field("song", "choice", choices=PREDICTION_LEVELS)
+    # What the padded last segment counts in a song's mean: as much as any other (published), by its real seconds, or
+    # nothing where it has fewer seconds than stated, unless the song has no other.
+    tail: str = declare_field("full", "choice", choices=TAILS)
+    tail_seconds: float = declare_field(5.0, "float", minimum=0.0)
     freeze_encoder: bool = declare_field(True, "bool")  # whether the encoder is kept out of training
     popularity_exponent: float = declare_field(POPULARITY_EXPONENT, "float", above=0.0)  # of percentile to score
     # Per score, the 101 quantiles (0 to 100 percent) of the model's own scores on its training songs.
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    # What `apex-music calibrate` and training know of named songs: quantiles, widths of intervals, what is novel.
+    reference: dict[str, Any] = declare_field({}, "reference")
     provenance: dict[str, Any] = declare_field({}, "provenance")  # where the weights come from; never computed with
     # Only in the published layout, which stores no encoder: where it is read from, and its width.
     mert_model_name: str | None = declare_field(None, "text", is_optional=True)

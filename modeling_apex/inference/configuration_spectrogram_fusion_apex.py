@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .configuration_fields_apex import declare_field, set_fields
+from .configuration_fields_apex import TAILS, declare_field, set_fields
 from .track_features_apex import FUSION_HEADS, encode_features, is_missing
 
 BRANCHES = ("fused", "audio", "features")
@@ -27,6 +27,8 @@ class SpectrogramFusionFields:
     hit_threshold: float = declare_field(50.0, "float", above=0.0)
     sampling_rate: int = declare_field(24_000, "int", minimum=1)
     segment_seconds: float = declare_field(10.0, "float", above=0.0)
+    tail: str = declare_field("full", "choice", choices=TAILS)
+    tail_seconds: float = declare_field(5.0, "float", minimum=0.0)
     spectrogram: str = declare_field("log-mel", "choice", choices=SPECTROGRAMS)
     fft_size: int = declare_field(1024, "int", minimum=2)
     hop_size: int = declare_field(480, "int", minimum=1)
@@ -43,6 +45,7 @@ class SpectrogramFusionFields:
     feature_dropout: float = declare_field(0.15, "float", minimum=0.0, below=1.0)
     popularity_exponent: float | None = declare_field(None, "float", above=0.0, is_optional=True)
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    reference: dict[str, Any] = declare_field({}, "reference")
     provenance: dict[str, Any] = declare_field({}, "provenance")
 
 
@@ -63,6 +66,8 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
             Sampling rate, in hertz.
         segment_seconds (`float`, defaults to 10.0):
             Length of a segment, in seconds.
+        tail (`str`, defaults to `"full"`), tail_seconds (`float`, defaults to 5.0):
+            What the padded last segment of a song counts, as in [`ApexFields`].
         spectrogram (`str`, defaults to `"log-mel"`):
             `"log-mel"`, or `"log-stft"` for the linear frequencies of the Fourier transform.
         fft_size (`int`, defaults to 1024):

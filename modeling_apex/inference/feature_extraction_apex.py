@@ -3,7 +3,8 @@ Room 4: from waveforms to the encoder's input.
 
 What comes in is mono audio at the model's sampling rate; what leaves is `input_values` `(B, S, T)`, equal segments
 that are zero-padded first and then normalised to zero mean and unit variance (the published order), and
-`segment_mask` `(B, S)`, true for the segments that exist.
+`segment_mask` `(B, S)`, true for the segments that exist; and
+`num_real_samples` `(B, S)`, what of each was there before the padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
         `ValueError`: If one of them is not a positive number, or a segment would be too long to hold.
     """
 
-    model_input_names = ["input_values", "segment_mask"]  # noqa: RUF012
+    model_input_names = ["input_values", "segment_mask", "num_real_samples"]  # noqa: RUF012
 
     def __init__(
         self, sampling_rate: int = 24_000, segment_seconds: float = 30.0, minimum_num_samples: int = 400, **kwargs: Any
@@ -80,7 +81,8 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
 
         Returns:
             [`BatchFeature`]: `input_values` of shape `(batch_size, num_segments, segment_num_samples)`, float32, and
-            `segment_mask` of shape `(batch_size, num_segments)`. Songs with fewer segments are filled with zeros.
+            `segment_mask` and `num_real_samples` (int64) of shape `(batch_size, num_segments)`. Songs with fewer
+            segments are filled with zeros.
 
         Raises:
             `ValueError`, `TypeError`: If the sampling rate is missing or another, or a waveform cannot be scored.
@@ -96,14 +98,16 @@ class ApexFeatureExtractor(FeatureExtractionMixin):
                 "or pass a file path to the pipeline and let it resample."
             )
         waveforms = map(self._load_waveform, _list_songs(raw_audio))
-        songs = [split_segments(waveform, self.segment_num_samples)[0] for waveform in waveforms]
-        num_segments = max(len(segments) for segments in songs)
+        songs = [split_segments(waveform, self.segment_num_samples) for waveform in waveforms]
+        num_segments = max(len(segments) for segments, _ in songs)
         input_values = np.zeros((len(songs), num_segments, self.segment_num_samples), np.float32)  # (B, S, T)
         segment_mask = np.zeros((len(songs), num_segments), bool)  # (B, S)
-        for row, segments in enumerate(songs):
+        num_real_samples = np.zeros((len(songs), num_segments), np.int64)  # (B, S)
+        for row, (segments, lengths) in enumerate(songs):
             input_values[row, : len(segments)] = normalize_segments(segments)
-            segment_mask[row, : len(segments)] = True
-        return BatchFeature({"input_values": input_values, "segment_mask": segment_mask}, tensor_type=return_tensors)
+            segment_mask[row, : len(segments)], num_real_samples[row, : len(segments)] = True, lengths
+        arrays = (input_values, segment_mask, num_real_samples)
+        return BatchFeature(dict(zip(self.model_input_names, arrays, strict=True)), tensor_type=return_tensors)
 
     def _load_waveform(self, song: Any) -> np.ndarray:
         waveform = load_audio(song, target_rate=self.sampling_rate, sampling_rate=self.sampling_rate)

@@ -24,7 +24,7 @@ from transformers.utils import ModelOutput, logging
 
 from .audio_limits_apex import INSTALL_PACKAGE
 from .configuration_apex import ApexConfig
-from .score_heads_apex import ScoreHeadsMixin
+from .score_heads_apex import ScoreHeadsMixin, weigh_segments
 
 logger = logging.get_logger(__name__)
 
@@ -234,6 +234,8 @@ class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
         segment_embeddings: torch.FloatTensor | None = None,
         labels: torch.FloatTensor | None = None,
         output_segment_scores: bool = False,
+        num_real_samples: torch.LongTensor | None = None,
+        tail: str | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> ApexOutput | tuple[torch.Tensor, ...]:
@@ -250,6 +252,8 @@ class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
                 Stored embeddings, as in [`ApexOutput`].
             labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
                 Labels in native units; NaN where a label is missing.
+            num_real_samples (`torch.LongTensor` of shape `(batch_size, num_segments)`), tail (`str`, *optional*):
+                Samples of each segment before its padding, and what the last one counts, instead of `config.tail`.
             output_segment_scores (`bool`), return_dict (`bool`):
                 Whether to score each segment on its own as well, and to return an [`ApexOutput`] (the default).
 
@@ -258,7 +262,8 @@ class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
             `FloatingPointError`: If the encoder or a head yields NaN or infinity.
         """
         embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)  # (N, D), (B, S)
-        song = self.score_songs(embeddings, mask, output_segment_scores=output_segment_scores)
+        weights = weigh_segments(mask, num_real_samples, self.config, tail)  # (B, S)
+        song = self.score_songs(embeddings, mask, weights, output_segment_scores)
         output = ApexOutput(
             loss=None if labels is None else compute_masked_squared_error(song.scores, labels), **song._asdict()
         )

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_spectrogram_fusion_apex import SpectrogramFusionConfig
 from .modeling_apex import ApexPreTrainedModel, compute_masked_squared_error
-from .score_heads_apex import gather_segments, place_rows
+from .score_heads_apex import average_over_segments, gather_segments, place_rows, weigh_segments
 from .spectrogram_apex import compute_log_spectrogram
 
 CHANNELS_PER_GROUP = 8  # of group norm
@@ -285,6 +285,8 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         segment_embeddings: torch.FloatTensor | None = None,
         labels: torch.FloatTensor | None = None,
         output_segment_scores: bool = False,
+        num_real_samples: torch.LongTensor | None = None,
+        tail: str | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SpectrogramFusionOutput | tuple[torch.Tensor, ...]:
@@ -303,8 +305,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
                 Stored embeddings.
             labels (`torch.FloatTensor` of shape `(batch_size, num_heads)`, *optional*):
                 Popularity, and 1 for a hit and 0 for none; NaN where a label is missing.
-            output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
-            return_dict (`bool`, *optional*): Whether to return a [`SpectrogramFusionOutput`] (the default) or a tuple.
+            num_real_samples, tail, output_segment_scores, return_dict: As for [`ApexModel`].
 
         Raises:
             `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
@@ -318,15 +319,14 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         else:
             embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)
         rows_of_features = self._check_features(features, len(mask))
-        counts = mask.sum(1, keepdim=True)  # (B, 1)
         per_segment = place_rows(embeddings, mask)  # (B, S, D)
-        song_embedding = per_segment.sum(1) / counts  # (B, D)
+        song_embedding = average_over_segments(per_segment, weigh_segments(mask, num_real_samples, self.config, tail))
         scores = self.compute_scores(song_embedding, rows_of_features)  # (B, H)
         if not torch.isfinite(scores).all():
             raise FloatingPointError("a head yields NaN or infinity; check the track features and the checkpoint.")
         segment_scores = None
         if output_segment_scores:
-            of_song = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), counts.squeeze(1))
+            of_song = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), mask.sum(1))
             of_segment = None if rows_of_features is None else rows_of_features[of_song]
             segment_scores = place_rows(self.compute_scores(embeddings, of_segment), mask)  # (B, S, H)
         output = SpectrogramFusionOutput(

@@ -41,13 +41,19 @@ def flatten_report(report: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `dict`: `song`, one column a score, `<name>_percentile` for popularity, `<name>_training_percentile` where
-        the model knows its training songs, `duration_seconds`, `num_segments`,
+        the model knows its training songs, `<name>_reference_percentile`, `<name>_low` and `<name>_high` where it
+        knows a reference set, `percentile_basis`, `distance` and `is_novel`, `duration_seconds`, `num_segments`,
         `model_id`, `model_revision`, `warnings` (joined by "; ") and `error`; where the model takes track features,
         `given_features`, `missing_features` and `leaking_features`. Timeline and embedding are left out.
     """
     row: dict[str, Any] = {"song": report["song"], **report.get("scores", {})}
-    row |= {f"{name}_percentile": value for name, value in report.get("percentiles", {}).items()}
-    row |= {f"{name}_training_percentile": value for name, value in report.get("training_percentiles", {}).items()}
+    for kind in ("", "training_", "reference_", "target_"):
+        row |= {f"{name}_{kind}percentile": value for name, value in report.get(f"{kind}percentiles", {}).items()}
+    if "percentile_basis" in report:
+        row["percentile_basis"] = report["percentile_basis"]
+    for name, (low, high) in report.get("intervals", {}).items():
+        row |= {f"{name}_low": low, f"{name}_high": high}
+    row |= {name: report["novelty"][name] for name in ("distance", "is_novel") if "novelty" in report}
     row["duration_seconds"] = report.get("duration_seconds")
     row["num_segments"] = report.get("num_segments")
     row["model_id"] = report["model"]["id"]
@@ -148,20 +154,26 @@ def format_report(report: Mapping[str, Any]) -> str:
         return f"{escape_controls(report['song'])}\n  not scored: {escape_controls(report['error'])}"
     segments = format_count(report["num_segments"], "segment")
     lines = [f"{escape_controls(report['song'])}  ({format_duration(report['duration_seconds'])}, {segments})"]
-    training_percentiles = report.get("training_percentiles", {})
+    percentiles = report.get("reference_percentiles", report.get("percentiles", {}))
+    training_percentiles = {} if "reference_percentiles" in report else report.get("training_percentiles", {})
     # A report without any still has the column, unless popularity is no percentile to begin with.
-    has_percentiles = report.get("percentiles") != {}
+    has_percentiles = bool(percentiles) or "percentiles" not in report
+    intervals = report.get("intervals", {})
     rows = []
     for name, score in report["scores"].items():
         minimum, maximum = report["ranges"][name]
-        percentile = report.get("percentiles", {}).get(name)
+        percentile = percentiles.get(name)
         row = [f"  {name}", format_score(score, maximum), f"{minimum:g} to {maximum:g}"]
+        if intervals:
+            row.insert(2, format_interval(intervals[name], maximum) if name in intervals else "")
         if has_percentiles:
             row.append("" if percentile is None else f"{percentile:.0f}")
         if training_percentiles:
             row.append(f"{training_percentiles[name]:.0f} %" if name in training_percentiles else "")
         rows.append([*row, SCORE_MEANINGS.get(name, "")])
     header = ["  score", "value", "range", *(["percentile"] if has_percentiles else []), "meaning"]
+    if intervals:
+        header.insert(2, f"{100 * report['interval_level']:g} % interval")
     if training_percentiles:
         header.insert(-1, "better than (training songs)")
     lines.append(format_table(header, rows, left_columns=(0, len(header) - 1)))
@@ -175,6 +187,8 @@ def format_report(report: Mapping[str, Any]) -> str:
             for segment in report["segments"]
         ]
         lines += ["", format_table(["  segment", *names], timeline)]
+    if has_percentiles and "percentile_basis" in report:
+        lines.append(f"  percentile: {escape_controls(report['percentile_basis'])}")
     for name, names in report.get("features", {}).items():
         if names:
             lines.append(escape_controls(f"  {FEATURE_WORDS.get(name, name)}: {', '.join(names)}"))
@@ -191,8 +205,8 @@ def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
             Reports of one model, at least one.
 
     Returns:
-        `str`: the range of each group, or of its scores by name where they differ, and what `(pN)` is, if a score has
-        a percentile.
+        `str`: the range of each group, or of its scores by name where they differ, and what `(pN, low to high)` is, if
+        a score has a percentile or an interval.
     """
     ranges, groups = reports[0]["ranges"], reports[0]["groups"]
     names: dict[tuple[str, float, float], list[str]] = {}
@@ -203,8 +217,16 @@ def describe_scales(reports: Sequence[Mapping[str, Any]]) -> str:
         f"{group if are_alike else ', '.join(heads)} from {minimum:g} to {maximum:g}"
         for (group, minimum, maximum), heads in names.items()
     ]
-    note = "; (pN) is a percentile" if any(report.get("percentiles") for report in reports) else ""
-    return f"ranges: {', '.join(words)}{note}"
+    lines = [f"ranges: {', '.join(words)}"]
+    if any(report.get("percentiles") for report in reports):
+        lines[0] += "; (pN) is a percentile"
+        lines.append(f"percentile: {escape_controls(reports[0]['percentile_basis'])}")
+    if "intervals" in reports[0]:
+        share = f"{100 * reports[0]['interval_level']:g} %"
+        lines.append(
+            f"(low to high) holds the label of {share} of songs like those that were measured, and of fewer others"
+        )
+    return "\n".join(lines)
 
 
 def format_score(score: float, maximum: float) -> str:
@@ -215,6 +237,12 @@ def format_score(score: float, maximum: float) -> str:
 def format_count(number: int, noun: str) -> str:
     """Return how many there are: `1 song`, `2 songs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_interval(interval: Sequence[float], maximum: float) -> str:
+    """Return the ends of an interval as words, in the digits of its score."""
+    low, high = (format_score(end, maximum) for end in interval)
+    return f"{low} to {high}"
 
 
 def format_duration(seconds: float) -> str:

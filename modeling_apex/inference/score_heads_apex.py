@@ -16,6 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from .configuration_fields_apex import TAILS
+
 
 class LinearBlock(nn.Module):
     """Linear, batch norm, GELU, dropout: the unit that trunk and branches are made of."""
@@ -117,7 +119,7 @@ class ScoreHeadsMixin:
         return torch.stack([getattr(self, f"branch_{name}")(hidden) for name in self.config.head_names], dim=-1)
 
     def score_songs(
-        self, embeddings: torch.Tensor, mask: torch.Tensor, *, output_segment_scores: bool = False
+        self, embeddings: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, output_segment_scores: bool = False
     ) -> SongScores:
         """
         Average the segments of each song and score them (rooms 7 to 9).
@@ -125,21 +127,21 @@ class ScoreHeadsMixin:
         Args:
             embeddings (`torch.FloatTensor` of shape `(num_segments, hidden_size)`): Of all real segments, in order.
             mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`): True for real segments.
+            weights (`torch.FloatTensor` of shape `(batch_size, num_segments)`): From [`weigh_segments`].
             output_segment_scores (`bool`, defaults to `False`): Whether to score each segment on its own as well.
 
         Raises:
             `FloatingPointError`: If a head yields NaN or infinity.
         """
-        counts = mask.sum(1, keepdim=True)  # (B, 1)
         per_segment = place_rows(embeddings, mask)  # (B, S, D)
-        song_embedding = per_segment.sum(1) / counts  # (B, D)
+        song_embedding = average_over_segments(per_segment, weights)  # (B, D)
 
         is_per_segment = self.config.prediction_level == "segment"
         segment_scores = None
         if output_segment_scores or is_per_segment:
             segment_scores = place_rows(self.compute_scores(embeddings), mask)  # (B, S, H)
         if segment_scores is not None and is_per_segment:
-            scores = segment_scores.sum(1) / counts  # (B, H)
+            scores = average_over_segments(segment_scores, weights)  # (B, H)
         else:
             scores = self.compute_scores(song_embedding)  # (B, H)
         if not torch.isfinite(scores).all():
@@ -157,6 +159,63 @@ class ScoreHeadsMixin:
         if segment_embeddings is None:
             return self.compute_segment_embeddings(real), mask
         return real.to(self.aggregator.weight.dtype), mask
+
+
+def weigh_tail(num_real_samples: Any, longest: Any, tail: str, minimum: float) -> Any:
+    """
+    Say what segments count in the mean of their song; tensors and arrays alike.
+
+    Args:
+        num_real_samples: Samples of each segment before its padding.
+        longest: The most that a segment of the same song has, which only a last segment falls short of.
+        tail (`str`), minimum (`float`): `config.tail`, and `config.tail_seconds` in samples.
+    """
+    if tail == "drop":
+        return (num_real_samples >= minimum) | (num_real_samples == longest)
+    return num_real_samples / longest if tail == "weighted" else num_real_samples > 0
+
+
+def weigh_segments(
+    mask: torch.Tensor, num_real_samples: torch.Tensor | None, config: Any, tail: str | None = None
+) -> torch.Tensor:
+    """
+    Say what each segment counts in the mean of its song, `(B, S)`: nothing where `mask` is false.
+
+    Args:
+        mask (`torch.BoolTensor` of shape `(batch_size, num_segments)`): True for real segments.
+        num_real_samples (`torch.LongTensor` of the same shape, *optional*): Samples before the padding; not needed
+            where each song has one segment, nor where the tail counts in full.
+        config ([`ApexConfig`] or [`SpectrogramFusionConfig`]), tail (`str`, *optional*): The rule; another for once.
+
+    Raises:
+        `ValueError`: If there is no such rule, or `num_real_samples` is missing, misshapen or not positive.
+    """
+    tail = tail or config.tail
+    if tail not in TAILS:
+        raise ValueError(f"`tail` must be one of {', '.join(map(repr, TAILS))}, got {tail!r}.")
+    if num_real_samples is None:
+        if tail != "full" and (mask.sum(1) > 1).any():
+            raise ValueError(
+                f"`num_real_samples` is missing: with tail={tail!r} a segment counts by how much of it is real. Pass "
+                "what the feature extractor returns, or a tensor of samples for each segment."
+            )
+        num_real_samples = mask.long()
+    lengths = num_real_samples.to(mask.device)
+    if lengths.shape != mask.shape or not (lengths[mask] > 0).all():
+        raise ValueError(
+            f"`num_real_samples` must be positive for each real segment and of the shape {tuple(mask.shape)} of "
+            f"`segment_mask`, got {tuple(lengths.shape)}, smallest {lengths.min()}."
+        )
+    lengths = lengths * mask
+    minimum = config.tail_seconds * config.sampling_rate
+    weights: torch.Tensor = weigh_tail(lengths, lengths.amax(1, keepdim=True), tail, minimum) * mask
+    return weights.float()
+
+
+def average_over_segments(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average what each segment has, `(B, S, width)`, over the segments of each song: `(B, width)`."""
+    weights = weights.unsqueeze(-1)
+    return (rows * weights).sum(1) / weights.sum(1)
 
 
 def place_rows(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

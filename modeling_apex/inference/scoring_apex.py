@@ -17,6 +17,7 @@ import torch
 
 from .audio_apex import stream_segments
 from .audio_limits_apex import AudioLimits
+from .configuration_fields_apex import TAILS
 from .normalization_apex import normalize_segments
 from .song_report_apex import build_error_report, build_report
 
@@ -24,7 +25,7 @@ ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
 SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 READ_OPTIONS = ("sampling_rate", "resampler", "limits", "on_error", "read_ahead")
-REPORT_OPTIONS = ("return_timeline", "return_embedding", "return_percentiles", "on_error")
+REPORT_OPTIONS = ("return_timeline", "return_embedding", "return_percentiles", "tail", "on_error")
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -38,6 +39,8 @@ class ScoreOptions(TypedDict, total=False):
     return_timeline: bool | None  # whether to score each segment too: `segments` in the report
     return_embedding: bool | None  # whether to give the song embedding: `embedding` in the report
     return_percentiles: bool | None  # whether to give percentiles too; true by default
+    # What the padded last segment counts: "full", "weighted" or "drop"; by default as the model's config says.
+    tail: str | None
     # Whether songs may be taken and decoded, in a background thread, before the reports of those before them are out.
     # By default they are, except for songs that come from an iterator of yours, which that thread would run.
     read_ahead: bool | None
@@ -52,8 +55,9 @@ def split_options(**options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[
             "`model_kwargs`."
         )
     given = {name: value for name, value in options.items() if value is not None}
-    if given.get("on_error", ON_ERROR[0]) not in ON_ERROR:
-        raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}, got {given['on_error']!r}.")
+    for name, choices in (("on_error", ON_ERROR), ("tail", TAILS)):
+        if given.get(name, choices[0]) not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {given[name]!r}.")
     steps = (READ_OPTIONS, ("on_error",), REPORT_OPTIONS)
     read, encode, report = ({name: given[name] for name in names if name in given} for names in steps)
     return read, encode, report
@@ -80,6 +84,8 @@ class SongScorer:
 
     # In the installed package: what reads songs in a thread of its own, and how many segments at once suit a CPU.
     read_ahead: ClassVar[Callable[[Any, int], Any] | None] = None
+    # What tells how unlike the songs of the model's reference set a song is, and what the user must know of it.
+    measure_novelty: ClassVar[Callable[[Any, Any], Any] | None] = None
     count_workers: ClassVar[Callable[[], int] | None] = None
 
     def __init__(
@@ -178,6 +184,7 @@ class SongScorer:
                         "song": name,
                         "start": segment.start_sample / extractor.sampling_rate,
                         "end": (segment.start_sample + segment.num_real_samples) / extractor.sampling_rate,
+                        "num_real_samples": segment.num_real_samples,
                         "warnings": list(stream.warnings) if segment.is_last else [],
                         "features": row,
                         "error": None,
@@ -238,6 +245,7 @@ class SongScorer:
         return_timeline: bool = False,
         return_embedding: bool = False,
         return_percentiles: bool = True,
+        tail: str | None = None,
     ) -> dict[str, Any]:
         """Turn the encoded segments of one song into its report."""
         config, facts = self.model.config, [output["facts"] for output in outputs]
@@ -254,19 +262,19 @@ class SongScorer:
             output = self.model(
                 segment_embeddings=embeddings.to(self.model.device),
                 output_segment_scores=return_timeline,
+                num_real_samples=torch.tensor([[fact["num_real_samples"] for fact in facts]]),  # (1, S)
+                tail=tail,
                 **fused_inputs,
             )
         except FloatingPointError as error:
             if on_error == "raise":
                 raise
             return build_error_report(name, str(error), **identity)
-        timeline = None
-        if return_timeline:
-            scores = [dict(zip(config.head_names, row, strict=True)) for row in output.segment_scores[0].tolist()]
-            timeline = [
-                {"start_seconds": fact["start"], "end_seconds": fact["end"], "scores": of_segment}
-                for fact, of_segment in zip(facts, scores, strict=True)
-            ]
+        novelty, measure = None, type(self).measure_novelty
+        if measure is not None and config.reference.get("novelty"):
+            novelty, warnings = measure(output.song_embedding[0].tolist(), config.reference)
+            notices = [*notices, *warnings]
+        timeline = _build_timeline(facts, output.segment_scores[0], config) if return_timeline else None
         return build_report(
             name,
             output.scores[0].tolist(),
@@ -280,8 +288,19 @@ class SongScorer:
             embedding=output.song_embedding[0].tolist() if return_embedding else None,
             with_percentiles=return_percentiles,
             percentile_tables=config.percentile_tables,
+            reference=config.reference,
+            novelty=novelty,
             **identity,
         )
+
+
+def _build_timeline(facts: Sequence[Mapping[str, Any]], scores: torch.Tensor, config: Any) -> list[dict[str, Any]]:
+    """Return the `segments` of a report, from the facts of each segment and its scores `(S, H)`."""
+    named = [dict(zip(config.head_names, row, strict=True)) for row in scores.tolist()]
+    return [
+        {"start_seconds": fact["start"], "end_seconds": fact["end"], "scores": of_segment}
+        for fact, of_segment in zip(facts, named, strict=True)
+    ]
 
 
 def collate_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

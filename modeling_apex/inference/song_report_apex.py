@@ -10,6 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+INVERTED_TARGET = (
+    "the inverted target: a score is an expected value, so low songs are told too high and high ones too low; a table "
+    "of ranks is made by `apex-music calibrate`"
+)
+
 
 def compute_percentile(score: float, exponent: float, minimum: float = 0.0, maximum: float = 100.0) -> float:
     """
@@ -66,6 +71,8 @@ def build_report(
     embedding: Sequence[float] | None = None,
     with_percentiles: bool = True,
     percentile_tables: Mapping[str, Sequence[float]] | None = None,
+    reference: Mapping[str, Any] | None = None,
+    novelty: Mapping[str, Any] | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """
@@ -74,8 +81,10 @@ def build_report(
     Args:
         song (`str`, *optional*): Path, URL or other name of the song.
         scores (`Sequence[float]` of length `num_heads`): Scores in native units, in the order of `heads`.
-        heads (`Sequence[dict]`), popularity_exponent (`float`, *optional*), percentile_tables (`dict`, *optional*):
-            The fields of the model's config. Without an exponent, no score is a transformed percentile.
+        heads (`Sequence[dict]`), popularity_exponent (`float`, *optional*), percentile_tables (`dict`, *optional*),
+            reference (`dict`, *optional*): The fields of the model's config. Without an exponent, no score is a
+            transformed percentile.
+        novelty (`dict`, *optional*): How far the song is from those of the reference set.
         duration_seconds (`float`), num_segments (`int`): Length of the audio that was scored, and its segments.
         model_id (`str`), model_revision (`str`, *optional*): The model's name or path, and its commit on the Hub.
         warnings (`Sequence[str]`): What the reader must know about this song, such as a truncated file.
@@ -93,24 +102,54 @@ def build_report(
     named = _name_scores(song, scores, heads)
     report: dict[str, Any] = {"song": song, "scores": named}
     if with_percentiles:
-        report["percentiles"] = {
-            head["name"]: compute_percentile(
-                named[head["name"]], popularity_exponent, head["minimum"], head["maximum"]
-            )
-            for head in heads
-            if head["scale"] == "percentile" and popularity_exponent is not None
-        }
+        report |= _rank_scores(named, heads, popularity_exponent, reference or {})
     if with_percentiles and percentile_tables:
         report["training_percentiles"] = {
             name: compute_training_percentile(named[name], table) for name, table in percentile_tables.items()
         }
+    if reference and reference["intervals"]:
+        report |= _surround_scores(named, heads, reference)
     report["ranges"] = {head["name"]: [head["minimum"], head["maximum"]] for head in heads}
     report |= {f"{kind}s": {head["name"]: head[kind] for head in heads} for kind in ("group", "scale")}
     report |= {"duration_seconds": float(duration_seconds), "num_segments": int(num_segments)}
     report["model"] = {"id": model_id, "revision": model_revision}
     report["warnings"] = list(warnings)
-    lists = {"features": features, "segments": segments, "embedding": embedding}
+    lists = {"features": features, "novelty": novelty, "segments": segments, "embedding": embedding}
     return report | {name: value for name, value in lists.items() if value is not None}
+
+
+def _rank_scores(
+    named: Mapping[str, float],
+    heads: Sequence[Mapping[str, Any]],
+    exponent: float | None,
+    reference: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the percentiles of a report: ranks among the songs of the reference set, or else inverted targets."""
+    targets = {
+        head["name"]: compute_percentile(named[head["name"]], exponent, head["minimum"], head["maximum"])
+        for head in heads
+        if head["scale"] == "percentile" and exponent is not None
+    }
+    tables = reference.get("percentile_tables", {})
+    ranks = {name: compute_training_percentile(named[name], table) for name, table in tables.items()}
+    percentiles: dict[str, Any] = {"percentiles": {name: ranks.get(name, target) for name, target in targets.items()}}
+    percentiles["target_percentiles"] = targets
+    if ranks:
+        basis = f"share of songs with a lower score among {reference['num_songs']}: {reference['name']}"
+        return {**percentiles, "reference_percentiles": ranks, "percentile_basis": basis}
+    return {**percentiles, "percentile_basis": INVERTED_TARGET} if targets else percentiles
+
+
+def _surround_scores(
+    named: Mapping[str, float], heads: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the intervals of a report, cut off at the range of each head, and what share of labels they hold."""
+    intervals = {}
+    for head in heads:
+        score, width = named[head["name"]], reference["intervals"].get(head["name"])
+        if width is not None:
+            intervals[head["name"]] = [max(score - width, head["minimum"]), min(score + width, head["maximum"])]
+    return {"interval_level": reference["interval_level"], "intervals": intervals}
 
 
 def _name_scores(song: str | None, scores: Sequence[float], heads: Sequence[Mapping[str, Any]]) -> dict[str, float]:

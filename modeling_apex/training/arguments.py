@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+TAILS = ("full", "weighted", "drop")
 LOSSES = ("equal", "weighted", "uncertainty")
 
 
@@ -45,6 +46,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         # Published selection uses a loss that holds the learned sigmas; a rank correlation none of them can move.
         "selection": "spearman",
         "require_grouped_splits": True,
+        # As published, a song of 30.1 s takes half its score from 0.1 s and the silence after it.
+        "tail": "weighted",
     },
     # A network that learns from nothing on one song at a time: small batches, a high rate, few epochs.
     "fusion": {
@@ -91,6 +94,9 @@ class ApexTrainingArguments:
     task: str = _option(WHAT, "full", "popularity: its heads alone; full: every head", ("popularity", "full"))
     model_type: str = _option(WHAT, "apex", "APEX's heads, or another network", ("apex", "spectrogram-fusion"))
     train_encoder: bool = _option(WHAT, False, "train the encoder as well, end to end from audio")
+    tail: str = _option(
+        WHAT, "full", "what a padded last segment counts: in full, by its seconds, or nothing if short", TAILS
+    )
     num_shared_layers: int = _option(WHAT, 2, "depth of the trunk that all heads share", (2, 3))
     initial_heads: str = _option(WHAT, "new", "start from random heads, or from those of the model", ("new", "model"))
     num_epochs: int = _option(STEPS, 50, "passes over the training songs", AT_LEAST_ONE)
@@ -160,7 +166,8 @@ def build_arguments(preset: str = "published", **differences: Any) -> ApexTraini
     Args:
         preset (`str`, defaults to `"published"`):
             `"published"`: the hyper-parameters of arXiv 2605.03395. `"improved"`: standardised targets, a learning
-            rate of their own for the sigmas, selection by rank correlation, grouped splits. `"fusion"`: a
+            rate of their own for the sigmas, selection by rank correlation, grouped splits, padded
+            segments weighted by their seconds. `"fusion"`: a
             spectrogram-fusion model.
         differences:
             Fields of [`ApexTrainingArguments`].

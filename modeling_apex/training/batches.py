@@ -55,20 +55,30 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def draw_segments(
-    offsets: NDArray[np.int64], songs: NDArray[np.int64], max_segments: int, generator: np.random.Generator
+    offsets: NDArray[np.int64],
+    songs: NDArray[np.int64],
+    max_segments: int,
+    generator: np.random.Generator,
+    weights: NDArray[np.float32],
 ) -> list[NDArray[np.int64]]:
-    """Choose at most `max_segments` segments of each song, as ascending row numbers; songs begin at `offsets`."""
+    """
+    Choose at most `max_segments` of the segments of each song that count at all, by `weights`, as ascending row
+    numbers; songs begin at `offsets`.
+    """
     drawn = []
     for song in songs:
-        rows = np.arange(offsets[song], offsets[song + 1])
+        rows = offsets[song] + np.flatnonzero(weights[offsets[song] : offsets[song + 1]])
         drawn.append(np.sort(generator.choice(rows, min(max_segments, len(rows)), replace=False)))
     return drawn
 
 
-def average_segments(embeddings: torch.Tensor, row_of_segment: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """Return the mean of the segments of each row, `(num_rows, D)`, of embeddings `(N, D)` in any order."""
-    sums = embeddings.new_zeros(num_rows, embeddings.shape[1]).index_add(0, row_of_segment, embeddings)
-    return sums / torch.bincount(row_of_segment, minlength=num_rows).unsqueeze(1)
+def average_segments(
+    embeddings: torch.Tensor, row_of_segment: torch.Tensor, num_rows: int, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean of the segments of each row, `(num_rows, D)`, of embeddings `(N, D)` in any order by weights."""
+    weighted = torch.cat([embeddings * weights.unsqueeze(1), weights.unsqueeze(1)], dim=1)  # (N, D + 1)
+    sums = weighted.new_zeros(num_rows, weighted.shape[1]).index_add(0, row_of_segment, weighted)
+    return sums[:, :-1] / sums[:, -1:]
 
 
 def name_songs(ids: Any, songs: NDArray[np.int64], limit: int = 5) -> str:

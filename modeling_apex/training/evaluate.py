@@ -129,14 +129,18 @@ def predict_split(model: ApexModel, split: SongSplit) -> NDArray[np.float32]:
     scores = []
     for start in range(0, split.num_songs, BATCH_SONGS):
         offsets = split.offsets[start : start + BATCH_SONGS + 1]
-        counts = np.diff(offsets)
+        counts, rows = np.diff(offsets), slice(offsets[0], offsets[-1])
         mask = np.arange(counts.max()) < counts[:, None]  # (B, S)
         padded = np.zeros((*mask.shape, split.segments.shape[1]), np.float32)
-        padded[mask] = split.segments[offsets[0] : offsets[-1]]
+        padded[mask] = split.segments[rows]
+        lengths = mask.astype(np.int64)
+        assert split.num_real_samples is not None  # stores of embeddings know them
+        lengths[mask] = split.num_real_samples[rows]
         with torch.inference_mode():
             output: Any = model(
                 segment_embeddings=torch.from_numpy(padded).to(model.device),
                 segment_mask=torch.from_numpy(mask).to(model.device),
+                num_real_samples=torch.from_numpy(lengths).to(model.device),
             )
         scores.append(output.scores.float().cpu().numpy())
     return np.concatenate(scores)

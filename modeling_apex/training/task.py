@@ -139,6 +139,10 @@ class TrainingTask(ABC):
         start, stop = share_rows(self.store.get_split(split).num_songs, self.accelerator)
         return gather_rows(self.score_songs(split, start, stop))
 
+    def embed_songs(self, split: str) -> NDArray[np.float32] | None:
+        """Return the embeddings of all songs of a split, `(num_songs, hidden_size)`, if the task has them at hand."""
+        return None
+
     def build_parameter_groups(self) -> list[dict[str, Any]]:
         """Return what the optimizer trains, with learning rates."""
         groups: list[dict[str, Any]] = []

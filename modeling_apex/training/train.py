@@ -5,6 +5,7 @@ What comes in is a folder of embeddings (or, to train from audio, a dataset of s
 run folder whose `best/` is a normal `from_pretrained` folder. Whatever is trained, this is the one way through.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,9 +25,12 @@ from modeling_apex.training.fusion.task import prepare_fusion
 from modeling_apex.training.heads.task import prepare_heads
 from modeling_apex.training.loop import Progress, TrainingDivergedError, fit, load_best_weights
 from modeling_apex.training.processes import broadcast_from_main, build_accelerator
+from modeling_apex.training.reference import MINIMUM_NUM_SONGS, build_reference
 from modeling_apex.training.run_folder import RunFolder
 from modeling_apex.training.task import TrainingInputs, TrainingTask
 from modeling_apex.training.trained_model import build_percentile_tables, describe_trained_model
+
+logger = logging.getLogger(__name__)
 
 NO_CONFIG = "shapes a spectrogram-fusion model (config); an APEX model has the shape of `model`: leave it out."
 NO_SONGS = "names the dataset that labels of embeddings come from (--songs); here the dataset has them: leave it out."
@@ -146,16 +150,36 @@ def _run_task(task: TrainingTask, run: RunFolder, *, resume: bool, show_progress
     return TrainingResult(run.best, progress.best_epoch, progress.num_epochs_done, progress.history)
 
 
+def build_validation_reference(task: TrainingTask) -> dict[str, Any]:
+    """
+    Build `config.reference` of the validation songs, which chose the epoch and were not fitted; empty if they are few.
+    """
+    split, scores = task.store.get_split("validation"), task.predict("validation")
+    if split.num_songs < MINIMUM_NUM_SONGS:
+        logger.info("%d validation songs are too few to tell ranks and intervals from.", split.num_songs)
+        return {}
+    return build_reference(
+        scores,
+        task.head_names,
+        name=f"the validation songs of {task.store.folder.name}",
+        song_ids=split.list_values("id"),
+        labels=task.build_labels("validation"),
+        groups=split.list_values("group"),
+        embeddings=task.embed_songs("validation"),
+    )
+
+
 def _save_best(task: TrainingTask, run: RunFolder, progress: Progress | None = None) -> None:
-    """Write `best/`: the model with the best epoch's weights, and the percentile tables of its training scores."""
+    """Write `best/`: the model with the best epoch's weights, and what it knows of its own scores."""
     weights = load_best_weights(run)
     task.load_weights(weights)
     task.module.eval()
-    scores = task.predict("train")
+    scores, reference = task.predict("train"), build_validation_reference(task)
     if task.accelerator.is_main_process:
         task.model.load_state_dict(weights, strict=False)
         config = task.model.config
         config.percentile_tables = build_percentile_tables(scores, task.head_names)
+        config.reference = reference
         name = os.path.basename(os.path.abspath(run.path))
         config.provenance = describe_trained_model(config, name, task.arguments, run.load("data.json"))
         part, old = run.path / "best.writing", run.path / "best.old"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_apex.checkpoints.config_checks import NUM_QUANTILES
+from modeling_apex.checkpoints.reference_checks import NUM_QUANTILES
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.loading import load_apex_model
@@ -45,8 +45,10 @@ def build_training_config(config: ApexConfig, arguments: ApexTrainingArguments) 
         "heads": heads,
         "shared_dims": [first, last] if arguments.num_shared_layers == 2 else [first, (first + last) // 2, last],
         "prediction_level": arguments.mode,
+        "tail": arguments.tail,
         "freeze_encoder": not arguments.train_encoder,
         "percentile_tables": {},
+        "reference": {},
     }
     return ApexConfig.from_dict(described)
 

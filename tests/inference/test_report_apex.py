@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from modeling_apex.commands.score import format_score_table
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS, POPULARITY_EXPONENT
 from modeling_apex.inference.report_apex import (
     describe_scales,
@@ -18,7 +19,12 @@ from modeling_apex.inference.report_apex import (
     format_rows,
     format_table,
 )
-from modeling_apex.inference.song_report_apex import build_error_report, build_report, compute_percentile
+from modeling_apex.inference.song_report_apex import (
+    INVERTED_TARGET,
+    build_error_report,
+    build_report,
+    compute_percentile,
+)
 from modeling_apex.inference.track_features_apex import FUSION_HEADS
 
 SCORES = [50.0, 11.6, 3.0, 3.5, 2.25, 4.0, 1.5]
@@ -169,13 +175,14 @@ def test_percentiles_words_and_legend_follow_from_heads() -> None:
     assert "0 to 1000" in format_report(made)
     assert "0.1 to 0.9" in format_report(made)
     assert describe_scales([made]) == (
-        "ranges: plays, stars from 0 to 10, likes from 0 to 1000, odds from 0.1 to 0.9; (pN) is a percentile"
+        "ranges: plays, stars from 0 to 10, likes from 0 to 1000, odds from 0.1 to 0.9; (pN) is a percentile\n"
+        f"percentile: {INVERTED_TARGET}"
     )
 
 
 def test_legend_of_the_published_heads_and_of_the_fusion_model() -> None:
     words = "ranges: popularity from 0 to 100, aesthetics from 1 to 5"
-    assert describe_scales([report()]) == f"{words}; (pN) is a percentile"
+    assert describe_scales([report()]) == f"{words}; (pN) is a percentile\npercentile: {INVERTED_TARGET}"
     assert describe_scales([report(with_percentiles=False)]) == words
     fusion = build_report(
         "a", [50.0, 0.5], FUSION_HEADS, popularity_exponent=None, duration_seconds=1, num_segments=1, model_id="m"
@@ -200,3 +207,49 @@ def test_warnings_and_features_are_no_terminal_codes() -> None:
     text = format_report(hostile)
     assert "warning: a\\x1b[2J" in text
     assert "track features: b\\u202e\\n" in text
+
+
+REFERENCE = {
+    "name": "the test's\x1b[31m songs",
+    "num_songs": 200,
+    "percentile_tables": {
+        str(head["name"]): [head["minimum"] + row * (head["maximum"] - head["minimum"]) / 100 for row in range(101)]
+        for head in DEFAULT_HEADS
+    },
+    "interval_level": 0.9,
+    "intervals": {"score_streams": 60.0, "coherence": 0.5},
+}
+
+
+def test_a_reference_set_makes_ranks_and_intervals_of_scores() -> None:
+    made = report(reference=REFERENCE)
+    assert made["reference_percentiles"] == pytest.approx(
+        dict(zip(made["scores"], [50, 11.6, 50, 62.5, 31.25, 75, 12.5], strict=True))
+    )
+    assert made["percentiles"] == pytest.approx({"score_streams": 50, "score_likes": 11.6})
+    assert made["target_percentiles"] == report()["percentiles"] == report()["target_percentiles"]
+    assert made["intervals"] == {"score_streams": [0.0, 100.0], "coherence": [2.5, 3.5]}  # within the range
+    assert made["percentile_basis"] == "share of songs with a lower score among 200: the test's\x1b[31m songs"
+    assert report()["percentile_basis"] == INVERTED_TARGET
+    assert json.loads(json.dumps(made)) == made
+    without = report(reference=REFERENCE, with_percentiles=False)
+    assert not [name for name in without if "percentile" in name]
+    assert without["intervals"] == made["intervals"]
+
+
+def test_text_and_tables_show_ranks_intervals_and_what_they_are_of() -> None:
+    made = report(reference=REFERENCE, percentile_tables={"coherence": [1.0] * 101})
+    lines = format_report(made).splitlines()
+    assert "90 % interval" in lines[1]
+    assert "training songs" not in lines[1]  # one rank is enough
+    assert " ".join(lines[5].split()) == "coherence 3.00 2.50 to 3.50 1 to 5 50 overall coherence"
+    assert r"percentile: share of songs with a lower score among 200: the test's\x1b[31m songs" in lines[-1]
+    assert f"percentile: {INVERTED_TARGET}" in format_report(report())
+    _, _, row, *legend = format_score_table([made]).splitlines()
+    assert " ".join(row.split()).startswith("a.mp3 2:24 50.0 (p50, 0.0 to 100.0) 11.6 (p12) 3.00 (2.50 to 3.50) 3.50 ")
+    assert legend[0].endswith("; (pN) is a percentile")
+    assert legend[2].startswith("(low to high) holds the label of 90 % of songs like those")
+    (flat,) = flatten_reports([{**made, "novelty": {"distance": 2.0, "threshold": 1.0, "is_novel": True}}])[1]
+    assert flat["coherence_reference_percentile"] == pytest.approx(50)
+    assert flat["score_streams_target_percentile"] == pytest.approx(80)
+    assert (flat["coherence_low"], flat["coherence_high"], flat["distance"], flat["is_novel"]) == (2.5, 3.5, 2.0, True)

@@ -22,7 +22,7 @@ from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import average_segments, compute_step_seed, draw_segments, seeded
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
-from modeling_apex.training.processes import share_rows
+from modeling_apex.training.processes import gather_rows, share_rows
 from modeling_apex.training.task import TrainingInputs, TrainingTask
 from modeling_apex.training.trained_model import build_trained_model, load_base_model
 
@@ -45,7 +45,12 @@ class EndToEndModule(nn.Module):
         return self._model[0].compute_segment_embeddings(segments)
 
     def forward(
-        self, segments: torch.Tensor, row_of_segment: torch.Tensor, labels: torch.Tensor, share: BatchShare
+        self,
+        segments: torch.Tensor,
+        row_of_segment: torch.Tensor,
+        weights: torch.Tensor,
+        labels: torch.Tensor,
+        share: BatchShare,
     ) -> torch.Tensor:
         """
         Compute the errors of rows that are means of segments.
@@ -55,6 +60,8 @@ class EndToEndModule(nn.Module):
                 Normalised segments.
             row_of_segment (`torch.LongTensor` of shape `(num_segments,)`):
                 Which row each segment belongs to: its song, or itself.
+            weights (`torch.FloatTensor` of shape `(num_segments,)`):
+                What each counts in the mean.
             labels (`torch.FloatTensor` of shape `(num_rows, num_heads)`):
                 Labels of the rows.
             share ([`BatchShare`]):
@@ -63,7 +70,7 @@ class EndToEndModule(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(num_heads,)`: sums of squared errors.
         """
-        embeddings = average_segments(self.encode(segments), row_of_segment, len(labels))  # (B, D)
+        embeddings = average_segments(self.encode(segments), row_of_segment, len(labels), weights)  # (B, D)
         return compute_squared_error_sums(self.heads(embeddings, share), labels)
 
 
@@ -77,6 +84,7 @@ class EndToEndTask(TrainingTask):
         if arguments.gradient_checkpointing:
             model.encoder.gradient_checkpointing_enable()
         self.module = EndToEndModule(model, self.loss)
+        self._weights = {name: split.weigh_segments(model.config) for name, split in store.splits.items()}
         freeze_unused_layers(model)
 
     def list_trained(self) -> list[tuple[float, list[nn.Module]]]:
@@ -89,7 +97,8 @@ class EndToEndTask(TrainingTask):
         songs = self._batches[batch]
         seed = self.compute_step_seed(batch)
         generator = np.random.default_rng(seed)  # draws the whole batch, equal in all processes
-        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator)
+        weights = self._weights["train"]
+        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator, weights)
         song_of_segment = np.repeat(np.arange(len(songs)), [len(rows) for rows in drawn])
         if self.arguments.mode == "song":
             row_of_segment, labels = song_of_segment, self._labels[songs]
@@ -98,30 +107,43 @@ class EndToEndTask(TrainingTask):
         start, stop = share_rows(len(songs), self.accelerator)
         own_rows = torch.from_numpy(row_of_segment[(song_of_segment >= start) & (song_of_segment < stop)])
         first, last = int(own_rows[0]), int(own_rows[-1])
-        segments, device = self._load_segments(np.concatenate(drawn[start:stop])), self.accelerator.device
+        rows, device = np.concatenate(drawn[start:stop]), self.accelerator.device
         own_labels, share = labels[first : last + 1].to(device), BatchShare(seed, len(labels), first)
         with seeded(compute_step_seed(seed, self.accelerator.process_index, 0)):  # dropout
-            sums = module(segments, (own_rows - first).to(device), own_labels, share)
+            own_weights = torch.from_numpy(weights[rows]).to(device)
+            sums = module(self._load_segments(rows), (own_rows - first).to(device), own_weights, own_labels, share)
         return sums, (~torch.isnan(labels)).sum(0).to(device)
 
     def _load_segments(self, rows: NDArray[np.int64], split: str = "train") -> torch.Tensor:
         segments = self.store.get_split(split).segments[rows]
         return torch.from_numpy(segments.astype(np.float32)).to(self.accelerator.device)
 
+    def _encode_song(self, split: str, song: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings of the segments of a song, `(S, D)`, and what each counts, `(S, 1)`."""
+        first, last = self.store.get_split(split).offsets[song : song + 2]
+        encoded = [self.module.encode(self._load_segments(rows, split)) for rows in _split_rows(first, last)]
+        weights = torch.from_numpy(self._weights[split][first:last]).to(encoded[0].device)
+        return torch.cat(encoded).float(), weights.unsqueeze(1)
+
+    def embed_songs(self, split: str) -> NDArray[np.float32]:
+        start, stop = share_rows(self.store.get_split(split).num_songs, self.accelerator)
+        embeddings = np.zeros((stop - start, self.model.config.hidden_size), np.float32)
+        with torch.no_grad(), self.accelerator.autocast():
+            for row, song in enumerate(range(start, stop)):
+                of_segments, weights = self._encode_song(split, song)
+                embeddings[row] = ((of_segments * weights).sum(0) / weights.sum()).cpu().numpy()
+        return gather_rows(embeddings)
+
     def score_songs(self, split: str, start: int, stop: int) -> NDArray[np.float32]:
-        songs = self.store.get_split(split)
         scores = np.zeros((stop - start, len(self.head_names)), np.float32)
         with torch.no_grad(), self.accelerator.autocast():
             for row, song in enumerate(range(start, stop)):
-                embeddings = torch.cat(
-                    [
-                        self.module.encode(self._load_segments(rows, split))
-                        for rows in _split_rows(songs.offsets[song], songs.offsets[song + 1])
-                    ]
-                ).float()
+                embeddings, weights = self._encode_song(split, song)
                 if self.arguments.mode == "song":
-                    embeddings = embeddings.mean(0, keepdim=True)
-                scores[row] = self.module.heads(embeddings).mean(0).float().cpu().numpy()
+                    embeddings = (embeddings * weights).sum(0, keepdim=True) / weights.sum()
+                    weights = weights.new_ones(1, 1)
+                of_rows = self.module.heads(embeddings).float()
+                scores[row] = ((of_rows * weights).sum(0) / weights.sum()).cpu().numpy()
         return scores
 
     def build_weights(self) -> dict[str, torch.Tensor]:
@@ -145,11 +167,13 @@ def prepare_encoder(inputs: TrainingInputs, accelerator: Any) -> EndToEndTask:
     if inputs.model is None:
         raise ValueError("--train-encoder needs --model (train_encoder=True needs `model`): where the encoder starts.")
     base = load_base_model(inputs.model)
-    songs = inputs.open_songs()
+    model, songs = build_trained_model(base, inputs.arguments), inputs.open_songs()
     with accelerator.main_process_first():
         extractor = ApexFeatureExtractor.from_config(base.config)
-        store = open_waveform_store(songs, inputs.choose_cache("waveforms"), extractor, rereads=inputs.rereads)
-    return EndToEndTask(store, build_trained_model(base, inputs.arguments), inputs.arguments, accelerator)
+        store = open_waveform_store(
+            songs, inputs.choose_cache("waveforms"), extractor, rereads=inputs.rereads, config=model.config
+        )
+    return EndToEndTask(store, model, inputs.arguments, accelerator)
 
 
 def freeze_unused_layers(model: ApexModel) -> None:

@@ -55,7 +55,7 @@ def open_fusion_store(
     if not config.has_audio:
         return _open_feature_table(source)
     extractor = ApexFeatureExtractor.from_config(config)
-    waveforms = open_waveform_store(source, cache_dir, extractor, rereads=rereads)
+    waveforms = open_waveform_store(source, cache_dir, extractor, rereads=rereads, config=config)
     settings = {name: getattr(config, name) for name in SPECTROGRAM_SETTINGS}
     sha256 = hash_json({"format": STORE_FORMAT, "waveforms": waveforms.manifest_sha256, **settings})
     folder = Path(cache_dir) / f"spectrograms-{sha256[:16]}"
@@ -92,7 +92,8 @@ def _open_feature_table(source: SongSource) -> SongStore:
         empty: Any = np.zeros((num_songs, 0, 0), np.float32)
         offsets = np.arange(num_songs + 1, dtype=np.int64)
         songs = labels.join(name, source.read_columns(name)["id"])
-        splits[name] = SongSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), songs)
+        lengths = np.ones(num_songs, np.int64)
+        splits[name] = SongSplit(name, empty, offsets, np.zeros((num_songs, 0), np.float32), songs, lengths)
     manifest = {"ids_sha256": labels.ids_sha256}
     return SongStore(Path(source.name), manifest, labels.ids_sha256, labels.sha256, splits)
 

@@ -168,6 +168,7 @@ def predict_songs(
                 failures.append({"split": split, "id": song.id, "error": segments[-1].error})
                 continue
             values = np.stack([segment.samples for segment in segments if segment.samples is not None])
+            inputs["num_real_samples"] = torch.tensor([[segment.num_real_samples for segment in segments]])
             inputs["input_values"] = torch.from_numpy(values).unsqueeze(0).to(model.device)  # (1, S, T)
         with torch.inference_mode():
             scores.append(model(**inputs).scores.float().cpu().numpy())

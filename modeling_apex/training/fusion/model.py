@@ -22,7 +22,7 @@ from modeling_apex.training.fusion.data import build_feature_specs
 
 # Targets that are percentiles under the power transform of the paper, so that reports can turn them back.
 PERCENTILE_TARGETS = ("score_streams", "score_likes")
-SHARED_FIELDS = ("branches", "hit_threshold", "segment_seconds")  # of arguments and config
+SHARED_FIELDS = ("branches", "hit_threshold", "segment_seconds", "tail")  # of arguments and config
 
 
 def build_front_end_config(

@@ -36,15 +36,24 @@ class FusionModule(nn.Module):
         self.loss = loss
 
     def forward(
-        self, spectrograms: torch.Tensor, row_of_segment: torch.Tensor, features: torch.Tensor, labels: torch.Tensor
+        self,
+        spectrograms: torch.Tensor,
+        row_of_segment: torch.Tensor,
+        weights: torch.Tensor,
+        features: torch.Tensor,
+        labels: torch.Tensor,
     ) -> torch.Tensor:
         """Return the sums of squared errors of each head, `(H,)`; see `score_spectrograms`."""
-        scores = score_spectrograms(self.model, spectrograms, row_of_segment, features)
+        scores = score_spectrograms(self.model, spectrograms, row_of_segment, weights, features)
         return compute_squared_error_sums(scores, labels)
 
 
 def score_spectrograms(
-    model: SpectrogramFusionModel, spectrograms: torch.Tensor, row_of_segment: torch.Tensor, features: torch.Tensor
+    model: SpectrogramFusionModel,
+    spectrograms: torch.Tensor,
+    row_of_segment: torch.Tensor,
+    weights: torch.Tensor,
+    features: torch.Tensor,
 ) -> torch.Tensor:
     """
     Score songs that are means of segments.
@@ -56,6 +65,8 @@ def score_spectrograms(
             Segments, or stretches of them.
         row_of_segment (`torch.LongTensor` of shape `(num_segments,)`):
             Which song each belongs to.
+        weights (`torch.FloatTensor` of shape `(num_segments,)`):
+            What each counts in the mean of its song.
         features (`torch.FloatTensor` of shape `(num_songs, num_features)`):
             Track features.
 
@@ -64,7 +75,8 @@ def score_spectrograms(
     """
     embeddings = features.new_zeros(len(features), model.config.hidden_size)
     if model.encoder is not None:
-        embeddings = average_segments(model.encode_spectrograms(spectrograms), row_of_segment, len(features))
+        embeddings = model.encode_spectrograms(spectrograms)
+        embeddings = average_segments(embeddings, row_of_segment, len(features), weights)
     return model.compute_scores(embeddings, features if model.tabular is not None else None)
 
 
@@ -91,12 +103,14 @@ def predict_stored_songs(
     """
     stop = split.num_songs if stop is None else stop
     scores = [np.zeros((0, len(model.config.heads)), np.float32)]
+    weights = split.weigh_segments(model.config)
     with torch.inference_mode():
         for first in range(start, stop, PREDICTION_BATCH):
             last = min(first + PREDICTION_BATCH, stop)
             counts = np.diff(split.offsets[first : last + 1])
-            spectrograms = np.array(split.segments[split.offsets[first] : split.offsets[last]])
-            arrays = (spectrograms, np.repeat(np.arange(last - first), counts), features[first:last])
+            rows = slice(split.offsets[first], split.offsets[last])
+            owners = np.repeat(np.arange(last - first), counts)
+            arrays = (np.array(split.segments[rows]), owners, weights[rows], features[first:last])
             predicted = score_spectrograms(model, *(torch.from_numpy(values).to(model.device) for values in arrays))
             scores.append(predicted.float().cpu().numpy())
     return np.concatenate(scores)
@@ -117,6 +131,7 @@ class FusionTask(TrainingTask):
                 f"{self.training.segments.shape[-1]} frames. Hear more of it, or longer segments (segment_seconds)."
             )
         self._features = {name: build_feature_rows(split, config.features) for name, split in store.splits.items()}
+        self._weights = self.training.weigh_segments(config)
         self.module = FusionModule(model, self.loss)
 
     def list_trained(self) -> list[tuple[float, list[nn.Module]]]:
@@ -126,7 +141,8 @@ class FusionTask(TrainingTask):
         songs = self._batches[batch]
         seed = self.compute_step_seed(batch)
         generator = np.random.default_rng(seed)  # draws the whole batch, equal in all processes
-        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator)
+        weights = self._weights
+        drawn = draw_segments(self.training.offsets, songs, self.arguments.max_segments_per_song, generator, weights)
         spectrograms: Any = self.training.segments  # (N, mels, frames), mapped
         first_frame = generator.integers(0, spectrograms.shape[-1] - self._num_frames + 1)
         start, stop = share_rows(len(songs), self.accelerator)
@@ -134,6 +150,7 @@ class FusionTask(TrainingTask):
         arrays = (
             np.array(spectrograms[rows, :, first_frame : first_frame + self._num_frames]),
             np.repeat(np.arange(stop - start), [len(segments) for segments in drawn[start:stop]]),
+            weights[rows],
             self._features["train"][songs[start:stop]],
         )
         device = self.accelerator.device

@@ -6,6 +6,7 @@ task whose batches are gathered rows of columns on disk, shared out over the pro
 """
 
 import os
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modeling_apex.corpus.embedding_manifest import build_expected_identity, refuse_other_identity
-from modeling_apex.corpus.embedding_store import open_embedding_store
+from modeling_apex.corpus.embedding_store import open_embedding_store, weigh_song_embeddings
 from modeling_apex.corpus.song_store import Rows, SongStore
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import name_songs
@@ -46,17 +47,27 @@ class HeadsTask(TrainingTask):
     def __init__(self, store: SongStore, model: Any, arguments: ApexTrainingArguments, accelerator: Any):
         super().__init__(store, model, arguments, accelerator)
         self.module = HeadsModule(GroupedHeads.from_model(model), self.loss)
-        self._row_songs = np.arange(self.num_rows)
-        if arguments.mode == "segment":
-            self._row_songs = np.repeat(np.arange(self.training.num_songs), np.diff(self.training.offsets))
 
     @property
     def _rows(self) -> Rows:
         return self.training.song_embeddings if self.arguments.mode == "song" else self.training.segments
 
+    @cached_property
+    def _row_indices(self) -> NDArray[np.int64]:
+        """Which of the rows are learned from: all but the segments that count nothing."""
+        if self.arguments.mode == "song":
+            return np.arange(self.training.num_songs)
+        return np.flatnonzero(self.training.weigh_segments(self.model.config))
+
+    @cached_property
+    def _row_songs(self) -> NDArray[np.int64]:
+        if self.arguments.mode == "song":
+            return self._row_indices
+        return np.repeat(np.arange(self.training.num_songs), np.diff(self.training.offsets))[self._row_indices]
+
     @property
     def num_rows(self) -> int:
-        return len(self._rows)
+        return len(self._row_indices)
 
     def list_trained(self) -> list[tuple[float, list[nn.Module]]]:
         return [(self.arguments.learning_rate, [self.module.heads])]
@@ -72,7 +83,8 @@ class HeadsTask(TrainingTask):
         rows = self._batches[batch]
         start, stop = share_rows(len(rows), self.accelerator)
         share = BatchShare(self.compute_step_seed(batch), len(rows), start)
-        return torch.from_numpy(self._rows[rows[start:stop]]), self._labels[self._row_songs[rows]], share
+        own_rows = self._row_indices[rows[start:stop]]
+        return torch.from_numpy(self._rows[own_rows]), self._labels[self._row_songs[rows]], share
 
     def compute_error_sums(self, module: nn.Module, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.accelerator.device
@@ -83,7 +95,7 @@ class HeadsTask(TrainingTask):
 
     def describe_batch(self, batch: int) -> str:
         rows = self._batches[batch]
-        damaged = rows[~np.isfinite(self._rows[rows]).all(1)]
+        damaged = rows[~np.isfinite(self._rows[self._row_indices[rows]]).all(1)]
         names = name_songs(self.training.songs["id"], self._row_songs[damaged if len(damaged) else rows])
         return f"embeddings not finite: {names}" if len(damaged) else f"songs {names}"
 
@@ -93,9 +105,16 @@ class HeadsTask(TrainingTask):
             return _score_rows(heads, songs.song_embeddings, start, stop)
         offsets = songs.offsets[start : stop + 1]
         rows = _score_rows(heads, songs.segments, int(offsets[0]), int(offsets[-1]))
-        sums = np.add.reduceat(rows.astype(np.float64), offsets[:-1] - offsets[0], axis=0) if stop > start else rows
-        means: NDArray[np.float32] = (sums / np.diff(offsets)[:, None]).astype(np.float32)
+        if stop == start:
+            return rows
+        weights = songs.weigh_segments(self.model.config)[offsets[0] : offsets[-1], None].astype(np.float64)
+        firsts = offsets[:-1] - offsets[0]
+        sums = np.add.reduceat(rows * weights, firsts, axis=0)
+        means: NDArray[np.float32] = (sums / np.add.reduceat(weights, firsts, axis=0)).astype(np.float32)
         return means
+
+    def embed_songs(self, split: str) -> NDArray[np.float32]:
+        return np.asarray(self.store.get_split(split).song_embeddings)
 
     def build_weights(self) -> dict[str, torch.Tensor]:
         return self.module.heads.build_named_tensors()
@@ -127,7 +146,10 @@ def prepare_heads(inputs: TrainingInputs, accelerator: Any) -> HeadsTask:
     base = load_base_model(store.manifest["model"] if inputs.model is None else inputs.model)
     identity = store.manifest["identity"]
     refuse_other_identity(str(store.folder), identity, build_expected_identity(base, identity))
-    return HeadsTask(store, build_trained_model(base, inputs.arguments), inputs.arguments, accelerator)
+    model = build_trained_model(base, inputs.arguments)
+    with accelerator.main_process_first():
+        store = weigh_song_embeddings(store, model.config, inputs.cache_dir)
+    return HeadsTask(store, model, inputs.arguments, accelerator)
 
 
 def _score_rows(heads: GroupedHeads, rows: Rows, start: int, stop: int) -> NDArray[np.float32]:

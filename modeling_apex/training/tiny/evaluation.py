@@ -32,21 +32,24 @@ TITLES = {
 
 
 @torch.no_grad()
-def score_songs(model: ApexModel, table: SongTable) -> NDArray:
+def score_songs(model: ApexModel, table: SongTable) -> tuple[NDArray, NDArray]:
     """
     Score whole songs, through the same feature extractor and model as any other song.
 
     Returns:
-        `np.ndarray` of shape `(num_songs, num_heads)`: scores in native units.
+        `tuple[np.ndarray, np.ndarray]`: scores in native units `(num_songs, num_heads)`, and song embeddings
+        `(num_songs, hidden_size)`.
     """
     extractor = ApexFeatureExtractor.from_config(model.config)
     model.eval()
-    scores = []
+    scores, embeddings = [], []
     for first in range(0, len(table.waveforms), BATCH_SIZE):
         songs = table.waveforms[first : first + BATCH_SIZE] / np.float32(FULL_SCALE)
         features = extractor(list(songs), sampling_rate=SAMPLING_RATE, return_tensors="pt")
-        scores.append(model(features["input_values"], features["segment_mask"]).scores.numpy())
-    return np.concatenate(scores)
+        output = model(**features)
+        scores.append(output.scores.numpy())
+        embeddings.append(output.song_embedding.numpy())
+    return np.concatenate(scores), np.concatenate(embeddings)
 
 
 def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: Mapping[str, SongTable]) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def evaluate_model(model: ApexModel, recipe: TinyRecipe, tables: Mapping[str, So
     """
     evaluations, song_sets = {}, recipe.build_song_sets()
     for name, targets in TARGETS.items():
-        song_set, table, scores = song_sets[name], tables[name], score_songs(model, tables[name])
+        song_set, table, (scores, _) = song_sets[name], tables[name], score_songs(model, tables[name])
         results = {}
         for column, head in enumerate(model.config.heads):
             columns = (values[:, column] for values in (scores, table.labels, tables["training"].labels, table.truth))

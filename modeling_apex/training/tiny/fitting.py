@@ -15,6 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from modeling_apex.inference.feature_extraction_apex import normalize_segments
 from modeling_apex.inference.modeling_apex import ApexModel
+from modeling_apex.training.batches import average_segments
 from modeling_apex.training.losses import compute_squared_error_sums
 from modeling_apex.training.tiny.filterbank import equalize_bands, initialize_front_end
 from modeling_apex.training.tiny.recipe import TinyRecipe
@@ -63,6 +64,47 @@ def compute_loss(scores: torch.Tensor, labels: torch.Tensor, spreads: torch.Tens
     return (compute_squared_error_sums(scores, labels, spreads) / counts.clamp(min=1)).mean()
 
 
+def draw_tails(
+    table: SongTable, rows: NDArray, num_samples: int, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Draw the padded last segment of each song: half of them music, half of them silence that somebody left at the end.
+
+    Arguments are as for [`draw_segments`].
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: normalised segments `(num_songs, num_samples)`, and what share of each
+        is real, `(num_songs,)`.
+    """
+    segments, shares = np.zeros((len(rows), num_samples), np.float32), np.empty(len(rows), np.float32)
+    for place, row in enumerate(rows):
+        start, length = generator.integers(0, table.waveforms.shape[1] - num_samples + 1), generator.uniform()
+        shares[place] = max(length, 1 / num_samples)
+        if generator.random() < 0.5:
+            stop = int(num_samples * shares[place])
+            segments[place, :stop] = table.waveforms[row, start : start + stop] / np.float32(FULL_SCALE)
+    return torch.from_numpy(normalize_segments(segments)), torch.from_numpy(shares)
+
+
+def draw_songs(
+    table: SongTable, rows: NDArray, num_samples: int, recipe: TinyRecipe, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Draw a segment of each song, and of some a padded tail, which counts by what of it is real, as in use.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: segments `(N, num_samples)`, whose song each is, `(N,)`,
+        and its weight, `(N,)`.
+    """
+    has_tail = generator.random(len(rows)) < recipe.tail_share
+    alone, followed = np.flatnonzero(~has_tail), np.flatnonzero(has_tail)
+    only = draw_segments(table, rows[alone], num_samples, recipe.padded_share, generator)
+    first = draw_segments(table, rows[followed], num_samples, 0.0, generator)
+    tails, shares = draw_tails(table, rows[followed], num_samples, generator)
+    row_of_segment = torch.from_numpy(np.concatenate([alone, followed, followed]))
+    return torch.cat([only, first, tails]), row_of_segment, torch.cat([torch.ones(len(rows)), shares])
+
+
 @torch.no_grad()
 def build_model(recipe: TinyRecipe, table: SongTable) -> ApexModel:
     """Build the untrained model: a filterbank front end made for the training songs, heads at their mean label."""
@@ -101,7 +143,7 @@ def train_model(model: ApexModel, table: SongTable, recipe: TinyRecipe) -> list[
         parameters, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, round(recipe.warmup_share * num_steps), num_steps)
-    model.segments_per_pass = recipe.batch_size
+    model.segments_per_pass = 2 * recipe.batch_size
     losses = []
     for epoch in range(recipe.num_epochs):
         model.train()
@@ -110,8 +152,9 @@ def train_model(model: ApexModel, table: SongTable, recipe: TinyRecipe) -> list[
         )
         epoch_losses: list[float] = []
         for rows in tqdm(batches, desc=f"epoch {epoch + 1} of {recipe.num_epochs}", unit="step"):
-            segments = draw_segments(table, rows, model.config.segment_num_samples, recipe.padded_share, generator)
-            scores = model.compute_scores(model.compute_segment_embeddings(segments))
+            segments, *owners = draw_songs(table, rows, model.config.segment_num_samples, recipe, generator)
+            embeddings = model.compute_segment_embeddings(segments)
+            scores = model.compute_scores(average_segments(embeddings, owners[0], len(rows), owners[1]))
             loss = compute_loss(scores, labels[rows], spreads)
             if not torch.isfinite(loss):
                 raise FloatingPointError(

@@ -48,6 +48,7 @@ class TinyRecipe:
 
     Args:
         num_training_songs (`int`): Songs to learn from: half with independent factors, half as generators make them.
+        num_validation_songs (`int`): New songs, drawn as those to learn from: what scores are calibrated on.
         num_test_songs (`int`): Unseen songs of the training platforms, with independent factors.
         num_unseen_songs (`int`): Songs of the systems that training never hears, with independent factors.
         song_seconds (`float`): Length of every song.
@@ -59,6 +60,7 @@ class TinyRecipe:
         warmup_share (`float`): Share of the steps in which the learning rate rises.
         clip_norm (`float`): Largest norm of the gradient.
         padded_share (`float`): Share of segments that end early in silence, as the last one of a song does.
+        tail_share (`float`): Share of songs that are heard with such a segment after the first.
         seed (`int`): Seed of weights, order and training songs; test songs have seeds of their own.
         encoder (`dict`): Fields of the encoder's `HubertConfig`.
         shared_dims (`tuple[int, ...]`): Widths of the trunk.
@@ -66,6 +68,7 @@ class TinyRecipe:
     """
 
     num_training_songs: int = 3000
+    num_validation_songs: int = 600
     num_test_songs: int = 400
     num_unseen_songs: int = 440
     song_seconds: float = 20.0
@@ -77,13 +80,14 @@ class TinyRecipe:
     warmup_share: float = 0.1
     clip_norm: float = 1.0
     padded_share: float = 0.25
+    tail_share: float = 0.25
     seed: int = 0
     encoder: dict[str, Any] = field(default_factory=lambda: dict(TINY_ENCODER))
     shared_dims: tuple[int, ...] = (192, 96)
     branch_dims: tuple[int, ...] = (48, 24)
 
     def build_song_sets(self) -> dict[str, SongSet]:
-        """Build the three sets of songs; no two share a seed, so none shares a song."""
+        """Build the four sets of songs; no two share a seed, so none shares a song."""
         known, unknown = ([system.name for system in group] for group in (PLATFORMS, ARENA_SYSTEMS))
 
         def build(name: str, num_songs: int, seed: int, systems: list[str], *draws: str) -> SongSet:
@@ -91,6 +95,9 @@ class TinyRecipe:
 
         return {
             "training": build("training", self.num_training_songs, self.seed, known, "independent", "natural"),
+            "validation": build(
+                "validation", self.num_validation_songs, self.seed + 3_000_003, known, "independent", "natural"
+            ),
             "test": build("test", self.num_test_songs, self.seed + 1_000_001, known, "independent"),
             "unseen": build("unseen", self.num_unseen_songs, self.seed + 2_000_002, unknown, "independent"),
         }
@@ -102,6 +109,7 @@ class TinyRecipe:
             layer_indices=list(range(self.encoder["num_hidden_layers"] + 1)),
             sampling_rate=SAMPLING_RATE,
             segment_seconds=self.segment_seconds,
+            tail="weighted",
             shared_dims=self.shared_dims,
             branch_dims=self.branch_dims,
             dropout_shared=0.1,

@@ -86,11 +86,13 @@ def test_processes_share_a_batch(task: Callable, mode: str) -> None:
         made.plan_epoch(1)
         return made.compute_error_sums(lambda *inputs: inputs, 0)
 
-    (segments, rows, labels, whole), counts = share(0, 1)
-    ((first_segments, first_rows, first_labels, first), _), ((*others, second), same_counts) = share(0, 2), share(1, 2)
-    assert torch.equal(torch.cat([first_segments, others[0]]), segments)
-    assert torch.equal(torch.cat([first_rows, others[1] + len(first_labels)]), rows)
-    assert torch.equal(torch.cat([first_labels, others[2]]), labels)
+    (segments, rows, weights, labels, whole), counts = share(0, 1)
+    (*firsts, first_labels, first), _ = share(0, 2)
+    (*others, second), same_counts = share(1, 2)
+    assert torch.equal(torch.cat([firsts[0], others[0]]), segments)
+    assert torch.equal(torch.cat([firsts[1], others[1] + len(first_labels)]), rows)
+    assert torch.equal(torch.cat([firsts[2], others[2]]), weights)
+    assert torch.equal(torch.cat([first_labels, others[3]]), labels)
     assert (first.start, second.start, second.num_rows) == (0, len(first_labels), len(labels))
     assert first.seed == second.seed == whole.seed
     assert torch.equal(same_counts, counts)

@@ -24,6 +24,7 @@ from waveforms import make_waveform
 
 TOY = TinyRecipe(
     num_training_songs=12,
+    num_validation_songs=24,
     num_test_songs=6,
     num_unseen_songs=22,
     song_seconds=2.0,
@@ -153,7 +154,7 @@ def test_untrained_model_starts_at_the_mean_label(tmp_path):
     with torch.no_grad():
         for head in model.config.heads:
             model.get_submodule(f"branch_{head['name']}").branch[-1].weight.zero_()
-    scores = score_songs(model, table)
+    scores, _ = score_songs(model, table)
     np.testing.assert_allclose(scores, np.tile(np.nanmean(table.labels, 0), (12, 1)), rtol=1e-4)
 
 
@@ -182,10 +183,10 @@ def test_sets_of_songs_share_neither_songs_nor_systems_with_training():
     sets = TinyRecipe().build_song_sets()
     plans = {name: dataclasses.replace(song_set, num_songs=44).plan() for name, song_set in sets.items()}
     ids = [spec.song_id for plan in plans.values() for spec in plan]
-    assert len(set(ids)) == len(ids) == 3 * 44
-    assert len({spec.seed for plan in plans.values() for spec in plan}) == 3
+    assert len(set(ids)) == len(ids) == 4 * 44
+    assert len({spec.seed for plan in plans.values() for spec in plan}) == 4
     systems = {name: {spec.system for spec in plan} for name, plan in plans.items()}
-    assert systems["test"] == systems["training"]
+    assert systems["test"] == systems["validation"] == systems["training"]
     assert len(systems["unseen"]) == 11
     assert not systems["unseen"] & systems["training"]
 
@@ -306,6 +307,6 @@ def test_embedded_model_reproduces_some_of_its_results():
 
     model = ApexModel.from_pretrained(EMBEDDED_MODEL)
     waveforms = np.stack([np.round(render_song(spec) * 32_767).astype(np.int16) for spec in specs])
-    scores = score_songs(model, SongTable(waveforms, factors, factors, np.array([])))
+    scores, _ = score_songs(model, SongTable(waveforms, factors, factors, np.array([])))
     for column in range(5):
         assert np.corrcoef(scores[:, column + 2], factors[:, column])[0, 1] > 0.5
