@@ -96,8 +96,7 @@ def build_battle_table(
         `ValueError`: If the table is empty, a column is missing, an id is missing or repeated, a vote is unknown, or a
             number cannot be read. The message names the row.
     """
-    listed = list(rows)
-    if not listed:
+    if not (listed := list(rows)):
         raise ValueError(f"{source} holds no battles. Pass a table with at least one row a battle.")
     columns = list(dict.fromkeys(name for row in listed for name in row))
     id_column = next((name for name in ("battle_uuid", "battle_id") if name in columns), None)
@@ -120,13 +119,7 @@ def build_battle_table(
     return BattleTable(
         battle_ids=np.array(ids, dtype=object),
         preferences=np.array([reader.read_preference() for reader in readers], dtype=object),
-        systems=np.array(
-            [
-                [reader.read_text(name, is_required=True) for name in sides_of_systems] or ["", ""]
-                for reader in readers
-            ],
-            dtype=object,
-        ),
+        systems=np.array([reader.read_systems(sides_of_systems) for reader in readers], dtype=object),
         instrumental=np.array([reader.read_instrumental() for reader in readers], dtype=np.int8),
         prompts=np.array([reader.read_text("prompt") for reader in readers], dtype=object),
         users=np.array([reader.read_text("user_pseudonym") for reader in readers], dtype=object),
@@ -173,6 +166,9 @@ class _RowReader:
     def read_duration(self, name: str) -> float:
         number = self.read_number(name)
         return number if math.isnan(number) else check_duration(number, name, self.where)
+
+    def read_systems(self, columns: Sequence[str]) -> list[str]:
+        return [self.read_text(name, is_required=True) for name in columns] or ["", ""]
 
     def read_preference(self) -> str:
         value = self.row.get("preference")

@@ -31,8 +31,18 @@ def refuse_link(path: Path) -> None:
         return
     if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
         raise LinkRefusedError(f"{path}: is a link, and nothing is written through one. Remove it.")
-    if not stat.S_ISREG(status.st_mode):
-        raise LinkRefusedError(f"{path}: is not a regular file, and only such a file is written. Remove it.")
+    refuse_irregular(path)
+
+
+def refuse_irregular(path: Path) -> None:
+    """
+    Refuse to replace what is no file: a pipe, a device, a folder.
+
+    Raises:
+        [`LinkRefusedError`]: If it is; a missing file is not.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.stat().st_mode):
+        raise LinkRefusedError(f"{path}: is not a regular file, and only such a file is written. Name another.")
 
 
 def refuse_links_out_of(folder: Path) -> None:

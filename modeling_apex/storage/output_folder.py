@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modeling_apex.storage.links import open_new
+from modeling_apex.storage.links import open_new, refuse_irregular
 from modeling_apex.storage.output_lock import LOCK_NAME, OutputLock
 from modeling_apex.storage.stop_signals import remove_afterwards
 
@@ -51,7 +51,12 @@ def replace_file(path: Path, *, is_shared: bool = False) -> Iterator[BinaryIO]:
 
     Returns:
         `Iterator[BinaryIO]`: the file to write, for a `with` block; it gets its name when the block ends well.
+
+    Raises:
+        [`LinkRefusedError`]: If a device, a pipe or a folder bears its name: replaced, `/dev/null` would be a file.
     """
+    if not path.is_symlink():
+        refuse_irregular(path)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_NAME}" if is_shared else f"{path.name}{PART_NAME}")
     try:
         with open_new(part) as file:

@@ -63,12 +63,9 @@ def run_conditions(
     Train and evaluate conditions.
 
     Args:
-        embeddings (`str` or `os.PathLike`):
-            A finished folder of `embed_songs`.
-        output (`str` or `os.PathLike`):
-            Folder of the runs, one sub-folder each.
-        arguments ([`ApexTrainingArguments`]):
-            Everything that is not a condition.
+        embeddings (`str` or `os.PathLike`): A finished folder of `embed_songs`.
+        output (`str` or `os.PathLike`): Folder of the runs, one sub-folder each.
+        arguments ([`ApexTrainingArguments`]): Everything that is not a condition.
         model, songs, rereads, show_progress:
             As for [`train`].
         only (`Sequence[str]`, *optional*):
@@ -77,36 +74,32 @@ def run_conditions(
             What to evaluate the chosen condition on, once.
 
     Returns:
-        `dict`: as the schema `"conditions"` of `result_schema` says: the opening, `chosen`, `chosen_on`, `conditions`
-        (results of `evaluate_model` on the validation songs, by condition), and `test` (of the chosen one alone).
+        `dict`: as the schema `"conditions"` of `result_schema` says: `conditions` on the validation songs, and `test`
+        of the chosen one alone.
 
     Raises:
         `ValueError`: If `only` names no condition, `split` is the one that chooses, or no validation song has a label.
     """
     if split == CHOOSING_SPLIT:
-        raise ValueError(
-            f"the split {split!r} chooses among the conditions, so a result on it is the best by luck, too; name "
-            "another, such as test."
-        )
+        raise ValueError(f"the split {split!r} chooses, and the best on it is so by luck, too; name another: test.")
     conditions = build_conditions(arguments)
     unknown = sorted(set(only or ()) - set(conditions))
     if unknown:
         raise ValueError(f"unknown conditions {', '.join(unknown)}; there are {', '.join(conditions)}.")
     labels: dict[str, Any] = {"songs": songs, "rereads": rereads}
-    options: dict[str, Any] = {"model": model, "show_progress": show_progress, **labels}
-    results: dict[str, Any] = {}
-    best: dict[str, Path] = {}
+    results, best = {}, {}
     for name in only or conditions:
         folder = Path(output) / name
         has_run = (folder / "arguments.json").is_file()
-        run = train(embeddings, folder, conditions[name], resume=has_run, **options)
+        run = train(
+            embeddings, folder, conditions[name], resume=has_run, model=model, show_progress=show_progress, **labels
+        )
         best[name] = run.best
         results[name] = evaluate_model(run.best, embeddings, splits=[CHOOSING_SPLIT], num_draws=NUM_DRAWS, **labels)
     chosen, scores = choose_condition(results)
     test = evaluate_model(best[chosen], embeddings, splits=[split], num_draws=NUM_DRAWS, **labels)
-    same = {name: test[name] for name in ("model", "model_sha256", "input_sha256")}
     return {
-        **build_opening("conditions", **same),
+        **build_opening("conditions", **{name: test[name] for name in ("model", "model_sha256", "input_sha256")}),
         "chosen": chosen,
         "chosen_on": f"{CHOOSING_SPLIT}, mean Spearman of {', '.join(scores)}",
         "conditions": results,

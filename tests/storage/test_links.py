@@ -40,6 +40,9 @@ def test_a_journal_must_be_a_file_of_its_own(tmp_path: Path, diary: Path) -> Non
         with pytest.raises(LinkRefusedError, match=f"{link.__name__}: is a link, and nothing is written through one"):
             open_to_append(tmp_path / link.__name__)
     os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LinkRefusedError, match=r"pipe: is not a regular file, .* is written\. Name another"):
+        replace_text(tmp_path / "pipe", "a device would be replaced by a file")
+    assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(LinkRefusedError, match="pipe: is not a regular file, and only such a file is written"):
         open_to_append(tmp_path / "pipe")
     assert diary.read_text() == "dear diary"
