@@ -24,6 +24,8 @@ GRACE_SAMPLES = 2**24
 class AudioError(ValueError):
     """A song that cannot be scored. The message names the song, what is wrong with it and what to do."""
 
+    is_fatal = False  # whether what decoded before it counts for nothing either
+
 
 @dataclass(frozen=True)
 class AudioLimits:
