@@ -9,7 +9,7 @@ import io
 import os
 import struct
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from modeling_apex.inference.libsndfile_apex import find_wav_data
 
@@ -59,6 +59,11 @@ class ByteView(io.RawIOBase):
         return len(data)
 
 
+def build_view(handle: BinaryIO, start: int = 0, patches: Mapping[int, bytes] | None = None) -> BinaryIO:
+    """Return a [`ByteView`]; arguments as for it."""
+    return cast(BinaryIO, ByteView(handle, start, patches))
+
+
 def mend_header(handle: BinaryIO, head: bytes) -> tuple[BinaryIO, list[str]]:
     """
     Show libsndfile a header that it takes rightly, where it would take the file's own wrongly.
@@ -72,16 +77,12 @@ def mend_header(handle: BinaryIO, head: bytes) -> tuple[BinaryIO, list[str]]:
     if head[:4] == b"OggS" and (start := head.find(b"OpusHead", 0, 300)) > 0:
         rate = struct.pack("<I", OPUS_RATE)
         if head[start + 12 : start + 16] != rate:
-            return _as_file(ByteView(handle, patches=_patch_ogg_page(head, start + 12, rate))), []
+            return build_view(handle, patches=_patch_ogg_page(head, start + 12, rate)), []
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         patches = _state_wav_length(handle, head)
         if patches:
-            return _as_file(ByteView(handle, patches=patches)), [LENGTH_WARNING]
+            return build_view(handle, patches=patches), [LENGTH_WARNING]
     return handle, []
-
-
-def _as_file(view: ByteView) -> BinaryIO:
-    return view  # type: ignore[return-value]  (a raw file is all that is asked of it)
 
 
 def _patch_ogg_page(head: bytes, offset: int, content: bytes) -> dict[int, bytes]:

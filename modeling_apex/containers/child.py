@@ -173,7 +173,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=POOL.forget)
 
 
-def _send(pipe: Any, message: dict[str, Any], content: bytes | memoryview = b"") -> None:
+def _send(pipe: Any, message: dict[str, Any], content: bytes = b"") -> None:
     pipe.write(json.dumps({**message, "num_bytes": len(content)}).encode() + b"\n")
     pipe.write(content)
     pipe.flush()
@@ -256,8 +256,7 @@ def serve() -> None:
                 if block is None:
                     _send(target, {"failure": None, "warnings": decoded.warnings if decoded else []})
                 else:
-                    content = np.ascontiguousarray(block, np.float32)
-                    _send(target, {"block": list(content.shape)}, memoryview(content).cast("B"))
+                    _send(target, {"block": list(block.shape)}, block.astype(np.float32, copy=False).tobytes())
         except OSError:  # the parent is gone
             return
 

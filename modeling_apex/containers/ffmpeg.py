@@ -150,13 +150,14 @@ def _join_frames(
 ) -> Iterator[np.ndarray]:
     """Join short frames into blocks of shape `(num_samples, num_channels)`, at the rate of the first frame."""
     pieces: list[np.ndarray] = []
-    num_samples, failure, converter, layout = 0, None, None, None
+    num_samples, failure, layout = 0, None, None
     frame: Any = first
+    converter: Any = None
     while failure is None:
         flushes = frame is None or _describe_frame(frame) != layout
         try:
-            converted = converter.resample(None) if converter is not None and flushes else []
-            pieces += [_read_frame(item) for item in converted]
+            if flushes and converter is not None:
+                pieces += [_read_frame(item) for item in converter.resample(None)]
             if flushes and pieces:
                 yield np.concatenate(pieces)
                 pieces, num_samples = [], 0

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from modeling_apex.containers.byte_views import ByteView, mend_header
+from modeling_apex.containers.byte_views import build_view, mend_header
 from modeling_apex.containers.child import decode_in_child
 from modeling_apex.containers.ffmpeg import decode_stream, import_av, open_container
 from modeling_apex.containers.recognition import find_start, recognize
@@ -51,7 +51,7 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
             f"{name}: is not in a format that this program reads; its first bytes are {inner[:8]!r}. Check that it is "
             "a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
         )
-    view: BinaryIO = ByteView(handle, start) if start else handle  # type: ignore[assignment]
+    view = build_view(handle, start) if start else handle
     if start:
         decoded = decode_with_soundfile(view, limits, resources)
         if decoded is not None:
@@ -150,7 +150,7 @@ def _read_links(
     """Yield the blocks of the Ogg files that follow the first in one file, each decoded as if it stood alone."""
     decoded.declared_seconds = None  # of the first
     for number, start in enumerate(links, 2):
-        view: BinaryIO = ByteView(handle, start)  # type: ignore[assignment]
+        view = build_view(handle, start)
         head = view.read(512)
         view.seek(0)
         view, _ = mend_header(view, head)
