@@ -36,13 +36,14 @@ class Damage:
     num_bad: int = 0
     num_last: int = 0  # of these, how many no good one has followed
     bad_seconds: float = 0.0
+    packet_seconds: float = 0.0  # of the last good packet
 
     def note(self, packet: Any) -> bool:
         """Count a bad packet; tell whether the next may be tried."""
         self.num_bad += 1
         self.num_last += 1
-        if packet is not None and packet.duration and packet.time_base:
-            self.bad_seconds += float(packet.duration * packet.time_base)
+        is_stated = packet is not None and packet.duration and packet.time_base
+        self.bad_seconds += float(packet.duration * packet.time_base) if is_stated else self.packet_seconds
         return self.num_bad <= SPARE_BAD_PACKETS + self.num_packets
 
     def describe(self) -> list[str]:
@@ -63,10 +64,10 @@ def import_av(name: str, label: str) -> ModuleType:
     try:
         return import_optional("av", PACKAGE)
     except ImportError as error:
-        advice = "see above for how to install it" if _shown else f'pip install "{PACKAGE}"'
+        advice = " too" if _shown else f': pip install "{PACKAGE}"'
         _shown.add(PACKAGE)
         reason = str(error.__cause__ or error)
-        raise MissingDecoderError(f"{name}: to decode this {label} file, av is needed: {advice} ({reason})") from error
+        raise MissingDecoderError(f"{name}: to decode this {label} file, av is needed{advice} ({reason})") from error
 
 
 def open_container(name: str, handle: BinaryIO, demuxer: str, label: str, resources: ExitStack) -> Any:
@@ -138,6 +139,7 @@ def _decode_frames(av: ModuleType, container: Any, damage: Damage) -> Iterator[A
             continue
         if frames:
             damage.num_packets, damage.num_last = damage.num_packets + 1, 0
+            damage.packet_seconds = sum(frame.samples for frame in frames) / frames[0].sample_rate
         yield from frames
 
 

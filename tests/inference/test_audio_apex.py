@@ -22,6 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_apex import cli
 from modeling_apex.containers import byte_views, child, ffmpeg
 from modeling_apex.inference import audio_apex, audio_limits_apex, libsndfile_apex, resampling_apex
 from modeling_apex.inference.audio_apex import (
@@ -33,6 +34,7 @@ from modeling_apex.inference.audio_apex import (
     split_segments,
     stream_segments,
 )
+from modeling_apex.loading import load_pipeline
 
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 44101)
 
@@ -472,7 +474,7 @@ class TestDecoding:
         data = encode(build_song(6), 8000, **options)
         assert read_native(data)[1].warnings == []
         read, stream = read_native(data[: len(data) * 6 // 10])
-        assert len(read) / 8000 == pytest.approx(3.6, abs=0.15)
+        assert len(read) / 8000 == pytest.approx(3.6, abs=0.3)
         assert stream.warnings == [
             f"the file declares 6.0 s but only {len(read) / 8000:.1f} s decode; scored what decodes"
         ]
@@ -579,13 +581,10 @@ class TestDecoding:
 
     @pytest.mark.parametrize(
         ("container", "codec"),
-        [("wv", "wavpack"), ("tta", "tta"), ("ac3", "ac3"), ("eac3", "eac3"), ("dts", "dca"), ("voc", "pcm_s16le")],
+        [("wv", "wavpack"), ("tta", "tta"), ("ac3", "ac3"), ("eac3", "eac3"), ("nut", "mp2"), ("voc", "pcm_s16le")],
     )
     def test_rare_containers(self, container: str, codec: str) -> None:
-        try:
-            data = encode_with_av(container, codec)
-        except (ValueError, av.FFmpegError):
-            pytest.skip(f"this build of PyAV does not write {codec}")
+        data = encode_with_av(container, codec)
         read, stream = read_native(data)
         assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (48000, 2, [])
         assert np.argmax(np.abs(np.fft.rfft(read[20000:68000]))) == 440
@@ -674,10 +673,10 @@ class TestMissingPackages:
         monkeypatch.setattr(ffmpeg, "_shown", set())
 
         def hide(hidden: str) -> None:
-            def import_module(name: str) -> types.ModuleType:
+            def import_module(name: str, package: str | None = None) -> types.ModuleType:
                 if name == hidden:
                     raise ImportError(f"No module named {name!r}")
-                return real(name)
+                return real(name, package)
 
             monkeypatch.setattr(audio_limits_apex.importlib, "import_module", import_module)
 
@@ -696,6 +695,46 @@ class TestMissingPackages:
         assert open_audio(data).sampling_rate == 44100
         with pytest.raises(ImportError, match=r'to decode this MP3 file, av is needed: .*"apex-music\[audio\]"'):
             open_audio(data[data.find(b"\xff\xfb", 4) :])
+
+    @pytest.mark.parametrize("command", ["score", "score-to-file", "embed"])
+    def test_without_av_other_songs_are_scored(
+        self,
+        hide: Callable[[str], None],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture,
+        caplog: pytest.LogCaptureFixture,
+        command: str,
+    ) -> None:
+        songs = self.build_folder(tmp_path)
+        hide("av")
+        output = {"score": [], "embed": ["--output", str(tmp_path / "out")]}
+        words = [
+            command.partition("-")[0],
+            str(songs),
+            *output.get(command, ["--output", str(tmp_path / "out.jsonl")]),
+        ]
+        assert cli.main(words) == 1
+        said = "".join(capsys.readouterr()) + caplog.text
+        for name in ("a.m4a", "b.m4a"):
+            assert re.search(rf"{name}: to decode this MP4.* file, av is needed", said)
+        assert said.count("apex-music[audio]") == 1
+        assert ("3.mp3" in said) if command == "score" else ("3 songs" in said)
+
+    def test_without_av_the_pipeline_reports(self, hide: Callable[[str], None], tmp_path: Path) -> None:
+        songs = self.build_folder(tmp_path)
+        hide("av")
+        reports = list(load_pipeline()(sorted(map(str, songs.iterdir())), on_error="report"))
+        errors = [report["error"] for report in reports if "error" in report]
+        assert (len(reports), len(errors)) == (5, 2)
+        assert "".join(errors).count("apex-music[audio]") == 1
+        assert issubclass(ffmpeg.MissingDecoderError, AudioError)
+
+    def build_folder(self, folder: Path) -> Path:
+        (folder / "songs").mkdir()
+        mp3, m4a = encode(build_song(1, 44100), 44100, format="MP3"), encode_with_av("mp4", "aac", seconds=1)
+        for name in ("1.mp3", "2.mp3", "3.mp3", "a.m4a", "b.m4a"):
+            (folder / "songs" / name).write_bytes(mp3 if name.endswith("mp3") else m4a)
+        return folder / "songs"
 
     def test_without_av_unknown_content_is_not_audio(self, hide: Callable[[str], None]) -> None:
         hide("av")
@@ -941,12 +980,18 @@ class TestLimits:
     def test_each_limit(self, format: str | None) -> None:
         source = encode(self.song, 8000, format=format) if format else {"array": self.song, "sampling_rate": 8000}
         for limits, message in (
-            (AudioLimits(max_seconds=1.5), r"lasts 2\.0 s or more, but the limit is 1\.5 s.*AudioLimits\(max_seconds"),
+            (
+                AudioLimits(max_seconds=1.5),
+                r"lasts 2\.0 s or more, but the limit is 1\.5 s.*\(max_seconds.*--max-seconds",
+            ),
             (
                 AudioLimits(max_bytes=500),
-                r"\d+ bytes or more, but the limit is 500\. Raise it with AudioLimits\(max_b",
+                r"\d+ bytes or more, but the limit is 500\. Raise it with AudioLimits\(max_bytes=.*\) or --max-meg",
             ),
-            (AudioLimits(max_channels=1), r"has 2 channels, but 1 to 1 are accepted\. Mix it down first"),
+            (
+                AudioLimits(max_channels=1),
+                r"has 2 channels, but 1 to 1 are accepted\. Mix it down first.* or --max-channels 2\.",
+            ),
             (AudioLimits(max_sampling_rate=7999), r"sampling rate is 8000 Hz, but must lie between 4000 and 7999 Hz"),
             (AudioLimits(min_sampling_rate=8001), r"sampling rate is 8000 Hz, but must lie between 8001 and 384000"),
         ):
