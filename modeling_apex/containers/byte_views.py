@@ -24,12 +24,15 @@ class ByteView(io.RawIOBase):
 
     Args:
         handle (`BinaryIO`): The file, which stays the caller's to close.
-        start (`int`, defaults to 0): Where the view begins.
+        start (`int`, defaults to 0), stop (`int`, *optional*): Where the view begins, and where it ends.
         patches (`Mapping[int, bytes]`, *optional*): What stands at offsets of the view instead.
     """
 
-    def __init__(self, handle: BinaryIO, start: int = 0, patches: Mapping[int, bytes] | None = None):
+    def __init__(
+        self, handle: BinaryIO, start: int = 0, stop: int | None = None, patches: Mapping[int, bytes] | None = None
+    ):
         self._handle, self._start, self._patches = handle, start, dict(patches or {})
+        self._stop = handle.seek(0, os.SEEK_END) if stop is None else stop
         self.seek(0)
 
     def readable(self) -> bool:
@@ -39,18 +42,18 @@ class ByteView(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_SET:
-            if offset < 0:
-                raise ValueError(f"a place in a file is not negative, got {offset}.")
-            offset += self._start
-        return self._handle.seek(offset, whence) - self._start
+        place = offset + {os.SEEK_SET: self._start, os.SEEK_CUR: self._handle.tell()}.get(whence, self._stop)
+        if place < self._start:
+            raise OSError(f"a place in a file is not negative, got {place - self._start}.")
+        return self._handle.seek(place) - self._start
 
     def tell(self) -> int:
         return self._handle.tell() - self._start
 
     def readinto(self, buffer: Any) -> int:
         first = self.tell()
-        data = bytearray(self._handle.read(len(memoryview(buffer).cast("B"))))
+        size = min(len(memoryview(buffer).cast("B")), self._stop - self._start - first)
+        data = bytearray(self._handle.read(max(0, size)))
         for offset, patch in self._patches.items():
             for place, byte in enumerate(patch, offset - first):
                 if 0 <= place < len(data):
@@ -59,9 +62,9 @@ class ByteView(io.RawIOBase):
         return len(data)
 
 
-def build_view(handle: BinaryIO, start: int = 0, patches: Mapping[int, bytes] | None = None) -> BinaryIO:
+def build_view(handle: BinaryIO, start: int = 0, stop: int | None = None, **patches: Mapping[int, bytes]) -> BinaryIO:
     """Return a [`ByteView`]; arguments as for it."""
-    return cast(BinaryIO, ByteView(handle, start, patches))
+    return cast(BinaryIO, ByteView(handle, start, stop, **patches))
 
 
 def mend_header(handle: BinaryIO, head: bytes) -> tuple[BinaryIO, list[str]]:

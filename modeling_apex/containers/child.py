@@ -37,7 +37,10 @@ def decode_in_child(name: str, handle: BinaryIO, demuxer: str, label: str, resou
     Raises:
         `AudioError`: If it cannot be decoded, or the decoder died; then also while reading.
     """
-    worker = POOL.take()
+    try:
+        worker = POOL.take()
+    except OSError as error:
+        raise AudioError(f"{name}: no process can be started to decode this {label} file ({error}).") from error
     resources.callback(POOL.give_back, worker)
     try:
         num_bytes = handle.seek(0, os.SEEK_END)

@@ -8,6 +8,7 @@ FFmpeg decodes in this process what nearly every song is in: the containers of `
 `COMMON_CODECS`, one channel or two. Everything else is decoded in a child process.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from modeling_apex.containers.byte_views import build_view, mend_header
 from modeling_apex.containers.child import decode_in_child
 from modeling_apex.containers.ffmpeg import decode_stream, import_av, open_container
+from modeling_apex.containers.links import find_links
 from modeling_apex.containers.recognition import find_start, recognize
 from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
 from modeling_apex.inference.libsndfile_apex import Decoded, decode_with_soundfile
@@ -31,6 +33,7 @@ COMMON_NUM_CHANNELS = 2
 STREAMS = re.compile(rb"OggS|fLaC|ID3|\xff[\xe0-\xff]")
 TAIL_NUM_BYTES = 2048
 ID3V1_NUM_BYTES = 128
+MIN_LINK_NUM_BYTES = 32
 MAX_OGG_PAGE_NUM_BYTES = 65_307
 
 
@@ -55,9 +58,14 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
     if start:
         decoded = decode_with_soundfile(view, limits, resources)
         if decoded is not None:
+            complete_song(name, view, inner, decoded, limits, resources)
             return decoded
         view.seek(0)
-    return _decode_known(name, view, known, limits, resources)
+    decoded = _decode_known(name, view, known, limits, resources)
+    if inner[:4] != b"OggS":  # FFmpeg reads on by itself
+        links = find_links(view, inner)
+        decoded.blocks = itertools.chain(decoded.blocks, _read_links(name, view, decoded, links, limits, resources))
+    return decoded
 
 
 def _decode_known(
@@ -108,12 +116,18 @@ def _read_on(
         failure = error
     if head[:4] == b"OggS" and failure is None and not _ends_ogg(handle):
         decoded.warnings.append("the file breaks off: its last page does not end the song; scored what decodes")
-    if head[:4] == b"OggS" and (links := list(_find_ogg_links(handle))):
-        yield from _read_links(handle, decoded, links, limits, resources)
-        return
     num_left = _count_bytes_left(handle)
+    if failure is None and num_samples and num_left < MIN_LINK_NUM_BYTES:
+        return
+    if num_samples and (links := find_links(handle, head)):
+        seconds = num_samples / decoded.sampling_rate
+        if failure is not None and (decoded.declared_seconds is None or seconds < decoded.declared_seconds):
+            decoded.warnings.append(f"the first song of this file is damaged ({failure}); scored what decodes")
+        yield from _read_links(name, handle, decoded, links, limits, resources)
+        return
     num_bytes = handle.seek(0, os.SEEK_END)
-    if failure is None and (num_left <= max(TAIL_NUM_BYTES, 0.01 * num_bytes) or not STREAMS.match(head)):
+    is_read = num_samples > 0 and num_left <= max(TAIL_NUM_BYTES, 0.01 * num_bytes)
+    if failure is None and (is_read or not STREAMS.match(head)):
         return
     num_more, known = 0, recognize(head)
     if known is not None:
@@ -131,7 +145,8 @@ def _read_on(
         rate, declared = decoded.sampling_rate, decoded.declared_seconds
         missing = 0.0 if declared is None else max(0.0, declared - (num_samples + num_more) / rate)
         # What is missing at the end of a file is told for every decoder alike.
-        if failure is not None and not decoded.warnings and missing <= max(0.5, 0.01 * (declared or 0)):
+        is_damaged = declared is None or 0.01 < missing <= max(0.5, 0.01 * declared)
+        if failure is not None and is_damaged and not decoded.warnings:
             decoded.warnings.append(
                 f"damaged near {num_samples / rate:.1f} s ({failure}), {missing:.1f} s missing; scored what decodes"
             )
@@ -145,40 +160,34 @@ def _read_on(
 
 
 def _read_links(
-    handle: BinaryIO, decoded: Decoded, links: list[int], limits: AudioLimits, resources: ExitStack
+    name: str, handle: BinaryIO, decoded: Decoded, links: list[int], limits: AudioLimits, resources: ExitStack
 ) -> Iterator[np.ndarray]:
-    """Yield the blocks of the Ogg files that follow the first in one file, each decoded as if it stood alone."""
-    decoded.declared_seconds = None  # of the first
-    for number, start in enumerate(links, 2):
-        view = build_view(handle, start)
-        head = view.read(512)
-        view.seek(0)
-        view, _ = mend_header(view, head)
-        link = decode_with_soundfile(view, limits, resources)
-        if link is None or link.sampling_rate != decoded.sampling_rate:
-            why = "do not decode" if link is None else f"have another sampling rate, {link.sampling_rate} Hz"
-            decoded.warnings.append(f"songs {number} to {len(links) + 1} of this file {why}; scored what comes before")
-            return
+    """Yield the blocks of the songs that follow the first in one file, each decoded as if it stood alone."""
+    if links:
+        decoded.declared_seconds = None  # of the first
+    for number, (start, stop) in enumerate(itertools.zip_longest(links, links[1:]), 2):
         try:
+            link = _open_link(name, build_view(handle, start, stop), limits, resources)
+            if link.sampling_rate != decoded.sampling_rate:
+                raise AudioError(f"its sampling rate is {link.sampling_rate} Hz, not {decoded.sampling_rate} Hz")
             yield from link.blocks
+            decoded.warnings += link.warnings
         except AudioError as error:
-            decoded.warnings.append(f"song {number} of this file is damaged ({error}); scored what decodes")
+            decoded.warnings.append(f"song {number} of the {len(links) + 1} in this file is left out: {error}")
 
 
-def _find_ogg_links(handle: BinaryIO) -> Iterator[int]:
-    """Find where further songs begin in an Ogg file: at a page that begins a stream, behind one that does not."""
-    position, offset, was_first = handle.tell(), 0, True
+def _open_link(name: str, handle: BinaryIO, limits: AudioLimits, resources: ExitStack) -> Decoded:
     handle.seek(0)
-    while len(header := handle.read(27)) == 27 and header[:4] == b"OggS":
-        is_first = bool(header[5] & 2)
-        if is_first and not was_first:
-            handle.seek(position)
-            yield offset
-        was_first = is_first
-        handle.seek(offset + 27)
-        offset += 27 + header[26] + sum(handle.read(header[26]))
-        handle.seek(offset)
-    handle.seek(position)
+    head = handle.read(512)
+    handle.seek(0)
+    view, _ = mend_header(handle, head)
+    link = decode_with_soundfile(view, limits, resources)
+    if link is None:
+        known = recognize(head)
+        assert known is not None, "a link is found by its first bytes"
+        view.seek(0)
+        link = _decode_known(name, view, known, limits, resources)
+    return link
 
 
 def _skip(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:

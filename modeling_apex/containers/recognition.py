@@ -138,7 +138,8 @@ def find_start(handle: BinaryIO) -> int:
                 break
             # What begins with zeros itself, such as the size of an MP4 box, begins with at most three or four.
             begins = range(max(0, num_zeros - 4), num_zeros + 1)
-            known = [place for place in begins if recognize(zeros[place : place + 512])]
+            parts = {place: zeros[place : place + 512] for place in begins}
+            known = [place for place, part in parts.items() if recognize(part) or part[:8] == b"APETAGEX"]
             if not known or known[0] == 0:
                 break
             start += known[0]

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_apex import cli
-from modeling_apex.containers import byte_views, child, ffmpeg
+from modeling_apex.containers import byte_views, child, ffmpeg, links
 from modeling_apex.inference import audio_apex, audio_limits_apex, libsndfile_apex, resampling_apex
 from modeling_apex.inference.audio_apex import (
     AudioError,
@@ -498,8 +498,44 @@ class TestDecoding:
         read, stream = read_native(b"".join(parts))
         assert len(read) == 2 * 16000
         assert stream.warnings == [
-            "songs 2 to 2 of this file have another sampling rate, 48000 Hz; scored what comes before"
+            "song 2 of the 2 in this file is left out: its sampling rate is 48000 Hz, not 16000 Hz"
         ]
+
+    @pytest.mark.parametrize("kind", ["WAV", "AIFF", "mp4", "FLAC", "adts"])
+    def test_joined_files_of_other_kinds_are_scored_to_their_end(self, kind: str) -> None:
+        if kind in ("WAV", "AIFF", "FLAC"):
+            parts = [encode(build_song(2, 8000, seed=seed), 8000, format=kind) for seed in (1, 2, 3)]
+        else:
+            parts = [encode_with_av(kind, "aac", seconds=seconds) for seconds in (1, 2, 1.5)]
+        read, stream = read_native(b"".join(parts))
+        assert stream.warnings == []
+        expected = np.concatenate([read_native(part)[0] for part in parts])
+        if kind == "adts":  # one stream for the decoder
+            assert len(read) == pytest.approx(len(expected), abs=4096)
+        else:
+            np.testing.assert_array_equal(read, expected)
+
+    def test_a_joined_file_that_is_damaged(self) -> None:
+        data = encode(build_song(2, 48000), 48000, format="OGG", subtype="VORBIS")
+        read, stream = read_native(data + data[:200])
+        assert len(read) == 2 * 48000
+        assert len(stream.warnings) >= 1
+        assert all("scored what decodes" in warning or "song 2 of the 2" in warning for warning in stream.warnings)
+
+    def test_a_view_is_a_part_of_a_file(self) -> None:
+        view = byte_views.build_view(io.BytesIO(b"0123456789"), 2, 8, patches={1: b"ab"})
+        assert view.read() == b"2ab567"
+        assert (view.seek(-2, io.SEEK_END), view.read(9), view.tell()) == (4, b"67", 6)
+        assert (view.seek(1), view.seek(1, io.SEEK_CUR), view.read(1)) == (1, 2, b"b")
+        with pytest.raises(OSError, match=r"a place in a file is not negative, got -1\."):
+            view.seek(-1)
+
+    def test_links_have_a_bound(self) -> None:
+        data = encode(build_song(0.01), 8000, format="WAV")
+        assert len(links.find_links(io.BytesIO(data * 1100), data)) == links.MAX_LINKS
+        box = b"\0\0\0\x08ftyp" + b"\0\0\0\x08moov"
+        assert links.find_links(io.BytesIO(box * 3 + bytes(8)), box) == [16, 32]
+        assert links.find_links(io.BytesIO(data), data) == []
 
     def test_joined_mp3_files_are_scored_to_their_end(self) -> None:
         data = encode(build_song(4, 44100), 44100, format="MP3")
@@ -569,7 +605,7 @@ class TestDecoding:
         expected = read_native(mp3)[0]
         id3 = b"ID3\x03\0\0\0\0\0\x0a" + bytes(10)
         ape = b"APETAGEX" + (2000).to_bytes(4, "little") + (100).to_bytes(4, "little") + bytes(16 + 100)
-        for before in (bytes(700), id3 + id3, ape, id3 + bytes(300), bytes(5) + id3):
+        for before in (bytes(700), id3 + id3, ape, id3 + bytes(300), bytes(5) + id3, bytes(9) + ape):
             np.testing.assert_array_equal(read_native(before + mp3)[0], expected)
         for container, codec in (("adts", "aac"), ("mp4", "aac"), ("asf", "wmav2")):
             song = encode_with_av(container, codec)
@@ -638,6 +674,12 @@ class TestChild:
         child.POOL.close()
         monkeypatch.setattr(child, "_COMMAND", "import os; os.abort()")
         with pytest.raises(AudioError, match=r"the decoder of this WebM/Matroska file died \((SIGABRT|exit status)"):
+            open_audio(song, limits=self.limits)
+
+    def test_no_process_can_be_started(self, song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        child.POOL.close()
+        monkeypatch.setattr(child.sys, "executable", "/absent/python")
+        with pytest.raises(AudioError, match=r"<bytes>: no process can be started to decode this WebM/Matroska file"):
             open_audio(song, limits=self.limits)
 
     def test_a_child_is_kept_and_ended(self, song: bytes) -> None:
