@@ -26,7 +26,8 @@ BLOCK_NUM_SAMPLES = 65_536
 # How far headers are followed by hand: a file of nothing but empty tags or chunks would otherwise take minutes.
 MAX_TAGS = 32
 MAX_CHUNKS = 4096
-FOREIGN_FORMATS = ("VOC",)
+# What libsndfile takes for sound, or for other sound than it is: the headers of Creative's blocks; A-law in Wave64.
+MISREAD = (*(("VOC", subtype) for subtype in ("PCM_16", "PCM_U8", "ALAW", "ULAW")), ("W64", "PCM_U8"))
 
 
 @dataclass
@@ -55,9 +56,8 @@ def decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: Exit
     except soundfile.LibsndfileError:
         return None
     resources.callback(file.close)
-    # Opus decodes at 48 kHz, and libsndfile believes a header that says what was encoded. Creative's blocks it takes
-    # for sound, and codecs that it does not know inside WAV for those that it does.
-    if (file.subtype == "OPUS" and file.samplerate != 48_000) or file.format in FOREIGN_FORMATS:
+    # Opus decodes at 48 kHz, and libsndfile believes a header that says what was encoded.
+    if (file.subtype == "OPUS" and file.samplerate != 48_000) or (file.format, file.subtype) in MISREAD:
         return None
     # libsndfile says "unknown" by the largest 64-bit number.
     declared = file.frames if 0 <= file.frames < 2**62 else None

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import tracemalloc
 import types
 from collections.abc import Callable
@@ -610,6 +611,22 @@ class TestDecoding:
         for container, codec in (("adts", "aac"), ("mp4", "aac"), ("asf", "wmav2")):
             song = encode_with_av(container, codec)
             np.testing.assert_array_equal(read_native(id3 + song)[0], read_native(song)[0])
+
+    def test_a_law_in_wave64_is_no_pcm(self) -> None:
+        song = build_song(1, 8000, 2)
+        expected = read_native(encode(song, 8000, format="WAV", subtype="ALAW"))[0]
+        data = encode(song, 8000, format="W64", subtype="ALAW")
+        start = data.find(b"fmt ") + 24
+        layout = struct.unpack("<HHIIHH", data[start : start + 16])
+        # As FFmpeg writes it for many channels: the code of an extensible format, and the true one behind it.
+        wide = (
+            struct.pack("<HHIIHHHHIH", 0xFFFE, *layout[1:], 22, 8, 3, 6) + b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
+        )
+        size = struct.unpack("<Q", data[start - 8 : start])[0]
+        end = start - 24 + size + -size % 8
+        data = data[: start - 8] + struct.pack("<Q", 24 + len(wide)) + wide + data[end:]
+        assert soundfile.info(io.BytesIO(data)).subtype == "PCM_U8"
+        np.testing.assert_allclose(read_native(data)[0], expected, atol=1e-6)
 
     def test_zeros_without_end(self) -> None:
         with pytest.raises(AudioError, match="is not in a format that this program reads; its first bytes are"):
