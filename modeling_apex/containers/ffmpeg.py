@@ -129,9 +129,9 @@ def _decode_frames(av: ModuleType, container: Any, damage: Damage) -> Iterator[A
             frames = packet.decode()
         except StopIteration:
             return
-        except av.FFmpegError as error:
+        except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV knows no stream that begins in mid-file
             if not damage.note(packet):
-                raise
+                raise ValueError(f"{damage.num_bad} packets are damaged, the last so: {error}") from error
             if packet is None:
                 packets = container.demux(stream)
             if isinstance(error, av.EOFError):

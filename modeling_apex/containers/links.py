@@ -5,6 +5,7 @@ What comes in is a seekable file; what leaves are the places where the others be
 boxes. Streams of frames alone (MP3, ADTS) are read on by FFmpeg instead.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -82,7 +83,10 @@ def _find_flac_links(handle: BinaryIO) -> Iterator[int]:
 def _find_box_links(handle: BinaryIO) -> Iterator[int]:
     """A second `ftyp` among the boxes of an MP4 file, behind the sound of the first."""
     offset, has_sound = 0, False
+    num_bytes = handle.seek(0, os.SEEK_END)
     for _ in range(MAX_CHUNKS):
+        if offset > num_bytes:
+            return
         handle.seek(offset)
         header = handle.read(16)
         if len(header) < 8 or not re.fullmatch(rb"[ -~]{4}", header[4:8]):

@@ -64,7 +64,7 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
     decoded = _decode_known(name, view, known, limits, resources)
     if inner[:4] != b"OggS":  # FFmpeg reads on by itself
         links = find_links(view, inner)
-        decoded.blocks = itertools.chain(decoded.blocks, _read_links(name, view, decoded, links, limits, resources))
+        decoded.blocks = itertools.chain(decoded.blocks, _read_links(name, view, decoded, links, limits))
     return decoded
 
 
@@ -123,7 +123,7 @@ def _read_on(
         seconds = num_samples / decoded.sampling_rate
         if failure is not None and (decoded.declared_seconds is None or seconds < decoded.declared_seconds):
             decoded.warnings.append(f"the first song of this file is damaged ({failure}); scored what decodes")
-        yield from _read_links(name, handle, decoded, links, limits, resources)
+        yield from _read_links(name, handle, decoded, links, limits)
         return
     num_bytes = handle.seek(0, os.SEEK_END)
     is_read = num_samples > 0 and num_left <= max(TAIL_NUM_BYTES, 0.01 * num_bytes)
@@ -160,18 +160,19 @@ def _read_on(
 
 
 def _read_links(
-    name: str, handle: BinaryIO, decoded: Decoded, links: list[int], limits: AudioLimits, resources: ExitStack
+    name: str, handle: BinaryIO, decoded: Decoded, links: list[int], limits: AudioLimits
 ) -> Iterator[np.ndarray]:
     """Yield the blocks of the songs that follow the first in one file, each decoded as if it stood alone."""
     if links:
         decoded.declared_seconds = None  # of the first
     for number, (start, stop) in enumerate(itertools.zip_longest(links, links[1:]), 2):
         try:
-            link = _open_link(name, build_view(handle, start, stop), limits, resources)
-            if link.sampling_rate != decoded.sampling_rate:
-                raise AudioError(f"its sampling rate is {link.sampling_rate} Hz, not {decoded.sampling_rate} Hz")
-            yield from link.blocks
-            decoded.warnings += link.warnings
+            with ExitStack() as own:
+                link = _open_link(name, build_view(handle, start, stop), limits, own)
+                if link.sampling_rate != decoded.sampling_rate:
+                    raise AudioError(f"its sampling rate is {link.sampling_rate} Hz, not {decoded.sampling_rate} Hz")
+                yield from link.blocks
+                decoded.warnings += link.warnings
         except AudioError as error:
             decoded.warnings.append(f"song {number} of the {len(links) + 1} in this file is left out: {error}")
 
@@ -203,7 +204,7 @@ def _count_bytes_left(handle: BinaryIO) -> int:
     end = handle.seek(0, os.SEEK_END)
     for _ in range(3):
         handle.seek(max(0, end - ID3V1_NUM_BYTES))
-        tail = handle.read(min(end, ID3V1_NUM_BYTES))
+        tail = handle.read(max(0, min(end, ID3V1_NUM_BYTES)))
         if tail[:3] == b"TAG":
             end -= ID3V1_NUM_BYTES
         elif tail[-32:-24] == b"APETAGEX":

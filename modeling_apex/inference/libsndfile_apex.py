@@ -106,20 +106,19 @@ def find_wav_data(handle: BinaryIO) -> tuple[int, int] | None:
 
 def _find_chunk(handle: BinaryIO, offset: int, layout: str, kind: bytes, alignment: int) -> tuple[int, int] | None:
     position, header = handle.tell(), struct.calcsize(layout)
+    num_bytes = handle.seek(0, os.SEEK_END)
     try:
         for _ in range(MAX_CHUNKS):
+            if offset + header > num_bytes:
+                break
             handle.seek(offset)
             content = handle.read(header)
-            if len(content) < header:
-                break
             found, size = struct.unpack(layout, content)
             if layout == "<16sQ":  # Wave64 counts the header in
                 size = max(0, size - header)
             if found[:4] == kind:
                 return offset + header, size
             offset += header + max(0, size) + -size % alignment
-            if offset >= 2**62:
-                break
     finally:
         handle.seek(position)
     return None
