@@ -77,8 +77,10 @@ FLAT_MODULES = tuple(
 # package that stands there where it is installed.
 HOOKS = {
     "decoding_apex:open_url": "download:download",
-    "decoding_apex:refuse_format": "containers:refuse_format",
-    "decoding_apex:decode_container": "containers:decode_container",
+    "decoding_apex:refuse_format": "containers.recognition:refuse_format",
+    "decoding_apex:mend_header": "containers.byte_views:mend_header",
+    "decoding_apex:decode_container": "containers.opening:decode_container",
+    "decoding_apex:complete_song": "containers.opening:complete_song",
     "configuration_fields_apex:check_fields": "checkpoints.config_checks:check_fields",
     "configuration_fields_apex:ApexFields.validate_encoder": "checkpoints.config_checks:validate_encoder",
     "score_heads_apex:ScoreHeadsMixin.count_workers": "inference.worker_threads_apex:count_workers",

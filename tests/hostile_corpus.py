@@ -52,7 +52,14 @@ AV_FORMATS = {
     "flv": ("flv", "aac", 44_100),
     "ts": ("mpegts", "aac", 44_100),
     "avi": ("avi", "mp2", 44_100),
+    "wv": ("wv", "wavpack", 44_100),
+    "tta": ("tta", "tta", 44_100),
+    "eac3": ("eac3", "eac3", 44_100),
+    "mp2.nut": ("nut", "mp2", 44_100),
+    "voc": ("voc", "pcm_s16le", 44_100),
 }
+ID3_TAG = b"ID3\x03\0\0\0\0\0\x0a" + bytes(10)
+APE_TAG = b"APETAGEX" + struct.pack("<II", 2000, 9) + bytes(16 + 9)
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,9 @@ def _splice(ending: str, clip: bytes) -> Iterator[HostileCase]:
         "tail-of-zeros": clip + bytes(1 << 16),
         "text-before": b"HTTP/1.1 200 OK\r\nContent-Type: audio/x\r\n\r\n" + clip,
         "head-of-noise": noise[:512] + clip[512:],
+        "zeros-before": bytes(700) + clip,
+        "tags-before": ID3_TAG + APE_TAG + clip,
+        "noise-in-the-middle": clip[:third] + noise[:300] + clip[third + 300 :],
     }
     for label, content in parts.items():
         yield _case("spliced", f"{label}.{ending}", content)
@@ -234,6 +244,8 @@ def _build_bombs() -> Iterator[HostileCase]:
             for label, count in {"unknown": 0, "one": 1, "largest": 2**36 - 1}.items():
                 lie = functools.partial(_write_built, functools.partial(_state_flac_length, build, count))
                 yield HostileCase("bomb", f"silence-{rate}-{minutes}min-{label}.{ending}", lie)
+    links = encode_silent_ogg()
+    yield _case("bomb", "ogg-links-without-end.ogg", links * 2_000)
     tone = build_wav(bytes(2 * 384_000 * 10), rate=384_000)
     yield _case("bomb", "silence-384khz-10s.wav", tone)
     tags = b"".join(b"ID3\x03\0\0\0\0\0\0" for _ in range(200_000))
@@ -243,6 +255,13 @@ def _build_bombs() -> Iterator[HostileCase]:
     yield _case("bomb", "frames-without-end.mp3", frame * 300_000)
     picture = b"\x89PNG\r\n\x1a\n" + zlib.compress(bytes(50_000_000))
     yield _case("bomb", "picture-in-tag.mp3", b"ID3\x03\0\0\0\x0f\x7f\x7fAPIC" + picture)
+
+
+def encode_silent_ogg() -> bytes:
+    """Encode the shortest Ogg song: a link of a chain of thousands."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(64, np.float32), 8_000, format="OGG", subtype="VORBIS")
+    return buffer.getvalue()
 
 
 def _write_built(build: Callable[[], bytes], path: Path) -> None:

@@ -24,6 +24,8 @@ GRACE_SAMPLES = 2**24
 class AudioError(ValueError):
     """A song that cannot be scored. The message names the song, what is wrong with it and what to do."""
 
+    is_fatal = False  # whether what decoded before it counts for nothing either
+
 
 @dataclass(frozen=True)
 class AudioLimits:
@@ -62,7 +64,7 @@ class AudioLimits:
         if num_bytes > self.max_bytes:
             raise AudioError(
                 f"{name}: {num_bytes} bytes or more, but the limit is {self.max_bytes}. "
-                f"Raise it with AudioLimits(max_bytes=...)."
+                f"Raise it with AudioLimits(max_bytes=...) or --max-megabytes."
             )
 
     def refuse_duration(self, name: str, num_samples: int, sampling_rate: int) -> None:
@@ -70,7 +72,7 @@ class AudioLimits:
         if num_samples > self.max_seconds * sampling_rate:
             raise AudioError(
                 f"{name}: lasts {num_samples / sampling_rate:.1f} s or more, but the limit is {self.max_seconds} s. "
-                f"Cut the song, or raise the limit with AudioLimits(max_seconds=...)."
+                f"Cut the song, or raise the limit with AudioLimits(max_seconds=...) or --max-seconds."
             )
 
     def refuse_expansion(self, name: str, num_samples: int, num_bytes: int) -> None:
@@ -88,13 +90,14 @@ class AudioLimits:
             raise AudioError(
                 f"{name}: the sampling rate is {sampling_rate} Hz, but must lie between {self.min_sampling_rate} and "
                 f"{self.max_sampling_rate} Hz. Check the value, or change the bounds with "
-                f"AudioLimits(min_sampling_rate=..., max_sampling_rate=...)."
+                f"AudioLimits(min_sampling_rate=..., max_sampling_rate=...) or --max-sampling-rate."
             )
         if not 1 <= num_channels <= self.max_channels:
             raise AudioError(
                 f"{name}: has {num_channels} channels, but 1 to {self.max_channels} are accepted. Mix it down first "
                 f"(`ffmpeg -i in.wav -ac 2 out.wav`, or `array.mean(axis=0)` for an array of shape (channels, "
-                f"samples)), or let the plain mean over channels do it with AudioLimits(max_channels=...)."
+                f"samples)), or let the plain mean over channels do it with AudioLimits(max_channels=...) or "
+                f"--max-channels {num_channels}."
             )
 
 

@@ -9,10 +9,11 @@ import functools
 import io
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,7 +25,9 @@ BLOCK_NUM_SAMPLES = 65_536
 
 # How far headers are followed by hand: a file of nothing but empty tags or chunks would otherwise take minutes.
 MAX_TAGS = 32
-MAX_RIFF_CHUNKS = 4096
+MAX_CHUNKS = 4096
+# What libsndfile takes for sound, or for other sound than it is: the headers of Creative's blocks; A-law in Wave64.
+MISREAD = (*(("VOC", subtype) for subtype in ("PCM_16", "PCM_U8", "ALAW", "ULAW")), ("W64", "PCM_U8"))
 
 
 @dataclass
@@ -36,18 +39,26 @@ class Decoded:
     blocks: Iterator[np.ndarray]
     declared_seconds: float | None = None
     num_bytes: int | None = None  # of the encoded song
+    shortfall: float = 1.0  # bytes of sound that the header declares, divided by those that are there
+    warnings: list[str] = field(default_factory=list)  # of the decoder; complete once `blocks` is exhausted
 
 
 def decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: ExitStack) -> Decoded | None:
     """Open a handle with libsndfile; None if it is not for libsndfile to read."""
     soundfile = import_optional("soundfile", "soundfile")
-    is_in_memory = isinstance(handle, io.BytesIO)
     try:
         # A descriptor instead of a name: given a name, libsndfile guesses headerless formats from its ending.
-        file = _build_sequential_sound_file(soundfile)(handle if is_in_memory else handle.fileno(), closefd=False)
+        source: Any = handle.fileno()
+    except io.UnsupportedOperation:
+        source = handle
+    try:
+        file = _build_sequential_sound_file(soundfile)(source, closefd=False)
     except soundfile.LibsndfileError:
         return None
     resources.callback(file.close)
+    # Opus decodes at 48 kHz, and libsndfile believes a header that says what was encoded.
+    if (file.subtype == "OPUS" and file.samplerate != 48_000) or (file.format, file.subtype) in MISREAD:
+        return None
     # libsndfile says "unknown" by the largest 64-bit number.
     declared = file.frames if 0 <= file.frames < 2**62 else None
     if file.format == "MP3" and declared is not None:
@@ -57,9 +68,6 @@ def decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: Exit
             return None
         # Without a length in its header, the estimate is no promise that the file could break.
         declared = declared if has_length else None
-    if file.format in ("WAV", "WAVEX") and declared is not None:
-        # libsndfile quietly shortens a WAV file's length to what is there.
-        declared = round(declared * _measure_riff_shortfall(handle))
     seconds = None if declared is None else declared / file.samplerate
     return Decoded(file.samplerate, file.channels, _read_blocks(file), seconds)
 
@@ -77,33 +85,81 @@ def _build_sequential_sound_file(soundfile: Any) -> type:
 
 def _read_blocks(file: Any) -> Iterator[np.ndarray]:
     while True:
+        block = np.full((BLOCK_NUM_SAMPLES, file.channels), np.nan, np.float32)
         try:
-            block = file.read(BLOCK_NUM_SAMPLES, dtype="float32", always_2d=True)
+            block = file.read(dtype="float32", out=block)
         except RuntimeError as error:
+            # What was decoded before the damage has been written over the marks.
+            block = block[: np.argmax(np.isnan(block).all(axis=1))]
+            if len(block):
+                yield block
             raise AudioError(str(error).strip(": ") or "damaged audio data") from error
         if not len(block):
             return
         yield block
 
 
-def _measure_riff_shortfall(handle: BinaryIO) -> float:
-    """Divide the bytes of sound that a WAV header declares by those that are there; 1 for a complete file."""
-    position = handle.tell()
-    num_bytes, offset, shortfall = handle.seek(0, os.SEEK_END), 12, 1.0
-    for _ in range(MAX_RIFF_CHUNKS):
-        if offset + 8 > num_bytes:
-            break
-        handle.seek(offset)
-        kind, size = struct.unpack("<4sI", handle.read(8))
-        offset += 8
-        if kind == b"data":
-            # A file that was written to a pipe declares the largest signed or unsigned size, or nearly so.
-            if offset < num_bytes and size < 0x7FFF0000:
-                shortfall = max(1.0, size / (num_bytes - offset))
-            break
-        offset += size + size % 2
+def find_wav_data(handle: BinaryIO) -> tuple[int, int] | None:
+    """Find where the sound of a WAV file begins, and how many bytes of it its header declares."""
+    return _find_chunk(handle, 12, "<4sI", b"data", 2)
+
+
+def _find_chunk(handle: BinaryIO, offset: int, layout: str, kind: bytes, alignment: int) -> tuple[int, int] | None:
+    position, header = handle.tell(), struct.calcsize(layout)
+    num_bytes = handle.seek(0, os.SEEK_END)
+    try:
+        for _ in range(MAX_CHUNKS):
+            if offset + header > num_bytes:
+                break
+            handle.seek(offset)
+            content = handle.read(header)
+            found, size = struct.unpack(layout, content)
+            if layout == "<16sQ":  # Wave64 counts the header in
+                size = max(0, size - header)
+            if found[:4] == kind:
+                return offset + header, size
+            offset += header + max(0, size) + -size % alignment
+    finally:
+        handle.seek(position)
+    return None
+
+
+# The first bytes of containers that hold their sound in one chunk, and how `_find_chunk` finds it.
+CHUNKED: dict[bytes, tuple[int, str, bytes, int]] = {
+    b"RIFF": (12, "<4sI", b"data", 2),
+    b"RIFX": (12, ">4sI", b"data", 2),
+    b"RF64": (12, "<4sI", b"data", 2),
+    b"FORM": (12, ">4sI", b"SSND", 2),
+    b"caff": (8, ">4sq", b"data", 1),
+    b"riff": (40, "<16sQ", b"data", 8),
+}
+
+
+def measure_shortfall(handle: BinaryIO) -> float:
+    """
+    Divide the bytes of sound that a header declares by those that are there; 1 for a complete file.
+
+    Decoders quietly shorten what they read to what is there. A file that was written to a pipe declares the largest
+    signed or unsigned size, or nearly so, or none.
+    """
+    position, found = handle.tell(), None
+    num_bytes = handle.seek(0, os.SEEK_END)
+    handle.seek(0)
+    head = handle.read(36)
     handle.seek(position)
-    return shortfall
+    if head[:4] in CHUNKED:
+        found = _find_chunk(handle, *CHUNKED[head[:4]])
+    elif head[:4] in (b".snd", b"dns."):
+        found = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12].ljust(8, b"\0"))
+    if found is None:
+        return 1.0
+    offset, size = found
+    if head[:4] == b"RF64" and size == 0xFFFFFFFF and head[12:16] == b"ds64":
+        size = struct.unpack("<Q", head[28:36].ljust(8, b"\0"))[0]
+        is_stated = size < 2**62
+    else:
+        is_stated = size < (2**62 if head[:4] in (b"caff", b"riff") else 0x7FFF0000)
+    return max(1.0, size / (num_bytes - offset)) if is_stated and offset < num_bytes else 1.0
 
 
 _MP3_KILOBITS = {
@@ -128,7 +184,9 @@ def _count_mp3_samples(handle: BinaryIO, max_seconds: float = math.inf) -> tuple
         offset = handle.seek(offset + 10 + size + (10 if tag[5] & 0x10 else 0))
     handle.seek(offset)
     first = handle.read(200)
-    has_length = b"Xing" in first or b"Info" in first or b"VBRI" in first
+    # A Xing header has a count only where it says so; VBRI always.
+    found = re.search(rb"(?:Xing|Info)...(.)|VBRI", first, re.DOTALL)
+    has_length = found is not None and (found[1] is None or found[1][0] & 1 == 1)
     num_samples, header = 0, first[:4]
     while len(header) == 4:
         _, second, third, _ = header

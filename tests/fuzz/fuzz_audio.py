@@ -11,18 +11,22 @@ import sys
 import atheris
 import numpy as np
 
-from modeling_apex.registration import RegisterAfterImport
+from modeling_apex.registration import RegisterAfterImport, hang_hooks
 
 # The fuzzer instruments what Python's own loader loads, and this package's import hook loads in another way.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, RegisterAfterImport)]
 with atheris.instrument_imports(include=["modeling_apex"]):
     from modeling_apex import download  # noqa: F401
+    from modeling_apex.containers import opening  # noqa: F401
     from modeling_apex.inference import audio_apex, decoding_apex, libsndfile_apex, resampling_apex  # noqa: F401
     from modeling_apex.inference.audio_apex import load_audio, stream_segments
     from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
     from modeling_apex.inference.decoding_apex import MAX_AMPLITUDE
     from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
     from modeling_apex.inference.resampling_apex import RESAMPLERS
+
+# What the package adds to decoding, which the import hook would have hung in.
+hang_hooks(decoding_apex)
 
 RATES = (24_000, 16_000, 44_100)
 SEGMENT_SECONDS = 0.25
