@@ -11,7 +11,7 @@ LOCK ?= requirements-ci.lock
 PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench hostile fuzz faults mutation readme tiny tiny-arena presets compare demo card quality style \
+.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics readme tiny tiny-arena presets compare demo card quality style \
   lock licenses wheel sbom clean
 
 help: ## List every target with one line
@@ -51,6 +51,9 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
+formats: setup ## Read every format that the ffmpeg of this machine writes (an hour) and write what differs
+	$(BIN)/python tests/benchmarks/format_corpus.py --output tests/benchmarks/results/formats.json
+
 hostile: setup ## Run the corpus of bad audio files (some minutes) and write its counts
 	$(BIN)/python tests/benchmarks/hostile_audio.py --output tests/benchmarks/results/hostile_audio.json
 
@@ -66,6 +69,10 @@ mutation: setup ## Mutate audio, losses, metrics and targets, and count which mu
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
 	$(BIN)/python tests/benchmarks/report_mutation.py --output tests/benchmarks/results/mutation.json
 
+statistics: setup ## Simulate what intervals, tests and percentiles promise (resumable)
+	$(BIN)/python tests/benchmarks/simulate_statistics.py --output tests/benchmarks/results/statistics.json
+	$(BIN)/python tests/benchmarks/measure_uncertainty.py
+
 readme: setup ## Write the tables of README.md from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py
 
@@ -75,7 +82,7 @@ tiny: setup ## Train the embedded demonstration model anew (up to 90 minutes on 
 tiny-arena: setup ## Judge the embedded model on synthetic battles; fits its preference head
 	$(BIN)/python -m datasets_scripts.build synthetic --layout music-arena --num-songs 800 --seconds 20 --output runs/battles-raw
 	$(BIN)/python -m datasets_scripts.build music-arena --source runs/battles-raw --output runs/battles
-	$(BIN)/apex-music arena runs/battles --model $(TINY) --truth runs/battles-raw/truth.jsonl --drop-rare-systems \
+	$(BIN)/apex-music arena runs/battles --model $(TINY) --truth runs/battles-raw/truth.jsonl \
 	  --output $(TINY)/arena --save-head-to $(TINY)
 
 demo: setup ## Serve the Space on this machine

@@ -17,6 +17,8 @@ from modeling_apex.storage.markdown import build_table
 REPOSITORY = Path(__file__).parent.parent.parent
 README = REPOSITORY / "README.md"
 RESULTS = Path(__file__).parent / "results"
+# Tables whose result files were made before apex-tiny was trained anew; of those that are remade, it goes.
+EARLIER_WEIGHTS = " (its weights of version 0.1.0)"
 TINY_RESULTS = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny" / "results.json"
 
 
@@ -28,7 +30,7 @@ def describe_resamplers(result: dict[str, Any]) -> str:
     ]
     return (
         build_table(["score", "mean change", "largest change"], rows)
-        + f"\n\nModel: {result['model']}; {result['songs']}. Made by `{result['command']}`."
+        + f"\n\nModel: {result['model']}{EARLIER_WEIGHTS}; {result['songs']}. Made by `{result['command']}`."
     )
 
 
@@ -177,7 +179,7 @@ def describe_presets(result: dict[str, Any]) -> str:
     ]
     return (
         build_table(["difference of mean Spearman", "popularity", "aesthetics"], rows)
-        + f"\n\nSynthetic songs, embedded by apex-tiny; {result['num_seeds']} seeds, 95 % intervals; "
+        + f"\n\nSynthetic songs, embedded by apex-tiny{EARLIER_WEIGHTS}; {result['num_seeds']} seeds, 95 % intervals; "
         "`tests/benchmarks/compare_presets.py`."
     )
 
@@ -395,11 +397,72 @@ def describe_fusion(result: dict[str, Any]) -> str:
         f"{num_songs['train']:,} synthetic training songs of {result['song_seconds']:g} s, {num_songs['test']} of new "
         f"artists, {num_songs['unseen']} of unseen generators; means of {result['num_seeds']} seeds, 95 % intervals "
         "over seeds and artists. Who knows exactly what one hears and how the track was released, which is all that "
-        f"is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of apex-tiny was trained "
+        f"is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of apex-tiny{EARLIER_WEIGHTS} was trained "
         f"on {num_tiny:,} other synthetic songs with aesthetic labels, which no other model had. Seconds are of one "
         f"thread, from encoded audio to report. `{result['command']}`."
     )
     return build_table(header, rows) + "\n\n" + text
+
+
+def describe_uncertainty(result: dict[str, Any]) -> str:
+    """Say how often intervals hold, whether percentiles are ranks, and what is called novel."""
+    heads = list(result["interval_widths"])
+    rows = [
+        [songs, *(f"{counts[head]['share']:.2f}" for head in heads)] for songs, counts in result["coverage"].items()
+    ]
+    shares = result["tenths"]["shares"]
+    inverted = [share for table in shares.values() for share in table.get("inverted target", ())]
+    ranked = [share for table in shares.values() for share in table["reference"]]
+    novelty = result["novelty"]["called_novel"]
+    full, weighted = (result["tail"]["changes"][tail]["score_streams"] for tail in ("full", "weighted"))
+    return (
+        build_table([f"share of labels within the {100 * result['interval_level']:.0f} % interval", *heads], rows)
+        + f"\n\n{result['model']}, calibrated on {result['reference']['num_songs']} synthetic songs "
+        f"({result['reference']['name']}); the intervals reach "
+        + ", ".join(f"{width:.2f} ({head})" for head, width in result["interval_widths"].items())
+        + " to each side. They lose coverage where songs are unlike the reference set. On "
+        f"{result['tenths']['songs']}, each tenth of stated percentiles holds {min(ranked):.2f} to {max(ranked):.2f} "
+        f"of the songs, and {min(inverted):.2f} to {max(inverted):.2f} where the number is the inverted target. "
+        "Called unlike the reference set: "
+        + ", ".join(
+            f"{100 * counts['share']:.1f} % of {name} ({counts['num_sounds']})" for name, counts in novelty.items()
+        )
+        + f". One second of silence at the end of {result['tail']['num_songs']} songs of 20 s changes streams by "
+        f'{full["mean"]:.2f} on average (at most {full["largest"]:.2f}) with `tail="full"`, by '
+        f'{weighted["mean"]:.2f} (at most {weighted["largest"]:.2f}) with `"weighted"`. Made by '
+        f"`{result['command']}`."
+    )
+
+
+def describe_statistics(result: dict[str, Any]) -> str:
+    """Say how often the verdict on aesthetics is wrong, and how often intervals hold the truth."""
+    scenarios = result["scenarios"]
+    effects = {name: entry for name, entry in scenarios.items() if "helps" in entry}
+
+    def write_share(entry: dict[str, float]) -> str:
+        return f"{entry['share']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+
+    rows = [
+        [
+            name.removeprefix("effect: ").replace("_", " "),
+            "yes" if entry["has_effect"] else "no",
+            *(write_share(entry[verdict]) for verdict in ("helps", "hurts")),
+            f"{entry['num_simulations']}",
+        ]
+        for name, entry in effects.items()
+    ]
+    coverage = [
+        [name.removeprefix("coverage: ").replace("_", " "), metric.replace("_", " "), write_share(share)]
+        for name, entry in scenarios.items()
+        for metric, share in entry.get("coverage", {}).items()
+    ]
+    return (
+        build_table(["simulated battles", "effect planted", "told to help", "told to hurt", "simulations"], rows)
+        + f"\n\nNominal in each direction: {result['level_each_direction']}.\n\n"
+        + build_table(["simulated", "estimate", "share of 95 % intervals that hold the truth"], coverage)
+        + "\n\n95 % intervals of the simulation in brackets. Made by `tests/benchmarks/simulate_statistics.py`, which "
+        "goes on with the scenarios that are not listed yet."
+    )
 
 
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
@@ -421,6 +484,8 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "gpu": (RESULTS / "gpu.json", describe_gpu),
     "embed-processes": (RESULTS / "embed_processes.json", describe_embed_processes),
     "models": (RESULTS / "models.json", describe_models),
+    "uncertainty": (RESULTS / "uncertainty.json", describe_uncertainty),
+    "statistics": (RESULTS / "statistics.json", describe_statistics),
 }
 
 
