@@ -397,7 +397,8 @@ def describe_fusion(result: dict[str, Any]) -> str:
         f"{num_songs['train']:,} synthetic training songs of {result['song_seconds']:g} s, {num_songs['test']} of new "
         f"artists, {num_songs['unseen']} of unseen generators; means of {result['num_seeds']} seeds, 95 % intervals "
         "over seeds and artists. Who knows exactly what one hears and how the track was released, which is all that "
-        f"is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of apex-tiny{EARLIER_WEIGHTS} was trained "
+        f"is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of "
+        f"apex-tiny{EARLIER_WEIGHTS} was trained "
         f"on {num_tiny:,} other synthetic songs with aesthetic labels, which no other model had. Seconds are of one "
         f"thread, from encoded audio to report. `{result['command']}`."
     )
