@@ -129,7 +129,7 @@ def _read_on(
     is_read = num_samples > 0 and num_left <= max(TAIL_NUM_BYTES, 0.01 * num_bytes)
     if failure is None and (is_read or not STREAMS.match(head)):
         return
-    num_more, known = 0, recognize(head)
+    num_more, reason, known = 0, "", recognize(head)
     if known is not None:
         try:
             handle.seek(0)
@@ -140,7 +140,7 @@ def _read_on(
                     yield block
                 decoded.warnings += others.warnings
         except AudioError as error:
-            failure = failure or error
+            reason = f" ({error})"
     if num_more:
         rate, declared = decoded.sampling_rate, decoded.declared_seconds
         missing = 0.0 if declared is None else max(0.0, declared - (num_samples + num_more) / rate)
@@ -154,8 +154,8 @@ def _read_on(
     if failure is not None:
         raise failure
     decoded.warnings.append(
-        f"{100 * num_left / num_bytes:.0f} % of the file's bytes lie behind the end of its sound and do not decode; "
-        "scored what decodes"
+        f"{100 * num_left / num_bytes:.0f} % of the file's bytes lie behind the end of its sound and do not "
+        f"decode{reason}; scored what decodes"
     )
 
 

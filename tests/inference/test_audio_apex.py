@@ -823,6 +823,14 @@ class TestMissingPackages:
         assert said.count("apex-music[audio]") == 1
         assert ("3.mp3" in said) if command == "score" else ("3 songs" in said)
 
+    def test_without_av_what_is_left_out_is_said(self, hide: Callable[[str], None]) -> None:
+        mp3 = encode(build_song(4, 44100), 44100, format="MP3")
+        hide("av")
+        read, stream = read_native(mp3 + b"ID3\x03\0\0\0\0\x08\0" + bytes(1024) + mp3)
+        np.testing.assert_array_equal(read, read_native(mp3)[0])
+        (warning,) = stream.warnings
+        assert re.match(r"5\d % of the file's bytes lie behind the end .* do not decode \(.* av is needed", warning)
+
     def test_without_av_the_pipeline_reports(self, hide: Callable[[str], None], tmp_path: Path) -> None:
         songs = self.build_folder(tmp_path)
         hide("av")
