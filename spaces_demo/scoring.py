@@ -91,11 +91,14 @@ class Scorer:
         Return the scorer of a model, the first one by default, loaded on first use.
 
         Raises:
-            `ValueError`: If this Space does not offer the model.
+            `ValueError`: If `model` is no string, or this Space does not offer it.
         """
+        choices = f"Choose one of: {', '.join(self.model_names)}."
+        if not isinstance(model, str | None):  # what programs send may be any JSON
+            raise ValueError(f"The model must be given by its name, a string, got {model!r:.80}. {choices}")
         model = model or self.model_names[0]
         if model not in self._sources:
-            raise ValueError(f"This page has no model {model!r}. Choose one of: {', '.join(self.model_names)}.")
+            raise ValueError(f"This page has no model {model!r:.80}. {choices}")
         with self._lock:
             if model not in self._scorers:
                 scorer = load_scorer(self._sources[model], device=self.settings.device)

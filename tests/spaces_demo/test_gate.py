@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from modeling_apex import PreferenceHead
 from spaces_demo import compare_view, rank_view
 from spaces_demo.app import build_app, build_launch_options
 from spaces_demo.gate import MAX_BODY_BYTES, MAX_SESSIONS, build_policy, check_content
@@ -80,18 +81,21 @@ def find_answers(text: str) -> list[Any]:
 def test_no_endpoint_draws_what_is_posted_to_it(space: SimpleNamespace, report: dict[str, Any]) -> None:
     hostile = {**report, "song": SCRIPT, "warnings": [SCRIPT]}
     # What each tab draws, whole but for the fields that a script could be in.
-    comparison = {**compare_view.build_comparison(hostile, hostile), "note": SCRIPT}
+    head = PreferenceHead({"coherence": 1.0})
+    comparison = {**compare_view.build_comparison(hostile, hostile, head), "note": SCRIPT}
     ranking = rank_view.build_ranking([hostile, {**hostile, "error": SCRIPT}])
     ranking["ranking"][0]["place"] = SCRIPT
     dependencies = httpx.get(f"{space.url}config").json()["dependencies"]
     assert dependencies
-    num_answers = 0
+    num_answers, drawing = 0, set()
     for dependency in dependencies:
-        for number, value in enumerate((None, SCRIPT, hostile, comparison, {**comparison, "probability_a": 1}, ranking)):
+        for number, value in enumerate((None, SCRIPT, hostile, comparison, ranking)):
             body = {"fn_index": dependency["id"], "data": [value] * len(dependency["inputs"])}
             answers = find_answers(ask(space.url, body, f"hostile{dependency['id']}-{number}"))
             num_answers += len(answers)
-            assert "<img" not in json.dumps(answers), (dependency["id"], dependency["api_name"])
+            if "<img" in json.dumps(answers):
+                drawing.add(dependency["api_name"])
+    assert drawing == set()
     assert num_answers > 0  # to nothing at all, which is the first model for `/about`
 
 

@@ -141,6 +141,12 @@ def test_models_are_named_by_their_folder_unless_that_is_ambiguous(scorer: Score
 def test_unknown_models_are_refused(scorer: Scorer) -> None:
     with pytest.raises(ValueError, match=r"no model 'other'\. Choose one of: random-model, voting-model"):
         scorer.get_scorer("other")
+    for model in ({"name": "random-model"}, ["random-model"], 0, False):
+        message = f"must be given by its name, a string, got {model!r}. Choose one of: random-model, voting-model."
+        with pytest.raises(ValueError, match=re.escape(message)):
+            scorer.get_scorer(model)
+    with pytest.raises(ValueError, match="^.{,150}$"):
+        scorer.get_scorer("other" * 1000)
 
 
 def test_a_model_is_loaded_once(scorer: Scorer) -> None:
