@@ -145,7 +145,7 @@ def test_unknown_models_are_refused(scorer: Scorer) -> None:
         message = f"must be given by its name, a string, got {model!r}. Choose one of: random-model, voting-model."
         with pytest.raises(ValueError, match=re.escape(message)):
             scorer.get_scorer(model)
-    with pytest.raises(ValueError, match="^.{,150}$"):
+    with pytest.raises(ValueError, match=r"^.{,150}$"):
         scorer.get_scorer("other" * 1000)
 
 
