@@ -1,5 +1,6 @@
 """Scoring for visitors: same numbers as the pipeline, plain refusals, progress, no paths."""
 
+import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,10 @@ def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["decode_short.wav", "cannot be decoded.wav", "decode.wav", "empty.wav"])
-def test_a_name_does_not_choose_the_message(scorer: Scorer, tmp_path: Path, name: str) -> None:
+def test_a_name_does_not_choose_the_message_and_is_not_logged(
+    scorer: Scorer, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "spaces_demo")
     folder = tmp_path / "decode"
     folder.mkdir()
     soundfile.write(folder / name, np.zeros(3), 8_000)
@@ -95,6 +99,8 @@ def test_a_name_does_not_choose_the_message(scorer: Scorer, tmp_path: Path, name
     (folder / name).write_text("This is not a song. " * 50)
     with pytest.raises(SongRefusedError, match=rf"^{re.escape(name)}: this cannot be read as a song"):
         scorer.score(str(folder / name))
+    assert caplog.text.count("refused a song: ") == 2
+    assert name not in caplog.text
 
 
 def test_a_url_is_never_fetched(scorer: Scorer) -> None:
