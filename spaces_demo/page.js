@@ -4,11 +4,6 @@
   if (window.apexPage) return;
   window.apexPage = true;
 
-  // Samples lie on the server already, so a press puts their descriptions into fields; only the address is made here.
-  window.apexChooseSamples = (fields) => fields.map((field) => (Array.isArray(field)
-    ? window.apexChooseSamples(field)
-    : {...field, url: window.gradio_config.root + field.url}));
-
   // Gradio's player draws the waveform in a shadow root and keeps its audio element there.
   const findPlayer = () => {
     const host = document.querySelector("#score-song #waveform > div");

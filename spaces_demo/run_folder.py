@@ -6,6 +6,7 @@ lock nobody holds: those of runs that were killed. A run that ends removes its o
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -42,8 +43,12 @@ class RunFolder:
             self._lock.acquire()
 
     def close(self) -> None:
-        """Remove the folder with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder with all that is in it, and with what an upload that still runs would add."""
+        gone = self.path.with_suffix(".gone")
+        with contextlib.suppress(OSError):
+            self.path.rename(gone)
+        for path in (gone, self.path):
+            shutil.rmtree(path, ignore_errors=True)
         Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 

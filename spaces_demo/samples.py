@@ -11,6 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 SAMPLES_FOLDER = Path(__file__).parent / "samples"
+# Whole by itself: a visitor may press before the page's own script has run. Only there is the page's address known.
+PLACE_SAMPLES = """(function place(fields) {
+  return fields.map((field) => Array.isArray(field) ? place(field) : {...field, url: gradio_config.root + field.url});
+})"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def build_choice(values: Sequence[Sample | Sequence[Sample]]) -> str:
     described = [
         _describe(value) if isinstance(value, Sample) else [_describe(sample) for sample in value] for value in values
     ]
-    return f"() => window.apexChooseSamples({json.dumps(described)})"
+    return f"() => {PLACE_SAMPLES}({json.dumps(described)})"
 
 
 def _describe(sample: Sample) -> dict[str, object]:

@@ -72,9 +72,13 @@ class Scorer:
     Hold the models of a Space and score with them.
 
     Loaded `models`, by name, take the place of those of the settings: for tests, and for notebooks that have one.
+
+    Raises:
+        `ValueError`: If this machine cannot use the device of the settings.
     """
 
     def __init__(self, settings: SpaceSettings, models: dict[str, Any] | None = None):
+        _check_device(settings.device)
         self.settings = settings
         self.limits = SpaceLimits(max_seconds=settings.max_seconds, max_bytes=settings.max_bytes)
         self._sources: dict[str, Any] = models or _name_models(settings.models) or {"apex-tiny": None}
@@ -91,11 +95,14 @@ class Scorer:
         Return the scorer of a model, the first one by default, loaded on first use.
 
         Raises:
-            `ValueError`: If this Space does not offer the model.
+            `ValueError`: If `model` is no string, or this Space does not offer it.
         """
+        choices = f"Choose one of: {', '.join(self.model_names)}."
+        if not isinstance(model, str | None):  # what programs send may be any JSON
+            raise ValueError(f"The model must be given by its name, a string, got {model!r:.80}. {choices}")
         model = model or self.model_names[0]
         if model not in self._sources:
-            raise ValueError(f"This page has no model {model!r}. Choose one of: {', '.join(self.model_names)}.")
+            raise ValueError(f"This page has no model {model!r:.80}. {choices}")
         with self._lock:
             if model not in self._scorers:
                 scorer = load_scorer(self._sources[model], device=self.settings.device)
@@ -175,6 +182,18 @@ class Scorer:
         return max(1, math.ceil(seconds / self.get_scorer(model).model.config.segment_seconds))
 
 
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without the device
+        raise ValueError(
+            f"APEX_DEVICE is {device!r}, which this machine cannot use: {error}. Set it to `cpu` or a device that is "
+            "there, or leave it empty."
+        ) from error
+
+
 def _name_models(sources: Sequence[str]) -> dict[str, str]:
     """Name models for the page: a Hub id as it is, a folder by its last part unless two share that."""
     names = [Path(source).name if Path(source).is_dir() else source for source in sources]
@@ -184,7 +203,7 @@ def _name_models(sources: Sequence[str]) -> dict[str, str]:
 def _explain(error: Exception, path: Path) -> str:
     """Return a scorer's message in terms of what a visitor knows: the file's name, not its path or its bytes."""
     reason = str(error).removeprefix(f"{path}: ")
-    logger.info("refused: %s: %s", path.name, reason)
+    logger.info("refused a song: %s", reason.replace(path.name, "it"))  # its name is the visitor's own affair
     # The package's own words tell what failed; the name, which a visitor chose, was taken away first.
     if not isinstance(error, LimitError) and "decode" in reason:
         reason = (

@@ -5,6 +5,7 @@ What comes in is the environment; what leaves is one checked [`SpaceSettings`]. 
 the README's table, the error messages and this file cannot drift apart.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -37,7 +38,7 @@ class SpaceSettings:
             What all uploads together may take, in megabytes; further ones are turned away.
 
     Raises:
-        `ValueError`: If a number is not positive, or all uploads may take less than one.
+        `ValueError`: If a number is not positive and finite, or all uploads may take less than one.
     """
 
     models: tuple[str, ...] = field(default=(), metadata={"variable": "APEX_MODEL"})
@@ -53,8 +54,8 @@ class SpaceSettings:
     def __post_init__(self) -> None:
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if isinstance(value, (int, float)) and not value > 0:
-                raise ValueError(f"{setting.metadata['variable']} must be positive, got {value:g}.")
+            if isinstance(value, (int, float)) and not 0 < value < math.inf:
+                raise ValueError(f"{setting.metadata['variable']} must be positive and finite, got {value:g}.")
         if self.total_megabytes < self.max_megabytes + 1:
             raise ValueError(
                 f"APEX_TOTAL_MB is {self.total_megabytes:g}, but one upload may have {self.max_megabytes:g} "

@@ -9,6 +9,7 @@ the page that scored them is closed, after a time in any case, and with the run.
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import shutil
 import tempfile
@@ -149,8 +150,14 @@ class Uploads:
 
     async def _remove_regularly(self) -> None:
         while True:
-            await asyncio.sleep(min(60.0, 15 * self.settings.keep_minutes))
+            await asyncio.sleep(self.compute_pause())
             await asyncio.to_thread(self.remove_old)
+
+    def compute_pause(self) -> float:
+        """Compute the seconds until something may be old: a while, and less if an upload is sooner."""
+        keep = 60 * self.settings.keep_minutes
+        oldest = min((upload.touched for upload in list(self._uploads.values())), default=math.inf)
+        return max(0.01, min(60.0, keep / 4, oldest + keep - self._clock()))
 
     def _refuse_announced(self, length: str | None) -> None:
         num_bytes = int(length) if length is not None and length.isdecimal() else 0

@@ -72,6 +72,8 @@ def test_about(client: Client) -> None:
     }
     with pytest.raises(AppError, match="no model 'other'"):
         client.predict("other", api_name="/about")
+    with pytest.raises(AppError, match=r"must be given by its name, a string, got \{'a': 1\}"):
+        client.predict({"a": 1}, api_name="/about")
 
 
 def test_refusals_reach_the_client_in_words(client: Client, songs_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The running Space as a person sees it, in a real Chromium: every tab, both themes, a phone and a desktop."""
 
+import copy
 import csv
 import json
 import shutil
@@ -14,7 +15,11 @@ import pytest
 import soundfile
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from modeling_apex import ApexModel
+from spaces_demo.settings import SpaceSettings
 from spaces_demo.wording import format_chance
+
+from waveforms import make_waveform
 
 pytestmark = pytest.mark.browser
 
@@ -83,13 +88,16 @@ def visit(browser: Browser, space: SimpleNamespace) -> Iterator[Callable[..., Pa
     """A factory of visitors. At the end none may have caused a console error or a request to elsewhere."""
     contexts, faults, expected = [], [], []
 
-    def open_page(width: int = 1280, *, is_dark: bool = False, expected_fault: str | None = None) -> Page:
+    def open_page(
+        width: int = 1280, *, is_dark: bool = False, expected_fault: str | None = None, script: str = ""
+    ) -> Page:
         expected.append(expected_fault)
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if is_dark else "light"
         )
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(script)
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         local = (space.url, "data:", "blob:")
@@ -175,6 +183,15 @@ def test_a_sample_is_one_press_away(visit: Callable[..., Page]) -> None:
     expect(page.locator("#score-song").get_by_label("Play", exact=True)).to_be_visible()
     press(page, "Score")
     expect(page.locator("#score-results h3")).to_have_text("1-good-pop.ogg")
+
+
+def test_a_sample_does_not_wait_for_the_script_of_the_page(visit: Callable[..., Page]) -> None:
+    page = visit(script="window.apexPage = true;")  # which the page's script takes for having run
+    press(page, "Good folk")
+    expect(page.locator("#score-song").get_by_label("Play", exact=True)).to_be_visible()
+    open_tab(page, "Rank")
+    press(page, "Try the samples")
+    expect(page.locator("#rank-songs").get_by_text("6-poor-ballad", exact=False).first).to_be_visible()
 
 
 def test_compare_two_songs_with_and_without_a_preference_head(visit: Callable[..., Page], songs_folder: Path) -> None:
@@ -356,3 +373,56 @@ def test_the_demonstration_model_says_so_on_every_tab(visit: Callable[..., Page]
     for tab in TABS:
         open_tab(page, tab)
         expect(page.locator("#banner")).to_have_text("Demonstration model, trained on nothing.")
+
+
+def test_no_script_of_a_song_a_model_or_a_visitor_runs(
+    browser: Browser, serve: Callable[..., SimpleNamespace], space_model: ApexModel, tmp_path: Path
+) -> None:
+    payload = "<img src=x onerror=window.hacked=1>"
+    model = tmp_path / payload
+    hostile = copy.deepcopy(space_model)
+    hostile.config.provenance = {"notice": payload, "labels": payload, "license": payload}
+    hostile.save_pretrained(model)
+    (model / "arena").mkdir()
+    (model / "arena" / "results.json").write_text(json.dumps({"conclusion": payload}))
+    songs = [tmp_path / f"{payload}{number}.ogg" for number in (1, 2)]
+    for number, song in enumerate(songs):
+        with soundfile.SoundFile(song, "w", 16_000, 1) as file:
+            file.title = file.artist = file.comment = f"{payload} a prompt"
+            file.write(make_waveform(5.0, 16_000, seed=number))
+    broken, large = tmp_path / f"{payload}broken.mp3", tmp_path / f"{payload}large.wav"
+    broken.write_text(payload * 50)
+    large.write_bytes(bytes(2 * 1024**2))
+    space = serve(SpaceSettings(models=(str(model),), max_megabytes=1.0, max_songs=6))
+
+    page = browser.new_page()
+    page.goto(space.url)
+    expect(page.locator("#banner")).to_have_text(payload)
+    upload(page, "score-song", songs[0])
+    press(page, "Score")
+    expect(page.locator("#score-results h3")).to_contain_text("onerror")
+    expect(page.locator("#score-results header p")).to_contain_text(payload)
+    open_tab(page, "Compare")
+    for place, song in zip(("compare-song-a", "compare-song-b"), songs, strict=True):
+        upload(page, place, song)
+    press(page, "Compare")
+    expect(page.locator("#compare-results h3").first).to_contain_text("onerror")
+    open_tab(page, "Rank")
+    upload(page, "rank-songs", *songs, broken)
+    press(page, "Rank")
+    expect(page.locator("#rank-results .apex-warning")).to_contain_text("onerror")
+    open_tab(page, "About")
+    expect(page.locator(".apex-facts", has_text=payload)).to_be_visible()
+    expect(page.get_by_text(payload, exact=True).last).to_be_visible()
+    assert page.locator('img[src="x"]').count() == 0
+
+    # Gradio's own message holds the name that the browser has, and draws it; nothing of it may run.
+    open_tab(page, "Score")
+    page.locator("#score-song").get_by_label("Clear").click()
+    page.locator("#score-song input[type=file]").set_input_files(large)
+    expect(page.get_by_text("exceed the maximum allowed size")).to_be_visible()
+    # And should markup ever come through, its script is not run either, which the policy sees to.
+    with page.expect_console_message(lambda message: "Content Security Policy" in message.text):
+        page.evaluate("text => document.body.insertAdjacentHTML('beforeend', text)", payload)
+    assert page.evaluate("window.hacked") is None
+    page.close()

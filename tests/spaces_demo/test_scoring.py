@@ -1,5 +1,6 @@
 """Scoring for visitors: same numbers as the pipeline, plain refusals, progress, no paths."""
 
+import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,10 @@ def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["decode_short.wav", "cannot be decoded.wav", "decode.wav", "empty.wav"])
-def test_a_name_does_not_choose_the_message(scorer: Scorer, tmp_path: Path, name: str) -> None:
+def test_a_name_does_not_choose_the_message_and_is_not_logged(
+    scorer: Scorer, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "spaces_demo")
     folder = tmp_path / "decode"
     folder.mkdir()
     soundfile.write(folder / name, np.zeros(3), 8_000)
@@ -95,6 +99,8 @@ def test_a_name_does_not_choose_the_message(scorer: Scorer, tmp_path: Path, name
     (folder / name).write_text("This is not a song. " * 50)
     with pytest.raises(SongRefusedError, match=rf"^{re.escape(name)}: this cannot be read as a song"):
         scorer.score(str(folder / name))
+    assert caplog.text.count("refused a song: ") == 2
+    assert name not in caplog.text
 
 
 def test_a_url_is_never_fetched(scorer: Scorer) -> None:
@@ -141,6 +147,12 @@ def test_models_are_named_by_their_folder_unless_that_is_ambiguous(scorer: Score
 def test_unknown_models_are_refused(scorer: Scorer) -> None:
     with pytest.raises(ValueError, match=r"no model 'other'\. Choose one of: random-model, voting-model"):
         scorer.get_scorer("other")
+    for model in ({"name": "random-model"}, ["random-model"], 0, False):
+        message = f"must be given by its name, a string, got {model!r}. Choose one of: random-model, voting-model."
+        with pytest.raises(ValueError, match=re.escape(message)):
+            scorer.get_scorer(model)
+    with pytest.raises(ValueError, match=r"^.{,150}$"):
+        scorer.get_scorer("other" * 1000)
 
 
 def test_a_model_is_loaded_once(scorer: Scorer) -> None:

@@ -38,8 +38,8 @@ def test_each_variable_sets_its_field() -> None:
     [
         ("APEX_MAX_SECONDS", "ten", "APEX_MAX_SECONDS must be a number, got 'ten'"),
         ("APEX_QUEUE", "2.5", "APEX_QUEUE must be a whole number, got '2.5'"),
-        ("APEX_CONCURRENCY", "0", "APEX_CONCURRENCY must be positive, got 0"),
-        ("APEX_MAX_MB", "nan", "APEX_MAX_MB must be positive, got nan"),
+        ("APEX_CONCURRENCY", "0", "APEX_CONCURRENCY must be positive and finite, got 0"),
+        ("APEX_MAX_MB", "nan", "APEX_MAX_MB must be positive and finite, got nan"),
     ],
 )
 def test_wrong_values_name_the_variable(variable: str, text: str, message: str) -> None:

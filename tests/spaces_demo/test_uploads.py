@@ -1,6 +1,8 @@
 """Uploads: bounded before they are written, gone when they break off, are old or their page closes."""
 
 import asyncio
+import contextlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,12 +80,28 @@ def test_uploads_are_kept_under_their_names_and_go_with_their_page(uploads: Uplo
 
 def test_every_upload_goes_after_the_time_that_is_promised(uploads: Uploads, clock: SimpleNamespace) -> None:
     send(uploads, build_form(("a.wav", b"never scored")))
+    assert uploads.compute_pause() == 15.0
     clock.now = 59.0
     uploads.remove_old()
     assert len(list_files(uploads)) == 1
+    assert uploads.compute_pause() == 1.0  # and not the whole pause, which would break the promise
     clock.now = 60.0
     uploads.remove_old()
     assert list_files(uploads) == []
+
+
+def test_the_running_page_deletes_by_itself(clock: SimpleNamespace) -> None:
+    uploads = Uploads(SpaceSettings(keep_minutes=0.001), clock=lambda: clock.now)
+
+    async def run() -> None:
+        async with uploads.watch(None):
+            clock.now = 1.0
+            while list_files(uploads):
+                await asyncio.sleep(0.01)
+
+    send(uploads, build_form(("a.wav", b"never scored")))
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert uploads.num_bytes == 0
 
 
 def test_an_upload_that_breaks_off_is_gone(uploads: Uploads) -> None:
@@ -151,6 +169,23 @@ def test_a_start_removes_what_dead_runs_left_and_nothing_of_living_ones(tmp_path
     assert (living.path / "song.wav").exists()
     for folder in (living, new):
         folder.close()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["runs.lock"]
+
+
+def test_an_upload_that_still_runs_leaves_nothing_in_a_run_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "runs")
+    (folder.path / "upload").mkdir()
+    remove = os.rmdir
+
+    def write_and_remove(path: Any, **options: Any) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the thread of an upload writes when all seemed to be removed
+            (folder.path / "upload" / "song.wav").touch()
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", write_and_remove)
+    folder.close()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["runs.lock"]
 
 

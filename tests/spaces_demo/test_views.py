@@ -12,6 +12,7 @@ import pytest
 
 from modeling_apex import PreferenceHead
 from spaces_demo import about_view, compare_view, rank_view, score_view
+from spaces_demo.markup import render
 from spaces_demo.model_files import find_preference_head, load_results
 from spaces_demo.samples import load_samples
 from spaces_demo.scoring import Scorer
@@ -203,6 +204,38 @@ def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer,
         assert text in html, text
     assert "1 minute 30 seconds" in html
     assert "Not there" not in html
+
+
+def test_what_about_says_of_uploads_is_tested(scorer: Scorer, space_settings: SpaceSettings) -> None:
+    tests = {
+        "Songs up to 30 seconds and 1 MB": "test_refusals_speak_to_a_visitor",
+        "up to 6 songs in a ranking": "test_too_few_and_too_many_songs_are_refused",
+        "up to 8 requests waiting.": "test_twenty_at_once_finish_or_are_turned_away",
+        "A scored upload is deleted when its page is closed, and every upload after 30 minutes at the latest.": (
+            "test_an_upload_is_gone_when_its_page_is_closed",
+            "test_every_upload_goes_after_the_time_that_is_promised",
+            "test_the_running_page_deletes_by_itself",
+        ),
+        "Nothing is sent elsewhere.": "test_upload_a_song_and_read_its_seven_scores",
+        "An upload that breaks off is deleted at once, and whatever is left when the page's program ends or starts "
+        "again.": ("test_an_upload_that_breaks_off_is_gone", "test_nothing_stays_however_a_space_ends"),
+        "Scores are not stored.": "test_nothing_stays_however_a_space_ends",
+    }
+    pipeline = scorer.get_scorer()
+    html = about_view.build_about(about_view.collect_facts(pipeline, None, {}), space_settings)
+    items = re.findall(r"<li>(.*?)</li>", html.partition("<h3>Limits</h3>")[2], re.DOTALL)[:2]
+    told = " ".join(" ".join(items).replace(";", "").replace("&#39;", "'").split())
+    assert told == " ".join(tests)
+    source = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for names in tests.values():
+        for name in (names,) if isinstance(names, str) else names:
+            assert f"def {name}(" in source, name
+
+
+def test_the_score_tab_promises_what_about_does(space_settings: SpaceSettings) -> None:
+    hint = " ".join(render("limits.html", settings=space_settings).split())
+    assert "Up to 30 seconds and 1 MB. A scored upload is deleted when its page is closed, and every upload" in hint
+    assert "after 30 minutes at the latest. Nothing is sent elsewhere." in hint
 
 
 def test_banner_only_for_a_model_with_a_notice(scorer: Scorer) -> None:
