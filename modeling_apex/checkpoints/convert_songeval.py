@@ -228,7 +228,7 @@ def _read_tensors(path: Path, taken: dict[str, str]) -> dict[str, torch.Tensor]:
 
 def _describe_source(source: str | os.PathLike[str], license_id: str, paths: tuple[Path, ...]) -> dict[str, Any]:
     """State where weights come from, without the path of the machine that converted them."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     published = {
         path.name: compute_blob_id(path) == PUBLISHED_HEAD_BLOB
         if len(paths) == 1
@@ -245,7 +245,7 @@ def _describe_source(source: str | os.PathLike[str], license_id: str, paths: tup
 
 
 def _find_head(source: str | os.PathLike[str]) -> Path:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
@@ -255,7 +255,7 @@ def _find_head(source: str | os.PathLike[str]) -> Path:
 
 
 def _find_encoder(source: str | os.PathLike[str]) -> tuple[Path, Path]:
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     names = ("config.json", "model.safetensors")
     if not folder.is_dir():
         folder = _download_encoder(str(source), names)

@@ -123,7 +123,7 @@ def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedW
         `FileNotFoundError`: If the source cannot be reached or lacks its weights.
         `ValueError`: If a key has no known place, or the aggregator is neither stored nor the published one.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     config: dict[str, Any] = {}
     hashes = {}
     if path.is_file():
@@ -236,7 +236,7 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if folder.is_dir():
         for name in names:
             if (folder / name).is_file():

@@ -207,7 +207,7 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
 def _open_path(path: Path, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     name = str(path)
     try:
-        path = path.expanduser()
+        path = Path(os.path.expanduser(path))
         _refuse_irregular(name, path.stat().st_mode)
         handle = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (closed by `resources`)
     except (FileNotFoundError, NotADirectoryError) as error:
