@@ -7,7 +7,6 @@ place, and any that is missing or has another shape, is refused by name, from th
 whether they are the published ones, and their licences go into `config.json`.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from modeling_apex.checkpoints.limits import read_safetensors_shapes
 from modeling_apex.inference.configuration_songeval_apex import SONGEVAL_HEADS, SongEvalConfig
 from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
 from modeling_apex.inference.report_apex import format_table
-from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
+from modeling_apex.storage.output_folder import check_new_folder, load_fields, write_new_folder
 
 MUQ_ID = "OpenMuQ/MuQ-large-msd-iter"
 MUQ_REVISION = "0562a57814f6f8bbd9fdea0a25921a2fce1a841a"
@@ -139,8 +138,8 @@ def convert_songeval(
 
 def _build_config(config_path: Path, head_path: Path, heads: list[dict[str, Any]] | None) -> SongEvalConfig:
     """Translate MuQ's config, and the shapes of the head, to ours."""
-    fields = json.loads(config_path.read_text(encoding="utf-8"))
-    conformer = fields.get("w2v2_config") if isinstance(fields, dict) else None
+    fields = load_fields(config_path, "Download MuQ again.")
+    conformer = fields.get("w2v2_config")
     if not isinstance(conformer, dict):
         raise ValueError(f"{config_path}: has no `w2v2_config`, so it is not MuQ's. Pass the folder of {MUQ_ID}.")
     for found, fixed in ((fields, FIXED_FIELDS), (conformer, FIXED_CONFORMER_FIELDS)):
