@@ -74,7 +74,7 @@ class AudioFolder:
     """
 
     def __init__(self, folder: str | Path, *, allows_outside: bool = False):
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
         if not self.folder.is_dir():
             raise FileNotFoundError(f"No audio folder at {self.folder}.")
         self._allows_outside = allows_outside

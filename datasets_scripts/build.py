@@ -7,6 +7,7 @@ the other sub-commands read). A build that was stopped goes on where it was when
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         "error",
         run,
-        owns_process=arguments is None,
+        words=arguments,
         when_interrupted="the same command goes on where this one stopped",
         statuses={WorkerDiedError: 1, PublishError: 1},
     )
@@ -70,7 +71,7 @@ def _run_synthetic(args: argparse.Namespace) -> int:
 
 
 def _run_builder(args: argparse.Namespace) -> int:
-    output = args.output.expanduser()
+    output = Path(os.path.expanduser(args.output))
     builder = args.create_builder(args)
     with OutputLock(output):
         working_folder = open_output_folder(output, options=builder.describe_options(), overwrite=args.overwrite)

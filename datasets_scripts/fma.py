@@ -6,6 +6,7 @@ named by the first three digits of its six-digit id (`000/000002.mp3`). Listens 
 songs of one artist never fall into two splits.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,11 @@ class FmaConfig(SongDatasetConfig):
 
     def list_source_files(self) -> list[Path]:
         """List the table."""
-        return [Path(self.tracks).expanduser()]
+        return [Path(os.path.expanduser(self.tracks))]
 
     def list_audio_folders(self) -> list[Path]:
         """List the audio folder."""
-        return [Path(self.audio).expanduser()] if self.audio else []
+        return [Path(os.path.expanduser(self.audio))] if self.audio else []
 
 
 class Fma(SongDatasetBuilder):
@@ -91,7 +92,7 @@ def iterate_fma_songs(tracks: str | Path, audio: str | Path | AudioFolder | None
         `FileNotFoundError`: If there is no such table.
         `TableError`: If it has not the three header rows of FMA, or a cell makes no sense.
     """
-    path = Path(tracks).expanduser()
+    path = Path(os.path.expanduser(tracks))
     if not path.is_file():
         raise FileNotFoundError(f"No FMA table at {path}: give the file tracks.csv of fma_metadata.zip.")
     folder = audio if audio is None or isinstance(audio, AudioFolder) else AudioFolder(audio)

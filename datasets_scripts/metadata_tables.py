@@ -5,6 +5,7 @@ in; rows that know where they stand leave, in bounded memory.
 Columns are found by [`ColumnSpec`], which also reaches into nested objects.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def iterate_table(source: str | Path, *, split: str = "train", revision: str | N
         `FileNotFoundError`: If `source` is neither a path that exists nor a Hub id.
         `TableError`: If a file has an unknown format or a row cannot be read.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     files = list_table_files(source)
     if path.is_dir() and not files:
         raise TableError(f"No metadata table in {path}: expected files ending in {FORMATS_TEXT}.")
@@ -93,7 +94,7 @@ def iterate_table(source: str | Path, *, split: str = "train", revision: str | N
 
 def list_table_files(source: str | Path) -> list[Path]:
     """List the files of a metadata table: a folder's, the file itself, or none where it is not on this machine."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         # A hidden file is not a table: macOS puts one beside each file that it copies.
         files = (file for file in sorted(path.iterdir()) if not file.name.startswith("."))
@@ -103,7 +104,7 @@ def list_table_files(source: str | Path) -> list[Path]:
 
 def is_hub_id(source: str | Path) -> bool:
     """Tell whether a table is a dataset on the Hub."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     return not path.exists() and not get_table_suffix(path) and HUB_ID_PATTERN.fullmatch(str(source)) is not None
 
 

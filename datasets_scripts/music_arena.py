@@ -8,6 +8,7 @@ their names. Nothing is guessed: a vote that is none of the four known ones stop
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ class MusicArenaConfig(SourcedConfig):
 
     def list_audio_folders(self) -> list[Path]:
         """List the root: battles name paths below it."""
-        return [Path(self.source).expanduser()]
+        return [Path(os.path.expanduser(self.source))]
 
 
 @dataclass(frozen=True)
@@ -365,7 +366,7 @@ def load_battle_ids(path: str | Path) -> list[str]:
     Raises:
         `ValueError`: If there is none.
     """
-    ids = [line.partition("#")[0].strip() for _, line in iterate_lines(Path(path).expanduser())]
+    ids = [line.partition("#")[0].strip() for _, line in iterate_lines(Path(os.path.expanduser(path)))]
     ids = [battle_id for battle_id in ids if battle_id]
     if not ids:
         raise ValueError(f"{path} lists no battle ids: expected one a line.")
@@ -388,5 +389,5 @@ def _refuse_unknown_months(months: Sequence[str], found: set[str], there: list[s
 
 
 def _list_months(root: Path) -> list[Path]:
-    folder = root.expanduser() / "battle_data"
+    folder = Path(os.path.expanduser(root)) / "battle_data"
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

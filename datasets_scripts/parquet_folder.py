@@ -130,7 +130,7 @@ def open_output_folder(output: str | Path, *, options: Mapping[str, Any], overwr
     Raises:
         [`OutputFolderError`]: If the folder holds another build, or files that are no build.
     """
-    output = Path(output).expanduser()
+    output = Path(os.path.expanduser(output))
     manifest_path, working_folder = output / MANIFEST_NAME, output / WORKING_FOLDER
     if manifest_path.is_file():
         finished = json.loads(manifest_path.read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def write_parquet_folder(
         [`EmptyDatasetError`]: If no split has rows.
         `ValueError`: If `max_shard_bytes` is not positive.
     """
-    output = Path(output).expanduser()
+    output = Path(os.path.expanduser(output))
     working_folder = output / WORKING_FOLDER
     shards = _plan_shards(prepared, max_shard_bytes)
     _forget_other_shards(output, working_folder, [prepared.digest, prepared.options, prepared.sources], shards)

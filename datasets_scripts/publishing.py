@@ -3,6 +3,7 @@ Publishing what was built: a finished folder and a target come in, one commit th
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def push_folder_to_hub(folder: str | Path, target: UploadTarget, **options: Any)
         `ValueError`: If its rows hold paths of this machine in place of audio.
         [`PublishError`]: If the Hub does not take it.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     manifest_path = folder / MANIFEST_NAME
     if not manifest_path.is_file():
         raise FileNotFoundError(f"No {MANIFEST_NAME} in {folder}: finish the build before publishing it.")
@@ -79,7 +80,7 @@ def push_world_to_hub(folder: str | Path, target: UploadTarget, **options: Any) 
     Raises:
         `FileNotFoundError`: If the folder holds no synthetic world.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     worlds = {
         str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8"))
         for path in sorted([*folder.glob("world.json"), *folder.glob("*/world.json")])

@@ -6,6 +6,7 @@ entry a rater with the five dimensions from 1 to 5. The songs have no play count
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -56,11 +57,11 @@ class SongEvalConfig(SongDatasetConfig):
 
     def list_source_files(self) -> list[Path]:
         """List the table."""
-        return [Path(self.source).expanduser() / "metadata.jsonl"]
+        return [Path(os.path.expanduser(self.source)) / "metadata.jsonl"]
 
     def list_audio_folders(self) -> list[Path]:
         """List the folder."""
-        return [Path(self.source).expanduser()]
+        return [Path(os.path.expanduser(self.source))]
 
 
 class SongEval(SongDatasetBuilder):

@@ -7,6 +7,7 @@ leak the target (see `track_features_apex`) are named as such in the card, and `
 out.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class SpotifyTracksConfig(SongDatasetConfig):
 
     def list_audio_folders(self) -> list[Path]:
         """List the audio folder."""
-        return [Path(self.audio).expanduser()] if self.audio else []
+        return [Path(os.path.expanduser(self.audio))] if self.audio else []
 
 
 class SpotifyTracks(SongDatasetBuilder):

@@ -6,6 +6,7 @@ table). Which column holds which field is an option; the defaults are those of a
 joined from a table of their own.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +109,7 @@ class TrainingSongsConfig(SongDatasetConfig):
     def list_audio_folders(self) -> list[Path]:
         """List the audio folders of the sources."""
         places = [source.audio for source in self.sources if source.audio not in (AUDIO_IN_TABLE, NO_AUDIO)]
-        return [Path(place).expanduser() for place in places]
+        return [Path(os.path.expanduser(place)) for place in places]
 
 
 class TrainingSongs(SongDatasetBuilder):
@@ -175,7 +176,7 @@ AI-generated songs with play and like counts turned into popularity targets, and
         if source.audio == AUDIO_IN_TABLE:
             required["audio"] = specs["audio"]
         folder = None if source.audio in (AUDIO_IN_TABLE, NO_AUDIO) else self.open_audio_folder(source.audio)
-        place = Path(source.metadata).expanduser()
+        place = Path(os.path.expanduser(source.metadata))
         # Where audio may lie that a table names by its path alone.
         root = None if self.config.corpus.allows_outside_paths else place if place.is_dir() else place.parent
         revision = pin_revision(source.metadata, source.revision)
@@ -263,4 +264,4 @@ def _build_record(row: TableRow, specs: Mapping[str, ColumnSpec], platform: str 
 
 def _describe_place(place: str) -> str:
     """Return a Hub id as it is and a path without its folders, which say something about a machine only."""
-    return place if is_hub_id(place) else Path(place).expanduser().resolve().name
+    return place if is_hub_id(place) else Path(os.path.expanduser(place)).resolve().name

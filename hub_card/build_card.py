@@ -118,7 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo))
         return 0
 
-    return run_command("build_card", run, owns_process=words is None, when_interrupted="give the same command again")
+    return run_command("build_card", run, words=words, when_interrupted="give the same command again")
 
 
 if __name__ == "__main__":

@@ -263,15 +263,15 @@ def main(words: Sequence[str] | None = None) -> int:
         publish(build_parser().parse_args(words, arguments))
         return 0
 
-    return run_upload("publish", run, owns_process=words is None)
+    return run_upload("publish", run, words=words)
 
 
-def run_upload(name: str, run: Callable[[argparse.Namespace], int], *, owns_process: bool) -> int:
+def run_upload(name: str, run: Callable[[argparse.Namespace], int], *, words: Sequence[str] | None) -> int:
     """Run a command that sends something to the Hub; arguments as for [`run_command`]."""
     return run_command(
         name,
         run,
-        owns_process=owns_process,
+        words=words,
         when_interrupted="a commit is all or nothing: give the command again",
         statuses={PublishError: 1},
     )

@@ -6,6 +6,7 @@ not belong, pickles, files above the limit, secrets, paths of this machine, a ca
 the folder may go out.
 """
 
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from hub_card.card_checks import CARD_NAME, find_card_problems
+from hub_card.stored_texts import UnsearchableError, iterate_pieces
 from modeling_apex.checkpoints.hub_files import CHECKSUMS_NAME, list_files
 
 # The Hub stores larger files, but shards of this size are what transformers writes and what people can resume.
@@ -37,8 +39,9 @@ MODEL_FILES = re.compile(
     r"arena/[\w./-]+\.(json|jsonl|md|png|svg)|\.gitattributes"
 )
 REQUIRED_MODEL_FILES = ("config.json", "preprocessor_config.json")
-_BLOCK_BYTES = 4 * 1024 * 1024
-_OVERLAP_BYTES = 512
+# What JSON may write in place of a character that a secret is made of.
+_ESCAPE = re.compile(rb"\\+(?:u00([0-7][0-9a-fA-F])|/)")
+_MAX_PLACES = 5
 
 
 class FolderRefusedError(ValueError):
@@ -133,8 +136,13 @@ def _find_content_problems(
         return [f"{name}: {num_bytes:,} bytes, above the limit of {max_file_bytes:,}; save it in shards"]
     if num_bytes == 0 and not name.endswith(("__init__.py", "py.typed")):
         return [f"{name}: empty"]
+    try:
+        found = find_secrets(path, secrets)
+    except UnsearchableError as error:
+        return [f"{name}: {error}; write the file again, or leave it out"]
     problems = [
-        f"{name}: holds {kind}; remove it, and revoke it if it was real" for kind in find_secrets(path, secrets)
+        f"{name}: holds {kind}{_list_places(places)}; remove it, and revoke it if it was real"
+        for kind, places in found.items()
     ]
     if path.suffix in (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".py") or name == CHECKSUMS_NAME:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -147,25 +155,43 @@ def _find_content_problems(
     return problems
 
 
-def find_secrets(path: str | os.PathLike, secrets: Sequence[str] = ()) -> list[str]:
+def find_secrets(path: str | os.PathLike, secrets: Sequence[str] = ()) -> dict[str, list[str]]:
     """
     Search a file, of any kind and size, for what must never be published: the known patterns, and these texts.
 
+    What is compressed is searched too: cells of Parquet, archives, .gz, .zst and the like.
+
     Returns:
-        `list[str]`: the kinds that were found, never the secrets themselves.
+        `dict[str, list[str]]`: the kinds that were found, never the secrets themselves, each with the places, such as
+        `row 3, column prompt`.
+
+    Raises:
+        [`UnsearchableError`]: If the file is damaged.
+        `ImportError`: If a library that reads the file is not installed.
     """
     patterns = {kind: re.compile(pattern) for kind, pattern in SECRET_PATTERNS.items()}
-    exact = [secret.encode() for secret in secrets if secret]
-    found: dict[str, None] = {}
+    exact = [re.escape(secret.encode()) for secret in secrets if secret]
+    if exact:
+        patterns["the token in use"] = re.compile(b"|".join(exact))
+    found: dict[str, list[str]] = {}
     with open(path, "rb") as file:
-        tail = b""
-        while block := file.read(_BLOCK_BYTES):
-            window = tail + block
-            if any(secret in window for secret in exact):
-                found["the token in use"] = None
-            found.update(dict.fromkeys(kind for kind, pattern in patterns.items() if pattern.search(window)))
-            tail = window[-_OVERLAP_BYTES:]
-    return list(found)
+        for place, piece in itertools.chain([("its name", os.fsencode(Path(path).name))], iterate_pieces(file)):
+            text = _ESCAPE.sub(_unescape, piece) if b"\\" in piece else piece
+            for kind, pattern in patterns.items():
+                if pattern.search(text) or (text is not piece and pattern.search(piece)):
+                    places = found.setdefault(kind, [])
+                    if place and place not in places[-1:]:
+                        places.append(place)
+    return found
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(match[1].decode()) if match[1] else b"/"
+
+
+def _list_places(places: Sequence[str]) -> str:
+    more = [f"and {len(places) - _MAX_PLACES:,} more"] if len(places) > _MAX_PLACES else []
+    return f" ({'; '.join([*places[:_MAX_PLACES], *more])})" if places else ""
 
 
 def is_pickle(path: Path) -> bool:

@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         return status
 
-    return run_command("apex-music", run, owns_process=words is None, when_interrupted="nothing was done")
+    return run_command("apex-music", run, words=words, when_interrupted="nothing was done")
 
 
 if __name__ == "__main__":

@@ -138,6 +138,10 @@ def load_pipeline(
     source = _load_if_exported(source, engine) if isinstance(source, str) else source
     build_pipeline: Any = transformers.pipeline
     with _explain_missing_model(source):
+        if isinstance(source, str) and "config" not in kwargs:
+            options = {**kwargs.get("model_kwargs", {}), **kwargs}
+            names = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+            find_model_class(source, **{name: options[name] for name in names if name in options})
         pipeline: ApexPopularityPipeline = build_pipeline(
             TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs
         )
@@ -199,9 +203,14 @@ def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexMode
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     _check_config_file(os.fspath(model))
-    described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **options)
+    try:
+        described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **options)
+        name = described.get("model_type")
+    except (TypeError, AttributeError) as error:  # the file of a Hub model, which transformers takes as it comes
+        raise ValueError(
+            f"{model}: its config.json must hold the fields of a config by name ({error}). Name another model."
+        ) from error
     classes = {model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)}
-    name = described.get("model_type")
     if name not in classes:
         raise ValueError(
             f"{model}: its config names the model type {name!r:.80}; expected one of {', '.join(classes)}."

@@ -10,9 +10,10 @@ import argparse
 import contextlib
 import dis
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.storage.failure_messages import describe_failure
@@ -32,7 +33,7 @@ def run_command(
     name: str,
     run: Callable[[argparse.Namespace], int],
     *,
-    owns_process: bool,
+    words: Sequence[str] | None,
     when_interrupted: str,
     statuses: dict[type[Exception], int] | None = None,
 ) -> int:
@@ -46,8 +47,9 @@ def run_command(
             Reads the command line into the namespace that it is given and does the work; returns the exit status.
             `prog`, `output`, `traceback` and `when_interrupted` of the namespace are heeded as soon as they are
             there.
-        owns_process (`bool`):
-            Whether the process is there for this command alone. Its signals are then handled here.
+        words (`Sequence[str]`, *optional*):
+            The command line. Where it is that of the process, by default, the process is there for this command alone,
+            and its signals are handled here.
         when_interrupted (`str`):
             What to do after an interruption, in words.
         statuses (`dict[type[Exception], int]`, *optional*):
@@ -62,10 +64,11 @@ def run_command(
         verb = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         return f"{verb}; {arguments.when_interrupted}"
 
-    signals = StopSignals(describe_stop) if owns_process else None
+    signals = StopSignals(describe_stop) if words is None else None
     try:
         if signals is not None:
             signals.install()
+        refuse_empty_words(sys.argv[1:] if words is None else words)
         status = run(arguments)
         sys.stdout.flush()  # what cannot be written is to be said here
     except KeyboardInterrupt as stop:
@@ -85,6 +88,27 @@ def run_command(
     if signals is not None:
         signals.finish()
     return status
+
+
+def refuse_empty_words(words: Sequence[str]) -> None:
+    """
+    Refuse a command line that has nothing where something is to be named.
+
+    An empty word names the current folder where a path is meant, or counts as an option that was left out. It is
+    seldom meant: a variable of the shell that holds nothing leaves it.
+
+    Raises:
+        `ValueError`: If a word is empty or white space alone, or an option is given as `--option=`.
+    """
+    for position, word in enumerate(words):
+        option, separator, value = word.partition("=") if word.startswith("--") else ("", "=", word)
+        if separator and not value.strip():
+            before = words[position - 1] if position else ""
+            place = option or (before if re.fullmatch(r"--?[A-Za-z][\w-]*", before) else f"word {position + 1}")
+            raise ValueError(
+                f"{place} of the command line is the empty word {value!r}. Say what is meant, or leave it out; "
+                "a variable of the shell that holds nothing leaves such a word."
+            )
 
 
 def is_slip(error: BaseException) -> bool:

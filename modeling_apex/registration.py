@@ -77,6 +77,7 @@ FLAT_MODULES = tuple(
 # package that stands there where it is installed.
 HOOKS = {
     "decoding_apex:open_url": "download:download",
+    "decoding_apex:name_source": "storage.source_names:name_source",
     "decoding_apex:refuse_format": "containers.recognition:refuse_format",
     "decoding_apex:mend_header": "containers.byte_views:mend_header",
     "decoding_apex:decode_container": "containers.opening:decode_container",

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from hub_card.publish import run_upload  # here, because a Space does not carry it
 
-    return run_upload("error", run, owns_process=arguments is None)
+    return run_upload("error", run, words=arguments)
 
 
 if __name__ == "__main__":

@@ -372,11 +372,11 @@ def test_an_interrupted_run_is_taken_up(
     words = ["score", str(album), "--model", str(tiny_folder), "--output", str(output)]
     add, added = ScoreJournal.add, []
 
-    def add_two(journal: ScoreJournal, report: dict) -> None:
+    def add_two(journal: ScoreJournal, song: str, report: dict) -> None:
         if len(added) == 2:
             raise InterruptedRunError
-        added.append(report["song"])
-        add(journal, report)
+        added.append(song)
+        add(journal, song, report)
 
     with monkeypatch.context() as patch:
         patch.setattr(ScoreJournal, "add", add_two)
@@ -389,9 +389,9 @@ def test_an_interrupted_run_is_taken_up(
     assert "an unfinished run with other settings" in capsys.readouterr().err
     scored = []
 
-    def add_and_note(journal: ScoreJournal, report: dict) -> None:
-        scored.append(report["song"])
-        add(journal, report)
+    def add_and_note(journal: ScoreJournal, song: str, report: dict) -> None:
+        scored.append(song)
+        add(journal, song, report)
 
     with monkeypatch.context() as patch:
         patch.setattr(ScoreJournal, "add", add_and_note)

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_apex import ApexModel, SongScorer, SpectrogramFusionModel, load_pipeline, load_scorer
+from modeling_apex.checkpoints.convert_songeval import _build_config
+from modeling_apex.checkpoints.published import read_encoder, read_heads
+from modeling_apex.cli import main
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.engines.plain_folder import PlainModel
-from modeling_apex.loading import load_apex_model, load_model
+from modeling_apex.loading import find_model_class, load_apex_model, load_model
 
 from fusion_models import build_fusion_model
 
@@ -127,3 +130,63 @@ def test_a_fusion_model_has_a_hash_of_its_own(tmp_path: Path) -> None:
 def test_parameters_are_counted_alike(tiny_folder: Path) -> None:
     plain, model = load_scorer(tiny_folder).model, load_model(tiny_folder)
     assert plain.num_parameters() == model.num_parameters() == sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("{}", r"its config names the model type None; expected one of apex, spectrogram-fusion"),
+        ('{"model_type": "hubert"}', r"its config names the model type 'hubert'; expected one of"),
+        ('{"model_type": "songeval"}', r"its config names the model type 'songeval'; expected one of"),
+        ("[]", r"config\.json: must hold the fields of a config by name, `model_type` a text, got \[\]"),
+    ],
+)
+def test_the_pipeline_is_of_our_models(tiny_folder: Path, fields: str, message: str) -> None:
+    (tiny_folder / "config.json").write_text(fields)
+    for load in (load_pipeline, load_scorer):
+        with pytest.raises(ValueError, match=message):
+            load(tiny_folder)
+
+
+@pytest.mark.parametrize("content", ["[]", '"apex"', "3", "null"])
+def test_a_config_on_the_hub_that_holds_no_fields_is_refused(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "downloaded.json"
+    path.write_text(content)
+    monkeypatch.setattr("transformers.configuration_utils.cached_file", lambda *_, **__: str(path))
+    with pytest.raises(ValueError, match=r"owner/name: its config\.json must hold the fields of a config by name"):
+        find_model_class("owner/name")
+
+
+@pytest.mark.parametrize("content", ["[]", '"apex"', "3", "null"])
+@pytest.mark.parametrize("command", ["score", "rank", "evaluate", "embed", "export"])
+def test_files_of_a_model_that_hold_no_fields_are_named(
+    command: str,
+    content: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("songs").mkdir()
+    Path("songs/a.wav").touch()
+    songs = [] if command == "export" else ["songs"]
+    output = ["--output", "out"] if command in ("embed", "export") else []
+    (tiny_folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    for name in ("model.safetensors.index.json", "config.json"):
+        (tiny_folder / name).write_text(content)
+        assert main([command, *songs, "--model", str(tiny_folder), *output]) == 2
+        assert f"{tiny_folder / name}: must hold " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "3"])
+def test_configs_of_what_is_converted_must_hold_fields(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "model.safetensors").touch()
+    for read in (read_encoder, read_heads):
+        with pytest.raises(ValueError, match=r"config\.json: must hold fields by name, got .*\. Download the "):
+            read(tmp_path)
+    with pytest.raises(ValueError, match=r"config\.json: must hold fields by name, got .*\. Download MuQ again"):
+        _build_config(tmp_path / "config.json", tmp_path / "model.safetensors", None)

@@ -57,7 +57,7 @@ def run(arguments):
 {body}
     return 0
 
-sys.exit(run_command("program", run, owns_process=True, when_interrupted="do it again"))
+sys.exit(run_command("program", run, words=None, when_interrupted="do it again"))
 """
 
 

@@ -7,6 +7,7 @@ arrays.
 """
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,7 +209,7 @@ def load_battle_table(path: str | Path, *, scores: Sequence[str] | None = None) 
         `FileNotFoundError`: If there is no such file.
         `ValueError`: If the file is of another kind or a row is not valid.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not get_table_suffix(file):
         raise ValueError(f"{file} is not a table this command reads. Expected a file ending in {FORMATS_TEXT}.")
     if not file.is_file():
@@ -234,7 +235,7 @@ def join_truth(table: BattleTable, path: str | Path) -> BattleTable:
         `FileNotFoundError`: If there is no such file.
         `ValueError`: If a battle has no truth.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise FileNotFoundError(f"There is no truth file at {file}.")
     appeals: dict[str, list[float]] = {}

@@ -120,5 +120,5 @@ def save_conversion(conversion: Conversion, output: str | os.PathLike[str]) -> P
 
 def _public_source(source: str | os.PathLike[str]) -> str:
     """Name a source without the path of the machine that converted it."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     return path.name if path.exists() else str(source)

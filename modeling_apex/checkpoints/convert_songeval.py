@@ -7,7 +7,6 @@ place, and any that is missing or has another shape, is refused by name, from th
 whether they are the published ones, and their licences go into `config.json`.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from modeling_apex.checkpoints.limits import read_safetensors_shapes
 from modeling_apex.inference.configuration_songeval_apex import SONGEVAL_HEADS, SongEvalConfig
 from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
 from modeling_apex.inference.report_apex import format_table
-from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
+from modeling_apex.storage.output_folder import check_new_folder, load_fields, write_new_folder
 
 MUQ_ID = "OpenMuQ/MuQ-large-msd-iter"
 MUQ_REVISION = "0562a57814f6f8bbd9fdea0a25921a2fce1a841a"
@@ -139,8 +138,8 @@ def convert_songeval(
 
 def _build_config(config_path: Path, head_path: Path, heads: list[dict[str, Any]] | None) -> SongEvalConfig:
     """Translate MuQ's config, and the shapes of the head, to ours."""
-    fields = json.loads(config_path.read_text(encoding="utf-8"))
-    conformer = fields.get("w2v2_config") if isinstance(fields, dict) else None
+    fields = load_fields(config_path, "Download MuQ again.")
+    conformer = fields.get("w2v2_config")
     if not isinstance(conformer, dict):
         raise ValueError(f"{config_path}: has no `w2v2_config`, so it is not MuQ's. Pass the folder of {MUQ_ID}.")
     for found, fixed in ((fields, FIXED_FIELDS), (conformer, FIXED_CONFORMER_FIELDS)):
@@ -228,7 +227,7 @@ def _read_tensors(path: Path, taken: dict[str, str]) -> dict[str, torch.Tensor]:
 
 def _describe_source(source: str | os.PathLike[str], license_id: str, paths: tuple[Path, ...]) -> dict[str, Any]:
     """State where weights come from, without the path of the machine that converted them."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     published = {
         path.name: compute_blob_id(path) == PUBLISHED_HEAD_BLOB
         if len(paths) == 1
@@ -245,7 +244,7 @@ def _describe_source(source: str | os.PathLike[str], license_id: str, paths: tup
 
 
 def _find_head(source: str | os.PathLike[str]) -> Path:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
@@ -255,7 +254,7 @@ def _find_head(source: str | os.PathLike[str]) -> Path:
 
 
 def _find_encoder(source: str | os.PathLike[str]) -> tuple[Path, Path]:
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     names = ("config.json", "model.safetensors")
     if not folder.is_dir():
         folder = _download_encoder(str(source), names)

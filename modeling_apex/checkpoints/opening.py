@@ -6,7 +6,6 @@ the headers of its weight files were checked, or the weights of the published la
 state dict. `registration` hangs [`open_checkpoint`] into the models; code that comes with a checkpoint has none of it.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers.utils import cached_file
 
 from modeling_apex.checkpoints.limits import check_shard_names, check_weight_files, count_numbers
 from modeling_apex.checkpoints.published import read_encoder, read_heads
+from modeling_apex.storage.output_folder import load_fields
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
@@ -78,7 +78,7 @@ def _check_weights(source: Any, num_expected: int | None, options: dict[str, Any
             f"{source}: holds no model{variant}.safetensors{where}. Pickles (pytorch_model.bin and the like) can run "
             "code and are not loaded; `apex-music convert` makes safetensors of published ones."
         )
-    names = check_shard_names(index, json.loads(index.read_text(encoding="utf-8")).get("weight_map"))
+    names = check_shard_names(index, load_fields(index, "Download the model again.").get("weight_map"))
     shards = [find(name) for name in names]
     missing = [name for name, shard in zip(names, shards, strict=True) if shard is None]
     if missing:

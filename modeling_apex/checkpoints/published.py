@@ -7,7 +7,6 @@ what HuBERT cannot represent, and any key without a known place, is refused.
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.checkpoints.limits import check_weight_files
 from modeling_apex.checkpoints.pickles import load_pickle
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
+from modeling_apex.storage.output_folder import load_fields
 
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
 # `torch.manual_seed(42)`, so these five numbers are part of the published computation (arXiv 2605.03395, public code).
@@ -76,7 +76,7 @@ def read_encoder(source: str | os.PathLike[str], **hub_options: Any) -> Publishe
         `ValueError`: If the encoder is something that HuBERT cannot represent.
     """
     config_path = _find_file(source, ("config.json",), "encoder", hub_options)
-    fields = json.loads(config_path.read_text(encoding="utf-8"))
+    fields = load_fields(config_path, "Download the encoder again.")
     model_type = fields.get("model_type")
     if model_type not in ENCODER_MODEL_TYPES:
         raise ValueError(
@@ -123,7 +123,7 @@ def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedW
         `FileNotFoundError`: If the source cannot be reached or lacks its weights.
         `ValueError`: If a key has no known place, or the aggregator is neither stored nor the published one.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     config: dict[str, Any] = {}
     hashes = {}
     if path.is_file():
@@ -133,7 +133,7 @@ def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedW
         # The published config stands beside the weights; a bare `best_model.pt` in a folder has none.
         with contextlib.suppress(FileNotFoundError):
             config_path = _find_file(source, ("config.json",), "heads", hub_options)
-            config = json.loads(config_path.read_text(encoding="utf-8"))
+            config = load_fields(config_path, "Download the heads again.")
             hashes["config.json"] = compute_file_hash(config_path)
     hashes[weights_path.name] = compute_file_hash(weights_path)
     tensors, facts = split_head_checkpoint(read_pickle_or_safetensors(weights_path), str(weights_path))
@@ -236,7 +236,7 @@ def read_pickle_or_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str, hub_options: dict[str, Any]) -> Path:
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if folder.is_dir():
         for name in names:
             if (folder / name).is_file():

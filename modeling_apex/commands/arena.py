@@ -1,6 +1,7 @@
 """`apex-music arena`: do predicted scores foretell which of two songs people prefer?"""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,7 +174,7 @@ def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
     except ImportError as error:
         raise ImportError('Reading a dataset of battles needs datasets: pip install "apex-music[data]".') from error
     # A folder is read as it is: the copy that datasets keeps of one is known by names and times of its files.
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     for split in datasets.load_dataset(str(folder) if folder.is_dir() else name, streaming=folder.is_dir()).values():
         for column in ("audio_a", "audio_b"):
             if isinstance((split.features or {}).get(column), datasets.Audio):

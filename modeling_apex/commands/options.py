@@ -137,8 +137,7 @@ def score_songs(
     reports = scorer.score(inputs, on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
-        for song, report in zip(songs, reports, strict=True):
-            report["song"] = song
+        for report in reports:
             progress.update()
             if "error" in report:
                 with progress.external_write_mode(sys.stderr):

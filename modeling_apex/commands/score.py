@@ -97,10 +97,9 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
             message = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
             print(escape_controls(message), file=sys.stderr)
         options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
-        for report in score_songs(remaining, arguments, scorer=scorer, **options):
-            journal.add(report)
-        journal.finish(songs)
-        num_failed = sum("error" in journal.reports[song] for song in songs)
+        for song, report in zip(remaining, score_songs(remaining, arguments, scorer=scorer, **options), strict=True):
+            journal.add(song, report)
+        num_failed = sum("error" in report for report in journal.finish(songs))
     scored = format_count(len(songs) - num_failed, "song")
     print(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
     return 1 if num_failed else 0

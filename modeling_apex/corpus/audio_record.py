@@ -7,6 +7,7 @@ rewritten, its songs are read and compared one by one, so that those that kept t
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -33,8 +34,9 @@ class SongAudio:
 
     Args:
         content (`str`):
-            SHA-256 of its bytes, hexadecimal. What lies behind a URL is known by its address alone, since nothing but
-            fetching it would tell more; a file that is missing or cannot be read is `"unreadable"`.
+            SHA-256 of its bytes, hexadecimal. What lies behind a URL is known by the SHA-256 of the URL alone: nothing
+            but fetching it would tell more, and the URL itself can hold a password. A file that is missing or cannot
+            be read is `"unreadable"`.
         path (`str`, *optional*):
             The file of its own that it lies in.
         stamp ([`FileStamp`], *optional*):
@@ -71,7 +73,7 @@ def identify_song(audio: Any, known: SongAudio | None = None, *, rereads: bool =
         audio = audio.get("bytes") or audio.get("path") if array is None else np.asarray(array).tobytes()
     path = os.path.abspath(audio) if isinstance(audio, (str, os.PathLike)) else None
     if path is not None and str(audio).startswith(URL_PREFIXES):
-        return SongAudio(f"{ADDRESS}{audio}")
+        return SongAudio(f"{ADDRESS}{hashlib.sha256(str(audio).encode('utf-8', 'surrogatepass')).hexdigest()}")
     before = ContentIdentity(known.content, known.stamp) if known and path and known.path == path else None
     try:
         found = identify_audio(path or audio, before, rereads=rereads)

@@ -45,6 +45,7 @@ from modeling_apex.inference.worker_threads_apex import count_workers
 from modeling_apex.loading import load_apex_model
 from modeling_apex.storage.output_folder import replace_text, save_json
 from modeling_apex.storage.output_lock import OutputLock
+from modeling_apex.storage.source_names import hide_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -312,7 +313,7 @@ class _EmbeddingRun:
         with closing(decode(songs, extractor, num_threads=options.num_decoders)) as segments:
             for song in scorer.run([segments], read, encode, _join_segments, read_ahead=False):
                 if song["error"] is not None:
-                    logger.warning("not embedded: %s", escape_controls(f"{song['id']}: {song['error']}"))
+                    logger.warning("not embedded: %s", escape_controls(hide_secrets(f"{song['id']}: {song['error']}")))
                 encoded.append(song)
                 progress.update()
         return encoded

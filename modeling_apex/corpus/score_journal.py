@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
-from modeling_apex.corpus.identity import FileStamp, list_differences
+from modeling_apex.corpus.identity import URL_PREFIXES, FileStamp, list_differences
 from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_json
 from modeling_apex.storage.links import open_new, open_to_append, refuse_link
 from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json
@@ -70,7 +70,8 @@ class ScoreJournal(AbstractContextManager):
         self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
         self._columns = dict(columns or {})
         self.settings = json.loads(json.dumps(dict(settings)))
-        self.reports: dict[str, dict[str, Any]] = {}
+        # By path, or for a URL by the SHA-256 of it: its report names it without what opens it.
+        self._reports: dict[str, dict[str, Any]] = {}
         self._audio: dict[str, SongAudio] = {}
         self._stamps: dict[str, FileStamp | None] = {}
         with ExitStack() as stack:
@@ -128,12 +129,13 @@ class ScoreJournal(AbstractContextManager):
                 continue
             try:
                 song, audio = line["report"]["song"], SongAudio.from_json(line["audio"])
+                key = audio.content if audio.is_address else song
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{self.path}, line {number}: damaged, for it is not the report of a song. Delete the file, then "
                     "give the same command again."
                 ) from error
-            self.reports[song], self._audio[song] = line["report"], audio
+            self._reports[key], self._audio[key] = line["report"], audio
 
     def list_remaining(self, songs: Sequence[str], *, rereads: bool = False) -> list[str]:
         """
@@ -149,27 +151,27 @@ class ScoreJournal(AbstractContextManager):
             `list[str]`: in the given order.
         """
         for song in songs:
-            if known := self._audio.get(song):
+            if known := self._audio.get(key := _get_key(song)):
                 found = identify_song(song, known, rereads=rereads)
                 if found.content != known.content or (rereads and found.is_address):
-                    del self.reports[song], self._audio[song]
-        remaining = [song for song in songs if song not in self.reports]
+                    del self._reports[key], self._audio[key]
+        remaining = [song for song in songs if _get_key(song) not in self._reports]
         self._stamps = {song: _stamp(song) for song in remaining}
         return remaining
 
-    def add(self, report: Mapping[str, Any]) -> None:
+    def add(self, song: str, report: Mapping[str, Any]) -> None:
         """Append the report of one song; it survives whatever happens to this process afterwards."""
-        song = report["song"]
         audio = identify_song(song)
         if _stamp(song) != self._stamps.get(song):  # it changed after it was listed, perhaps after it was scored
             audio = SongAudio(UNREADABLE)
         self._file.write(json.dumps({"report": report, "audio": audio.to_json()}, ensure_ascii=False) + "\n")
         self._file.flush()
-        self.reports[song], self._audio[song] = dict(report), audio
+        key = _get_key(song)
+        self._reports[key], self._audio[key] = dict(report), audio
 
-    def finish(self, order: list[str]) -> None:
-        """Write the output, with the songs in the given order, and remove the journal."""
-        reports = [self.reports[song] for song in order]
+    def finish(self, order: list[str]) -> list[dict[str, Any]]:
+        """Write the output, with the songs in the given order, remove the journal, and return the reports."""
+        reports = [self._reports[_get_key(song)] for song in order]
         part, suffix = self._unnamed_output, self.output.suffix
         with open_new(part) as file:
             if suffix == ".parquet":
@@ -187,6 +189,7 @@ class ScoreJournal(AbstractContextManager):
         self._file.close()
         os.replace(part, self.output)
         self.path.unlink()
+        return reports
 
     def _write_parquet(self, reports: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
         pyarrow = _import_pyarrow()
@@ -199,6 +202,10 @@ class ScoreJournal(AbstractContextManager):
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
+
+
+def _get_key(song: str) -> str:
+    return identify_song(song).content if song.startswith(URL_PREFIXES) else song
 
 
 def _stamp(song: str) -> FileStamp | None:

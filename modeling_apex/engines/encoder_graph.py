@@ -185,7 +185,7 @@ def export_engine(
         _write_engine_folder(model, part, engine)
         if "int8" in precisions:
             add_int8_graph(part, calibration)
-    return Path(output).expanduser()
+    return Path(os.path.expanduser(output))
 
 
 def _write_engine_folder(model: ApexModel, folder: Path, engine: str) -> None:

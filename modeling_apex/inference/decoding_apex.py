@@ -10,6 +10,7 @@ first song needs them, and torch not at all: workers that look at audio and run 
 import io
 import math
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -24,9 +25,10 @@ import numpy as np
 from .audio_limits_apex import INSTALL_PACKAGE, AudioError, AudioLimits, check_rate
 from .libsndfile_apex import BLOCK_NUM_SAMPLES, Decoded, decode_with_soundfile, measure_shortfall
 
-# In the installed package: what opens a URL, what refuses archives and playlists by their first bytes, and what
-# decodes the containers that libsndfile does not read.
+# In the installed package: what opens a URL, what names it without its secrets, what refuses archives and playlists by
+# their first bytes, and what decodes the containers that libsndfile does not read.
 open_url: Callable[[str, AudioLimits, ExitStack], tuple[str, BinaryIO]] | None = None
+name_source: Callable[[str], str] | None = None
 refuse_format: Callable[[str, bytes], None] | None = None
 decode_container: Callable[[str, BinaryIO, bytes, AudioLimits, ExitStack], Decoded] | None = None
 # What mends a header that libsndfile takes wrongly, and what reads on where libsndfile stops before the file's end.
@@ -113,12 +115,19 @@ def open_audio(source: Any, *, sampling_rate: int | None = None, limits: AudioLi
         raise
 
 
+def name_song(source: Any) -> str:
+    """Name a song by its path or URL, as messages and reports do: a URL without what opens it."""
+    if name_source is not None:
+        return name_source(str(source))
+    return re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", str(source)) if "://" in str(source) else str(source)
+
+
 def _open_dict(source: dict[str, Any], sampling_rate: int | None, limits: AudioLimits) -> AudioStream:
     """Open what `datasets` and `transformers` put around a song."""
     path = source.get("path")
     for key in ("array", "raw"):
         if source.get(key) is not None:
-            name = str(path) if path is not None else "<array>"
+            name = name_song(path) if path is not None else "<array>"
             own_rate = source.get("sampling_rate")
             if own_rate is not None:
                 _check_same_rate(name, sampling_rate, own_rate)
@@ -129,7 +138,7 @@ def _open_dict(source: dict[str, Any], sampling_rate: int | None, limits: AudioL
     if source.get("bytes") is not None:
         stream = open_audio(source["bytes"], sampling_rate=sampling_rate, limits=limits)
         if path is not None:
-            stream.name = str(path)
+            stream.name = name_song(path)
         return stream
     if path is not None:
         return open_audio(path, sampling_rate=sampling_rate, limits=limits)
@@ -192,7 +201,7 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
     if isinstance(source, str) and "://" in source:
         if open_url is None:
             raise AudioError(
-                f"{source.rpartition('@')[2]}: is a URL, and this code, which came with a checkpoint, opens none. "
+                f"{name_song(source)}: is a URL, and this code, which came with a checkpoint, opens none. "
                 f"Download the song and pass its path, or use the package apex-music: {INSTALL_PACKAGE}"
             )
         return open_url(source, limits, resources)
@@ -206,7 +215,7 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
 def _open_path(path: Path, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     name = str(path)
     try:
-        path = path.expanduser()
+        path = Path(os.path.expanduser(path))
         _refuse_irregular(name, path.stat().st_mode)
         handle = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (closed by `resources`)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -246,7 +255,7 @@ def create_temporary_file(resources: ExitStack) -> BinaryIO:
 def _copy_file_object(source: Any, limits: AudioLimits, resources: ExitStack) -> tuple[str, BinaryIO]:
     """Copy a file object to disk, so that a read error stays an error: decoders take a failed callback for the end."""
     name = getattr(source, "name", None)
-    name = name if isinstance(name, str) else "<file object>"
+    name = name_song(name) if isinstance(name, str) else "<file object>"
     handle, num_bytes = create_temporary_file(resources), 0
     if hasattr(source, "seekable") and source.seekable():
         source.seek(0)

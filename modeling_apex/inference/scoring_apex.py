@@ -18,6 +18,7 @@ import torch
 from .audio_apex import stream_segments
 from .audio_limits_apex import AudioLimits
 from .configuration_fields_apex import TAILS
+from .decoding_apex import name_song
 from .normalization_apex import normalize_segments
 from .song_report_apex import build_error_report, build_report
 
@@ -334,7 +335,8 @@ def _name_song(song: Any, feature_names: Any = None) -> tuple[str | None, Any, A
         name, audio = song.get("id"), song["audio"]
         if name is None and isinstance(audio, (str, os.PathLike)):
             name = audio
-        return None if name is None else str(name), audio, features
+        return None if name is None else name_song(name), audio, features
     if isinstance(song, Mapping):
-        return song.get("path"), {key: value for key, value in song.items() if key != "features"}, features
-    return str(song) if isinstance(song, (str, os.PathLike)) else None, song, None
+        name, audio = song.get("path"), {key: value for key, value in song.items() if key != "features"}
+        return None if name is None else name_song(name), audio, features
+    return name_song(song) if isinstance(song, (str, os.PathLike)) else None, song, None

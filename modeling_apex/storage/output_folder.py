@@ -85,6 +85,19 @@ def load_json(path: Path, remedy: str) -> Any:
     return parse_json(path.read_bytes(), str(path), remedy)
 
 
+def load_fields(path: Path, remedy: str) -> dict[str, Any]:
+    """
+    Read a JSON file that holds fields by name; arguments as for `parse_json`.
+
+    Raises:
+        `ValueError`: If it is no JSON, or holds something else.
+    """
+    content = load_json(path, remedy)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold fields by name, got {content!r:.80}. {remedy}")
+    return content
+
+
 def parse_json(content: str | bytes, place: str, remedy: str) -> Any:
     """
     Read JSON that a command wrote.

@@ -1,5 +1,6 @@
 """Records of audio: songs are known by their bytes wherever they lie, and by nothing that is not theirs."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -34,8 +35,11 @@ def test_what_cannot_be_read_has_no_content(file: Path) -> None:
 
 
 def test_a_url_is_known_by_its_address() -> None:
-    found = identify_song("https://example.org/song.mp3")
-    assert found == SongAudio("address https://example.org/song.mp3")
+    url = "https://me:password@example.org/song.mp3?token=secret"
+    found = identify_song(url)
+    assert found == SongAudio(f"address {hashlib.sha256(url.encode()).hexdigest()}"), "the URL could open something"
+    assert identify_song(f"{url}2").content != found.content
+    assert identify_song("https://example.org/\udcff.mp3").is_address, "bytes that are no text"
     assert found.is_address
     assert not SongAudio(HELLO).is_address
 

@@ -1,5 +1,6 @@
 """Journals of scores: what an interrupted run left is taken up for the same weights and the same audio, or refused."""
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -34,11 +35,11 @@ def score(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     def run(model: Path, *words: str, is_interrupted: bool = False) -> list[str]:
         add, added = ScoreJournal.add, []
 
-        def note(journal: ScoreJournal, report: dict) -> None:
+        def note(journal: ScoreJournal, song: str, report: dict) -> None:
             if is_interrupted and len(added) == 2:
                 raise KeyboardInterrupt
-            added.append(Path(report["song"]).name)
-            add(journal, report)
+            added.append(Path(song).name)
+            add(journal, song, report)
 
         command = ["score", str(songs), "--model", str(model), "--output", str(tmp_path / "out.jsonl"), *words]
         with monkeypatch.context() as patch:
@@ -103,10 +104,10 @@ def test_a_song_replaced_while_it_is_scored_is_scored_again(
     with ScoreJournal(tmp_path / "out.jsonl", {}) as journal:
         assert journal.list_remaining([path]) == [path]
         song_file("songs/0.wav", seed=50)
-        journal.add({"song": path})
+        journal.add(path, {"song": path})
     with ScoreJournal(tmp_path / "out.jsonl", {}) as journal:
         assert journal.list_remaining([path]) == [path]
-        journal.add({"song": path})
+        journal.add(path, {"song": path})
         assert journal.list_remaining([path]) == []
 
 
@@ -117,8 +118,8 @@ def test_files_that_look_unchanged_are_read_on_request(
     path, url = str(songs / "0.wav"), "https://example.org/song.mp3"
     with ScoreJournal(tmp_path / "out.jsonl", {}) as journal:
         journal.list_remaining([path, url])
-        journal.add({"song": path})
-        journal.add({"song": url})
+        journal.add(path, {"song": path})
+        journal.add(url, {"song": url})
         with monkeypatch.context() as patch:
             patch.setattr(identity.hashlib, "file_digest", lambda *_: pytest.fail("was read again"))
             assert journal.list_remaining([path, url]) == []
@@ -209,3 +210,32 @@ def test_what_has_no_place_in_the_output_is_refused(songs: Path, tiny_folder: Pa
     assert (
         f"{words[0]} has no place in {place}. Name an --output that ends in .json or .jsonl" in capsys.readouterr().err
     )
+
+
+def test_a_url_is_named_without_what_opens_it_and_known_by_all_of_it(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    places = [f"http://me:5ecret@127.0.0.1:1/{name}.wav?id=4&token=5ecret{name}" for name in ("a", "b")]
+    twin = places[0].replace("5ecreta", "5ecret-of-another")
+    songs, add, words = [*places, twin], ScoreJournal.add, ["--model", str(tiny_folder)]
+
+    def add_two(journal: ScoreJournal, song: str, report: dict) -> None:
+        if song == twin:
+            raise KeyboardInterrupt
+        add(journal, song, report)
+
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreJournal, "add", add_two)
+        assert main(["score", *songs, *words, "--output", str(output)]) == 130
+    assert "5ecret" not in (tmp_path / "out.csv.partial").read_text()
+    assert main(["score", *songs, *words, "--output", str(output)]) == 1
+    said = capfd.readouterr().err
+    assert "resuming: 2 of 3 songs" in said, "they differ in their secrets alone"
+    assert main(["rank", *songs, *words]) == 1
+    said += "".join(capfd.readouterr())
+    names = [f"http://127.0.0.1:1/{name}.wav?id=4&token=***" for name in ("a", "b", "a")]
+    with open(output, newline="") as file:
+        assert [row["song"] for row in csv.DictReader(file)] == names
+    assert names[0] in said
+    assert "5ecret" not in output.read_text() + said

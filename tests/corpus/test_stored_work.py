@@ -216,9 +216,12 @@ def test_reading_again_finds_what_stamps_hide(dataset: Path, tmp_path: Path, emb
 def test_what_lies_behind_a_url_is_known_by_its_address(tmp_path: Path, embed: Callable) -> None:
     folder = tmp_path / "urls"
     folder.mkdir()
-    table = {"id": ["a", "b"], "audio": ["https://127.0.0.1/a.mp3", "https://127.0.0.1/b.mp3"]}
+    table = {"id": ["a", "b"], "audio": [f"https://me:5ecret@127.0.0.1/{name}.mp3?sig=5ecret" for name in "ab"]}
     pq.write_table(pa.table(table), folder / "train-00000-of-00001.parquet")
     assert embed(folder) == ["train-00000"]
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert "https://127.0.0.1/a.mp3?sig=***: " in (tmp_path / "out" / "failures.jsonl").read_text()
+    assert not [path for path in written if b"5ecret" in path.read_bytes()]
     assert embed(folder) == []
     assert embed(folder, rereads=True) == ["train-00000"], "it is fetched again on request"
     table["audio"][0] = "https://127.0.0.1/c.mp3"

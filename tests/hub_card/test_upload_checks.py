@@ -1,12 +1,22 @@
 """What keeps a folder from being published: every reason, and all of them at once."""
 
+import bz2
+import gzip
 import io
+import lzma
 import pickle
+import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,23 +124,133 @@ def test_secrets_are_found_wherever_they_stand(
     tmp_path_factory: pytest.TempPathFactory, secret: str, before: bytes, after: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("files") / "weights.safetensors"
-    path.write_bytes(before + b" " + secret.encode() + b" " + after)
+    # The first byte is that of no compression, whose damaged files are refused without a search.
+    path.write_bytes(b"w" + before + b" " + secret.encode() + b" " + after)
     assert SECRETS[secret] in find_secrets(path)
 
 
 def test_a_secret_across_two_blocks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub_card.upload_checks._BLOCK_BYTES", 1024)
+    monkeypatch.setattr("hub_card.stored_texts._BLOCK_BYTES", 1024)
     path = tmp_path / "file"
-    path.write_bytes(b" " * 1010 + next(iter(SECRETS)).encode() + b" " * 1000)
-    assert find_secrets(path) == ["a Hugging Face token"]
-    path.write_bytes(b" " * 1020 + b"an odd secret" + b" " * 1000)
-    assert find_secrets(path, ["an odd secret"]) == ["the token in use"]
+    for filler, places in ((b" ", ["line 1"]), (b"\0", [])):
+        path.write_bytes(filler * 1009 + b" " + next(iter(SECRETS)).encode() + b" " * 1000)
+        assert find_secrets(path) == {"a Hugging Face token": places}
+        path.write_bytes(filler * 1020 + b"an odd secret" + b" " * 1000)
+        assert find_secrets(path, ["an odd secret"]) == {"the token in use": places}
+
+
+TOKEN = next(iter(SECRETS))
+
+
+def save_cells(path: Path) -> None:
+    """Text that compression hides, at several depths."""
+    rows = {
+        "id": [f"song-{row}" for row in range(3000)],
+        "prompt": ["a song about rain"] * 2000 + [f"it says {TOKEN} here"] + ["x"] * 999,
+        "audio": [{"bytes": b"RIFF" + bytes(30), "path": "a.wav"}] * 2999
+        + [{"bytes": bytes(99) + TOKEN.encode(), "path": TOKEN}],
+        "tags": pa.array([["rain", None]] * 2999 + [["rain", TOKEN]], pa.list_(pa.string())),
+        "attributes": pa.array([[("key", TOKEN)]] + [None] * 2999, pa.map_(pa.string(), pa.string())),
+        "play_count": range(3000),
+    }
+    table = pa.table(rows)
+    field = table.schema.field("play_count").with_metadata({"note": TOKEN})
+    table = table.cast(table.schema.set(table.schema.get_field_index("play_count"), field))
+    pq.write_table(table, path, compression="zstd", row_group_size=700)
+
+
+def test_secrets_in_cells_are_named_by_row_and_column(tmp_path: Path) -> None:
+    save_cells(path := tmp_path / "train.parquet")
+    assert find_secrets(path) == {
+        "a Hugging Face token": [
+            "schema",
+            "row 1, column attributes",
+            "row 2001, column prompt",
+            "row 3000, column audio.bytes",
+            "row 3000, column audio.path",
+            "row 3000, column tags",
+        ]
+    }
+    (tmp_path / "README.md").write_text(CARD)
+    with pytest.raises(FolderRefusedError) as refusal:
+        check_folder(tmp_path, repo_type="dataset", needs_card=False)
+    assert "train.parquet: holds a Hugging Face token (schema; row 1, column attributes; row 2001" in str(
+        refusal.value
+    )
+    assert "and 1 more); remove it" in str(refusal.value)
+    assert TOKEN not in str(refusal.value)
+
+
+LINES = b'{"a": 1}\n{"a": "' + TOKEN.encode() + b'"}\n'
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in TOKEN)
+
+
+def make_zip(name: str, content: bytes) -> bytes:
+    with zipfile.ZipFile(file := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (gzip.compress(LINES), "line 2"),
+        (bz2.compress(LINES), "line 2"),
+        (lzma.compress(LINES), "line 2"),
+        (zstandard.compress(LINES), "line 2"),
+        (zstandard.compress(b"{}\n") + zstandard.compress(LINES), "line 3"),
+        (gzip.compress(zstandard.compress(LINES)), "line 2"),
+        (make_zip("in/songs.jsonl", LINES), "in/songs.jsonl, line 2"),
+        (safetensors.numpy.save({"a": np.zeros(9)}, {"note": TOKEN}), "metadata note"),
+        (struct.pack("<Q", 300) + f'{{"__metadata__": {{"note": "{ESCAPED}"}}}}'.encode().ljust(300), "metadata note"),
+        (f'{{"a": 1,\n "note": "{ESCAPED}"}}'.encode(), "line 2"),
+        (f'{{"note": "https:\\/\\/me:hunter2\\u0040example.org", "t": "{TOKEN}"}}'.encode(), "line 1"),
+        (f"\ufeffnote\n{TOKEN}\n".encode("utf-16-le"), None),
+    ],
+)
+def test_secrets_in_what_is_compressed_or_escaped_are_found(tmp_path: Path, content: bytes, place: str | None) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert find_secrets(path)["a Hugging Face token"] == [place] * (place is not None)
+    assert ("a password in an address" in find_secrets(path)) == (b"hunter2" in content)
+
+
+def test_a_secret_in_a_name_is_found(tmp_path: Path) -> None:
+    (tmp_path / f"{TOKEN}.txt").write_text("nothing")
+    assert find_secrets(tmp_path / f"{TOKEN}.txt") == {"a Hugging Face token": ["its name"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PAR1 and no more",
+        gzip.compress(LINES)[:-12],
+        zstandard.compress(LINES)[:5] + b"\xff" * 30,
+        b"PK\x03\x04 no archive",
+    ],
+)
+def test_what_cannot_be_searched_is_not_published(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "songs").write_bytes(content)
+    with pytest.raises(FolderRefusedError, match=r"songs: cannot be opened to search it for secrets \(.+\); write"):
+        check_folder(tmp_path, repo_type="dataset", needs_card=False)
+
+
+@pytest.mark.parametrize(
+    ("library", "content"), [("pyarrow.parquet", b"PAR1"), ("zstandard", zstandard.compress(LINES))]
+)
+def test_what_searches_and_is_not_installed_is_named(
+    tmp_path: Path, library: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "songs").write_bytes(content)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=r'searching .+ needs (pyarrow|zstandard): pip install "apex-music\[data\]"'):
+        find_secrets(tmp_path / "songs")
 
 
 def test_ordinary_text_holds_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("hf_hub_download, sk-learn, https://example.org/a:b@c, -----BEGIN CERTIFICATE-----")
-    assert find_secrets(path) == []
+    assert find_secrets(path) == {}
 
 
 def test_pickles_are_known_by_their_content(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """The scorer that every door holds: its steps, its progress, and what it refuses."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modeling_apex import ApexModel, SongScorer, load_pipeline
+from modeling_apex.inference import decoding_apex
 
 from fusion_models import build_fusion_model
 
@@ -89,3 +92,44 @@ def test_options_are_refused_before_a_song_is_read(tiny_model: ApexModel) -> Non
         scorer.score([], timeline=True)
     with pytest.raises(ValueError, match="`on_error` must be one of raise, report, got 'skip'"):
         scorer.score([], on_error="skip")
+
+
+URL = "https://me:5ecret@127.0.0.1/song.wav?id=4&sig=5ecret#5ecret"
+
+
+class FileOfUrl:
+    """What file systems over HTTP give: a file object whose name is the URL."""
+
+    name = URL
+
+    def read(self, num_bytes: int) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    "song",
+    [
+        URL,
+        {"audio": URL},
+        {"id": URL, "audio": b"RIFF"},
+        {"path": URL},
+        {"path": URL, "bytes": b"no audio at all, but bytes"},
+        {"path": URL, "array": np.zeros(0, np.float32), "sampling_rate": 8000},
+        {"audio": {"path": URL, "array": np.full(8000, np.nan, np.float32), "sampling_rate": 8000}},
+        FileOfUrl(),
+    ],
+)
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_no_report_holds_what_opens_a_url(
+    tiny_model: ApexModel, song: Any, is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_installed:  # as in the code beside a checkpoint
+        monkeypatch.setattr(decoding_apex, "name_source", None)
+        monkeypatch.setattr(decoding_apex, "open_url", None)
+    (report,) = load_pipeline(tiny_model)([song], on_error="report")
+    assert report["error"]
+    assert "https://127.0.0.1/song.wav" in f"{report['song']} {report['error']}"
+    assert "5ecret" not in json.dumps(report)
+    (scored,) = SongScorer(tiny_model).score([{"id": URL, "audio": {"array": np.ones(999), "sampling_rate": 8000}}])
+    assert scored["song"].startswith("https://127.0.0.1/song.wav")
+    assert "5ecret" not in json.dumps(scored)

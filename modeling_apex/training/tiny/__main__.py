@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from modeling_apex.process_exit import run_command
 from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.training.tiny.evaluation import find_missed_targets
@@ -33,17 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the status is 1 if the model misses a target, as its README then says, 130 if interrupted."""
-    options = build_parser().parse_args(arguments)
+    """Run the command; return its exit status: 1 if the model misses a target, as its README then says."""
+
+    def run(options: argparse.Namespace) -> int:
+        return _run(build_parser().parse_args(arguments, options))
+
+    resume = "the same command uses the songs again that were rendered"
+    return run_command("error", run, words=arguments, when_interrupted=resume)
+
+
+def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(options.num_threads)
     recipe = TinyRecipe(num_training_songs=options.num_training_songs, num_epochs=options.num_epochs)
-    try:
-        with OutputLock(options.songs):
-            results = make_model(recipe, options.songs, options.output, options.num_processes)
-    except KeyboardInterrupt:
-        logger.warning("interrupted; the same command uses the songs again that were rendered")
-        return 130
+    with OutputLock(options.songs):
+        results = make_model(recipe, options.songs, options.output, options.num_processes)
     missed = find_missed_targets(results)
     for sentence in missed:
         logger.warning("Missed: %s", sentence)

@@ -239,13 +239,25 @@ def test_command_reports_what_is_missed(tmp_path, monkeypatch, caplog, toy_runs)
     assert "Missed: `" in caplog.text
 
 
-def test_an_interrupted_command_says_what_is_kept(tmp_path, monkeypatch, caplog):
+def test_an_interrupted_command_says_what_is_kept(tmp_path, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "make_model", interrupt)
     assert command.main(["--output", str(tmp_path), "--songs", str(tmp_path / "songs")]) == 130
-    assert "uses the songs again that were rendered" in caplog.text
+    assert capsys.readouterr().err == "\ninterrupted; the same command uses the songs again that were rendered\n"
+
+
+def test_a_mistaken_command_ends_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "make_model", lambda *arguments: [].pop())
+    words = ["--output", str(tmp_path), "--songs"]
+    assert command.main([*words, ""]) == 2
+    assert "--songs of the command line is the empty word" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert command.main([*words, str(tmp_path / "file" / "songs")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert command.main([*words, str(tmp_path / "songs")]) == 3
+    assert "a fault of this program, not of its input: IndexError" in capsys.readouterr().err
 
 
 def test_embedded_model_is_small_and_says_what_it_is():
