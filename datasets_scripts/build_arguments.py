@@ -10,21 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.field_values import read_time
-from datasets_scripts.parquet_folder import DEFAULT_MAX_SHARD_BYTES
-from datasets_scripts.song_record import GROUP_KEYS, CorpusOptions
-from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
+from datasets_scripts.song_record import AESTHETIC_NAMES, GROUP_KEYS, LABEL_SOURCES, CorpusOptions
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
-from datasets_scripts.training_songs import (
-    AUDIO_IN_TABLE,
-    DEFAULT_COLUMNS,
-    LABELS,
-    NO_AUDIO,
-    SongSource,
-    TrainingSongs,
-)
+from datasets_scripts.training_sources import AUDIO_IN_TABLE, DEFAULT_COLUMNS, LABELS, NO_AUDIO, SongSource
 from modeling_apex.storage.table_reader import FORMATS_TEXT
 
 MEBIBYTE = 1024**2
+DEFAULT_MAX_SHARD_BYTES = 256 * MEBIBYTE
 
 DESCRIPTION = """\
 Build the datasets that training and evaluation read.
@@ -242,7 +234,9 @@ def _add_spotify_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpus_arguments(parser, group_by=("creator", "audio"))
 
 
-def _create_training(args: argparse.Namespace) -> TrainingSongs:
+def _create_training(args: argparse.Namespace) -> Any:
+    from datasets_scripts.training_songs import TrainingSongs
+
     for source in args.source:
         if not 2 <= len(source) <= 3:
             raise ValueError(f"--source takes METADATA AUDIO [PLATFORM], got {' '.join(source)!r}.")

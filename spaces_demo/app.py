@@ -20,8 +20,15 @@ from typing import Any
 # Before gradio is imported, since it reads this once.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import gradio as gr
-from starlette.middleware import Middleware
+try:
+    import gradio as gr
+    from starlette.middleware import Middleware
+except ModuleNotFoundError as error:
+    message = f'the page needs {error.name}, which is not installed: pip install "apex-music[demo]".'
+    if __name__ != "__main__":
+        raise ImportError(message) from error
+    sys.stderr.write(f"spaces_demo: {message}\n")
+    sys.exit(2)
 
 from spaces_demo import about_view, compare_view, rank_view, score_view
 from spaces_demo.gate import MAX_SESSIONS, Gate

@@ -127,10 +127,8 @@ def _load_battles(arguments: argparse.Namespace) -> Any:
 
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('Reading a dataset of battles needs datasets: pip install "apex-music[data]".') from error
+    import datasets
+
     # A folder is read as it is: the copy that datasets keeps of one is known by names and times of its files.
     folder = Path(name).expanduser()
     for split in datasets.load_dataset(str(folder) if folder.is_dir() else name, streaming=folder.is_dir()).values():
