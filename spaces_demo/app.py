@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Before gradio is imported, since it reads this once.
+# Before gradio and the Hub's client are imported, since they read these once.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 try:
     import gradio as gr
