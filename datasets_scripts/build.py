@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.build_arguments import MEBIBYTE, add_hub_arguments, build_parser
-from datasets_scripts.parquet_folder import open_output_folder, write_parquet_folder
-from datasets_scripts.publishing import push_folder_to_hub, push_world_to_hub
-from datasets_scripts.sources import load_identities, refuse_changed_sources
 from datasets_scripts.worker_pool import WorkerDiedError
 from hub_card.hub_upload import PublishError, UploadTarget
 from modeling_apex.process_exit import run_command
@@ -66,11 +63,18 @@ def _run_synthetic(args: argparse.Namespace) -> int:
 
     status = run(args)
     if args.push_to_hub:
+        from datasets_scripts.publishing import push_world_to_hub
+
         push_world_to_hub(args.output, _build_target(args))
     return status
 
 
 def _run_builder(args: argparse.Namespace) -> int:
+    # Here, because they need what an extra brings, and `--help` needs none.
+    from datasets_scripts.parquet_folder import open_output_folder, write_parquet_folder
+    from datasets_scripts.publishing import push_folder_to_hub
+    from datasets_scripts.sources import load_identities, refuse_changed_sources
+
     output = Path(os.path.expanduser(args.output))
     builder = args.create_builder(args)
     with OutputLock(output):

@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.field_values import read_time
-from datasets_scripts.parquet_folder import DEFAULT_MAX_SHARD_BYTES
-from datasets_scripts.song_record import GROUP_KEYS, CorpusOptions
-from datasets_scripts.song_schema import AESTHETIC_NAMES, LABEL_SOURCES
+from datasets_scripts.song_record import AESTHETIC_NAMES, GROUP_KEYS, LABEL_SOURCES, CorpusOptions
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
-from datasets_scripts.training_songs import (
-    AUDIO_IN_TABLE,
-    DEFAULT_COLUMNS,
-    LABELS,
-    NO_AUDIO,
-    SongSource,
-    TrainingSongs,
-)
+from datasets_scripts.training_sources import AUDIO_IN_TABLE, DEFAULT_COLUMNS, LABELS, NO_AUDIO, SongSource
+from hub_card.card_checks import HUB_LICENSES
 from modeling_apex.storage.table_reader import FORMATS_TEXT
 
 MEBIBYTE = 1024**2
+DEFAULT_MAX_SHARD_BYTES = 256 * MEBIBYTE
 
 DESCRIPTION = """\
 Build the datasets that training and evaluation read.
@@ -242,7 +235,9 @@ def _add_spotify_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpus_arguments(parser, group_by=("creator", "audio"))
 
 
-def _create_training(args: argparse.Namespace) -> TrainingSongs:
+def _create_training(args: argparse.Namespace) -> Any:
+    from datasets_scripts.training_songs import TrainingSongs
+
     for source in args.source:
         if not 2 <= len(source) <= 3:
             raise ValueError(f"--source takes METADATA AUDIO [PLATFORM], got {' '.join(source)!r}.")
@@ -351,6 +346,10 @@ def _read_popularity_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _get_shared_options(args: argparse.Namespace) -> dict[str, str]:
+    if args.license and args.license not in HUB_LICENSES:
+        raise ValueError(
+            f"--license {args.license!r} is none that the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}."
+        )
     # This command has a folder of its own: nothing needs to be read to name one in the cache of `datasets`.
     return {"cache_key": "none"} | ({"license_id": args.license} if args.license else {})
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.metadata_tables import ColumnSpec, check_columns, iterate_table
-from datasets_scripts.song_schema import AESTHETIC_HEADS, AESTHETIC_NAMES, LABEL_SOURCES
+from datasets_scripts.song_record import AESTHETIC_HEADS, AESTHETIC_NAMES, LABEL_SOURCES
 from modeling_apex.corpus.song_ids import IdIndex
 from modeling_apex.storage.cell_values import parse_number, read_text
 from modeling_apex.storage.table_reader import TableError

@@ -33,7 +33,6 @@ WORKING_FOLDER = ".build"
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
 LEDGER_NAME = ".sources.jsonl"
-DEFAULT_MAX_SHARD_BYTES = 256 * 1024**2
 # A row group is what a streaming reader fetches at once.
 ROW_GROUP_BYTES = 32 * 1024**2
 ROW_GROUP_ROWS = 1000
@@ -149,9 +148,7 @@ def open_output_folder(output: str | Path, *, options: Mapping[str, Any], overwr
     return working_folder
 
 
-def write_parquet_folder(
-    prepared: PreparedDataset, output: str | Path, *, max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
-) -> dict[str, Any]:
+def write_parquet_folder(prepared: PreparedDataset, output: str | Path, *, max_shard_bytes: int) -> dict[str, Any]:
     """
     Write a prepared dataset, or what is still missing of it.
 
@@ -160,7 +157,7 @@ def write_parquet_folder(
             Its rows and facts.
         output (`str` or `Path`):
             A folder that [`open_output_folder`] made ready.
-        max_shard_bytes (`int`, defaults to 256 MiB):
+        max_shard_bytes (`int`):
             Where shards are cut, in bytes before compression.
 
     Returns:

@@ -8,9 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.song_schema import AESTHETIC_NAMES
 from datasets_scripts.splits import DEFAULT_SPLIT_RATIOS, SPLIT_METHODS
+from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 
+# The names of the aesthetic labels and their range are those of the model's own configuration.
+AESTHETIC_HEADS = tuple(head for head in DEFAULT_HEADS if head["group"] == "aesthetics")
+AESTHETIC_NAMES = tuple(str(head["name"]) for head in AESTHETIC_HEADS)
+LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
 MAX_AGE_DAYS = 36525
 GROUP_KEYS = ("creator", "prompt", "audio")
 

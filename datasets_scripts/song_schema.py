@@ -2,18 +2,14 @@
 The layout contract of a song dataset: which columns a row has, of which type, and what each means.
 
 Every builder of songs writes these columns, so that training, evaluation and embedding read one shape whatever the
-source. The names of the aesthetic columns and their range come from the model's own configuration.
+source.
 """
 
 from collections.abc import Mapping
 
 import datasets
 
-from modeling_apex.inference.heads_apex import DEFAULT_HEADS
-
-AESTHETIC_HEADS = tuple(head for head in DEFAULT_HEADS if head["group"] == "aesthetics")
-AESTHETIC_NAMES = tuple(str(head["name"]) for head in AESTHETIC_HEADS)
-LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
+from datasets_scripts.song_record import AESTHETIC_NAMES, LABEL_SOURCES
 
 # What a reader of the dataset card sees; the order is the order of the columns.
 SONG_COLUMNS: Mapping[str, tuple[datasets.Value | datasets.Audio, str]] = {

@@ -18,8 +18,7 @@ from datasets_scripts.audio_files import AudioFolder
 from datasets_scripts.labels import build_label_specs, read_labels
 from datasets_scripts.metadata_tables import ColumnSpec, check_columns, iterate_table
 from datasets_scripts.song_builder import BUILDER_VERSION, SongDatasetBuilder, SongDatasetConfig
-from datasets_scripts.song_record import CorpusOptions, SongRecord
-from datasets_scripts.song_schema import AESTHETIC_NAMES
+from datasets_scripts.song_record import AESTHETIC_NAMES, CorpusOptions, SongRecord
 from modeling_apex.storage.cell_values import read_text
 from modeling_apex.storage.table_reader import TableError, TableRow
 

@@ -58,6 +58,8 @@ def run_command(
     Returns:
         `int`: exit status.
     """
+    # Else the Hub's client asks its makers which agents there are, even for a file that it is told to find here.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     arguments = argparse.Namespace(prog=name, traceback=False, output=None, when_interrupted=when_interrupted)
 
     def describe_stop(number: int) -> str:

@@ -22,9 +22,19 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**12))
+# Before gradio and the Hub's client are imported, since they read these once.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import gradio as gr
-from starlette.middleware import Middleware
+try:
+    import gradio as gr
+    from starlette.middleware import Middleware
+except ModuleNotFoundError as error:
+    message = f'the page needs {error.name}, which is not installed: pip install "apex-music[demo]".'
+    if __name__ != "__main__":
+        raise ImportError(message) from error
+    sys.stderr.write(f"spaces_demo: {message}\n")
+    sys.exit(2)
 
 from spaces_demo import about_view, compare_view, rank_view, score_view
 from spaces_demo.gate import MAX_SESSIONS, Gate

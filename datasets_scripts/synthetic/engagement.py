@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from datasets_scripts.synthetic.factors import FACTOR_NAMES, Factors
 
@@ -168,4 +167,6 @@ def compute_battle_ceiling(battles: Iterable[Mapping[str, Any]]) -> dict[str, fl
 
 
 def _spearman(truth: Sequence[float], observed: Sequence[float]) -> float:
+    from scipy.stats import spearmanr
+
     return float(spearmanr(truth, observed)[0])

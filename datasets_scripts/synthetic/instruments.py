@@ -8,7 +8,6 @@ song at a steady level, so that one instrument's cues do not change the loudness
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import signal
 
 from datasets_scripts.synthetic.composition import Hit, Note
 from datasets_scripts.synthetic.systems import System
@@ -158,6 +157,8 @@ def render_hook(
 
 def _build_drum_kit(system: System, sampling_rate: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
     """Build one stroke of every drum, waveforms by name with peaks near 1."""
+
+    from scipy import signal
 
     def axis(seconds: float) -> np.ndarray:
         return np.arange(round(seconds * sampling_rate)) / sampling_rate

@@ -7,7 +7,6 @@ What comes in is a waveform per instrument; what leaves is float32 between -1 an
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import fft, signal
 
 from datasets_scripts.synthetic.composition import Composition, SongSpec
 from datasets_scripts.synthetic.instruments import normalize_level
@@ -56,6 +55,8 @@ def mix(spec: SongSpec, composition: Composition, stems: Mapping[str, np.ndarray
 
 def _add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
     """Add the system's room to a mix of shape `(num_samples,)`, and the wash that blurs an unclear structure."""
+    from scipy import fft
+
     system, rate = spec.system_habits, spec.sampling_rate
     generator = spec.build_generator("room-" + side)
     wash_seconds = 1.6
@@ -73,6 +74,8 @@ def _add_room(spec: SongSpec, dry: np.ndarray, side: str) -> np.ndarray:
 
 def _apply_bar_jumps(spec: SongSpec, composition: Composition, waveform: np.ndarray) -> np.ndarray:
     """Let level and timbre jump from half bar to half bar, and cut short holes, where a song lacks coherence."""
+    from scipy import signal
+
     rate, break_up = spec.sampling_rate, 1.0 - spec.factors.coherence
     generator = spec.build_generator("jumps")
     num_half_bars = len(composition.half_bar_times)
@@ -115,6 +118,8 @@ def _cut_holes(
 
 def _finish(spec: SongSpec, song: np.ndarray) -> np.ndarray:
     """Master a mix of shape `(num_samples, num_channels)`: bandwidth, drive, hiss, level, soft peaks, short fades."""
+    from scipy import signal
+
     system, nyquist = spec.system_habits, spec.sampling_rate / 2
     low = signal.butter(2, 28.0 / nyquist, "highpass", output="sos")
     sections = [low]

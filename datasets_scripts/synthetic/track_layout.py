@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from datasets_scripts.synthetic.audio_files import write_atomically
 from datasets_scripts.synthetic.composition import SongSpec
@@ -101,6 +100,8 @@ def compute_track_ceilings(truth: Sequence[Mapping[str, Any]]) -> dict[str, floa
         `dict[str, float]`: `audio`, `release`, and `audio_and_release`, which is all that is known of a song before
         an audience hears it.
     """
+    from scipy.stats import spearmanr
+
     popularity = [row["popularity"] for row in truth]
     audio, release = (np.array([row[f"{name}_part"] for row in truth]) for name in ("audio", "release"))
     return {

@@ -9,7 +9,6 @@ breathy. An unnatural one holds a buzzing, metallic tone at one level and steps 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage, signal
 
 from datasets_scripts.synthetic.composition import Note, SongSpec
 from datasets_scripts.synthetic.instruments import compute_frequency
@@ -48,6 +47,8 @@ def _compute_controls(
     spec: SongSpec, phrases: Sequence[Sequence[Note]], generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pitch (MIDI), loudness and inhaled breath of the lead at the control rate."""
+    from scipy import ndimage
+
     natural = spec.factors.naturalness
     num_frames = int(spec.seconds * CONTROL_RATE) + 2
     notes = [note for phrase in phrases for note in phrase]
@@ -95,6 +96,8 @@ def _compute_source(
 
 def render_lead(spec: SongSpec, phrases: Sequence[Sequence[Note]]) -> np.ndarray:
     """Render the lead's phrases in shape `(num_samples,)`; `naturalness` decides how it breathes and phrases."""
+    from scipy import signal
+
     generator, natural = spec.build_generator("lead"), spec.factors.naturalness
     num_samples = round(spec.seconds * spec.sampling_rate)
     pitch, loudness, inhaled = _compute_controls(spec, phrases, generator)
@@ -122,6 +125,8 @@ def _choose_bodies(
     spec: SongSpec, phrases: Sequence[Sequence[Note]], num_frames: int, generator: np.random.Generator
 ) -> tuple[tuple[tuple[tuple[float, float, float], ...], ...], np.ndarray]:
     """Return the resonances in use and how much of each is heard at every control frame."""
+    from scipy import ndimage
+
     if spec.prompt.is_instrumental:
         return (WIND_BODY,), np.ones((1, num_frames))
     weights = np.zeros((len(VOWELS), num_frames))

@@ -169,14 +169,18 @@ def _load_battles(arguments: argparse.Namespace) -> tuple[Any, dict[str, str | N
 
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('Reading a dataset of battles needs datasets: pip install "apex-music[data]".') from error
+    import datasets
+
+    from modeling_apex.corpus.song_source import list_caches, locate_audio
+
     # A folder is read as it is: the copy that datasets keeps of one is known by names and times of its files.
     folder = Path(os.path.expanduser(name))
+    folders = [folder] if folder.is_dir() else list_caches()
     for split in datasets.load_dataset(str(folder) if folder.is_dir() else name, streaming=folder.is_dir()).values():
         for column in ("audio_a", "audio_b"):
             if isinstance((split.features or {}).get(column), datasets.Audio):
                 split = split.cast_column(column, datasets.Audio(decode=False))
-        yield from split
+        for battle in split:
+            where = f"{name}, battle {battle.get('battle_uuid')!r}"
+            sides = [side for side in ("audio_a", "audio_b") if battle.get(side)]
+            yield {**battle, **{side: locate_audio(battle[side], folders, where) for side in sides}}

@@ -186,11 +186,9 @@ def embed_songs(
 
 
 def _start_processes() -> Any:
-    try:
-        from accelerate import PartialState
-        from accelerate.utils import parse_flag_from_env
-    except ImportError as error:
-        raise ImportError('embedding needs accelerate: pip install "apex-music[train]".') from error
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
     # `Accelerator` reads this variable, `PartialState` does not; without it two processes on a CPU are not a group.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=BARRIER_TIMEOUT)
 

@@ -170,7 +170,7 @@ class ParquetSongSource:
 
     def _build_song(self, row: dict[str, Any]) -> Song:
         song_id, audio = str(row.pop("id")), row.pop("audio")
-        return Song(song_id, _locate_audio(audio, [self._folder], f"{self.name}, song {song_id!r}"), row)
+        return Song(song_id, locate_audio(audio, [self._folder], f"{self.name}, song {song_id!r}"), row)
 
 
 class AudioFolderSource:
@@ -205,11 +205,10 @@ class HubSongSource:
     """A dataset on the Hub, by way of `datasets.load_dataset`; audio stays encoded until it is needed."""
 
     def __init__(self, name: str, **loading_options: Any):
-        from datasets import Audio, config, load_dataset
-        from huggingface_hub.constants import HF_HUB_CACHE
+        from datasets import Audio, load_dataset
 
         self.name = name
-        self._caches = [Path(config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
+        self._caches = list_caches()
         self._dataset = load_dataset(name, **loading_options)
         self.splits = {str(split): len(songs) for split, songs in self._dataset.items()}
         songs = next(iter(self._dataset.values()))
@@ -230,10 +229,18 @@ class HubSongSource:
         for index in np.arange(start, min(stop, len(songs))).tolist():
             row = songs[index]
             song_id, audio = str(row.pop("id")), row.pop("audio")
-            yield Song(song_id, _locate_audio(audio, self._caches, f"{self.name}, song {song_id!r}"), row)
+            yield Song(song_id, locate_audio(audio, self._caches, f"{self.name}, song {song_id!r}"), row)
 
 
-def _locate_audio(audio: Any, folders: Sequence[Path], location: str) -> Any:
+def list_caches() -> list[Path]:
+    """List the folders that a dataset on the Hub is read from."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return [Path(config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
+
+
+def locate_audio(audio: Any, folders: Sequence[Path], location: str) -> Any:
     """Complete the path of audio that lies beside a table, and refuse one that leads elsewhere."""
     path = audio.get("path") if isinstance(audio, dict) and audio.get("bytes") is None else audio
     if not isinstance(path, str) or not path or path.startswith(("http://", "https://")):

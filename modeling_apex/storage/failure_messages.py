@@ -14,6 +14,17 @@ FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 # Writers that lose the reason (torch, safetensors, numpy) stop when less than this is left.
 NEARLY_FULL_BYTES = 2**20
+# From a module that an extra of this package brings to the extra that names it in pyproject.toml.
+EXTRAS = {
+    "av": "audio",
+    **dict.fromkeys(("datasets", "pyarrow", "pandas", "zstandard", "scipy"), "data"),
+    **dict.fromkeys(("accelerate", "tensorboard"), "train"),
+    **dict.fromkeys(("evaluate", "sklearn", "matplotlib"), "eval"),
+    "jinja2": "hub",
+    "gradio": "demo",
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    **dict.fromkeys(("openvino", "nncf"), "openvino"),
+}
 
 
 def describe_failure(error: BaseException, output: str | os.PathLike | None = None) -> str:
@@ -27,8 +38,11 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
             What the command was writing.
 
     Returns:
-        `str`: the error's own message, or, where the disk or its permissions are to blame, what to do about that.
+        `str`: the error's own message, or, where the disk, its permissions or a package that is not installed are to
+        blame, what to do about that.
     """
+    if isinstance(error, ImportError) and error.name is not None:
+        return _describe_missing(error, error.name.partition(".")[0])
     place = None if output is None else Path(os.path.expanduser(output))
     number, path = _find_number(error)
     if number in FULL or (place is not None and _is_nearly_full(place) and _is_about_writing(error)):
@@ -41,6 +55,16 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
     if number in FORBIDDEN and place is not None and _is_within(path, place):
         return f"{path}: cannot be written ({os.strerror(number or 0)}). Name an output that you may write."
     return str(error)
+
+
+def _describe_missing(error: ImportError, module: str) -> str:
+    """Say what to install for an import that failed."""
+    if module not in EXTRAS:
+        return f"{module} cannot be imported ({error}). Install apex-music anew: its dependencies are not complete."
+    install = f'pip install "apex-music[{EXTRAS[module]}]"'
+    if isinstance(error, ModuleNotFoundError):
+        return f"{module} is needed here and is not installed: {install}."
+    return f"{module} is installed but does not work here ({error}). Install what this version needs: {install}."
 
 
 def _find_number(error: BaseException | None) -> tuple[int | None, str | None]:

@@ -17,16 +17,9 @@ from modeling_apex.training.arguments import ApexTrainingArguments
 
 
 def build_accelerator(arguments: ApexTrainingArguments, output: str | os.PathLike) -> Any:
-    """
-    Start Accelerate: device, precision, processes, trackers.
+    """Start Accelerate: device, precision, processes, trackers."""
+    from accelerate import Accelerator
 
-    Raises:
-        `ImportError`: If Accelerate is not installed.
-    """
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise ImportError('training needs accelerate: pip install "apex-music[train]".') from error
     trackers = [arguments.report_to] if arguments.report_to != "none" else []
     if arguments.report_to == "auto":
         trackers = [name for name in ("tensorboard", "trackio") if find_spec(name) is not None]

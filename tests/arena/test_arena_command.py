@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from modeling_apex.cli import main
+from modeling_apex.corpus.song_source import AUDIO_FOLDERS_VARIABLE
 
 from song_folders import make_wav
 
@@ -101,3 +102,28 @@ def test_checking_again_needs_audio(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(["arena", "--help"])
     assert "read every audio file again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_battle_cannot_name_other_files_of_this_machine(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    private = tmp_path / "private" / "voice-memo.wav"
+    private.parent.mkdir()
+    private.write_bytes(make_wav(1, 0.25))
+    shard = next((tmp_path / "battles").glob("*.parquet"))
+    table = pyarrow.parquet.read_table(shard).to_pydict()
+    (tmp_path / "battles" / "own.wav").write_bytes(private.read_bytes())
+    table["audio_a"][1] = {"bytes": None, "path": "own.wav"}
+    monkeypatch.delenv(AUDIO_FOLDERS_VARIABLE, raising=False)
+    for path in (str(private), "../private/voice-memo.wav"):
+        table["audio_b"][3] = {"bytes": None, "path": path}
+        pyarrow.parquet.write_table(pyarrow.table(table), shard)
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "battle 'battle-3': the audio" in said
+        assert "lies outside of" in said
+        assert f"{AUDIO_FOLDERS_VARIABLE}=FOLDER allows it" in said
+    monkeypatch.setenv(AUDIO_FOLDERS_VARIABLE, str(private.parent))
+    assert main(words) == 0
+    errors = {row["battle_uuid"]: (row["error_a"], row["error_b"]) for row in read_scores(tmp_path)}
+    assert set(errors.values()) == {(None, None)}

@@ -1,7 +1,5 @@
 """The build command: what it writes is read back, the same everywhere, resumed after a kill; nonsense is refused."""
 
-import importlib
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -16,7 +14,6 @@ import pytest
 from killed_build import build_until_killed, read_folder
 from source_trees import make_suno_row, save_json_lines
 
-import datasets_scripts
 from datasets_scripts.build import main
 from datasets_scripts.build_arguments import build_parser, parse_columns
 from modeling_apex.storage.output_lock import OutputLock
@@ -272,6 +269,7 @@ def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
         (["--column", "stars=likes"], "Unknown field 'stars'"),
         (["--splits", "90:10"], "Split ratios must be three numbers"),
         (["--as-of", "soon"], "--as-of: DATE is 'soon', expected a time"),
+        (["--license", "nope-1.0"], "--license 'nope-1.0' is none that the Hub knows; name one of "),
         (["--max-shard-size", "-1"], "`max_shard_bytes` must be positive"),
         (["--labels", "nowhere.csv"], "No metadata table at nowhere.csv"),
     ],
@@ -302,11 +300,13 @@ def test_the_synthetic_world_brings_its_own_arguments(monkeypatch):
     assert seen == [7]
 
 
-def test_the_missing_extra_is_named(monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find_spec(name))
-    with pytest.raises(ImportError, match=r'datasets_scripts needs pyarrow: pip install "apex-music\[data\]"'):
-        importlib.reload(datasets_scripts)
+def test_the_missing_extra_is_named(tmp_path, monkeypatch, capsys):
+    table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(1)])
+    for name in [name for name in sys.modules if name.split(".")[0] == "datasets_scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["training", "--source", str(table), "none", "suno", "--output", str(tmp_path / "out")]) == 2
+    assert 'pyarrow is needed here and is not installed: pip install "apex-music[data]"' in capsys.readouterr().err
 
 
 def test_columns_are_read_from_choices():

@@ -49,3 +49,21 @@ def test_other_limits_and_permissions(tmp_path: Path) -> None:
         unreadable = system_error(errno.EACCES, path)
         assert describe_failure(unreadable, tmp_path / "run") == str(unreadable)
     assert describe_failure(system_error(errno.EACCES), tmp_path) == str(system_error(errno.EACCES))
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra() -> None:
+    error = ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
+    assert describe_failure(error) == 'pyarrow is needed here and is not installed: pip install "apex-music[data]".'
+
+
+def test_a_package_that_is_too_old_is_named_with_its_extra() -> None:
+    error = ImportError("cannot import name 'Graph' from 'onnx'", name="onnx")
+    assert describe_failure(error) == (
+        "onnx is installed but does not work here (cannot import name 'Graph' from 'onnx'). Install what this version "
+        'needs: pip install "apex-music[onnx]".'
+    )
+
+
+def test_a_package_that_every_installation_has_is_named_too() -> None:
+    error = ModuleNotFoundError("No module named 'soxr'", name="soxr")
+    assert describe_failure(error).startswith("soxr cannot be imported (No module named 'soxr'). Install apex-music")
