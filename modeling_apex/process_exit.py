@@ -41,8 +41,7 @@ def run_command(
     Run a command and end it as every command here ends.
 
     Args:
-        name (`str`):
-            What an error begins with, unless `prog` of the namespace says more.
+        name (`str`): What an error begins with, unless `prog` of the namespace says more.
         run (`Callable[[argparse.Namespace], int]`):
             Reads the command line into the namespace that it is given and does the work; returns the exit status.
             `prog`, `output`, `traceback` and `when_interrupted` of the namespace are heeded as soon as they are
@@ -50,10 +49,8 @@ def run_command(
         words (`Sequence[str]`, *optional*):
             The command line. Where it is that of the process, by default, the process is there for this command alone,
             and its signals are handled here.
-        when_interrupted (`str`):
-            What to do after an interruption, in words.
-        statuses (`dict[type[Exception], int]`, *optional*):
-            Exit statuses of errors that are neither the user's nor the program's.
+        when_interrupted (`str`): What to do after an interruption, in words.
+        statuses (`dict[type[Exception], int]`, *optional*): Of errors that are neither the user's nor the program's.
 
     Returns:
         `int`: exit status.

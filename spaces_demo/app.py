@@ -17,13 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Before gradio is imported, since it reads these once. It would keep a record of each request, and after each make a
-# summary of ten thousand of them, for a route that is closed here.
+# Before gradio and the Hub's client are imported, since they read these once. Gradio would keep a record of each
+# request, and after each make a summary of ten thousand of them, for a route that is closed here.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**12))
-# Before gradio and the Hub's client are imported, since they read these once.
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 try:

@@ -128,7 +128,7 @@ def test_names_that_are_no_text(
     output = tmp_path / f"scores{suffix}"
     assert main(["score", str(album), "--model", str(tiny_folder), "--output", str(output)]) == 1
     streams = capsys.readouterr()
-    assert r"broken\n.mp3: is not audio" in streams.err
+    assert r"broken\n.mp3: is not in a format that this program reads" in streams.err
     assert "5 songs scored, 1 failed" in streams.err
     if suffix == ".jsonl":
         assert odd in [json.loads(line)["song"] for line in output.read_text().splitlines()]
