@@ -19,8 +19,9 @@ from modeling_apex import (
     SpectrogramFusionConfig,
     load_preference_head,
 )
-from modeling_apex.cli import USER_ERRORS, is_slip, main
+from modeling_apex.cli import main
 from modeling_apex.loading import MAX_CONFIG_BYTES, find_model_class, load_pipeline
+from modeling_apex.process_exit import USER_ERRORS, is_slip
 
 from small_model import build_small_model
 
