@@ -116,6 +116,7 @@ def start(*words: str, ignored: int | None = None, **environment: str) -> Iterat
 
     process = subprocess.Popen(
         [sys.executable, *words],
+        stdin=subprocess.PIPE,  # open until `communicate`, whatever the tests' own is
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

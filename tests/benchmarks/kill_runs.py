@@ -1,13 +1,13 @@
 """
-Kill `score`, `embed`, `train` and `build` without warning at random moments, and compare what is left at the end.
+Kill the commands without warning at random moments, and compare what is left at the end.
 
     python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
 
 Each command first runs in peace. Then the same command is started again and again on one output, killed by SIGKILL
 after a random share of the time that it took in peace, and started again, until it ends by itself; what it wrote is
 compared with the peaceful run: rows lost, rows there twice, hash of the files. Then the next output, until there were
-enough kills. Ctrl-C is tried in the same way. Processes are forked from one that has imported everything: a kill hits
-work, not imports.
+enough kills. Ctrl-C and SIGTERM are tried in the same way. Processes are forked from one that has imported everything:
+a kill hits work, not imports. What is published goes to a Hub on the loopback.
 """
 
 import argparse
@@ -20,35 +20,44 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-for folder in ("../..", "..", "../training", "../datasets_scripts"):
+for folder in ("../..", "..", "../training", "../datasets_scripts", "../hub_card", "../arena"):
     sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="Agg")
 
 import accelerate  # noqa: F401, E402
 import datasets  # noqa: F401, E402
+import huggingface_hub  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from source_trees import encode_song, make_song, make_suno_row, save_json_lines  # noqa: E402
+from test_arena_command import write_battles  # noqa: E402
 from transformers.pipelines import pipeline  # noqa: F401, E402
 
 import datasets_scripts.build  # noqa: E402
+import hub_card.publish  # noqa: E402
 import modeling_apex.cli  # noqa: E402
 import modeling_apex.training.train  # noqa: E402
 from datasets_scripts.parquet_folder import LEDGER_NAME  # noqa: E402
-from modeling_apex import ApexModel  # noqa: E402
+from modeling_apex import ApexFeatureExtractor, ApexModel  # noqa: E402
 from modeling_apex.corpus.embedding_manifest import build_identity  # noqa: E402
 
+from loopback_hub import LoopbackHub  # noqa: E402
+from published_layout import write_apex_folder, write_mert_folder  # noqa: E402
+from result_layouts import make_recipe_results  # noqa: E402
 from small_model import build_small_model  # noqa: E402
 from song_folders import make_wav, write_dataset, write_embeddings  # noqa: E402
 
-COMMANDS = ("score", "embed", "train", "build")
+COMMANDS = ("score", "embed", "train", "build", "arena", "conditions", "convert", "export", "publish")
+# What follows the kills, each with what is counted of it.
+STOPS = {signal.SIGINT: "interrupts", signal.SIGTERM: "terminations"}
 LEFTOVERS = (".lock", ".writing", ".partial", ".part", ".old", ".build")
 
 
@@ -79,6 +88,12 @@ class Job:
         return digest.hexdigest()
 
 
+def run_command(main: Callable[[], int], *words: object) -> int:
+    """Run a command as the process of its own that it is: what handles signals is a process, not a call."""
+    sys.argv = ["command", *map(str, words)]
+    return main()
+
+
 def run_in_fork(run: Callable[[], int], log: Path, seconds: float | None = None, number: int = signal.SIGKILL) -> int:
     """Run in a process of its own, sent a signal after so many seconds; return its exit code."""
     process = os.fork()
@@ -107,10 +122,8 @@ def run_in_fork(run: Callable[[], int], log: Path, seconds: float | None = None,
         time.sleep(0.002)
 
 
-def measure_job(
-    job: Job, folder: Path, num_kills: int, num_interrupts: int, moments: random.Random
-) -> dict[str, object]:
-    """Kill a job, and interrupt it as Ctrl-C does, until there was enough of both; see the module."""
+def measure_job(job: Job, folder: Path, num_kills: int, num_stops: int, moments: random.Random) -> dict[str, object]:
+    """Kill a job, and stop it as Ctrl-C and SIGTERM do, until there was enough of each; see the module."""
     log = folder / "log"
     peaceful = folder / "peaceful" / "out"
     peaceful.parent.mkdir(parents=True)
@@ -121,18 +134,19 @@ def measure_job(
     if status != 0:
         raise RuntimeError(f"the run in peace ended with {status}:\n{log.read_text()[-3000:]}")
     expected, rows = job.compute_hash(peaceful), Counter(job.list_rows(peaceful))
-    counts = {"kills": 0, "kills_after_first_output": 0, "interrupts": 0, "finished_runs": 0, "starts": 0}
+    counts = {"kills": 0, "kills_after_first_output": 0, **dict.fromkeys(STOPS.values(), 0)}
+    counts |= {"finished_runs": 0, "starts": 0}
     counts |= {"rows_per_run": rows.total(), "rows_lost": 0, "rows_twice": 0, "other_hash": 0, "leftovers": 0}
-    while counts["kills"] < num_kills or counts["interrupts"] < num_interrupts:
+    wanted = {signal.SIGKILL: ("kills", num_kills)} | {each: (name, num_stops) for each, name in STOPS.items()}
+    while any(counts[name] < number for name, number in wanted.values()):
         output = folder / "killed" / "out"
         output.parent.mkdir(parents=True)
         while True:
-            # Interrupts come last, and not before the command can have begun to handle them.
-            number = signal.SIGKILL if counts["kills"] < num_kills else signal.SIGINT
-            is_enough = number == signal.SIGINT and counts["interrupts"] >= num_interrupts
+            # What is handled comes last, and not before the command can have begun to handle it.
+            number = next((each for each, (name, enough) in wanted.items() if counts[name] < enough), None)
             first = 0.0 if number == signal.SIGKILL else 0.1 * seconds
-            moment = None if is_enough else moments.uniform(first, seconds)
-            status = run_in_fork(lambda output=output: job.run(output), log, moment, number)
+            moment = None if number is None else moments.uniform(first, seconds)
+            status = run_in_fork(lambda output=output: job.run(output), log, moment, number or signal.SIGKILL)
             counts["starts"] += 1
             if status == 0:
                 break
@@ -140,8 +154,8 @@ def measure_job(
                 counts["kills"] += 1
                 written = [path for path in output.parent.rglob("*") if path.is_file()]
                 counts["kills_after_first_output"] += any(not path.name.endswith(".lock") for path in written)
-            elif status == 130 and number == signal.SIGINT:
-                counts["interrupts"] += 1
+            elif number in STOPS and status == 128 + number:
+                counts[STOPS[number]] += 1
             else:
                 raise RuntimeError(f"a run that was taken up ended with {status}:\n{log.read_text()[-3000:]}")
         found = Counter(job.list_rows(output))
@@ -162,7 +176,7 @@ def build_score_job(folder: Path, model: Path) -> Job:
         (songs / f"{number:03}.wav").write_bytes(make_wav(number, 0.1 + 0.1 * (number % 4)))
     words = ["score", str(songs), "--model", str(model), "--output"]
     return Job(
-        run=lambda output: modeling_apex.cli.main([*words, str(output.with_suffix(".jsonl"))]),
+        run=lambda output: run_command(modeling_apex.cli.main, *words, output.with_suffix(".jsonl")),
         list_rows=lambda output: [
             json.loads(line)["song"] for line in output.with_suffix(".jsonl").read_text().splitlines()
         ],
@@ -176,7 +190,7 @@ def build_embed_job(folder: Path, model: Path) -> Job:
     words = ["embed", str(dataset), "--model", str(model), "--songs-per-shard", "4", "--output"]
 
     def run(output: Path) -> int:
-        return {1: 0}.get(status := modeling_apex.cli.main([*words, str(output)]), status)  # 1: the broken song
+        return {1: 0}.get(status := run_command(modeling_apex.cli.main, *words, output), status)  # 1: the broken song
 
     def list_rows(output: Path) -> list[str]:
         tables = [pq.read_table(path, columns=["id", "segment_index"]) for path in output.glob("*.parquet")]
@@ -198,7 +212,7 @@ def build_train_job(folder: Path, model: Path) -> Job:
 
     def run(output: Path) -> int:
         has_run = (output / "arguments.json").is_file()
-        return modeling_apex.cli.main([*words, str(output), *(["--resume"] if has_run else [])])
+        return run_command(modeling_apex.cli.main, *words, output, *(["--resume"] if has_run else []))
 
     def list_files(output: Path) -> list[Path]:
         return [output / "metrics.jsonl", *(output / "best").iterdir()]
@@ -225,11 +239,116 @@ def build_build_job(folder: Path, model: Path) -> Job:
         return [name for table in tables for name in table["id"].to_pylist()]
 
     return Job(
-        run=lambda output: datasets_scripts.build.main([*words, "--output", str(output)]),
+        run=lambda output: run_command(datasets_scripts.build.main, *words, "--output", output),
         list_rows=list_rows,
         # What a build notes of the places of its sources depends on the moment.
         list_files=lambda output: [path for path in output.rglob("*") if path.is_file() and path.name != LEDGER_NAME],
     )
+
+
+def list_all(output: Path) -> list[Path]:
+    """List the files below an output."""
+    return [path for path in output.rglob("*") if path.is_file()]
+
+
+def list_names(output: Path) -> list[str]:
+    """Name the files below an output."""
+    return [str(path.relative_to(output)) for path in list_all(output)]
+
+
+def build_arena_job(folder: Path, model: Path) -> Job:
+    """Score the songs of 40 battles and compare two baselines on them."""
+    battles = write_battles(folder / "battles")
+    options = ["--no-plots", "--num-folds", 2, "--num-draws", 100, "--classifiers", "logistic_regression"]
+    words = ["arena", battles, "--model", model, *options, "--protocols", "random_folds", "--output"]
+
+    def list_rows(output: Path) -> list[str]:
+        lines = (output / "battle_scores.jsonl").read_text().splitlines()
+        return [str(json.loads(line).get("battle_uuid")) for line in lines]
+
+    return Job(lambda output: run_command(modeling_apex.cli.main, *words, output), list_rows, list_all)
+
+
+def build_conditions_job(folder: Path, model: Path) -> Job:
+    """Train and evaluate three of the 24 conditions."""
+    identity = build_identity(ApexModel.from_pretrained(model), dtype="float32", resampler="sinc")
+    sizes = {"train": 60, "validation": 20, "test": 20}
+    embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
+    only = ["song-full-uncertainty-2", "song-full-equal-2", "segment-popularity-equal-3"]
+    options = ["--model", model, "--num-epochs", 3, "--batch-size", 16, "--report-to", "none"]
+    words = ["conditions", embeddings, "--only", *only, *options, "--output"]
+
+    def list_files(output: Path) -> list[Path]:
+        compared = output / "compared.json"  # the results name the output, which is another each time
+        compared.write_text((output / "results.json").read_text().replace(str(output), "OUTPUT"))
+        return [compared, *output.glob("*/best/*")]
+
+    return Job(
+        run=lambda output: run_command(modeling_apex.cli.main, *words, output),
+        list_rows=lambda output: list(json.loads((output / "results.json").read_text())),
+        list_files=list_files,
+    )
+
+
+def run_unless_whole(output: Path, *words: object) -> int:
+    """Run what writes a new folder; `config.json` is its last file, and a folder that has it is whole."""
+    return 0 if (output / "config.json").is_file() else run_command(modeling_apex.cli.main, *words, "--output", output)
+
+
+def build_convert_job(folder: Path, model: Path) -> Job:
+    """Convert the layout that the authors published."""
+    write_mert_folder(folder / "mert")
+    width = json.loads((folder / "mert" / "config.json").read_text())["hidden_size"]
+    write_apex_folder(folder / "apex", str(folder / "mert"), width, segment_sec=1)
+    words = ["convert", "--encoder", folder / "mert", "--heads", folder / "apex"]
+    return Job(lambda output: run_unless_whole(output, *words), list_names, list_all)
+
+
+def build_export_job(folder: Path, model: Path) -> Job:
+    """Export a model with its code."""
+    return Job(lambda output: run_unless_whole(output, "export", "--model", model), list_names, list_all)
+
+
+def build_publish_job(folder: Path, model: Path) -> Job:
+    """Publish a model, as one commit to a repository of the output's own."""
+    hub = LoopbackHub()
+    hub.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that is killed hangs up
+    threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    release = folder / "release"
+    loaded = ApexModel.from_pretrained(model)
+    loaded.config.provenance = {"name": "apex-tiny", "notice": "demonstration model, trained on synthetic songs"}
+    loaded.save_pretrained(release)
+    ApexFeatureExtractor.from_config(loaded.config).save_pretrained(release)
+    (release / "results.json").write_text(json.dumps(make_recipe_results(loaded.config.head_names)))
+
+    def name_repository(output: Path) -> str:
+        """Name the repository of an output, by a folder in it; a new output has a new one."""
+        if not output.is_dir():
+            (output / f"apex-{time.monotonic_ns()}").mkdir(parents=True)
+        return f"tester/{next(output.glob('apex-*')).name}"
+
+    def run(output: Path) -> int:
+        tempfile.tempdir = str(folder)  # where a kill leaves what was to be sent; the output is the repository
+        huggingface_hub.constants.HF_HUB_OFFLINE = False
+        huggingface_hub.constants.HF_HUB_DISABLE_XET = True
+        huggingface_hub.constants.ENDPOINT = hub.url
+        huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        os.environ |= {"HF_TOKEN": hub.write_token, "HF_ENDPOINT": hub.url}
+        words = ["--model", release, "--no-arena-because", "no battles were at hand.", "--repo"]
+        return run_command(hub_card.publish.main, *words, name_repository(output))
+
+    def list_rows(output: Path) -> list[str]:
+        return [*hub.get_files(name_repository(output)), *hub.get_repository(name_repository(output)).messages]
+
+    def list_files(output: Path) -> list[Path]:
+        held = output / "held"
+        for name, content in hub.get_files(name_repository(output)).items():
+            (held / name).parent.mkdir(parents=True, exist_ok=True)
+            # The card names its repository, whose name is another for each output.
+            (held / name).write_bytes(content.replace(name_repository(output).encode(), b"REPOSITORY"))
+        return [path for path in list_all(held) if path.name != "SHA256SUMS"]
+
+    return Job(run, list_rows, list_files)
 
 
 BUILDERS: dict[str, Callable[[Path, Path], Job]] = {
@@ -237,6 +356,11 @@ BUILDERS: dict[str, Callable[[Path, Path], Job]] = {
     "embed": build_embed_job,
     "train": build_train_job,
     "build": build_build_job,
+    "arena": build_arena_job,
+    "conditions": build_conditions_job,
+    "convert": build_convert_job,
+    "export": build_export_job,
+    "publish": build_publish_job,
 }
 
 
@@ -244,7 +368,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the status is 1 if any run ended with other rows or other bytes."""
     parser = argparse.ArgumentParser(description="Kill commands at random moments and compare what is left.")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills of each command (%(default)s)")
-    parser.add_argument("--interrupts", type=int, default=10, metavar="N", help="Ctrl-C of each (%(default)s)")
+    parser.add_argument(
+        "--interrupts", type=int, default=10, metavar="N", help="Ctrl-C and SIGTERM of each (%(default)s)"
+    )
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS, help="which (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
