@@ -179,7 +179,8 @@ def load_apex_model(model: str | os.PathLike) -> "ApexModel":
     Raises:
         `ValueError`: If the model is of another type.
     """
-    model_class: Any = find_model_class(model)
+    with _explain_missing_model(model):
+        model_class: Any = find_model_class(model)
     name = model_class.config_class.model_type
     if name != "apex":
         raise ValueError(
