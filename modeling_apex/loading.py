@@ -164,8 +164,10 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
 
     Raises:
         `ValueError`: If the config names a model of another package.
+        `FileNotFoundError`: If there is no model of that name.
     """
-    model_class: Any = find_model_class(model, **options)
+    with _explain_missing_model(model):
+        model_class: Any = find_model_class(model, **options)
     loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
         os.fspath(model), **{"dtype": "float32", **options}
     )
@@ -314,15 +316,21 @@ def _load_if_exported(model: str, engine: str) -> Any:
     return load_exported_model(model)
 
 
+class ModelNotFoundError(FileNotFoundError):
+    """A name that is no folder, and that the Hub does not answer to. The message says what to do."""
+
+
 @contextlib.contextmanager
 def _explain_missing_model(model: Any) -> Iterator[None]:
     """Say what to do where loading a name that is no folder finds nothing on the Hub."""
     try:
         yield
+    except ModelNotFoundError:
+        raise
     except OSError as error:
-        if not isinstance(model, str) or os.path.isdir(model):
+        if not isinstance(model, (str, os.PathLike)) or os.path.isdir(model):
             raise
-        raise FileNotFoundError(
+        raise ModelNotFoundError(
             f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
             f"`hf download {model}` once while connected, or pass a folder."
         ) from error

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from modeling_apex.engines import EXPORT_FORMATS
 
@@ -58,11 +59,11 @@ def _export_graph(arguments: argparse.Namespace) -> Path:
     from modeling_apex.corpus.song_files import find_songs
     from modeling_apex.engines.calibration import read_calibration_segments
     from modeling_apex.engines.encoder_graph import export_engine
-    from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.loading import load_model
     from modeling_apex.storage.output_folder import check_new_folder
 
     check_new_folder(arguments.output)
-    model = ApexModel.from_pretrained(arguments.model)
+    model: Any = load_model(arguments.model)
     calibration = None
     if arguments.calibrate:
         calibration = read_calibration_segments(find_songs(arguments.calibrate), model.config)

@@ -6,6 +6,7 @@ range of songs in a fixed order. That order is what a corpus embedding is resume
 fingerprint of its song ids.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -124,6 +125,17 @@ def select_columns(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(field.name, field.type) for field in schema if is_kept(field) and field.name != "id"])
 
 
+@contextlib.contextmanager
+def _name_shard(shard: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"{shard}: damaged, for it is not Parquet that can be read ({error}). Build the dataset again."
+        ) from error
+
+
 class ParquetSongSource:
     """A dataset folder in the layout of datasets_scripts, read without copying it into a cache."""
 
@@ -136,14 +148,20 @@ class ParquetSongSource:
             if match is None:
                 raise ValueError(f"{shard}: expected shards named like train-00000-of-00001.parquet.")
             self._shards.setdefault(match["split"], []).append(shard)
+        self._num_rows = {}
+        for shard in shards:
+            with _name_shard(shard):
+                self._num_rows[shard] = pq.read_metadata(shard).num_rows
         schema = pq.read_schema(shards[0])
         _refuse_missing_columns(self.name, schema.names)
         self.columns = select_columns(schema)
-        self._num_rows = {shard: pq.read_metadata(shard).num_rows for shard in shards}
         self.splits = {split: sum(self._num_rows[shard] for shard in files) for split, files in self._shards.items()}
 
     def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
-        tables = [pq.read_table(shard, columns=["id", *names]) for shard in self._shards[split]]
+        tables = []
+        for shard in self._shards[split]:
+            with _name_shard(shard):
+                tables.append(pq.read_table(shard, columns=["id", *names]))
         return _write_ids_as_text(pa.concat_tables(tables, promote_options="permissive"))
 
     def locate(self, split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
@@ -157,7 +175,7 @@ class ParquetSongSource:
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         wanted = ["id", "audio", *self.columns.names]
         for shard, first, last in self.locate(split, start, stop):
-            with pq.ParquetFile(shard) as file:
+            with _name_shard(shard), pq.ParquetFile(shard) as file:
                 ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
                 groups = range(np.searchsorted(ends, first, "right"), np.searchsorted(ends, last) + 1)
                 rows = itertools.chain.from_iterable(
