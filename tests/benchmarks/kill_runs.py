@@ -233,6 +233,7 @@ def build_build_job(folder: Path, model: Path) -> Job:
     for number, row in enumerate(rows):
         (tree / "audio" / f"{row['id']}.flac").write_bytes(encode_song(make_song(number)))
     words = ["training", "--source", str(tree / "songs.jsonl"), str(tree / "audio"), "suno", "--max-shard-size", "0.1"]
+    words += ["--split-method", "quota"]
 
     def list_rows(output: Path) -> list[str]:
         tables = [pq.read_table(path, columns=["id"]) for path in (output / "data").glob("*.parquet")]
