@@ -1,6 +1,7 @@
 """`apex-music anchors`: what a few battles of a new generator add to scores that have never heard it."""
 
 import argparse
+import os
 from pathlib import Path
 
 RESULTS_NAME = "anchors.json"
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
 
-    path = Path(arguments.battles).expanduser()
+    path = Path(os.path.expanduser(arguments.battles))
     with OutputLock(arguments.output):
         table, missing = drop_missing_scores(load_battle_table(path, scores=arguments.score))
         counts = tuple(arguments.counts or DEFAULT_ANCHOR_COUNTS)

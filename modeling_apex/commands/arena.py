@@ -144,7 +144,7 @@ def _load_battles(arguments: argparse.Namespace) -> tuple[Any, dict[str, str | N
                 f"{arguments.battles} is not a table ({FORMATS_TEXT}). To score a dataset with audio, pass --model."
             )
         table = load_battle_table(arguments.battles, scores=arguments.score)
-        return table, {"input_sha256": identify_file(Path(arguments.battles).expanduser()).sha256}
+        return table, {"input_sha256": identify_file(Path(os.path.expanduser(arguments.battles))).sha256}
     if arguments.score:
         raise ValueError("--score names columns of a table, and --model computes the scores: pass one of the two.")
     from tqdm import tqdm

@@ -13,6 +13,7 @@ be set by a program, so content that changes never passes. Standard library only
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
@@ -108,8 +109,12 @@ def identify_file(
         [`ContentIdentity`]: `known` itself if the file is unchanged.
 
     Raises:
-        `OSError`: If it cannot be read, or changes again and again while it is read.
+        `OSError`: If it cannot be read, is no regular file, or changes again and again while it is read.
     """
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        raise OSError(
+            f"{os.fspath(path)}: is a pipe, and what comes out is read once. Save it as a file first."
+        )
     for _ in range(READ_ATTEMPTS):
         with open(path, "rb") as file:
             before = FileStamp.from_status(os.fstat(file.fileno()))

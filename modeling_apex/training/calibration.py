@@ -135,7 +135,7 @@ def save_reference(
         `ValueError`: If the model is on the Hub and no output is named.
         `FileExistsError`: If the output holds anything.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if output is None:
         if not folder.is_dir():
             raise ValueError(f"{model}: no folder, so its config cannot be written. Name a new one: --output FOLDER")

@@ -130,3 +130,9 @@ def test_differences_are_named() -> None:
     with pytest.raises(ValueError, match=r"x\.jsonl: holds scores made from something else \(weights a+… .*Delete it"):
         refuse_differences("x.jsonl", "scores", found, expected, "Delete it.")
     refuse_differences("x.jsonl", "scores", {**found, "more": 1}, found, "Delete it.")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tracks.csv")
+    with pytest.raises(OSError, match=r"tracks\.csv: is a pipe, and what comes out is read once\. Save it as a file"):
+        identify_file(tmp_path / "tracks.csv")
