@@ -29,6 +29,7 @@ from modeling_apex.checkpoints.component_licenses import (
     compute_combined_license,
     find_component,
 )
+from modeling_apex.storage.output_folder import load_fields
 
 RESULTS_NAME = "results.json"
 FACTS_NAME = "facts.json"
@@ -148,6 +149,7 @@ def build_model_facts(
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
+    load_fields(folder / "config.json", "Download the model again.")
     config = ApexConfig.from_pretrained(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)

@@ -205,7 +205,7 @@ def _explain(error: Exception, path: Path) -> str:
     reason = str(error).removeprefix(f"{path}: ")
     logger.info("refused a song: %s", reason.replace(path.name, "it"))  # its name is the visitor's own affair
     # The package's own words tell what failed; the name, which a visitor chose, was taken away first.
-    if not isinstance(error, LimitError) and "decode" in reason:
+    if not isinstance(error, LimitError) and ("decode" in reason or "not in a format" in reason):
         reason = (
             "this cannot be read as a song. Is the file complete, and is it audio? "
             f"This page reads {ACCEPTED_FORMATS}."

@@ -7,6 +7,7 @@ package's names, and the fields that belong to them, by which a model with the s
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from modeling_apex.engines.model_hashes import SCORE_FIELDS
 from modeling_apex.engines.plain_folder import ENCODER_FIELDS
 from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields
 from modeling_apex.loading import load_model
+from modeling_apex.storage.output_folder import load_fields
 
 # Time masking is of training, and switched off by conversion.
 UNCOUNTED = ("mask_time_prob", "mask_feature_prob")
@@ -41,6 +43,8 @@ def read_reference(source: str, options: Mapping[str, Any]) -> tuple[dict[str, t
     """
     if os.path.exists(source) and not os.path.isfile(os.path.join(source, "config.json")):
         return _describe_heads(read_heads(source))
+    if os.path.isdir(source):
+        load_fields(Path(source) / "config.json", "Name another model.")
     fields, _ = PreTrainedConfig.get_config_dict(source, **options)
     if fields.get("model_type") in ENCODER_MODEL_TYPES:
         encoder = read_encoder(source, **options)

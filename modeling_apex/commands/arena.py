@@ -170,12 +170,16 @@ def _load_battles(arguments: argparse.Namespace) -> tuple[Any, dict[str, str | N
 
 def _iterate_battles(name: str) -> Iterator[dict[str, Any]]:
     import datasets
+    import pyarrow.parquet as pq
 
-    from modeling_apex.corpus.song_source import list_caches, locate_audio
+    from modeling_apex.corpus.song_source import list_caches, locate_audio, name_shard
 
     # A folder is read as it is: the copy that datasets keeps of one is known by names and times of its files.
     folder = Path(os.path.expanduser(name))
     folders = [folder] if folder.is_dir() else list_caches()
+    for shard in sorted(folder.rglob("*.parquet")) if folder.is_dir() else ():
+        with name_shard(shard):
+            pq.read_metadata(shard)
     for split in datasets.load_dataset(str(folder) if folder.is_dir() else name, streaming=folder.is_dir()).values():
         for column in ("audio_a", "audio_b"):
             if isinstance((split.features or {}).get(column), datasets.Audio):

@@ -218,7 +218,8 @@ def weigh_song_embeddings(store: SongStore, config: Any, cache_dir: str | os.Pat
     rule = (
         config.tail if config.tail == "weighted" else f"{config.tail}-{config.tail_seconds:g}-{config.sampling_rate}"
     )
-    columns = Path(cache_dir or store.folder / "columns") / f"{store.manifest_sha256[:16]}-{rule}"
+    rows: Any = next(iter(store.splits.values())).segments
+    columns = _find_cache(cache_dir) / f"{rows.path.parent.name}-{rule}"
 
     def build(part: Path) -> None:
         for name, split in store.splits.items():

@@ -112,9 +112,7 @@ def identify_file(
         `OSError`: If it cannot be read, is no regular file, or changes again and again while it is read.
     """
     if stat.S_ISFIFO(os.stat(path).st_mode):
-        raise OSError(
-            f"{os.fspath(path)}: is a pipe, and what comes out is read once. Save it as a file first."
-        )
+        raise OSError(f"{os.fspath(path)}: is a pipe, and what comes out is read once. Save it as a file first.")
     for _ in range(READ_ATTEMPTS):
         with open(path, "rb") as file:
             before = FileStamp.from_status(os.fstat(file.fileno()))

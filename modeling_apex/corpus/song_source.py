@@ -126,7 +126,7 @@ def select_columns(schema: pa.Schema) -> pa.Schema:
 
 
 @contextlib.contextmanager
-def _name_shard(shard: Path) -> Iterator[None]:
+def name_shard(shard: Path) -> Iterator[None]:
     """Say which file it is that cannot be read."""
     try:
         yield
@@ -150,7 +150,7 @@ class ParquetSongSource:
             self._shards.setdefault(match["split"], []).append(shard)
         self._num_rows = {}
         for shard in shards:
-            with _name_shard(shard):
+            with name_shard(shard):
                 self._num_rows[shard] = pq.read_metadata(shard).num_rows
         schema = pq.read_schema(shards[0])
         _refuse_missing_columns(self.name, schema.names)
@@ -160,7 +160,7 @@ class ParquetSongSource:
     def read_columns(self, split: str, names: Sequence[str] = ()) -> pa.Table:
         tables = []
         for shard in self._shards[split]:
-            with _name_shard(shard):
+            with name_shard(shard):
                 tables.append(pq.read_table(shard, columns=["id", *names]))
         return _write_ids_as_text(pa.concat_tables(tables, promote_options="permissive"))
 
@@ -175,7 +175,7 @@ class ParquetSongSource:
     def iterate(self, split: str, start: int, stop: int) -> Iterator[Song]:
         wanted = ["id", "audio", *self.columns.names]
         for shard, first, last in self.locate(split, start, stop):
-            with _name_shard(shard), pq.ParquetFile(shard) as file:
+            with name_shard(shard), pq.ParquetFile(shard) as file:
                 ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
                 groups = range(np.searchsorted(ends, first, "right"), np.searchsorted(ends, last) + 1)
                 rows = itertools.chain.from_iterable(

@@ -34,7 +34,7 @@ class StoredRows:
     def __init__(self, path: Path):
         array = np.load(path, mmap_mode="r")
         self.shape: tuple[int, int] = array.shape
-        self._path = path
+        self.path = path
         self._offset = getattr(array, "offset", 0)
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class StoredRows:
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         width = self.shape[1]
         row_bytes = width * np.dtype(np.float32).itemsize
-        with open(self._path, "rb", buffering=0) as file:
+        with open(self.path, "rb", buffering=0) as file:
             if isinstance(rows, slice):
                 start, stop, _ = rows.indices(len(self))
                 file.seek(self._offset + start * row_bytes)

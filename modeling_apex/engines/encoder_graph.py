@@ -32,7 +32,7 @@ from modeling_apex.engines.openvino_engine import OpenVinoEngine, import_openvin
 from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
-from modeling_apex.storage.output_folder import save_json, share_files, write_new_folder
+from modeling_apex.storage.output_folder import load_fields, save_json, share_files, write_new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -353,6 +353,7 @@ def load_exported_model(folder: str | os.PathLike[str]) -> ApexModel:
         `RuntimeError`: If the heads do not match the config.
     """
     folder = Path(folder)
+    load_fields(folder / "config.json", EXPORT_AGAIN)  # transformers takes a list of them as it comes
     config = ApexConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = ApexModel(config)

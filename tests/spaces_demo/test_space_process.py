@@ -36,6 +36,8 @@ class SpaceProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            # Who runs the tests in the background has it ignored, and a process inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout is not None
         line = next(line for line in self.process.stdout if "http://" in line)
