@@ -71,7 +71,7 @@ def _run_synthetic(args: argparse.Namespace) -> int:
 
 def _run_builder(args: argparse.Namespace) -> int:
     # Here, because they need what an extra brings, and `--help` needs none.
-    from datasets_scripts.parquet_folder import open_output_folder, write_parquet_folder
+    from datasets_scripts.parquet_folder import EmptyDatasetError, open_output_folder, write_parquet_folder
     from datasets_scripts.publishing import push_folder_to_hub
     from datasets_scripts.sources import load_identities, refuse_changed_sources
 
@@ -83,7 +83,10 @@ def _run_builder(args: argparse.Namespace) -> int:
             refuse_changed_sources(builder, output, rereads=args.recheck)
             print(f"{output} is finished already: nothing to do (--overwrite builds it again).")
         else:
-            prepared = builder.prepare(working_folder, {} if args.recheck else load_identities(working_folder))
+            try:
+                prepared = builder.prepare(working_folder, {} if args.recheck else load_identities(working_folder))
+            except EmptyDatasetError as error:
+                raise EmptyDatasetError(f"{', '.join(builder.config.list_places())}: {error}") from error
             manifest = write_parquet_folder(prepared, output, max_shard_bytes=round(args.max_shard_size * MEBIBYTE))
             _print_summary(manifest, output)
     if args.push_to_hub:

@@ -37,6 +37,8 @@ NEEDS = {
     (APEX, "evaluate", "embeddings", "--model", MODEL): "data",
     (APEX, "conditions", "embeddings", "--output", "conditions"): "data",
     (APEX, "arena", "battles.csv", "--output", "arena"): "data",
+    (APEX, "anchors", "battles.csv", "--output", "anchors"): "data",
+    (APEX, "calibrate", MODEL, "songs", "--output", "calibrated"): "data",
     (APEX, "arena", "songs", "--model", MODEL, "--output", "arena"): "data",
     ("datasets_scripts.build", "training", "--source", "t.csv", "none", "suno", "--output", "built"): "data",
     ("datasets_scripts.build", "songeval", "--source", "songs", "--output", "built"): "data",

@@ -102,7 +102,7 @@ def test_a_broken_song_is_listed_and_the_others_are_embedded(
         ("train", "train-song-3"),
         ("validation", "validation-song-0"),
     ]
-    assert "not audio" in listed[0]["error"]
+    assert "is not in a format that this program reads" in listed[0]["error"]
     assert "train-song-3" not in read_rows(tmp_path / "out")["id"]
 
 

@@ -55,7 +55,7 @@ def test_scoring_says_that_it_does_not_take_it_yet(
 ) -> None:
     with pytest.raises(ValueError, match="names the model type 'songeval'; expected one of apex, spectrogram-fusion"):
         load_scorer(conversion.folder)
-    with pytest.raises(ValueError, match="hears a song whole and has no segments; the pipeline and the commands"):
+    with pytest.raises(ValueError, match="names the model type 'songeval'; expected one of apex, spectrogram-fusion"):
         load_pipeline(conversion.folder)
     assert main(["score", "song.wav", "--model", str(conversion.folder)]) == 2
     assert "names the model type 'songeval'" in capsys.readouterr().err
