@@ -61,7 +61,7 @@ fuzz: setup ## Fuzz the way from bytes to features for FUZZ_SECONDS (300)
 	$(BIN)/python -m pip install --quiet $(PINS) -e ".[fuzz]"
 	$(BIN)/python tests/fuzz/run_fuzz.py --seconds $(FUZZ_SECONDS) --output tests/benchmarks/results/fuzz.json
 
-faults: setup ## Kill score, embed, train and build fifty times each and compare what is left
+faults: setup ## Kill and stop every command that writes fifty times each and compare what is left
 	$(BIN)/python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
 
 mutation: setup ## Mutate audio, losses, metrics and targets, and count which mutants the tests notice
