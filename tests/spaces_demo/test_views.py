@@ -44,6 +44,22 @@ def test_scores_show_all_seven_with_their_meaning(report: dict[str, Any]) -> Non
         assert f"<strong>{percentile:.0f}</strong>" in html
 
 
+def test_what_a_percentile_and_an_interval_are_of_is_said(report: dict[str, Any]) -> None:
+    plain = {name: value for name, value in report.items() if "reference" not in name and "interval" not in name}
+    html = score_view.build_scores(plain | {"percentile_basis": "the inverted target"})
+    assert "is expected to do better than 80 of 100 songs" in html
+    assert "(the inverted target)" in html
+    assert "such songs lie between" not in html
+    calibrated = {"reference_percentiles": {}, "percentile_basis": "share of 200 songs: <b>mine</b>"}
+    intervals = {"interval_level": 0.9, "intervals": {"score_streams": [0.0, 37.8], "coherence": [1.5, 3.25]}}
+    html = score_view.build_scores(plain | calibrated | intervals)
+    assert "scores better than 80 of 100 songs that the model was held against" in html
+    assert "(share of 200 songs: &lt;b&gt;mine&lt;/b&gt;)" in html
+    assert "90 of 100 such songs lie between 0.0 and 37.8" in html
+    assert "90 of 100 such songs lie between 1.50 and 3.25" in html
+    assert html.count("such songs lie between") == 2
+
+
 def test_timeline_has_a_column_for_each_segment_and_marks_the_extremes(report: dict[str, Any]) -> None:
     html = score_view.build_timeline(report)
     assert re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', html) == [
