@@ -77,9 +77,9 @@ def mend_header(handle: BinaryIO, head: bytes) -> tuple[BinaryIO, list[str]]:
     Returns:
         `tuple[BinaryIO, list[str]]`: the file, or a view of it, and warnings.
     """
-    if head[:4] == b"OggS" and (start := head.find(b"OpusHead", 0, 300)) > 0:
+    if head[:4] == b"OggS" and (start := head.find(b"OpusHead", 28, 300)) > 0:
         rate = struct.pack("<I", OPUS_RATE)
-        if head[start + 12 : start + 16] != rate:
+        if len(head) >= start + 16 and head[start + 12 : start + 16] != rate:
             return build_view(handle, patches=_patch_ogg_page(head, start + 12, rate)), []
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         patches = _state_wav_length(handle, head)
@@ -115,7 +115,7 @@ def _state_wav_length(handle: BinaryIO, head: bytes) -> dict[int, bytes]:
     behind = handle.read(4)
     handle.seek(position)
     is_wide = head[:4] == b"RF64"
-    if is_wide and head[12:16] == b"ds64" and size == UNKNOWN_SIZE:
+    if is_wide and head[12:16] == b"ds64" and size == UNKNOWN_SIZE and len(head) >= 36:
         size = struct.unpack("<Q", head[28:36])[0]
         if size in (0, 2**64 - 1) and offset < num_bytes:
             return {28: struct.pack("<Q", num_bytes - offset)}

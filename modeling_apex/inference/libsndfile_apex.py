@@ -50,7 +50,7 @@ def decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: Exit
         # A descriptor instead of a name: given a name, libsndfile guesses headerless formats from its ending.
         source: Any = handle.fileno()
     except io.UnsupportedOperation:
-        source = handle
+        source = _QuietHandle(handle)
     try:
         file = _build_sequential_sound_file(soundfile)(source, closefd=False)
     except soundfile.LibsndfileError:
@@ -70,6 +70,22 @@ def decode_with_soundfile(handle: BinaryIO, limits: AudioLimits, resources: Exit
         declared = declared if has_length else None
     seconds = None if declared is None else declared / file.samplerate
     return Decoded(file.samplerate, file.channels, _read_blocks(file), seconds)
+
+
+class _QuietHandle:
+    """A handle whose seeks do not raise: libsndfile tries places before its beginning, and a callback only prints."""
+
+    def __init__(self, handle: BinaryIO):
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._handle.seek(offset, whence)
+        except (OSError, ValueError):
+            return 0
 
 
 @functools.lru_cache(maxsize=1)

@@ -110,3 +110,23 @@ def test_half_a_file_is_half_a_song_and_says_so(container: str, encoder: str, nu
         return  # a container that says at its end where its sound lies, or nothing that was whole
     assert 0 < len(heard) < 0.7 * RATE
     assert np.isfinite(heard).all()
+
+
+BEGINNINGS = [
+    *(pytest.param(encode(*case.values[:2], make_song(1, 0.05)), id=case.id) for case in CASES if case.values[2] == 1),
+    pytest.param(b"OggS" + b"OpusHead".ljust(40, b"\1"), id="a name of Opus in the header of the page"),
+    pytest.param(b"OggS".ljust(26, b"\0") + b"\1\x13OpusHead\1\2\0\0\x80\xbb\0\0\0\0\0", id="Opus"),
+    pytest.param(b"RF64\xff\xff\xff\xffWAVEds64\0\0\0\0data\xff\xff\xff\xff" + bytes(40), id="RF64 without sizes"),
+    pytest.param(b"RIFF\0\0\0\0WAVEdata\0\0\0\0" + bytes(40), id="WAV without a format"),
+    pytest.param(b"ID3\4\0\x10\0\0\0\0" * 5 + b"APETAGEX" + bytes(24), id="tags"),
+]
+
+
+@pytest.mark.parametrize("data", BEGINNINGS)
+def test_every_beginning_of_a_file_is_heard_or_refused(data: bytes) -> None:
+    for length in (*range(1, min(len(data), 80)), *range(80, min(len(data), 600), 37)):
+        try:
+            with open_audio(data[:length], limits=LIMITS) as stream:
+                assert all(np.isfinite(block).all() for block in stream.blocks)
+        except AudioError as error:
+            assert "<bytes>: " in str(error)  # noqa: PT017 (a file may also be heard)
