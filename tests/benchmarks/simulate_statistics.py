@@ -115,7 +115,7 @@ EFFECTS: dict[str, tuple[Callable[[int, int], BattleTable], int, tuple[str, ...]
     # builder, battles, protocols, simulations; with 39 permutations the smallest p-value is the level, 1/40
     "noise, 600 battles": (build_noise, 600, ("leave_one_system_out", "random_folds", "within_system_pairs"), 60),
     "noise, 1259 battles": (build_noise, 1259, ("leave_one_system_out",), 40),
-    "aesthetics differ by system": (build_system_level, 600, ("leave_one_system_out", "random_folds"), 60),
+    "aesthetics differ by system": (build_system_level, 600, ("leave_one_system_out", "random_folds"), 200),
     "pairs repeat three times": (build_repeated, 600, ("leave_one_system_out", "random_folds"), 60),
     "aesthetics follow popularity": (build_following, 600, ("leave_one_system_out",), 60),
     "planted, weak": (build_planted(1.5), 600, ("leave_one_system_out",), 40),

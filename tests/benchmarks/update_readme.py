@@ -461,8 +461,8 @@ def describe_statistics(result: dict[str, Any]) -> str:
         build_table(["simulated battles", "effect planted", "told to help", "told to hurt", "simulations"], rows)
         + f"\n\nNominal in each direction: {result['level_each_direction']}.\n\n"
         + build_table(["simulated", "estimate", "share of 95 % intervals that hold the truth"], coverage)
-        + "\n\n95 % intervals of the simulation in brackets. Made by `tests/benchmarks/simulate_statistics.py`, which "
-        "goes on with the scenarios that are not listed yet."
+        + "\n\n95 % intervals of the simulation in brackets. Made by "
+        "`tests/benchmarks/simulate_statistics.py`."
     )
 
 
