@@ -72,8 +72,7 @@ def load_scorer(
     if isinstance(loaded, str):
         loaded = _load_if_exported(loaded, engine)
     if isinstance(loaded, str):
-        with _explain_missing_model(loaded):
-            loaded = load_model(loaded, dtype=dtype, **hub_options)
+        loaded = load_model(loaded, dtype=dtype, **hub_options)
         if device is None and engine == "torch":  # the other engines run on the CPU
             from torch import accelerator
 
@@ -168,9 +167,9 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
     """
     with _explain_missing_model(model):
         model_class: Any = find_model_class(model, **options)
-    loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
-        os.fspath(model), **{"dtype": "float32", **options}
-    )
+        loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
+            os.fspath(model), **{"dtype": "float32", **options}
+        )
     return loaded
 
 
@@ -316,21 +315,15 @@ def _load_if_exported(model: str, engine: str) -> Any:
     return load_exported_model(model)
 
 
-class ModelNotFoundError(FileNotFoundError):
-    """A name that is no folder, and that the Hub does not answer to. The message says what to do."""
-
-
 @contextlib.contextmanager
 def _explain_missing_model(model: Any) -> Iterator[None]:
     """Say what to do where loading a name that is no folder finds nothing on the Hub."""
     try:
         yield
-    except ModelNotFoundError:
-        raise
     except OSError as error:
         if not isinstance(model, (str, os.PathLike)) or os.path.isdir(model):
             raise
-        raise ModelNotFoundError(
+        raise FileNotFoundError(
             f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
             f"`hf download {model}` once while connected, or pass a folder."
         ) from error

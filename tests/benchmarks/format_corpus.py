@@ -12,7 +12,6 @@ channels, no warning. A refusal is listed with its sentence. It needs `ffmpeg` a
 
 import argparse
 import json
-import multiprocessing
 import re
 import shutil
 import subprocess
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from worker_process import WorkerProcess
 
 SECONDS = 2.0
 CHANNELS = (1, 2, 6, 8, 12)
@@ -170,23 +171,11 @@ def read_songs(connection: Any) -> None:
             connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-class SongReader:
-    """A worker process that is replaced when it dies. Use it as a context manager."""
+class SongReader(WorkerProcess):
+    """A worker process that reads songs, and is replaced when it dies."""
 
-    def __enter__(self) -> "SongReader":
-        self._start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=read_songs, args=(theirs,))
-        self._process.start()
-        theirs.close()
+    def __init__(self) -> None:
+        super().__init__(read_songs)
 
     def read(self, path: Path) -> Any:
         """Return rate, samples and warnings; the sentence of a refusal; or an exception that nobody planned."""
@@ -196,10 +185,8 @@ class SongReader:
                 raise EOFError(f"no answer within {TIMEOUT_SECONDS} s")
             return self._connection.recv()
         except (EOFError, OSError) as error:
-            self._process.kill()
-            self._process.join()
-            status = self._process.exitcode
-            self._start()
+            status = self.end()
+            self.start()
             return RuntimeError(f"the process ended with status {status} ({error})")
 
 

@@ -13,7 +13,6 @@ after each case. The command line scores a folder of cases at the end.
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hostile_corpus import HostileCase, build_clips, iterate_cases
+from worker_process import WorkerProcess
 
 HANG_SECONDS = 30.0  # of processor time
 WAIT_SECONDS = 120.0  # of the clock
@@ -93,26 +93,16 @@ def _read_peak_megabytes() -> float:
     return int(match[1]) / 1024
 
 
-class WatchedWorker:
-    """A worker process that is replaced when it dies or hangs. Use it as a context manager."""
+class WatchedWorker(WorkerProcess):
+    """A worker process that runs cases, and is replaced when it dies or hangs."""
 
     def __init__(self) -> None:
+        super().__init__(work)
         self.baseline_megabytes = 0.0
 
-    def __enter__(self) -> "WatchedWorker":
-        self._start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+    def start(self) -> None:
+        """Start the process, and wait until it has loaded the model."""
+        super().start()
         self.baseline_megabytes = self._connection.recv()["megabytes"]
 
     def _read_cpu_seconds(self) -> float:
@@ -141,9 +131,8 @@ class WatchedWorker:
             except EOFError:
                 self._process.join()
                 result = {"outcome": "crash", "detail": f"exit code {self._process.exitcode}"}
-        self._process.kill()
-        self._process.join()
-        self._start()
+        self.end()
+        self.start()
         return result
 
 
