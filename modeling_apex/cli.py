@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "calibrate",
+    "robustness",
     "conditions",
     "arena",
     "anchors",

@@ -21,6 +21,7 @@ ROOMS = {
     "checkpoints": {"loading", "engines", "inference", "storage"},
     "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
     "arena": {"corpus", "loading", "engines", "inference", "statistics", "storage"},
+    "robustness": {"arena", "corpus", "engines", "inference", "statistics", "storage"},
     "training": {"corpus", "checkpoints", "loading", "engines", "inference", "statistics", "storage"},
 }
 PACKAGE = ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo")

@@ -31,6 +31,7 @@ WORDS = {
     "arena": ["arena", "battles.csv", "--output", "out"],
     "anchors": ["anchors", "battles.csv", "--output", "out"],
     "calibrate": ["calibrate", "model", "songs", "--output", "out"],
+    "robustness": ["robustness", "model", "a.wav", "--output", "out"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "export": ["export", "--model", "model", "--output", "out"],
     "validate": ["validate", "a.wav", "--precision", "bf16"],

@@ -50,6 +50,7 @@ PLACES: dict[str, list[list[str]]] = {
     ],
     "anchors": [[WRONG, "--output", "out"]],
     "calibrate": [[WRONG, "embeddings", "--output", "out"], ["model", WRONG, "--output", "out"]],
+    "robustness": [[WRONG, "song.wav", "--output", "out"], ["model", WRONG, "--output", "out"]],
     "convert": [
         ["--encoder", WRONG, "--heads", "model", "--output", "out"],
         ["--muq", WRONG, "--songeval", "model", "--output", "out"],
