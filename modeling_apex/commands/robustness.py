@@ -79,9 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
         options = {"num_draws": arguments.num_draws, "seed": arguments.seed}
         compared = build_results(reports, songs, perturbations, **options)
         contents = [identify_file(song).sha256 for song in songs if Path(song).is_file()]
-        opening = build_opening(
-            "robustness", model=scorer.model_id, model_sha256=sha256, input_sha256=hash_json(contents)
-        )
+        # Results may be published: a folder is named, and not where it lies.
+        model = Path(scorer.model_id).name if Path(scorer.model_id).is_absolute() else scorer.model_id
+        opening = build_opening("robustness", model=model, model_sha256=sha256, input_sha256=hash_json(contents))
         results = {**opening, "settings": settings, **compared, "left_out": left_out}
         saved = _save(results, output)
         journal.finish(names)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.arena_report import format_interval
-from modeling_apex.inference.report_apex import escape_controls, format_table
+from modeling_apex.inference.report_apex import escape_controls, format_count, format_table
 from modeling_apex.robustness.perturbations import IDENTITY
 from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import replace_file
@@ -83,9 +83,6 @@ def build_report(results: Mapping[str, Any]) -> str:
     scores = ", ".join(
         f"{score['standard_deviation']:.2f} ({escape_markdown(name)})" for name, score in results["scores"].items()
     )
-    left_out = [
-        f"- Left out: {escape_markdown(name)}, because {reason}." for name, reason in results["left_out"].items()
-    ]
     facts = [
         f"- {escape_markdown(results['model'])}, {results['num_songs']} songs; {results['num_failed_songs']} more "
         "could not be scored.",
@@ -93,8 +90,7 @@ def build_report(results: Mapping[str, Any]) -> str:
         f"- Brackets are 95 % intervals over songs, by {results['num_draws']} bootstrap draws, seed "
         f"{results['seed']}; of flipped pairs Wilson's. The largest change has none: it grows with the songs.",
         f"- `{IDENTITY}` is the control: the song decoded and written again as it is.",
-        *left_out,
-        *_list_unfit(results),
+        *list_left_out(results),
     ]
     sections = [
         ("Mean absolute change", lambda changes, digits: format_interval(changes["mean_absolute"], digits)),
@@ -149,13 +145,17 @@ def _build_rows(
     return ["what was done", "songs", *results["scores"], *(["flipped pairs"] if with_flips else [])], rows
 
 
-def _list_unfit(results: Mapping[str, Any]) -> list[str]:
-    """List what some songs were not fit for, and why."""
-    return [
-        f"- {escape_markdown(row['name'])}: not done to {count} songs ({escape_markdown(reason)})."
-        for row in results["perturbations"]
-        for reason, count in row["unfit"].items()
-    ]
+def list_left_out(results: Mapping[str, Any]) -> list[str]:
+    """List, as items of Markdown, what could not be done here, or not to every song, and why."""
+    items = [f"- Left out: {escape_markdown(name)}, because {reason}." for name, reason in results["left_out"].items()]
+    for row in results["perturbations"]:
+        reasons = {**row["unfit"], "the version could not be scored": row["num_failed_songs"]}
+        items += [
+            f"- {escape_markdown(row['name'])}: without {format_count(count, 'song')} ({escape_markdown(reason)})."
+            for reason, count in reasons.items()
+            if count
+        ]
+    return items
 
 
 def save_plot(results: Mapping[str, Any], path: str | Path) -> Path:

@@ -81,7 +81,7 @@ def test_results_say_what_was_done_to_what(words: list[str], tmp_path: Path, cap
     rows = {row["name"]: row for row in results["perturbations"]}
     for changes in rows["none"]["changes"].values():
         assert (changes["mean"]["estimate"], changes["mean_absolute"]["estimate"], changes["largest"]) == (0, 0, 0)
-        assert changes["flipped_pairs"]["estimate"] == 0
+        assert changes["flipped_pairs"]["estimate"] in (0, None)  # a head of chance may score all songs alike
     # Segments are normalised, so a gain is rounding; the mean of two channels is what is heard anyway.
     for changes in rows["gain +6 dB"]["changes"].values():
         assert abs(changes["largest"]) < 1e-3
@@ -89,7 +89,7 @@ def test_results_say_what_was_done_to_what(words: list[str], tmp_path: Path, cap
     assert rows["mono"]["unfit"] == {"the song has one channel": 1}
     assert all(changes["largest"] == 0 for changes in rows["mono"]["changes"].values())
     silence = rows["1 s of silence at the start"]["changes"]
-    assert all(changes["mean_absolute"]["estimate"] > 0 for changes in silence.values())
+    assert max(changes["mean_absolute"]["estimate"] for changes in silence.values()) > 0.01
     assert silence["score_streams"]["largest_song"] in ("a.wav", "b.wav", "c.mp3")
     reports = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert len(reports) == 3 * (2 + 3 + 4 + 2)
@@ -113,7 +113,7 @@ def test_report_and_its_first_sentence(words: list[str], tmp_path: Path) -> None
     results = read_results(tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
     assert report == build_report(results)
-    assert "- mono: not done to 1 songs (the song has one channel)." in report
+    assert "- mono: without 1 song (the song has one channel)." in report
     assert "of silence at the" in describe_largest(results).partition("; least")[0]
     results["left_out"] = {"mp3, 64 kbit/s": "there is no encoder"}
     assert "- Left out: mp3, 64 kbit/s, because there is no encoder." in build_report(results)
@@ -237,7 +237,9 @@ def test_a_version_that_cannot_be_scored_costs_that_version(tiny_model: ApexMode
     results = build_results(reports, [str(song) for song in songs], done, num_draws=50)
     assert (results["num_songs"], results["perturbations"][1]["num_failed_songs"]) == (3, 3)
     assert results["perturbations"][1]["changes"] == {}
-    assert "broken" not in build_report({**results, "model": "m", "left_out": {}})
+    report = build_report({**results, "model": "m", "left_out": {}})
+    assert "- broken: without 3 songs (the version could not be scored)." in report
+    assert "| broken |" not in report
 
 
 def test_songs_that_score_alike_have_no_order_to_lose(tiny_model: ApexModel, song_file: SongFile) -> None:
