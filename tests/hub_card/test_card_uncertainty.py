@@ -115,7 +115,9 @@ def test_what_was_not_measured_is_said(calibrated: Path, tiny_model: ApexModel) 
 
 def test_what_was_measured_of_another_reference_set_is_refused(calibrated: Path, tiny_model: ApexModel) -> None:
     set_config(calibrated, reference=make_reference(tiny_model, num_songs=130))
-    with pytest.raises(ValueError, match="uncertainty.json: was measured with another reference set than the model's"):
+    with pytest.raises(
+        ValueError, match=r"uncertainty\.json: was measured with another reference set than the model's"
+    ):
         render(calibrated)
 
 
