@@ -67,13 +67,16 @@ def _export_graph(arguments: argparse.Namespace) -> Path:
     calibration = None
     if arguments.calibrate:
         calibration = read_calibration_segments(find_songs(arguments.calibrate), model.config)
-    folder = export_engine(
-        model, arguments.output, arguments.format, ("float32", arguments.precision), calibration=calibration
-    )
     head = load_preference_head(arguments.model)
-    if head is not None:  # without it, `rank` would sort the same songs by something else
-        head.save_pretrained(folder)
-    return folder
+    return export_engine(
+        model,
+        arguments.output,
+        arguments.format,
+        ("float32", arguments.precision),
+        calibration=calibration,
+        # Without it, `rank` would sort the same songs by something else.
+        add_files=head.save_pretrained if head is not None else None,
+    )
 
 
 def _describe_errors(folder: Path, engine: str) -> str:
