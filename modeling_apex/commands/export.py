@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.engines import EXPORT_FORMATS
+from modeling_apex.process_exit import print_lines
 
 HELP = "write a self-contained Hub folder (weights, configs, code, card), or a graph for ONNX or OpenVINO"
 DESCRIPTION = (
@@ -42,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--precision is for --format onnx or openvino; a Hub folder holds the weights as they are.")
     folder = _export_hub_folder(arguments) if arguments.format == "hub" else _export_graph(arguments)
     for path in sorted(folder.iterdir()):
-        print(f"{path.stat().st_size:>12,}  {path}")
+        print_lines(f"{path.stat().st_size:>12,}  {path}")
     if arguments.format != "hub":
-        print(_describe_errors(folder, arguments.format))
+        print_lines(_describe_errors(folder, arguments.format))
     return 0
 
 

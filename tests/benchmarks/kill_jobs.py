@@ -39,7 +39,6 @@ from published_layout import write_apex_folder, write_mert_folder  # noqa: E402
 from result_layouts import make_recipe_results  # noqa: E402
 from song_folders import make_wav, write_dataset, write_embeddings  # noqa: E402
 
-
 # What stands for the folder of temporary files, which is the system's to clean up after a kill.
 TEMPORARY_NAME = "temporary"
 
@@ -115,12 +114,12 @@ def build_embed_job(folder: Path, model: Path) -> Job:
 
 
 def build_train_job(folder: Path, model: Path) -> Job:
-    """Train heads for eight epochs on stored embeddings."""
+    """Train heads for five epochs on stored embeddings."""
     loaded = ApexModel.from_pretrained(model)
     identity = build_identity(loaded, dtype="float32", resampler="sinc")
-    sizes = {"train": 200, "validation": 60, "test": 20}
+    sizes = {"train": 80, "validation": 40, "test": 20}
     embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
-    words = ["train", str(embeddings), "--num-epochs", "8", "--batch-size", "32", "--report-to", "none", "--output"]
+    words = ["train", str(embeddings), "--num-epochs", "5", "--batch-size", "32", "--report-to", "none", "--output"]
 
     def run(output: Path) -> int:
         has_run = (output / "arguments.json").is_file()
@@ -183,12 +182,12 @@ def build_arena_job(folder: Path, model: Path) -> Job:
 
 
 def build_conditions_job(folder: Path, model: Path) -> Job:
-    """Train and evaluate three of the 24 conditions."""
+    """Train and evaluate two of the 24 conditions."""
     identity = build_identity(ApexModel.from_pretrained(model), dtype="float32", resampler="sinc")
     sizes = {"train": 60, "validation": 20, "test": 20}
     embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
-    only = ["song-full-uncertainty-2", "song-full-equal-2", "segment-popularity-equal-3"]
-    options = ["--model", model, "--num-epochs", 3, "--batch-size", 16, "--report-to", "none"]
+    only = ["song-full-uncertainty-2", "segment-popularity-equal-3"]
+    options = ["--model", model, "--num-epochs", 2, "--batch-size", 16, "--report-to", "none"]
     words = ["conditions", embeddings, "--only", *only, *options, "--output"]
 
     def list_files(output: Path) -> list[Path]:
