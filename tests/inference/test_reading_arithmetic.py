@@ -13,7 +13,8 @@ from modeling_apex.inference.resampling_apex import _build_sinc_kernel
 def test_mixing_is_the_mean_over_channels(num_channels, dtype):
     block = np.random.default_rng(num_channels).standard_normal((1003, num_channels)).astype(dtype)
     mixed = _mix(block)
-    assert mixed.dtype == np.float32 and mixed.flags.c_contiguous
+    assert mixed.dtype == np.float32
+    assert mixed.flags.c_contiguous
     assert np.array_equal(mixed, block.mean(axis=1).astype(np.float32))
 
 
@@ -31,7 +32,8 @@ def test_pieces_of_the_filter_hold_each_tap_once(original_rate):
     kernel = _build_sinc_kernel(original_rate, 24_000)
     impulse_response = np.zeros(kernel.num_out)
     for first, column, piece in kernel.pieces:
-        assert 0 <= first and first + len(piece) <= kernel.num_in + 2 * kernel.margin + 1
+        assert first >= 0
+        assert first + len(piece) <= kernel.num_in + 2 * kernel.margin + 1
         impulse_response[column : column + piece.shape[1]] += piece.sum(axis=0)
     # A low-pass filter lets a constant through.
     assert np.allclose(impulse_response, 1, atol=0.02)
