@@ -51,7 +51,7 @@ class _SincKernel:
         return outputs.reshape(-1)
 
 
-def _get_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
+def get_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
     """Return the filter for two rates, from memory if they are ordinary ones."""
     period = max(original_rate, target_rate) // math.gcd(original_rate, target_rate)
     # The filter for 383,999 Hz takes 56 MB; a few songs at such rates would fill the memory for good.
@@ -134,7 +134,7 @@ class StreamingResampler:
             soxr = import_optional("soxr", "soxr", reason='To resample with method "soxr"')
             self._soxr = soxr.ResampleStream(self.original_rate, self.target_rate, 1, dtype="float32", quality="HQ")
         else:
-            self._kernel = _get_sinc_kernel(self.original_rate, self.target_rate)
+            self._kernel = get_sinc_kernel(self.original_rate, self.target_rate)
             self._append(np.zeros(self._kernel.margin, np.float32))
 
     def push(self, block: np.ndarray) -> np.ndarray:
