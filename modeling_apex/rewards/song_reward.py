@@ -103,7 +103,7 @@ class SongReward:
     def __call__(
         self,
         audio: Any,
-        sampling_rate: int,
+        sampling_rate: int | Sequence[int],
         *,
         lengths: Any = None,
         groups: Sequence[Hashable] | None = None,
@@ -117,7 +117,7 @@ class SongReward:
                 a list of these; `(batch_size, num_channels, num_samples)`; or `(batch_size, num_samples)` with
                 `lengths`.
                 Tensors decide the device: the model moves to where they lie.
-            sampling_rate (`int`): Their rate, in hertz.
+            sampling_rate (`int` or `Sequence[int]`): Their rate, in hertz, or the rate of each.
             lengths (`Sequence[int]`, *optional*): Samples of each song of a padded batch.
             groups (`Sequence`, *optional*): With `standardise="group"`, what each song belongs to, such as its prompt.
 
@@ -128,13 +128,16 @@ class SongReward:
             `TypeError`, `ValueError`: If the input is no audio, or, with `on_error="raise"`, a song cannot be scored.
         """
         songs = list_waveforms(audio, lengths)
+        rates = list(sampling_rate) if isinstance(sampling_rate, Sequence) else [sampling_rate] * len(songs)
+        if len(rates) != len(songs):
+            raise ValueError(f"`sampling_rate` must be one, or one a song: {len(rates)} for {len(songs)} songs.")
         if groups is not None and len(groups) != len(songs):
             raise ValueError(f"`groups` must name one group a song: {len(groups)} for {len(songs)} songs.")
         device = songs[0].device if songs and _lies_on_a_device(audio) else self.model.device
         if device != self.model.device:
             self.model.to(device)
         with torch.set_grad_enabled(self.differentiable):
-            scores, errors = self._score_songs([song.to(device) for song in songs], sampling_rate)  # (B, H)
+            scores, errors = self._score_songs([song.to(device) for song in songs], rates)  # (B, H)
             rewards = self._combine(scores)
             if self.standardise == "group":
                 rewards = _standardise_by_group(rewards, groups)
@@ -159,11 +162,13 @@ class SongReward:
             raise ValueError(f"`score` must weigh at least one score by a finite number, got {weights}.")
         return torch.tensor([float(weights.get(name, 0.0)) for name in names])
 
-    def _score_songs(self, songs: Sequence[torch.Tensor], rate: int) -> tuple[torch.Tensor, list[str | None]]:
+    def _score_songs(
+        self, songs: Sequence[torch.Tensor], rates: Sequence[int]
+    ) -> tuple[torch.Tensor, list[str | None]]:
         config = self.model.config
         errors: list[str | None] = [None] * len(songs)
         segments, counts = [], []
-        for row, song in enumerate(songs):
+        for row, (song, rate) in enumerate(zip(songs, rates, strict=True)):
             try:
                 cut, lengths = self._prepare(song, rate)
             except SONG_ERRORS as error:
