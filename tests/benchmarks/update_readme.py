@@ -499,7 +499,8 @@ def describe_rewards(result: dict[str, Any]) -> str:
     return (
         f"At the shape of MERT-v1-95M, {overhead['num_clips']} clips of {overhead['clip_seconds']} s at "
         f"{overhead['sampling_rate']:,} Hz cost {overhead['call_over_encoder']:.2f} times what the encoder takes for "
-        f"their segments alone. A gradient for {result['gradient_seconds']} s takes {gradients}, all of the process.\n\n"
+        f"their segments alone. A gradient for {result['gradient_seconds']} s takes {gradients}, all of the "
+        "process.\n\n"
         f"{ascent['num_steps']} steps of gradient ascent on `{ascent['score']}` of apex-tiny, from noise:\n\n"
         + build_table(["score", "noise", "after the climb"], rows)
         + f"\n\nIt is still noise: its distance from the reference set went from "
