@@ -466,6 +466,49 @@ def describe_statistics(result: dict[str, Any]) -> str:
     )
 
 
+def describe_decoding(result: dict[str, Any]) -> str:
+    """Say what it takes from a file to normalised segments beside the bare decoder."""
+    rows = [
+        [
+            name,
+            f"{case['segments_over_decode']:.2f}",
+            f"{case['soxr_over_decode']:.2f}",
+            f"{result['song_seconds'] / (case['decode_seconds'] * case['segments_over_decode']):,.0f}",
+            f"{case['two_threads']:.2f}" if "two_threads" in case else "",
+        ]
+        for name, case in result["cases"].items()
+    ]
+    header = ["file", "segments / decoder", "with soxr / decoder", "times real time", "two threads / one"]
+    return (
+        build_table(header, rows)
+        + f"\n\nA song of {result['song_seconds']:.0f} s, processor seconds, the least of {result['num_rounds']}; "
+        f"{result['machine']['cpu']}. The decoder of a WAV file is a copy, beside which any arithmetic is long. Made "
+        f"by `{result['command']}`."
+    )
+
+
+def describe_rewards(result: dict[str, Any]) -> str:
+    """Say what a reward costs, and what becomes of a score that is climbed."""
+    overhead, ascent = result["overhead"], result["ascent"]
+    gradients = "; ".join(
+        f"{cost['peak_memory_mb'] / 1000:.1f} GB and {cost['gradient_over_score']:.1f} times the score in {dtype}"
+        for dtype, cost in result["gradients"].items()
+    )
+    before, after = ascent["scores_before"], ascent["scores_after"]
+    rows = [[f"`{name}`", f"{before[name]:.2f}", f"{after[name]:.2f}"] for name in before]
+    return (
+        f"At the shape of MERT-v1-95M, {overhead['num_clips']} clips of {overhead['clip_seconds']} s at "
+        f"{overhead['sampling_rate']:,} Hz cost {overhead['call_over_encoder']:.2f} times what the encoder takes for "
+        f"their segments alone. A gradient for {result['gradient_seconds']} s takes {gradients}, all of the "
+        "process.\n\n"
+        f"{ascent['num_steps']} steps of gradient ascent on `{ascent['score']}` of apex-tiny, from noise:\n\n"
+        + build_table(["score", "noise", "after the climb"], rows)
+        + f"\n\nIt is still noise: its distance from the reference set went from "
+        f"{ascent['novelty_before']['distance']:.1f} to {ascent['novelty_after']['distance']:.1f}, where "
+        f"{ascent['novelty_before']['threshold']:.1f} is called unlike it. Made by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -487,6 +530,8 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "models": (RESULTS / "models.json", describe_models),
     "uncertainty": (RESULTS / "uncertainty.json", describe_uncertainty),
     "statistics": (RESULTS / "statistics.json", describe_statistics),
+    "decoding": (RESULTS / "decoding.json", describe_decoding),
+    "rewards": (RESULTS / "rewards.json", describe_rewards),
 }
 
 
