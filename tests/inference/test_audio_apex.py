@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import struct
 import tracemalloc
 import types
@@ -736,6 +737,27 @@ class TestChild:
         monkeypatch.setattr(child, "_COMMAND", "import os; os.abort()")
         with pytest.raises(AudioError, match=r"the decoder of this WebM/Matroska file died \((SIGABRT|exit status)"):
             open_audio(song, limits=self.limits)
+
+    @pytest.mark.parametrize("work", ["import time; time.sleep(10**6)", "while True: pass"])
+    def test_a_decoder_that_hangs_in_opening(self, song: bytes, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+        child.POOL.close()
+        monkeypatch.setattr(child, "_COMMAND", work)
+        monkeypatch.setattr(child, "MAX_SILENT_SECONDS", 0)
+        with pytest.raises(
+            AudioError, match=r"the decoder of this WebM/Matroska file gave nothing for 0 s and was ended\. The file"
+        ):
+            open_audio(song, limits=self.limits)
+
+    def test_a_decoder_that_hangs_costs_one_song(self, song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = open_audio(song, limits=self.limits)
+        next(stream.blocks)
+        worker = child.POOL.lent[-1]
+        worker.process.send_signal(signal.SIGSTOP)
+        with monkeypatch.context() as context, pytest.raises(AudioError, match=r"<bytes>: .* gave nothing for 0 s and"):
+            context.setattr(child, "MAX_SILENT_SECONDS", 0)
+            list(stream.blocks)
+        assert worker.process.returncode is not None
+        assert len(read_native(song, limits=self.limits)[0]) > 7 * 48000
 
     def test_no_process_can_be_started(self, song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         child.POOL.close()
