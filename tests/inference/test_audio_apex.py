@@ -753,9 +753,10 @@ class TestChild:
         next(stream.blocks)
         worker = child.POOL.lent[-1]
         worker.process.send_signal(signal.SIGSTOP)
-        with monkeypatch.context() as context, pytest.raises(AudioError, match=r"<bytes>: .* gave nothing for 0 s and"):
-            context.setattr(child, "MAX_SILENT_SECONDS", 0)
+        monkeypatch.setattr(child, "MAX_SILENT_SECONDS", 0)
+        with pytest.raises(AudioError, match=r"<bytes>: .* gave nothing for 0 s and"):
             list(stream.blocks)
+        monkeypatch.undo()
         assert worker.process.returncode is not None
         assert len(read_native(song, limits=self.limits)[0]) > 7 * 48000
 
