@@ -21,7 +21,7 @@ from modeling_apex.containers.byte_views import build_view, mend_header
 from modeling_apex.containers.child import decode_in_child
 from modeling_apex.containers.ffmpeg import decode_stream, import_av, open_container
 from modeling_apex.containers.links import find_links
-from modeling_apex.containers.recognition import find_start, recognize
+from modeling_apex.containers.recognition import find_start, recognize, refuse_unknown
 from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
 from modeling_apex.inference.libsndfile_apex import Decoded, decode_with_soundfile
 
@@ -50,10 +50,7 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
     handle.seek(0)
     known = recognize(inner)
     if known is None:
-        raise AudioError(
-            f"{name}: is not in a format that this program reads; its first bytes are {inner[:8]!r}. Check that it is "
-            "a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
-        )
+        refuse_unknown(name, inner)
     view = build_view(handle, start) if start else handle
     if start:
         decoded = decode_with_soundfile(view, limits, resources)

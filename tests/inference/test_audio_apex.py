@@ -673,6 +673,16 @@ class TestDecoding:
         with pytest.raises(ValueError, match=r"51 packets are damaged, the last so: list index out of range"):
             list(ffmpeg._decode_frames(av, container, ffmpeg.Damage()))
 
+    @pytest.mark.parametrize("ending", ["g722", "GSM", "sbc", "aptxhd", "g726le", "s16le", "f64be", "u8", "aud"])
+    def test_sound_without_a_header_is_refused_by_its_kind(self, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"song.{ending}"
+        path.write_bytes(b"\xfa\xdb0\x96&\x93" * 100)
+        with pytest.raises(
+            AudioError,
+            match=rf"not in a format that .* \(\.{ending}\) has no header .* `ffmpeg -i song\.{ending} song",
+        ):
+            open_audio(path)
+
     def test_zeros_without_end(self) -> None:
         with pytest.raises(AudioError, match="is not in a format that this program reads; its first bytes are"):
             open_audio(bytes(2 << 20))
@@ -686,6 +696,27 @@ class TestDecoding:
         read, stream = read_native(data)
         assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (48000, 2, [])
         assert np.argmax(np.abs(np.fft.rfft(read[20000:68000]))) == 440
+
+    @pytest.mark.parametrize(
+        ("container", "codec"),
+        [
+            *(("swf", "libmp3lame"), ("alp", "adpcm_ima_alp"), ("kvag", "adpcm_ima_ssi"), ("apm", "adpcm_ima_apm")),
+            ("argo_asf", "adpcm_argo"),
+        ],
+    )
+    def test_containers_of_games(self, container: str, codec: str) -> None:
+        data = encode_with_av(container, codec, sampling_rate=22050)
+        read, stream = read_native(data)
+        assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (22050, 2, [])
+        assert np.argmax(np.abs(np.fft.rfft(read[10000:32050]))) == 440
+
+    @pytest.mark.parametrize("layout", ["mono", "stereo"])
+    def test_what_libsndfile_forgets_of_adpcm_in_aiff(self, layout: str) -> None:
+        data = encode_with_av("aiff", "adpcm_ima_qt", layout=layout)
+        read, _ = read_native(data)
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(read)) / 48000)
+        assert len(read) == 96000
+        assert np.sqrt(np.mean((read - tone) ** 2)) < 0.0022  # 0.0031 by libsndfile
 
     def test_nearly_silent(self) -> None:
         dither = (np.random.default_rng(0).integers(-1, 2, 8000) / 32768).astype(np.float32)
