@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from modeling_apex.containers.byte_views import build_view, mend_header
+from modeling_apex.containers.byte_views import build_view, count_wav_samples, mend_header
 from modeling_apex.containers.child import decode_in_child
 from modeling_apex.containers.ffmpeg import decode_stream, import_av, open_container
 from modeling_apex.containers.links import find_links
@@ -58,7 +58,10 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
             complete_song(name, view, inner, decoded, limits, resources)
             return decoded
         view.seek(0)
+    num_samples = count_wav_samples(view) if known[0] == "wav" else None
     decoded = _decode_known(name, view, known, limits, resources)
+    if num_samples is not None:
+        decoded.declared_seconds = num_samples / decoded.sampling_rate
     if inner[:4] != b"OggS":  # FFmpeg reads on by itself
         links = find_links(view, inner)
         decoded.blocks = itertools.chain(decoded.blocks, _read_links(name, view, decoded, links, limits))

@@ -57,6 +57,7 @@ RARE_CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"Creative Voice File"), "voc", "Creative Voice"),
     (re.compile(rb"\.snd|dns\."), "au", "AU"),
     (re.compile(rb"riff\x2e\x91\xcf\x11"), "w64", "Wave64"),
+    (re.compile(rb"\x64\xa3[\x01-\x04]\x00|\x00[\x01-\x04]\xa3\x64"), "ircam", "IRCAM"),
     (re.compile(rb"NIST_1A"), "nistsphere", "NIST SPHERE"),
     (re.compile(rb"\.RMF|\.ra\xfd"), "rm", "RealAudio"),
     (re.compile(rb"nut/multimedia container\x00"), "nut", "NUT"),

@@ -119,9 +119,9 @@ def _read_blocks(file: Any) -> Iterator[np.ndarray]:
         yield block
 
 
-def find_wav_data(handle: BinaryIO) -> tuple[int, int] | None:
-    """Find where the sound of a WAV file begins, and how many bytes of it its header declares."""
-    return _find_chunk(handle, 12, "<4sI", b"data", 2)
+def find_wav_chunk(handle: BinaryIO, kind: bytes) -> tuple[int, int] | None:
+    """Find where a chunk of a WAV file begins (`b"data"` holds its sound), and how many bytes of it are declared."""
+    return _find_chunk(handle, 12, "<4sI", kind, 2)
 
 
 def _find_chunk(handle: BinaryIO, offset: int, layout: str, kind: bytes, alignment: int) -> tuple[int, int] | None:

@@ -109,17 +109,21 @@ class Format:
 
 def list_encoders() -> list[str]:
     """List the audio encoders of FFmpeg on this machine."""
-    lines = _run("ffmpeg", "-hide_banner", "-encoders").stdout.decode().splitlines()
+    lines = _read_output("ffmpeg", "-hide_banner", "-encoders").splitlines()
     names = [line.split()[1] for line in lines if re.match(r" A[.A-Z]{5} ", line)]
     return [name for name in names if name not in ("=", "comfortnoise")]
+
+
+def _read_output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=TIMEOUT_SECONDS).stdout
 
 
 def find_first_shape(encoder: str) -> tuple[int, int] | None:
     """Find channels and rate that an encoder takes as they are, whatever the container."""
     with tempfile.TemporaryDirectory(prefix="apex-formats-") as folder:
         for shape in FIRST_TRIES:
-            path = write_file(Format(encoder, "framecrc", "crc", (), *shape), Path(folder))
-            head = "" if path is None else path.read_text("utf-8")
+            written = write_files([Format(encoder, "framecrc", "crc", (), *shape)], Path(folder))
+            head = "".join(path.read_text("utf-8") for path in written.values())
             # FFmpeg changes channels and rate to what the encoder knows, and tells to what.
             if f"#sample_rate 0: {shape[1]}\n" in head and f"#channel_layout_name 0: {LAYOUTS[shape[0]]}" in head:
                 return shape
@@ -138,42 +142,59 @@ def make_song(num_channels: int, sampling_rate: int) -> np.ndarray:
     return np.stack(channels, axis=1).astype(np.float32)
 
 
-def write_file(song: Format, folder: Path) -> Path | None:
-    """Let FFmpeg write one file; None where it does not."""
-    path = folder / song.file_name
-    source = make_song(song.num_channels, song.sampling_rate).tobytes()
-    raw = ("-f", "f32le", "-ar", str(song.sampling_rate), "-ac", str(song.num_channels), "-i", "pipe:0")
-    target = ("-c:a", song.encoder, "-strict", "-2", *song.options, "-f", song.muxer, str(path))
-    try:
-        result = _run("ffmpeg", "-hide_banner", "-v", "error", "-nostdin", "-y", *raw, *target, stdin=source)
-    except subprocess.TimeoutExpired:
-        return None
-    is_written = result.returncode == 0 and path.exists() and path.stat().st_size > 0
-    if not is_written:
+def write_files(songs: list[Format], folder: Path) -> dict[Format, Path]:
+    """Let FFmpeg write files; those are missing from the answer that it does not write."""
+    command, paths = ["ffmpeg", "-hide_banner", "-v", "error", "-nostdin", "-y"], {}
+    for song in songs:
+        source = folder / f"{song.num_channels}-{song.sampling_rate}.f32"
+        if not source.exists():
+            source.write_bytes(make_song(song.num_channels, song.sampling_rate).tobytes())
+        rate, num_channels = str(song.sampling_rate), str(song.num_channels)
+        command += ["-f", "f32le", "-ar", rate, "-ac", num_channels, "-i", str(source)]
+    for number, song in enumerate(songs):
+        paths[song] = folder / song.file_name
+        target = ("-c:a", song.encoder, "-strict", "-2", *song.options, "-f", song.muxer, str(paths[song]))
+        command += ["-map", f"{number}:a:0", *target]
+    is_written = _run(*command) and all(path.exists() and path.stat().st_size for path in paths.values())
+    if is_written:
+        return paths
+    for path in paths.values():
         path.unlink(missing_ok=True)
-    return path if is_written else None
+    # One that it refuses costs all: try each alone.
+    alone = songs if len(songs) > 1 else ()
+    return {song: path for one in alone for song, path in write_files([one], folder).items()}
 
 
-def read_by_ffmpeg(path: Path) -> tuple[int, np.ndarray] | None:
-    """Read a file's rate in hertz and its channels `(num_samples, num_channels)` as FFmpeg decodes it, or None."""
+def read_by_ffmpeg(paths: list[Path]) -> dict[Path, tuple[int, np.ndarray]]:
+    """Read the rate in hertz and the channels `(num_samples, num_channels)` of files as FFmpeg decodes them."""
+    command = ["ffmpeg", "-hide_banner", "-v", "error", "-nostdin", "-y"]
+    for path in paths:
+        command += ["-i", str(path)]
     # As WAV, whose header tells the rate and the channels that came out.
-    target = ("-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1")
+    targets = {path: path.with_name(f"{path.name}.decoded") for path in paths}
+    for number, target in enumerate(targets.values()):
+        command += ["-map", f"{number}:a:0", "-c:a", "pcm_f32le", "-f", "wav", str(target)]
+    if not _run(*command) and len(paths) > 1:
+        return {path: found for one in paths for path, found in read_by_ffmpeg([one]).items()}
+    decoded = {}
+    for path, target in targets.items():
+        content = target.read_bytes() if target.exists() else b""
+        target.unlink(missing_ok=True)
+        start = content.find(b"data") + 8
+        if len(content) > start >= 44:
+            num_channels, rate = struct.unpack("<HI", content[22:28])
+            stop = start + (len(content) - start) // (4 * num_channels) * 4 * num_channels
+            samples = np.frombuffer(content[start:stop], np.float32).reshape(-1, num_channels)
+            decoded.update({path: (rate, samples)} if len(samples) else {})
+    return decoded
+
+
+def _run(*command: str) -> bool:
+    """Run one of FFmpeg's own command lines on files that this program made; tell whether it succeeded."""
     try:
-        decoded = _run("ffmpeg", "-v", "error", "-nostdin", "-i", str(path), *target).stdout
+        return subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_SECONDS).returncode == 0
     except subprocess.TimeoutExpired:
-        return None
-    start = decoded.find(b"data") + 8
-    if start < 44:
-        return None
-    num_channels, rate = struct.unpack("<HI", decoded[22:28])
-    stop = start + (len(decoded) - start) // (4 * num_channels) * 4 * num_channels
-    samples = np.frombuffer(decoded[start:stop], np.float32).reshape(-1, num_channels)
-    return (rate, samples) if len(samples) else None
-
-
-def _run(*command: str, stdin: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
-    # ffmpeg's own command lines on files that this program made.
-    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=TIMEOUT_SECONDS)
+        return False
 
 
 def read_songs(connection: Any) -> None:
@@ -286,19 +307,20 @@ def judge(row: dict[str, Any]) -> dict[str, Any]:
     return {"outcome": "equal"}
 
 
-def try_format(song: Format, folder: Path, reader: SongReader) -> dict[str, Any] | None:
-    """Write, read and measure one file; None where FFmpeg does not write or does not read it."""
-    path = write_file(song, folder)
-    if path is None:
-        return None
-    expected, row = read_by_ffmpeg(path), None
-    if expected is not None and expected[1].shape[1] == song.num_channels:
-        mono = expected[1].mean(axis=1, dtype=np.float64).astype(np.float32)
-        row = measure(song, (expected[0], mono), reader.read(path))
-    elif expected is not None:
-        row = {}  # FFmpeg changed the channels: the same as another file
-    path.unlink()
-    return row
+def try_formats(songs: list[Format], folder: Path, reader: SongReader) -> dict[Format, dict[str, Any] | None]:
+    """Write, read and measure files; those are missing that FFmpeg does not write, and None is what it changes."""
+    paths = write_files(songs, folder)
+    expected = read_by_ffmpeg(list(paths.values())) if paths else {}
+    rows: dict[Format, dict[str, Any] | None] = {}
+    for song, path in paths.items():
+        if path in expected:
+            rate, samples = expected[path]
+            mono = samples.mean(axis=1, dtype=np.float64).astype(np.float32)
+            # Of other channels than were asked for, it is the same as another file.
+            is_own = samples.shape[1] == song.num_channels
+            rows[song] = measure(song, (rate, mono), reader.read(path)) if is_own else None
+        path.unlink()
+    return rows
 
 
 def run_container(
@@ -310,16 +332,17 @@ def run_container(
         for encoder, first in encoders.items():
             if not re.match(OWN_CODECS.get(muxer, ""), encoder):
                 continue
-            grid = dict.fromkeys(
-                [first, *((count, 48_000) for count in CHANNELS), *((first[0], rate) for rate in RATES)]
+            shapes = [*((count, 48_000) for count in CHANNELS), *((first[0], rate) for rate in RATES)]
+            start, *others = (
+                Format(encoder, muxer, ending, options, *shape) for shape in dict.fromkeys([first, *shapes])
             )
-            for shape in grid:
-                row = try_format(Format(encoder, muxer, ending, options, *shape), Path(folder), reader)
-                if row:
-                    yield {"encoder": encoder, "container": ending, "channels": shape[0], "rate": shape[1], **row}
-                elif row is None and shape == first:
-                    # This container does not hold this codec.
-                    break
+            # Without the first, this container does not hold this codec.
+            rows = try_formats([start], Path(folder), reader)
+            rows |= try_formats(others, Path(folder), reader) if rows else {}
+            for song, row in rows.items():
+                if row is not None:
+                    names = {"encoder": encoder, "container": ending}
+                    yield {**names, "channels": song.num_channels, "rate": song.sampling_rate, **row}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -360,7 +383,7 @@ def read_journal(path: Path | None) -> dict[str, list[dict[str, Any]]]:
 
 def find_version() -> str:
     """Return the version of FFmpeg on this machine."""
-    return _run("ffmpeg", "-version").stdout.decode().split()[2]
+    return _read_output("ffmpeg", "-version").split()[2]
 
 
 def summarise(rows: list[dict[str, Any]], version: str) -> dict[str, Any]:

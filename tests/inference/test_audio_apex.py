@@ -689,7 +689,15 @@ class TestDecoding:
 
     @pytest.mark.parametrize(
         ("container", "codec"),
-        [("wv", "wavpack"), ("tta", "tta"), ("ac3", "ac3"), ("eac3", "eac3"), ("nut", "mp2"), ("voc", "pcm_s16le")],
+        [
+            ("wv", "wavpack"),
+            ("tta", "tta"),
+            ("ac3", "ac3"),
+            ("eac3", "eac3"),
+            ("nut", "mp2"),
+            ("voc", "pcm_s16le"),
+            ("ircam", "pcm_f64le"),
+        ],
     )
     def test_rare_containers(self, container: str, codec: str) -> None:
         data = encode_with_av(container, codec)
@@ -709,6 +717,15 @@ class TestDecoding:
         read, stream = read_native(data)
         assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (22050, 2, [])
         assert np.argmax(np.abs(np.fft.rfft(read[10000:32050]))) == 440
+
+    def test_a_compressed_wav_file_of_which_half_decodes_says_so(self) -> None:
+        data = encode_with_av("wav", "mp2")
+        place = data.index(b"fact") + 8
+        assert read_native(data)[1].warnings == []
+        lying = (
+            data[:place] + struct.pack("<I", 2 * struct.unpack("<I", data[place : place + 4])[0]) + data[place + 4 :]
+        )
+        assert read_native(lying)[1].warnings[0].startswith("the file declares 4.0 s but only 2.0 s decode")
 
     @pytest.mark.parametrize("layout", ["mono", "stereo"])
     def test_what_libsndfile_forgets_of_adpcm_in_aiff(self, layout: str) -> None:
