@@ -23,6 +23,7 @@ from modeling_apex.commands.options import add_scoring_arguments, load_scorer, p
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_count, format_table
+from modeling_apex.process_exit import print_lines
 from modeling_apex.storage.output_folder import replace_text
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.storage.table_reader import get_table_suffix, iterate_rows
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         choices = choose_best(candidates, compute_keys, **options)
         pairs = build_pairs(choices, pairing=arguments.pairs, margin=arguments.margin)
         write_outputs(Path(arguments.output), choices, pairs)
-    print(describe_choices(choices, pairs, num_failed=len(reports) - len(scored)))
+    print_lines(describe_choices(choices, pairs, num_failed=len(reports) - len(scored)))
     return 1 if len(scored) < len(reports) else 0
 
 

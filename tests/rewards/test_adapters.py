@@ -32,6 +32,7 @@ from modeling_apex.rewards.adapters.trl import build_reward_function
 from modeling_apex.rewards.adapters.unirl import build_backend_class
 from modeling_apex.rewards.adapters.verl_omni_server import build_server
 from modeling_apex.rewards.adapters.versa import register_apex_metric
+from modeling_apex.rewards.__main__ import main as serve
 
 from small_model import build_small_model
 
@@ -143,6 +144,17 @@ class TestVerlOmni:
     def test_what_cannot_be_scored_is_an_error(self, folder):
         with pytest.raises(ValueError, match="lasts 3 samples"):
             verl_omni.compute_score("songs", (np.zeros(3, np.float32), RATE), model=folder)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--score", "loudness"], "has no score loudness"),
+            (["/nope/model"], "/nope/model"),
+        ],
+    )
+    def test_a_server_that_could_not_answer_does_not_start(self, words, message, capsys):
+        assert serve(words) == 2
+        assert message in capsys.readouterr().err
 
     @pytest.mark.enable_socket
     def test_a_score_by_http(self, folder, songs, expected):

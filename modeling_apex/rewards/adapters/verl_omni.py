@@ -2,7 +2,7 @@
 verl-omni: `compute_score` for its audio reward manager, in process or by HTTP.
 
 In process: `reward.custom_reward_function.path=pkg://modeling_apex.rewards.adapters.verl_omni`, `name=compute_score`.
-By HTTP: `python -m modeling_apex.rewards.adapters.verl_omni_server MODEL --port 8000`.
+By HTTP: `python -m modeling_apex.rewards MODEL --port 8000`.
 """
 
 import functools

@@ -1,12 +1,9 @@
 """
 verl-omni's audio reward by HTTP: `POST` a waveform as JSON, get its score as JSON.
 
-    python -m modeling_apex.rewards.adapters.verl_omni_server [MODEL] [--score musicality] [--port 8000]
-
-It listens on this machine alone unless told otherwise: whoever reaches it can make it compute.
+`python -m modeling_apex.rewards` serves it.
 """
 
-import argparse
 import base64
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,11 +47,3 @@ def build_server(host: str, port: int, **options: Any) -> ThreadingHTTPServer:
     server: Any = ThreadingHTTPServer((host, port), RewardHandler)
     server.options = options
     return server
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="verl-omni's audio reward by HTTP")
-    parser.add_argument("model", nargs="?", help="a Hub id or a folder; by default the demonstration model")
-    for name, default in (("score", "musicality"), ("host", "127.0.0.1"), ("port", 8000)):
-        parser.add_argument(f"--{name}", type=type(default), default=default, help="(default: %(default)s)")
-    build_server(**vars(parser.parse_args())).serve_forever()
