@@ -23,6 +23,7 @@ import soundfile
 import torch
 
 from modeling_apex.rewards import SongReward
+from modeling_apex.rewards.__main__ import main as serve
 from modeling_apex.rewards.adapters import verl_omni
 from modeling_apex.rewards.adapters.audiobox import initialize_predictor
 from modeling_apex.rewards.adapters.cmi_rewardbench import ApexRewardModel
@@ -32,7 +33,6 @@ from modeling_apex.rewards.adapters.trl import build_reward_function
 from modeling_apex.rewards.adapters.unirl import build_backend_class
 from modeling_apex.rewards.adapters.verl_omni_server import build_server
 from modeling_apex.rewards.adapters.versa import register_apex_metric
-from modeling_apex.rewards.__main__ import main as serve
 
 from small_model import build_small_model
 
