@@ -16,6 +16,7 @@ from modeling_apex.process_exit import CommandParser, run_command
 COMMANDS = (
     "score",
     "rank",
+    "select",
     "embed",
     "train",
     "evaluate",

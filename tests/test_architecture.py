@@ -21,6 +21,7 @@ ROOMS = {
     "checkpoints": {"loading", "engines", "inference", "storage"},
     "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
     "arena": {"corpus", "loading", "engines", "inference", "statistics", "storage"},
+    "rewards": {"arena", "loading", "inference", "registration"},
     "training": {"corpus", "checkpoints", "loading", "engines", "inference", "statistics", "storage"},
 }
 PACKAGE = ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo")

@@ -30,6 +30,7 @@ WORDS = {
     "conditions": ["conditions", "embeddings", "--output", "out"],
     "arena": ["arena", "battles.csv", "--output", "out"],
     "anchors": ["anchors", "battles.csv", "--output", "out"],
+    "select": ["select", "a.wav", "--output", "out"],
     "calibrate": ["calibrate", "model", "songs", "--output", "out"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "export": ["export", "--model", "model", "--output", "out"],

@@ -85,6 +85,7 @@ QUICK_ARENA = ["--num-folds", "2", "--num-draws", "100", "--classifiers", "logis
 STEPS = [
     ("a song", APEX, "score", SONG),
     ("a ranking", APEX, "rank", SONG),
+    ("a selection", APEX, "select", SONG, "--output", "chosen"),
     ("a world", BUILD, "synthetic", "--layout", "training", "--num-songs", "2", "--seconds", "2", "--output", "world"),
     (
         "a build",
