@@ -249,16 +249,23 @@ def describe_fuzzing(result: dict[str, Any]) -> str:
 
 def describe_kills(result: dict[str, Any]) -> str:
     """Say what was left of commands that were killed at random moments."""
-    rows = [
-        [f"`{name}`"]
-        + [str(found[fact]) for fact in ("kills", "interrupts", "rows_lost", "rows_twice", "other_hash", "leftovers")]
-        for name, found in result["commands"].items()
-    ]
-    header = ["command", "kills", "Ctrl-C", "rows lost", "rows twice", "outputs with other bytes", "files left behind"]
+    columns = {
+        "kills": "kills",
+        "kills_after_first_output": "while it wrote",
+        "kills_at_renames": "right before a rename",
+        "interrupts": "Ctrl-C",
+        "terminations": "SIGTERM",
+        "rows_lost": "rows lost",
+        "rows_twice": "rows twice",
+        "other_hash": "other bytes",
+        "leftovers": "files left behind",
+        "half_folders": "half folders",
+    }
+    rows = [[f"`{name}`", *(str(found[fact]) for fact in columns)] for name, found in result["commands"].items()]
     return (
-        build_table(header, rows)
-        + f"\n\nEach was killed at random moments and started again until it ended, and compared with a run in peace. "
-        f"Made by `{result['command']}`."
+        build_table(["command", *columns.values()], rows)
+        + f"\n\nEach was killed and started again until it ended, and compared with a run in peace; after a kill, a "
+        f"folder that bears its final name must be whole. Made by `{result['command']}`."
     )
 
 
