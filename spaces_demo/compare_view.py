@@ -99,7 +99,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     reports, probability_a = [comparison["song_a"], comparison["song_b"]], comparison["probability_a"]
     field = "share" if probability_a is None else "weight_in_logits"
     group_of, sums = reports[0]["groups"], comparison["groups"]
-    # Without a head the full half-width is the full range of a score; with one, the strongest push or sum of this pair.
+    # Without a head half the width is the whole range of a score; with one, the strongest push or sum of this pair.
     pushes = [*(row[field] for row in comparison["scores"]), *sums.values()]
     widest = 1.0 if probability_a is None else max(map(abs, pushes)) or 1.0
     members: dict[str, list[dict[str, Any]]] = {}

@@ -8,6 +8,14 @@
   const { get } = Object.getOwnPropertyDescriptor(File.prototype, "name");
   Object.defineProperty(File.prototype, "name", { get() { return get.call(this).replaceAll("<", "‹"); } });
 
+  // Gradio's player draws 20 pixels a second, of which a window shows less than a minute; without that, the whole song.
+  const { assign } = Object;
+  Object.assign = (...parts) => {
+    const whole = assign(...parts);
+    if (whole.minPxPerSec === 20) whole.minPxPerSec = 0;
+    return whole;
+  };
+
   // Gradio's player draws the waveform in a shadow root and keeps its audio element there.
   const findPlayer = () => {
     const host = document.querySelector("#score-song #waveform > div");
@@ -66,7 +74,7 @@
       if (error.name !== "AbortError") throw error;  // the visitor changed their mind
     }
   };
-  const offerShare = async () => {
+  const offerShare = () => {
     for (const button of document.querySelectorAll(".apex-share[hidden]")) {
       const file = new File([], "picture.png", { type: "image/png" });
       if (navigator.canShare && navigator.canShare({ files: [file] })) button.hidden = false;
@@ -82,6 +90,11 @@
   const told = new WeakSet();
   const lead = () => {
     offerShare();
+    // What is refused, too: a region that appears together with its text is read by few.
+    for (const text of document.querySelectorAll('[data-testid="toast-text"]')) {
+      if (!told.has(text)) status.textContent = text.textContent;
+      told.add(text);
+    }
     for (const panel of document.querySelectorAll(".apex-results")) {
       if (told.has(panel) || !panel.getClientRects().length) continue;
       told.add(panel);
