@@ -262,6 +262,12 @@ def _describe_held_out(training: dict[str, Any]) -> str:
             f"{format_interval(error)}, where a perfectly calibrated head would show "
             f"{error['expected_if_calibrated']:.3f}. "
         )
+        if "accuracy_difference" in found:
+            text += (
+                f"Accuracy {format_interval(found['accuracy'])}; a fit whose weights may be below zero reaches "
+                f"{format_interval(found['accuracy_without_bounds'])}: the bounds change it by "
+                f"{format_interval(found['accuracy_difference'])}. "
+            )
     return text
 
 
