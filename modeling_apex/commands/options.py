@@ -12,6 +12,7 @@ from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
 from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.process_exit import print_lines
 
 if TYPE_CHECKING:
     from modeling_apex.inference.scoring_apex import SongScorer
@@ -124,7 +125,7 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
     scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
     if arguments.precision != "float32":
-        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
+        print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
     return scorer
 
 
@@ -151,7 +152,7 @@ def score_songs(
             progress.update()
             if "error" in report:
                 with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
+                    print_lines(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
             yield report
 
 

@@ -16,6 +16,7 @@ from modeling_apex.commands.options import (
 from modeling_apex.corpus.identity import URL_PREFIXES
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.report_apex import escape_controls, format_count
+from modeling_apex.process_exit import print_lines
 
 if TYPE_CHECKING:
     from modeling_apex.corpus.score_journal import ScoreJournal
@@ -118,7 +119,7 @@ def _score_all(
     remaining = set(journal.list_remaining(names))
     if num_done := len(names) - len(remaining):
         message = f"resuming: {num_done} of {len(names)} versions of songs already in {journal.path}"
-        print(escape_controls(message), file=sys.stderr)
+        print_lines(escape_controls(message), file=sys.stderr)
     wanted = {
         song: left
         for song in songs
@@ -143,7 +144,7 @@ def _follow(reports: Iterator[dict[str, Any]], num_reports: int) -> Iterator[dic
             if error and error not in told:
                 told.add(error)
                 with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {escape_controls(error)}", file=sys.stderr)
+                    print_lines(f"not scored: {escape_controls(error)}", file=sys.stderr)
             yield report
 
 
@@ -165,8 +166,8 @@ def _save(results: dict[str, Any], output: Path) -> list[Path]:
 def _tell(results: dict[str, Any], saved: list[Path]) -> None:
     from modeling_apex.robustness.robustness_report import format_changes
 
-    print(format_changes(results))
+    print_lines(format_changes(results))
     scored = format_count(results["num_songs"], "song")
-    print(escape_controls(f"{scored} compared, {results['num_failed_songs']} failed"), file=sys.stderr)
+    print_lines(escape_controls(f"{scored} compared, {results['num_failed_songs']} failed"), file=sys.stderr)
     for path in saved:
-        print(escape_controls(str(path)))
+        print_lines(escape_controls(str(path)))
