@@ -17,6 +17,7 @@ COMMANDS = (
     "score",
     "rank",
     "embed",
+    "label",
     "train",
     "evaluate",
     "calibrate",
