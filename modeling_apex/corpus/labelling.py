@@ -14,14 +14,15 @@ from typing import Any, Unpack
 
 from modeling_apex import __version__
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
+from modeling_apex.corpus.label_teacher import MAX_NAME_LENGTH, TEACHER_COLUMNS, LabelTeacher
 from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
+from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.inference.scoring_apex import ScoreOptions, SongScorer
 
 LABELS = {head["name"]: head for head in DEFAULT_HEADS if head["group"] == "aesthetics"}
-TEACHER_COLUMNS = ("teacher", "teacher_revision", "teacher_sha256", "labelled_on", "apex_music_version")
 
 
 def score_source(
@@ -101,14 +102,14 @@ def refuse_teacher_without_labels(scorer: SongScorer) -> None:
             )
 
 
-def describe_teacher(scorer: SongScorer) -> dict[str, Any]:
-    """Say who labels, and when: the columns `TEACHER_COLUMNS`. A folder is called by its name, without its place."""
+def describe_teacher(scorer: SongScorer) -> LabelTeacher:
+    """Say who labels, and when. A folder is called by its name, without its place."""
     name = scorer.model_id
     if os.path.isdir(name):
         name = Path(os.path.abspath(name)).name
+    name = escape_controls(name)[:MAX_NAME_LENGTH]
     today = datetime.now(UTC).date().isoformat()
-    values = (name, scorer.model_revision, compute_scores_hash(scorer.model), today, __version__)
-    return dict(zip(TEACHER_COLUMNS, values, strict=True))
+    return LabelTeacher(name, scorer.model_revision, compute_scores_hash(scorer.model), today, __version__)
 
 
 def list_label_columns(config: Any) -> dict[str, str]:
@@ -118,7 +119,7 @@ def list_label_columns(config: Any) -> dict[str, str]:
     return {"id": "string", **scores, "duration_seconds": "double", **texts}
 
 
-def build_label_row(report: Mapping[str, Any], config: Any, teacher: Mapping[str, Any]) -> dict[str, Any]:
+def build_label_row(report: Mapping[str, Any], config: Any, teacher: LabelTeacher) -> dict[str, Any]:
     """
     Turn a report into a row of `list_label_columns`; a song that failed has `error`, and no scores.
 
@@ -135,7 +136,7 @@ def build_label_row(report: Mapping[str, Any], config: Any, teacher: Mapping[str
         "duration_seconds": report.get("duration_seconds"),
         "warnings": "; ".join(report.get("warnings", ())),
         "error": report.get("error"),
-        **teacher,
+        **teacher.to_json(),
     }
 
 

@@ -204,7 +204,8 @@ def test_what_a_command_line_names_is_opened(dataset: Path, tmp_path: Path, monk
 def test_a_label_keeps_within_its_range(tiny_model: ApexModel) -> None:
     """A float32 score may miss the bound of its range by its rounding; a table of labels is then refused."""
     scores = dict.fromkeys(HEAD_NAMES, 3.0) | {"clarity": 5.0000005, "coherence": 0.9999999}
-    row = labelling.build_label_row({"song": "a", "scores": scores}, tiny_model.config, {})
+    teacher = labelling.describe_teacher(SongScorer(tiny_model))
+    row = labelling.build_label_row({"song": "a", "scores": scores}, tiny_model.config, teacher)
     assert (row["clarity"], row["coherence"], row["musicality"]) == (5.0, 1.0, 3.0)
 
 
