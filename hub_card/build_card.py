@@ -15,7 +15,7 @@ from hub_card.card_checks import CARD_NAME, find_card_problems
 from hub_card.dataset_card import render_dataset_card
 from hub_card.model_card import render_model_card
 from hub_card.model_facts import ARENA_NAME, build_model_facts, find_arena
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, print_lines, run_command
 from modeling_apex.storage.links import refuse_links_out_of
 from modeling_apex.storage.output_folder import replace_file, replace_text
 
@@ -35,7 +35,7 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hub_card.build_card",
         description="Render the card of a model or a dataset from its result files. A missing fact stops the build.",
         epilog="examples:\n"
@@ -115,7 +115,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
     def run(arguments: argparse.Namespace) -> int:
         build_parser().parse_args(words, arguments)
-        print(write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo))
+        print_lines(
+            write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo)
+        )
         return 0
 
     return run_command("build_card", run, words=words, when_interrupted="give the same command again")

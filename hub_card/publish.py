@@ -30,7 +30,7 @@ from hub_card.model_facts import ARENA_NAME, RESULTS_NAME, find_arena
 from hub_card.result_files import load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, print_lines, run_command
 from modeling_apex.storage.stop_signals import open_temporary_folder
 
 ARENA_FILES = ("results.json", "report.md")
@@ -40,7 +40,7 @@ LEDGER_NAME = ".sources.jsonl"
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hub_card.publish",
         description="Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards.",
         epilog="examples:\n"
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[str], None] = print) -> str | None:
+def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[str], None] = print_lines) -> str | None:
     """
     Publish the model or the dataset that the arguments name.
 
@@ -77,7 +77,7 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
             What [`build_parser`] declares.
         api (`huggingface_hub.HfApi`, *optional*):
             The client; defaults to one with huggingface_hub's own token and endpoint.
-        say (`Callable[[str], None]`, defaults to `print`):
+        say (`Callable[[str], None]`, defaults to [`print_lines`]):
             Takes the lines for people.
 
     Returns:
@@ -119,7 +119,7 @@ def publish_staged(
     private_paths: Sequence[str] = (),
     needs_card: bool = True,
     api: Any = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_lines,
 ) -> str | None:
     """
     Make a folder ready, check it, say what will be sent, send it as one commit, and read it back.
@@ -132,7 +132,7 @@ def publish_staged(
             Whether to stop before anything is sent.
         max_file_bytes (`int`), private_paths (`Sequence[str]`), needs_card (`bool`):
             As for [`check_folder`]; the home and the current folder are private anyway.
-        api (`huggingface_hub.HfApi`, *optional*), say (`Callable[[str], None]`, defaults to `print`):
+        api (`huggingface_hub.HfApi`, *optional*), say (`Callable[[str], None]`, defaults to [`print_lines`]):
             The client, with huggingface_hub's own token and endpoint by default, and what takes the lines for people.
 
     Returns:

@@ -16,6 +16,7 @@ from modeling_apex.commands.options import (
 )
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
 from modeling_apex.inference.report_apex import escape_controls, format_count
+from modeling_apex.process_exit import print_lines
 
 HELP = "pseudo-labels for a corpus, from a model that teaches"
 DESCRIPTION = (
@@ -86,5 +87,5 @@ def run(arguments: argparse.Namespace) -> int:
             pass  # each is in the journal
         num_failed = sum("error" in report for report in journal.finish(ids))
     labelled = format_count(len(ids) - num_failed, "song")
-    print(escape_controls(f"{arguments.output}: {labelled} labelled, {num_failed} failed"), file=sys.stderr)
+    print_lines(escape_controls(f"{arguments.output}: {labelled} labelled, {num_failed} failed"), file=sys.stderr)
     return 1 if num_failed else 0

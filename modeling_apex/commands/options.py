@@ -13,6 +13,7 @@ from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
 from modeling_apex.inference.report_apex import escape_controls, format_count
+from modeling_apex.process_exit import print_lines
 
 if TYPE_CHECKING:
     from modeling_apex.corpus.embedded_songs import EmbeddedSongs
@@ -126,7 +127,7 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
     scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
     if arguments.precision != "float32":
-        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
+        print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
     return scorer
 
 
@@ -162,7 +163,7 @@ def follow_reports(
                 name, reason = str(report["song"]), report["error"]  # which names the song where it is a file
                 with progress.external_write_mode(sys.stderr):
                     words = reason if name in reason else f"{name}: {reason}"
-                    print(f"not scored: {escape_controls(words)}", file=sys.stderr)
+                    print_lines(f"not scored: {escape_controls(words)}", file=sys.stderr)
             yield report
 
 
@@ -207,7 +208,7 @@ def say_how_many_are_done(journal: "ScoreJournal", num_done: int, num_songs: int
     """Tell the user what an interrupted run left, if it left something."""
     if num_done:
         words = f"resuming: {num_done} of {format_count(num_songs, 'song')} already in {journal.path}"
-        print(escape_controls(words), file=sys.stderr)
+        print_lines(escape_controls(words), file=sys.stderr)
 
 
 def positive_int(text: str) -> int:

@@ -30,6 +30,7 @@ from modeling_apex.inference.report_apex import (
     format_score,
     format_table,
 )
+from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
@@ -76,12 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
     for report in _score(songs, folder, arguments):
         reports.append(report)
         if arguments.segments and "error" not in report:
-            print(format_report(report) + "\n")
+            print_lines(format_report(report) + "\n")
     scored = [report for report in reports if "error" not in report]
     if len(scored) == 1 and not arguments.segments:
-        print(format_report(scored[0]))
+        print_lines(format_report(scored[0]))
     elif scored and not arguments.segments:
-        print(format_score_table(scored))
+        print_lines(format_score_table(scored))
     return 1 if len(scored) < len(reports) else 0
 
 
@@ -133,7 +134,7 @@ def _score_to_file(songs: list[str], folder: Path | None, arguments: argparse.Na
                 journal.add(song, report)
         num_failed = sum("error" in report for report in journal.finish(songs))
     scored = format_count(len(songs) - num_failed, "song")
-    print(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
+    print_lines(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
     return 1 if num_failed else 0
 
 
