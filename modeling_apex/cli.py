@@ -22,6 +22,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "calibrate",
+    "robustness",
     "conditions",
     "arena",
     "anchors",

@@ -67,6 +67,7 @@ NOBODY = "~nobody-of-this-name/x"
         ["label", NOBODY, "--teacher", NOBODY, "--output", "out.csv"],
         ["train", NOBODY, "--output", "out"],
         ["evaluate", NOBODY, "--model", NOBODY],
+        ["robustness", NOBODY, NOBODY, "--output", "out"],
         ["arena", f"{NOBODY}.csv", "--output", "out"],
         ["convert", "--encoder", NOBODY, "--heads", NOBODY, "--output", "out"],
         ["convert", "--songeval", NOBODY, "--muq", NOBODY, "--output", "out"],

@@ -5,7 +5,8 @@ import sys
 from typing import Any
 
 from modeling_apex.commands.options import (
-    add_scoring_arguments,
+    add_computing_arguments,
+    add_model_arguments,
     build_limits,
     build_settings,
     follow_reports,
@@ -35,7 +36,12 @@ WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_scoring_arguments(parser, is_teacher=True)
+    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
+    parser.add_argument(
+        "--teacher", dest="model", required=True, metavar="M", help="folder or Hub id of the model that labels"
+    )
+    add_model_arguments(parser)
+    add_computing_arguments(parser)
     parser.add_argument(
         "--output", required=True, metavar="FILE", help=f"the table of labels ({', '.join(OUTPUT_FORMATS)})"
     )

@@ -25,18 +25,22 @@ RESAMPLERS = ("sinc", "soxr")
 MEGABYTE = 1024**2
 
 
-def add_scoring_arguments(parser: argparse.ArgumentParser, *, is_teacher: bool = False) -> None:
-    """Declare what every command that scores songs takes; a teacher is called so, and hears the audio alone."""
-    add_song_arguments(parser, is_teacher=is_teacher)
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that reports on songs takes."""
+    add_song_arguments(parser)
+    parser.add_argument(
+        "--features",
+        metavar="TABLE",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
+    )
+    add_computing_arguments(parser)
+
+
+def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how songs are computed, and what is refused of them."""
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
     )
-    if not is_teacher:
-        parser.add_argument(
-            "--features",
-            metavar="TABLE",
-            help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
-        )
     parser.add_argument(
         "--tail",
         choices=TAILS,
@@ -47,18 +51,15 @@ def add_scoring_arguments(parser: argparse.ArgumentParser, *, is_teacher: bool =
     add_limit_arguments(parser)
 
 
-def add_song_arguments(parser: argparse.ArgumentParser, *, is_teacher: bool = False) -> None:
+def add_song_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the songs, the model and what runs it."""
     parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
-    if is_teacher:
-        words: dict[str, Any] = {
-            "dest": "model",
-            "required": True,
-            "help": "folder or Hub id of the model that labels",
-        }
-    else:
-        words = {"help": "folder or Hub id (default: the embedded demonstration model)"}
-    parser.add_argument("--teacher" if is_teacher else "--model", metavar="M", **words)
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which version of the model, and what runs it."""
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"

@@ -53,7 +53,7 @@ def score_source(
 
     def choose() -> Iterator[dict[str, Any]]:
         for song in _iterate_all(songs):
-            audio = identify_song(song.audio, journal.get_audio(song.id), rereads=rereads)
+            audio = identify_song(song.audio, journal.find_audio(song.id), rereads=rereads)
             if not journal.holds(song.id, audio) or (rereads and audio.is_address):
                 waiting.append((song.id, audio))
                 yield {"id": song.id, "audio": song.audio}

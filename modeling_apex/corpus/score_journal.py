@@ -45,6 +45,9 @@ class ScoreJournal(AbstractContextManager):
             have the flattened report, and the others the report as it is.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
+        get_audio (`Callable[[str], str]`, *optional*):
+            Returns the file of what is called a song here, where several reports are of one file; by default the
+            name is that of the file.
 
     Raises:
         `ValueError`: If the suffix is unknown, or the journal is damaged, or belongs to other settings or to version
@@ -63,6 +66,7 @@ class ScoreJournal(AbstractContextManager):
         columns: Mapping[str, str] | None = None,
         lay_out: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
         overwrite: bool = False,
+        get_audio: Callable[[str], str] = str,
     ):
         self.output = Path(os.path.expanduser(output))
         if self.output.suffix not in OUTPUT_FORMATS:
@@ -72,6 +76,7 @@ class ScoreJournal(AbstractContextManager):
         self.path = self.output.with_name(self.output.name + ".partial")
         self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
         self._columns, self._lay_out = dict(columns or {}), lay_out
+        self._get_audio = get_audio
         self.settings = json.loads(json.dumps(dict(settings)))
         # By id; without one by path, or for a URL by the SHA-256 of it: its report names it without what opens it.
         self._reports: dict[str, dict[str, Any]] = {}
@@ -148,7 +153,7 @@ class ScoreJournal(AbstractContextManager):
         known = self._audio.get(song_id)
         return known is not None and known.content == audio.content
 
-    def get_audio(self, song_id: str) -> SongAudio | None:
+    def find_audio(self, song_id: str) -> SongAudio | None:
         """Return what the audio of a song was that the journal holds by its id; `None` if it holds no such song."""
         return self._audio.get(song_id)
 
@@ -167,11 +172,11 @@ class ScoreJournal(AbstractContextManager):
         """
         for song in songs:
             if known := self._audio.get(key := _get_key(song)):
-                found = identify_song(song, known, rereads=rereads)
+                found = identify_song(self._get_audio(song), known, rereads=rereads)
                 if found.content != known.content or (rereads and found.is_address):
                     del self._reports[key], self._audio[key]
         remaining = [song for song in songs if _get_key(song) not in self._reports]
-        self._stamps = {song: _stamp(song) for song in remaining}
+        self._stamps = {song: _stamp(self._get_audio(song)) for song in remaining}
         return remaining
 
     def add(self, song: str, report: Mapping[str, Any], audio: SongAudio | None = None) -> None:
@@ -190,16 +195,21 @@ class ScoreJournal(AbstractContextManager):
         if audio is not None:
             key = line["id"] = song
         else:
-            audio, key = identify_song(song), _get_key(song)
-            if _stamp(song) != self._stamps.get(song):  # it changed after it was listed, perhaps after it was scored
+            audio, key = identify_song(self._get_audio(song)), _get_key(song)
+            # It changed after it was listed, perhaps after it was scored.
+            if _stamp(self._get_audio(song)) != self._stamps.get(song):
                 audio = SongAudio(UNREADABLE)
         self._file.write(json.dumps({**line, "audio": audio.to_json()}, ensure_ascii=False) + "\n")
         self._file.flush()
         self._reports[key], self._audio[key] = dict(report), audio
 
+    def collect(self, order: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the reports of all songs, in the given order."""
+        return [self._reports[song if song in self._reports else _get_key(song)] for song in order]
+
     def finish(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Write the output, with the songs in the given order, remove the journal, and return the reports."""
-        reports = [self._reports[song if song in self._reports else _get_key(song)] for song in order]
+        reports = self.collect(order)
         with open_new(self._unnamed_output) as file:
             self._write(reports, file)
             file.flush()
