@@ -727,6 +727,17 @@ class TestDecoding:
         )
         assert read_native(lying)[1].warnings[0].startswith("the file declares 4.0 s but only 2.0 s decode")
 
+    def test_channels_in_an_order_of_their_own(self) -> None:
+        # PyAV 18 freed their list twice, which ended the process.
+        data = encode_with_av("caf", "adpcm_ima_qt")
+        place = data.index(b"chan")
+        (num_bytes,) = struct.unpack(">q", data[place + 4 : place + 12])
+        right_left = b"".join(struct.pack(">II3f", label, 0, 0, 0, 0) for label in (2, 1))
+        chunk = struct.pack(">4sqIII", b"chan", 12 + len(right_left), 0, 0, 2) + right_left
+        read, stream = read_native(data[:place] + chunk + data[place + 12 + num_bytes :])
+        assert (stream.num_channels, stream.warnings) == (2, [])
+        assert np.argmax(np.abs(np.fft.rfft(read[20000:68000]))) == 440
+
     @pytest.mark.parametrize("layout", ["mono", "stereo"])
     def test_what_libsndfile_forgets_of_adpcm_in_aiff(self, layout: str) -> None:
         data = encode_with_av("aiff", "adpcm_ima_qt", layout=layout)
