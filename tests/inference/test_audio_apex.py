@@ -189,7 +189,7 @@ class TestResampling:
         assert resampling_apex._recall_sinc_kernel.cache_info().currsize == 0
         for rate in (8000, 11025, 22050, 32000, 44100, 48000, 88200, 96000, 176400, 192000, 384000):
             assert len(resample(build_song(0.01, rate), rate, 24000))
-            assert resampling_apex._get_sinc_kernel(rate, 24000) is resampling_apex._get_sinc_kernel(rate, 24000)
+            assert resampling_apex.get_sinc_kernel(rate, 24000) is resampling_apex.get_sinc_kernel(rate, 24000)
 
     def test_nothing_in_nothing_out(self) -> None:
         assert resample(np.zeros(0), 44100, 24000).shape == (0,)
