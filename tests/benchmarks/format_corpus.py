@@ -166,9 +166,9 @@ def write_files(songs: list[Format], folder: Path) -> dict[Format, Path]:
         return paths
     for path in paths.values():
         path.unlink(missing_ok=True)
-    # One that it refuses costs all: try each alone.
-    alone = songs if len(songs) > 1 else ()
-    return {song: path for one in alone for song, path in write_files([one], folder).items()}
+    # One that it refuses costs all: try each half.
+    half = len(songs) // 2
+    return write_files(songs[:half], folder) | write_files(songs[half:], folder) if half else {}
 
 
 def read_by_ffmpeg(paths: list[Path]) -> dict[Path, tuple[int, np.ndarray]]:
