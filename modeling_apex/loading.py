@@ -6,7 +6,6 @@ is installed. Here the installed code always runs, and the errors say what to do
 """
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeling_apex.engines import check_engine
 from modeling_apex.registration import EMBEDDED_MODEL, TASK
+from modeling_apex.storage.config_files import read_config_file
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from modeling_apex.inference.scoring_apex import SongScorer
 
 logger = logging.getLogger(__name__)
-
-MAX_CONFIG_BYTES = 32 * 2**20
 
 
 def load_scorer(
@@ -132,6 +130,8 @@ def load_pipeline(
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
     _check_options(engine, precision, compile, kwargs.get("dtype"))
+    if kwargs.get("device") is not None and not isinstance(kwargs["device"], int):  # -1 is transformers' CPU
+        check_device(kwargs["device"])
     if engine != "torch":
         kwargs.setdefault("device", "cpu")  # where these engines run; otherwise torch would take an accelerator
     source: Any = _name_model(model)
@@ -291,18 +291,8 @@ def _name_model(model: Any) -> Any:
 def _check_config_file(folder: str) -> None:
     """Refuse a config.json of a folder that transformers could not even begin to read."""
     path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        return
-    if (num_bytes := os.path.getsize(path)) > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: {num_bytes:,} bytes, but a config has at most {MAX_CONFIG_BYTES:,}.")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON ({error}). Download the model again.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
-        raise ValueError(
-            f"{path}: must hold the fields of a config by name, `model_type` a text, got {content!r:.80}."
-        )
+    if os.path.isfile(path):
+        read_config_file(path)
 
 
 def _load_if_exported(model: str, engine: str) -> Any:

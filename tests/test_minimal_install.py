@@ -25,6 +25,7 @@ APEX = "modeling_apex.cli"
 NEEDS = {
     (APEX, "score", SONG): None,
     (APEX, "rank", SONG): None,
+    (APEX, "select", SONG, "--output", "chosen"): None,
     (APEX, "verify", "--model", MODEL): None,
     (APEX, "export", "--model", MODEL, "--output", "exported"): None,
     (APEX, "export", "--model", MODEL, "--format", "onnx", "--output", "graph"): "onnx",
@@ -39,6 +40,7 @@ NEEDS = {
     (APEX, "arena", "battles.csv", "--output", "arena"): "data",
     (APEX, "anchors", "battles.csv", "--output", "anchors"): "data",
     (APEX, "calibrate", MODEL, "songs", "--output", "calibrated"): "data",
+    (APEX, "robustness", MODEL, SONG, "--output", "robustness"): "eval",
     (APEX, "arena", "songs", "--model", MODEL, "--output", "arena"): "data",
     ("datasets_scripts.build", "training", "--source", "t.csv", "none", "suno", "--output", "built"): "data",
     ("datasets_scripts.build", "songeval", "--source", "songs", "--output", "built"): "data",

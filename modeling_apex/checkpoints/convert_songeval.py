@@ -134,7 +134,7 @@ def convert_songeval(
     }
     with write_new_folder(output) as part_folder:
         model.save_pretrained(part_folder)
-    return SongEvalConversion(part_folder.parent, config, taken["encoder."] | taken["head."], dropped)
+    return SongEvalConversion(Path(os.path.expanduser(output)), config, taken["encoder."] | taken["head."], dropped)
 
 
 def name_scores(names: Sequence[str]) -> list[dict[str, Any]]:

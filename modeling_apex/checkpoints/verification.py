@@ -299,6 +299,18 @@ def _check_probe(result: Verification, loaded: Any) -> None:
         result.add("probe signal", OK, f"finite and within range: {scores}")
 
 
+def _find_here(reference: str, cache_dir: str | os.PathLike[str] | None) -> str:
+    """Find the folder of a checkpoint on this machine; asked for it by its id, the Hub's client can ask its makers."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if os.path.isdir(reference):
+        return reference
+    config = try_to_load_from_cache(reference, "config.json", cache_dir=cache_dir)
+    if not isinstance(config, str):
+        raise FileNotFoundError(f"{reference}: is not on this machine.")
+    return os.path.dirname(config)
+
+
 def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_options: dict[str, Any]) -> None:
     """Say which published checkpoints have these numbers; only those that the caller named can fail the model."""
     own, config = loaded.state_dict(), loaded.config
@@ -311,9 +323,9 @@ def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_opti
         references = []  # its sources were published in another layout, which has to be converted first
     for reference in references:
         title = EMBEDDED_TITLE if reference == str(EMBEDDED_MODEL) else reference
-        options = hub_options if against else {**hub_options, "local_files_only": True}
         try:
-            theirs, fields = read_reference(reference, options)
+            source = reference if against else _find_here(reference, hub_options.get("cache_dir"))
+            theirs, fields = read_reference(source, hub_options if against else {})
         except (OSError, ValueError) as error:
             if against:
                 result.add(f"equals {title}", FAILED, f"cannot be read: {' '.join(str(error).split())}")

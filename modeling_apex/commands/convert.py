@@ -2,6 +2,8 @@
 
 import argparse
 
+from modeling_apex.process_exit import print_lines
+
 HELP = "turn published weights (MERT and APEX heads, or MuQ and SongEval's head) into one safetensors checkpoint"
 DESCRIPTION = (
     "Read an encoder and its heads, check that every tensor has its place, and write a folder that loads without "
@@ -46,5 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
         named = " ".join(f"--{name}" for name in sorted(given)) or "none of them"
         named += " --scores" if arguments.scores else ""
         raise ValueError(f"got {named}. Pass --encoder and --heads for APEX, or --muq and --songeval for SongEval.")
-    print(f"{summary}\n\nwritten: {folder}")
+    print_lines(f"{summary}\n\nwritten: {folder}")
     return 0

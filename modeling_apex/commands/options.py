@@ -12,6 +12,7 @@ from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
 from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.process_exit import print_lines
 
 if TYPE_CHECKING:
     from modeling_apex.inference.scoring_apex import SongScorer
@@ -25,12 +26,17 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every command that reports on songs takes."""
     add_song_arguments(parser)
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
-    )
-    parser.add_argument(
         "--features",
         metavar="TABLE",
         help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
+    )
+    add_computing_arguments(parser)
+
+
+def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how songs are computed, and what is refused of them."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
     )
     parser.add_argument(
         "--tail",
@@ -46,6 +52,11 @@ def add_song_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the songs, the model and what runs it."""
     parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which version of the model, and what runs it."""
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
@@ -114,7 +125,7 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
     scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
     if arguments.precision != "float32":
-        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
+        print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
     return scorer
 
 
@@ -141,7 +152,7 @@ def score_songs(
             progress.update()
             if "error" in report:
                 with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
+                    print_lines(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
             yield report
 
 

@@ -20,6 +20,7 @@ from modeling_apex.inference.report_apex import (
     format_score,
     format_table,
 )
+from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
@@ -55,12 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     for report in score_songs(songs, arguments, return_timeline=arguments.segments):
         reports.append(report)
         if arguments.segments and "error" not in report:
-            print(format_report(report) + "\n")
+            print_lines(format_report(report) + "\n")
     scored = [report for report in reports if "error" not in report]
     if len(scored) == 1 and not arguments.segments:
-        print(format_report(scored[0]))
+        print_lines(format_report(scored[0]))
     elif scored and not arguments.segments:
-        print(format_score_table(scored))
+        print_lines(format_score_table(scored))
     return 1 if len(scored) < len(reports) else 0
 
 
@@ -95,13 +96,13 @@ def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
         remaining = journal.list_remaining(songs, rereads=arguments.recheck)
         if num_done := len(songs) - len(remaining):
             message = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
-            print(escape_controls(message), file=sys.stderr)
+            print_lines(escape_controls(message), file=sys.stderr)
         options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
         for song, report in zip(remaining, score_songs(remaining, arguments, scorer=scorer, **options), strict=True):
             journal.add(song, report)
         num_failed = sum("error" in report for report in journal.finish(songs))
     scored = format_count(len(songs) - num_failed, "song")
-    print(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
+    print_lines(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
     return 1 if num_failed else 0
 
 

@@ -19,6 +19,7 @@ from modeling_apex.inference.libsndfile_apex import BLOCK_NUM_SAMPLES, Decoded
 SPARE_BAD_PACKETS = 50
 """Bad packets that are passed over, beyond as many as there are good ones; with more, it is no song."""
 
+ADVICE = "If another program plays it, convert it to WAV or FLAC there."
 PACKAGE = "apex-music[audio]"
 # Whether the command that installs PyAV has been shown: once is enough for a folder of songs.
 _shown: set[str] = set()
@@ -86,11 +87,11 @@ def open_container(name: str, handle: BinaryIO, demuxer: str, label: str, resour
         container = resources.enter_context(av.open(handle, format=demuxer, container_options=options, **lenient))
     except (av.FFmpegError, OSError, ValueError) as error:
         # OSError: a seek to where its header points, before the beginning or beyond what a file can be.
-        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete? {ADVICE}") from error
     if not container.streams.audio:
         raise AudioError(f"{name}: this {label} file has no sound in it.")
     if container.streams.audio[0].codec_context is None:
-        raise AudioError(f"{name}: the codec of this {label} file is none that FFmpeg decodes. Convert it to WAV.")
+        raise AudioError(f"{name}: the codec of this {label} file is none that FFmpeg decodes. {ADVICE}")
     return container
 
 
@@ -108,7 +109,7 @@ def decode_stream(name: str, container: Any, label: str) -> Decoded:
         # The header of an HE-AAC stream states half its rate and channels; the first frame tells what they are.
         first = next(frames, None)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete? {ADVICE}") from error
     if first is None:
         raise AudioError(f"{name}: holds no samples.")
     decoded = Decoded(first.sample_rate, first.layout.nb_channels, iter(()), _read_seconds(container))

@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from modeling_apex.containers.byte_views import build_view, mend_header
+from modeling_apex.containers.byte_views import build_view, count_wav_samples, mend_header
 from modeling_apex.containers.child import decode_in_child
 from modeling_apex.containers.ffmpeg import decode_stream, import_av, open_container
 from modeling_apex.containers.links import find_links
-from modeling_apex.containers.recognition import find_start, recognize
+from modeling_apex.containers.recognition import find_start, recognize, refuse_unknown
 from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
 from modeling_apex.inference.libsndfile_apex import Decoded, decode_with_soundfile
 
@@ -50,10 +50,7 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
     handle.seek(0)
     known = recognize(inner)
     if known is None:
-        raise AudioError(
-            f"{name}: is not in a format that this program reads; its first bytes are {inner[:8]!r}. Check that it is "
-            "a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
-        )
+        refuse_unknown(name, inner)
     view = build_view(handle, start) if start else handle
     if start:
         decoded = decode_with_soundfile(view, limits, resources)
@@ -61,7 +58,10 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
             complete_song(name, view, inner, decoded, limits, resources)
             return decoded
         view.seek(0)
+    num_samples = count_wav_samples(view) if known[0] == "wav" else None
     decoded = _decode_known(name, view, known, limits, resources)
+    if num_samples is not None:
+        decoded.declared_seconds = num_samples / decoded.sampling_rate
     if inner[:4] != b"OggS":  # FFmpeg reads on by itself
         links = find_links(view, inner)
         decoded.blocks = itertools.chain(decoded.blocks, _read_links(name, view, decoded, links, limits))

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import struct
 import tracemalloc
 import types
@@ -188,7 +189,7 @@ class TestResampling:
         assert resampling_apex._recall_sinc_kernel.cache_info().currsize == 0
         for rate in (8000, 11025, 22050, 32000, 44100, 48000, 88200, 96000, 176400, 192000, 384000):
             assert len(resample(build_song(0.01, rate), rate, 24000))
-            assert resampling_apex._get_sinc_kernel(rate, 24000) is resampling_apex._get_sinc_kernel(rate, 24000)
+            assert resampling_apex.get_sinc_kernel(rate, 24000) is resampling_apex.get_sinc_kernel(rate, 24000)
 
     def test_nothing_in_nothing_out(self) -> None:
         assert resample(np.zeros(0), 44100, 24000).shape == (0,)
@@ -672,19 +673,67 @@ class TestDecoding:
         with pytest.raises(ValueError, match=r"51 packets are damaged, the last so: list index out of range"):
             list(ffmpeg._decode_frames(av, container, ffmpeg.Damage()))
 
+    @pytest.mark.parametrize("ending", ["g722", "GSM", "sbc", "aptxhd", "g726le", "s16le", "f64be", "u8", "aud"])
+    def test_sound_without_a_header_is_refused_by_its_kind(self, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"song.{ending}"
+        path.write_bytes(b"\xfa\xdb0\x96&\x93" * 100)
+        with pytest.raises(
+            AudioError,
+            match=rf"not in a format that .* \(\.{ending}\) has no header .* `ffmpeg -i song\.{ending} song",
+        ):
+            open_audio(path)
+
     def test_zeros_without_end(self) -> None:
         with pytest.raises(AudioError, match="is not in a format that this program reads; its first bytes are"):
             open_audio(bytes(2 << 20))
 
     @pytest.mark.parametrize(
         ("container", "codec"),
-        [("wv", "wavpack"), ("tta", "tta"), ("ac3", "ac3"), ("eac3", "eac3"), ("nut", "mp2"), ("voc", "pcm_s16le")],
+        [
+            ("wv", "wavpack"),
+            ("tta", "tta"),
+            ("ac3", "ac3"),
+            ("eac3", "eac3"),
+            ("nut", "mp2"),
+            ("voc", "pcm_s16le"),
+            ("ircam", "pcm_f64le"),
+        ],
     )
     def test_rare_containers(self, container: str, codec: str) -> None:
         data = encode_with_av(container, codec)
         read, stream = read_native(data)
         assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (48000, 2, [])
         assert np.argmax(np.abs(np.fft.rfft(read[20000:68000]))) == 440
+
+    @pytest.mark.parametrize(
+        ("container", "codec"),
+        [
+            *(("swf", "libmp3lame"), ("alp", "adpcm_ima_alp"), ("kvag", "adpcm_ima_ssi"), ("apm", "adpcm_ima_apm")),
+            ("argo_asf", "adpcm_argo"),
+        ],
+    )
+    def test_containers_of_games(self, container: str, codec: str) -> None:
+        data = encode_with_av(container, codec, sampling_rate=22050)
+        read, stream = read_native(data)
+        assert (stream.sampling_rate, stream.num_channels, stream.warnings) == (22050, 2, [])
+        assert np.argmax(np.abs(np.fft.rfft(read[10000:32050]))) == 440
+
+    def test_a_compressed_wav_file_of_which_half_decodes_says_so(self) -> None:
+        data = encode_with_av("wav", "mp2")
+        place = data.index(b"fact") + 8
+        assert read_native(data)[1].warnings == []
+        lying = (
+            data[:place] + struct.pack("<I", 2 * struct.unpack("<I", data[place : place + 4])[0]) + data[place + 4 :]
+        )
+        assert read_native(lying)[1].warnings[0].startswith("the file declares 4.0 s but only 2.0 s decode")
+
+    @pytest.mark.parametrize("layout", ["mono", "stereo"])
+    def test_what_libsndfile_forgets_of_adpcm_in_aiff(self, layout: str) -> None:
+        data = encode_with_av("aiff", "adpcm_ima_qt", layout=layout)
+        read, _ = read_native(data)
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(read)) / 48000)
+        assert len(read) == 96000
+        assert np.sqrt(np.mean((read - tone) ** 2)) < 0.0022  # 0.0031 by libsndfile
 
     def test_nearly_silent(self) -> None:
         dither = (np.random.default_rng(0).integers(-1, 2, 8000) / 32768).astype(np.float32)
@@ -736,6 +785,28 @@ class TestChild:
         monkeypatch.setattr(child, "_COMMAND", "import os; os.abort()")
         with pytest.raises(AudioError, match=r"the decoder of this WebM/Matroska file died \((SIGABRT|exit status)"):
             open_audio(song, limits=self.limits)
+
+    @pytest.mark.parametrize("work", ["import time; time.sleep(10**6)", "while True: pass"])
+    def test_a_decoder_that_hangs_in_opening(self, song: bytes, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+        child.POOL.close()
+        monkeypatch.setattr(child, "_COMMAND", work)
+        monkeypatch.setattr(child, "MAX_SILENT_SECONDS", 0)
+        with pytest.raises(
+            AudioError, match=r"the decoder of this WebM/Matroska file gave nothing for 0 s and was ended\. The file"
+        ):
+            open_audio(song, limits=self.limits)
+
+    def test_a_decoder_that_hangs_costs_one_song(self, song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = open_audio(song, limits=self.limits)
+        next(stream.blocks)
+        worker = child.POOL.lent[-1]
+        worker.process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(child, "MAX_SILENT_SECONDS", 0)
+        with pytest.raises(AudioError, match=r"<bytes>: .* gave nothing for 0 s and"):
+            list(stream.blocks)
+        monkeypatch.undo()
+        assert worker.process.returncode is not None
+        assert len(read_native(song, limits=self.limits)[0]) > 7 * 48000
 
     def test_no_process_can_be_started(self, song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         child.POOL.close()
