@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "calibrate",
+    "robustness",
     "conditions",
     "arena",
     "anchors",

@@ -129,6 +129,8 @@ def load_pipeline(
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
     _check_options(engine, precision, compile, kwargs.get("dtype"))
+    if kwargs.get("device") is not None and not isinstance(kwargs["device"], int):  # -1 is transformers' CPU
+        check_device(kwargs["device"])
     if engine != "torch":
         kwargs.setdefault("device", "cpu")  # where these engines run; otherwise torch would take an accelerator
     source: Any = _name_model(model)

@@ -74,7 +74,7 @@ FLAT_MODULES = tuple(
     f"{FLAT_PREFIX}{path.stem}" for path in sorted((Path(__file__).parent / "inference").glob("*_apex.py"))
 )
 # From what is `None` in code beside a checkpoint, or is how transformers reads a file of it, in an inference module or
-# a class of it, to the function of this package that stands there where it is installed.
+# a class of one, to the function of this package that stands there where it is installed.
 HOOKS = {
     "decoding_apex:open_url": "download:download",
     "decoding_apex:name_source": "storage.source_names:name_source",

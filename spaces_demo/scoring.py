@@ -186,10 +186,11 @@ def _check_device(device: str | None) -> None:
     import torch
 
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without the device
+        torch.ones(1, device=device).cpu()  # also back again: on `meta` all seems to go well, and nothing is there
+    except (RuntimeError, AssertionError, ImportError) as error:  # the latter two: built without the device
+        why = str(error).split(". ")[0]
         raise ValueError(
-            f"APEX_DEVICE is {device!r}, which this machine cannot use: {error}. Set it to `cpu` or a device that is "
+            f"APEX_DEVICE is {device!r}, which this machine cannot use: {why}. Set it to `cpu` or a device that is "
             "there, or leave it empty."
         ) from error
 

@@ -22,6 +22,7 @@ ROOMS = {
     "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
     "arena": {"corpus", "loading", "engines", "inference", "statistics", "storage"},
     "rewards": {"arena", "loading", "inference", "registration"},
+    "robustness": {"arena", "corpus", "engines", "inference", "statistics", "storage"},
     "training": {"corpus", "checkpoints", "loading", "engines", "inference", "statistics", "storage"},
 }
 PACKAGE = ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo")

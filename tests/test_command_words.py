@@ -66,6 +66,7 @@ NOBODY = "~nobody-of-this-name/x"
         ["embed", NOBODY, "--output", "out"],
         ["train", NOBODY, "--output", "out"],
         ["evaluate", NOBODY, "--model", NOBODY],
+        ["robustness", NOBODY, NOBODY, "--output", "out"],
         ["arena", f"{NOBODY}.csv", "--output", "out"],
         ["convert", "--encoder", NOBODY, "--heads", NOBODY, "--output", "out"],
         ["convert", "--songeval", NOBODY, "--muq", NOBODY, "--output", "out"],

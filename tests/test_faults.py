@@ -32,6 +32,7 @@ WORDS = {
     "anchors": ["anchors", "battles.csv", "--output", "out"],
     "select": ["select", "a.wav", "--output", "out"],
     "calibrate": ["calibrate", "model", "songs", "--output", "out"],
+    "robustness": ["robustness", "model", "a.wav", "--output", "out"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "export": ["export", "--model", "model", "--output", "out"],
     "validate": ["validate", "a.wav", "--precision", "bf16"],

@@ -80,6 +80,13 @@ def test_a_model_without_such_an_encoder_takes_no_engine(monkeypatch: pytest.Mon
     assert load_scorer(model).model is model
 
 
+@pytest.mark.parametrize("device", ["meta", "xla", "cuda:99", "nonsense"])
+@pytest.mark.parametrize("load", [load_scorer, load_pipeline])
+def test_a_device_on_which_nothing_can_be_computed_is_refused_at_once(load, device: str, tiny_folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"'{device}' is (not to be had with torch|no device)"):
+        load(tiny_folder, device=device)
+
+
 def test_a_model_has_one_hash_by_every_door(tiny_folder: Path, tmp_path: Path) -> None:
     found = compute_scores_hash(load_scorer(tiny_folder).model)
     assert len(found) == 64

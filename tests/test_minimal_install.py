@@ -40,6 +40,7 @@ NEEDS = {
     (APEX, "arena", "battles.csv", "--output", "arena"): "data",
     (APEX, "anchors", "battles.csv", "--output", "anchors"): "data",
     (APEX, "calibrate", MODEL, "songs", "--output", "calibrated"): "data",
+    (APEX, "robustness", MODEL, SONG, "--output", "robustness"): "eval",
     (APEX, "arena", "songs", "--model", MODEL, "--output", "arena"): "data",
     ("datasets_scripts.build", "training", "--source", "t.csv", "none", "suno", "--output", "built"): "data",
     ("datasets_scripts.build", "songeval", "--source", "songs", "--output", "built"): "data",

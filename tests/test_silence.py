@@ -21,6 +21,7 @@ from song_folders import make_wav, write_dataset
 
 REPOSITORY = Path(__file__).parent.parent
 SONG = str(REPOSITORY / "spaces_demo" / "samples" / "1-good-pop.ogg")
+SECOND_SONG = str(REPOSITORY / "spaces_demo" / "samples" / "2-good-folk.ogg")
 # Python runs this in each of its processes, the workers of our commands among them.
 LISTENER = """
 import os, sys
@@ -107,6 +108,7 @@ STEPS = [
     ("training", APEX, "train", "embeddings", "--num-epochs", "1", "--batch-size", "8", "--output", "run"),
     ("evaluation", APEX, "evaluate", "embeddings", "--model", "run/best", "--output", "results.json"),
     ("an arena", APEX, "arena", "battles", "--model", "model", "--output", "arena", *QUICK_ARENA),
+    ("robustness", APEX, "robustness", "model", SONG, SECOND_SONG, "--only", "mp3", "--output", "robustness"),
     ("an export", APEX, "export", "--model", "model", "--output", "exported"),
     ("a graph of ONNX", APEX, "export", "--model", "model", "--format", "onnx", "--output", "onnx"),
     ("a song by ONNX", APEX, "score", SONG, "--model", "onnx", "--engine", "onnx"),

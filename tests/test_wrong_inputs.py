@@ -51,6 +51,7 @@ PLACES: dict[str, list[list[str]]] = {
     "anchors": [[WRONG, "--output", "out"]],
     "select": [[WRONG, "--output", "out"], ["song.wav", "--model", WRONG, "--output", "out"]],
     "calibrate": [[WRONG, "embeddings", "--output", "out"], ["model", WRONG, "--output", "out"]],
+    "robustness": [[WRONG, "song.wav", "--output", "out"], ["model", WRONG, "--output", "out"]],
     "convert": [
         ["--encoder", WRONG, "--heads", "model", "--output", "out"],
         ["--muq", WRONG, "--songeval", "model", "--output", "out"],

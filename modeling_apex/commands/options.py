@@ -26,12 +26,17 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every command that reports on songs takes."""
     add_song_arguments(parser)
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
-    )
-    parser.add_argument(
         "--features",
         metavar="TABLE",
         help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
+    )
+    add_computing_arguments(parser)
+
+
+def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how songs are computed, and what is refused of them."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
     )
     parser.add_argument(
         "--tail",
@@ -47,6 +52,11 @@ def add_song_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the songs, the model and what runs it."""
     parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which version of the model, and what runs it."""
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"

@@ -43,6 +43,9 @@ class ScoreJournal(AbstractContextManager):
             failed. By default those that the reports have.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
+        get_audio (`Callable[[str], str]`, *optional*):
+            Returns the file of what is called a song here, where several reports are of one file; by default the
+            name is that of the file.
 
     Raises:
         `ValueError`: If the suffix is unknown, or the journal is damaged, or belongs to other settings or to version
@@ -60,6 +63,7 @@ class ScoreJournal(AbstractContextManager):
         *,
         columns: Mapping[str, str] | None = None,
         overwrite: bool = False,
+        get_audio: Callable[[str], str] = str,
     ):
         self.output = Path(os.path.expanduser(output))
         if self.output.suffix not in OUTPUT_FORMATS:
@@ -69,6 +73,7 @@ class ScoreJournal(AbstractContextManager):
         self.path = self.output.with_name(self.output.name + ".partial")
         self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
         self._columns = dict(columns or {})
+        self._get_audio = get_audio
         self.settings = json.loads(json.dumps(dict(settings)))
         # By path, or for a URL by the SHA-256 of it: its report names it without what opens it.
         self._reports: dict[str, dict[str, Any]] = {}
@@ -152,26 +157,32 @@ class ScoreJournal(AbstractContextManager):
         """
         for song in songs:
             if known := self._audio.get(key := _get_key(song)):
-                found = identify_song(song, known, rereads=rereads)
+                found = identify_song(self._get_audio(song), known, rereads=rereads)
                 if found.content != known.content or (rereads and found.is_address):
                     del self._reports[key], self._audio[key]
         remaining = [song for song in songs if _get_key(song) not in self._reports]
-        self._stamps = {song: _stamp(song) for song in remaining}
+        self._stamps = {song: _stamp(self._get_audio(song)) for song in remaining}
         return remaining
 
     def add(self, song: str, report: Mapping[str, Any]) -> None:
         """Append the report of one song; it survives whatever happens to this process afterwards."""
-        audio = identify_song(song)
-        if _stamp(song) != self._stamps.get(song):  # it changed after it was listed, perhaps after it was scored
+        audio = identify_song(self._get_audio(song))
+        if _stamp(self._get_audio(song)) != self._stamps.get(
+            song
+        ):  # it changed after it was listed, perhaps after it was scored
             audio = SongAudio(UNREADABLE)
         self._file.write(json.dumps({"report": report, "audio": audio.to_json()}, ensure_ascii=False) + "\n")
         self._file.flush()
         key = _get_key(song)
         self._reports[key], self._audio[key] = dict(report), audio
 
+    def collect(self, order: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the reports of all songs, in the given order."""
+        return [self._reports[_get_key(song)] for song in order]
+
     def finish(self, order: list[str]) -> list[dict[str, Any]]:
         """Write the output, with the songs in the given order, remove the journal, and return the reports."""
-        reports = [self._reports[_get_key(song)] for song in order]
+        reports = self.collect(order)
         part, suffix = self._unnamed_output, self.output.suffix
         with open_new(part) as file:
             if suffix == ".parquet":

@@ -34,9 +34,11 @@ def check_new_folder(output: str | os.PathLike) -> Path:
         `FileExistsError`: If it holds anything, or is a file, a mount point or the current folder.
     """
     folder = Path(os.path.expanduser(output))
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME}):
+    if not os.path.lexists(folder):
+        return folder
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME}:
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
-    if folder.exists() and (os.path.ismount(os.path.realpath(folder)) or folder.samefile(os.curdir)):
+    if os.path.ismount(os.path.realpath(folder)) or folder.samefile(os.curdir):
         raise FileExistsError(
             f"{folder}: is a mount point or the current folder, whose place a whole folder cannot take in one step; "
             "name a new folder in it."

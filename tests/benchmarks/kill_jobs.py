@@ -229,8 +229,8 @@ def build_export_job(folder: Path, model: Path) -> Job:
 
 
 def build_calibrate_job(folder: Path, model: Path) -> Job:
-    """Copy a model and calibrate it on six songs."""
-    dataset = write_dataset(folder / "dataset", {"validation": 6})
+    """Copy a model and calibrate it on 20 songs, of which there must be so many."""
+    dataset = write_dataset(folder / "dataset", {"validation": 20})
     return build_folder_job("calibrate", model, dataset)
 
 

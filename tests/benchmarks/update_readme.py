@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.robustness.robustness_report import build_changes_table, describe_largest
 from modeling_apex.storage.markdown import build_table
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -19,7 +20,8 @@ README = REPOSITORY / "README.md"
 RESULTS = Path(__file__).parent / "results"
 # Tables whose result files were made before apex-tiny was trained anew; of those that are remade, it goes.
 EARLIER_WEIGHTS = " (its weights of version 0.1.0)"
-TINY_RESULTS = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny" / "results.json"
+TINY = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny"
+TINY_RESULTS = TINY / "results.json"
 
 
 def describe_resamplers(result: dict[str, Any]) -> str:
@@ -249,16 +251,23 @@ def describe_fuzzing(result: dict[str, Any]) -> str:
 
 def describe_kills(result: dict[str, Any]) -> str:
     """Say what was left of commands that were killed at random moments."""
-    rows = [
-        [f"`{name}`"]
-        + [str(found[fact]) for fact in ("kills", "interrupts", "rows_lost", "rows_twice", "other_hash", "leftovers")]
-        for name, found in result["commands"].items()
-    ]
-    header = ["command", "kills", "Ctrl-C", "rows lost", "rows twice", "outputs with other bytes", "files left behind"]
+    columns = {
+        "kills": "kills",
+        "kills_after_first_output": "while it wrote",
+        "kills_at_renames": "right before a rename",
+        "interrupts": "Ctrl-C",
+        "terminations": "SIGTERM",
+        "rows_lost": "rows lost",
+        "rows_twice": "rows twice",
+        "other_hash": "other bytes",
+        "leftovers": "files left behind",
+        "half_folders": "half folders",
+    }
+    rows = [[f"`{name}`", *(str(found[fact]) for fact in columns)] for name, found in result["commands"].items()]
     return (
-        build_table(header, rows)
-        + f"\n\nEach was killed at random moments and started again until it ended, and compared with a run in peace. "
-        f"Made by `{result['command']}`."
+        build_table(["command", *columns.values()], rows)
+        + f"\n\nEach was killed and started again until it ended, and compared with a run in peace; after a kill, a "
+        f"folder that bears its final name must be whole. Made by `{result['command']}`."
     )
 
 
@@ -469,6 +478,16 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
     )
 
 
+def describe_robustness(result: dict[str, Any]) -> str:
+    """Say how far scores move when a song is the same and its file is not."""
+    return (
+        build_changes_table(result)
+        + f"\n\n{describe_largest(result)} {result['model']}, {result['num_songs']} synthetic songs. Each cell has "
+        "the mean absolute change and the largest one; flipped pairs are pairs of songs that changed their order, on "
+        "average over the scores. `make robustness`."
+    )
+
+
 def describe_statistics(result: dict[str, Any]) -> str:
     """Say how often the verdict on aesthetics is wrong, and how often intervals hold the truth."""
     scenarios = result["scenarios"]
@@ -563,7 +582,8 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "gpu": (RESULTS / "gpu.json", describe_gpu),
     "embed-processes": (RESULTS / "embed_processes.json", describe_embed_processes),
     "models": (RESULTS / "models.json", describe_models),
-    "uncertainty": (RESULTS / "uncertainty.json", describe_uncertainty),
+    "uncertainty": (TINY / "uncertainty.json", describe_uncertainty),
+    "robustness": (TINY / "robustness" / "robustness.json", describe_robustness),
     "statistics": (RESULTS / "statistics.json", describe_statistics),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),

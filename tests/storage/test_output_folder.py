@@ -140,6 +140,9 @@ def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(LinkRefusedError, match=r"\.model\.writing: is a link"), write_new_folder(tmp_path / "model"):
         pass
     assert (tmp_path / "album" / "diary").read_text() == "dear diary"
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="dangling: exists and is not an empty folder"):
+        check_new_folder(tmp_path / "dangling")
     # An output that is named by a link to an empty folder is that folder.
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
