@@ -33,6 +33,8 @@ from modeling_apex.checkpoints.component_licenses import (
     compute_combined_license,
     find_component,
 )
+from modeling_apex.corpus.label_teacher import PSEUDO_LABELS, find_teacher
+from modeling_apex.storage.markdown import escape_markdown
 from modeling_apex.storage.output_folder import load_fields
 
 RESULTS_NAME = "results.json"
@@ -76,7 +78,7 @@ class ModelFacts:
         num_parameters (`int`): Of encoder and heads.
         provenance (`dict`): `config.provenance`.
         components (`tuple[Component, ...]`): What it is made of and was trained with.
-        aesthetic_labels (`str`): One of `LABEL_SOURCES`.
+        aesthetic_labels (`str`): One of `LABEL_SOURCES`, or pseudo-labels of a teacher that is named.
         training_summary (`str`): How it was trained, on what.
         evaluations (`tuple[Evaluation, ...]`): Results on songs.
         arena (`dict`, *optional*): Results on battles.
@@ -120,6 +122,13 @@ class ModelFacts:
     contact: str | None = None
     repo_id: str | None = None
     results_files: tuple[str, ...] = field(default=(RESULTS_NAME,))
+
+    @property
+    def label_teacher(self) -> str | None:
+        """Whose pseudo-labels the aesthetic labels are, as Markdown; `None` if they are none."""
+        if not self.aesthetic_labels.startswith(PSEUDO_LABELS):
+            return None
+        return escape_markdown(find_teacher(self.aesthetic_labels) or "SongEval's model")
 
     @property
     def license_id(self) -> str:
@@ -337,14 +346,15 @@ def _demand(stated: Mapping[str, Any], name: str) -> Any:
 def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool) -> str:
     found: list[str] = list(content.get("label_sources") or ())
     source = stated.get("aesthetic_labels") or ("synthetic" if is_tiny else None)
-    if source is None and len(found) == 1:
+    # The results name the teacher of pseudo-labels.
+    if source in (None, PSEUDO_LABELS) and len(found) == 1 and (source is None or find_teacher(found[0])):
         source = found[0]
     if source is None:
         raise MissingFactError(
             "nothing says who gave the aesthetic labels; write `aesthetic_labels` into the facts file, one of "
             f"{', '.join(LABEL_SOURCES)}."
         )
-    if source not in LABEL_SOURCES:
+    if source not in LABEL_SOURCES and not find_teacher(source):
         raise ValueError(f"`aesthetic_labels` must be one of {', '.join(LABEL_SOURCES)}, got {source!r}.")
     return str(source)
 
