@@ -454,6 +454,8 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
     rows = [
         [songs, *(f"{counts[head]['share']:.2f}" for head in heads)] for songs, counts in result["coverage"].items()
     ]
+    own = next(iter(result["coverage"]))  # drawn as the reference set was
+    lowest = min(heads, key=lambda head: result["coverage"][own][head]["share"])
     shares = result["tenths"]["shares"]
     inverted = [share for table in shares.values() for share in table.get("inverted target", ())]
     ranked = [share for table in shares.values() for share in table["reference"]]
@@ -464,7 +466,8 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
         + f"\n\n{result['model']}, calibrated on {result['reference']['num_songs']} synthetic songs "
         f"({result['reference']['name']}); the intervals reach "
         + ", ".join(f"{width:.2f} ({head})" for head, width in result["interval_widths"].items())
-        + " to each side. They lose coverage where songs are unlike the reference set. On "
+        + f" to each side. On {own} they hold least of {lowest} ({result['coverage'][own][lowest]['share']:.2f}), and "
+        "they lose coverage where songs are unlike the reference set. On "
         f"{result['tenths']['songs']}, each tenth of stated percentiles holds {min(ranked):.2f} to {max(ranked):.2f} "
         f"of the songs, and {min(inverted):.2f} to {max(inverted):.2f} where the number is the inverted target. "
         "Called unlike the reference set: "
