@@ -48,11 +48,7 @@ NEARER = "what this program reads is nearer to the song that went in"
 # Encoders of FFmpeg 5.1, how what they wrote is read, and why rightly so: looked into one by one.
 REASONS: tuple[tuple[str, str, str], ...] = (
     (r"adpcm_ima_wav", "differs", "FFmpeg before 8 rounds IMA ADPCM in WAV otherwise than libsndfile, and it since"),
-    (
-        r"vorbis",
-        "differs",
-        "FFmpeg's own Vorbis encoder, an experiment, writes what libvorbis reads otherwise than FFmpeg",
-    ),
+    (r"vorbis", "differs", "of its own Vorbis encoder, FFmpeg 5.1 reads otherwise than libvorbis and FFmpeg 8"),
     (r"g726le", "differs", "libsndfile and FFmpeg differ on G.721 in AU, and each reads back what it wrote"),
     (r"truehd", "refused", "what FFmpeg 5.1 writes of more than two channels, FFmpeg 8 does not decode and 7 did"),
 )
@@ -86,13 +82,15 @@ CONTAINERS = (
     *(("aptx_hd", "aptxhd", ()), ("dfpwm", "dfpwm", ()), ("codec2", "c2", ()), ("daud", "302", ())),
     *(("s16le", "s16le", ()), ("f32le", "f32le", ()), ("u8", "u8", ()), ("alaw", "al", ()), ("mulaw", "ul", ())),
 )
-# Muxers that write the packets of any codec as they come, without a header: of these, the codec that they are for.
+# Muxers that write the packets of any codec as they come, without a header: of these, the codec that they are for. And
+# muxers that hold few rates.
 OWN_CODECS = {
     **{"mp2": r"mp2|libtwolame", "latm": "aac", "ac3": "ac3", "eac3": "eac3", "dts": "dca", "truehd": "truehd"},
     **{"mlp": "mlp", "gsm": "libgsm$", "g722": "g722", "g723_1": "g723", "g726": "g726$", "g726le": "g726le"},
     **{"sbc": "sbc", "aptx": "aptx$", "aptx_hd": "aptx_hd", "dfpwm": "dfpwm", "codec2": "libcodec2"},
     **{"adx": "adpcm_adx", "daud": "pcm_s24daud", "s16le": "pcm_s16le$", "f32le": "pcm_f32le", "u8": "pcm_u8"},
-    **{"alaw": "pcm_alaw", "mulaw": "pcm_mulaw"},
+    **{"alaw": "pcm_alaw", "mulaw": "pcm_mulaw", "swf": "libmp3lame|libshine|adpcm_swf", "mmf": "adpcm_yamaha"},
+    **{"argo_cvg": "adpcm_argo", "rm": "ac3|real_144"},
 }
 
 
@@ -339,12 +337,11 @@ def run_container(
             if not re.match(OWN_CODECS.get(muxer, ""), encoder):
                 continue
             shapes = [*((count, 48_000) for count in CHANNELS), *((first[0], rate) for rate in RATES)]
-            start, *others = (
-                Format(encoder, muxer, ending, options, *shape) for shape in dict.fromkeys([first, *shapes])
-            )
-            # Without the first, this container does not hold this codec.
-            rows = try_formats([start], Path(folder), reader)
-            rows |= try_formats(others, Path(folder), reader) if rows else {}
+            songs = [Format(encoder, muxer, ending, options, *shape) for shape in dict.fromkeys([first, *shapes])]
+            # A container of any codec that does not hold the first file holds none of it.
+            num_tried = len(songs) if muxer in OWN_CODECS else 1
+            rows = try_formats(songs[:num_tried], Path(folder), reader)
+            rows |= try_formats(songs[num_tried:], Path(folder), reader) if rows and num_tried < len(songs) else {}
             for song, row in rows.items():
                 if row is not None:
                     names = {"encoder": encoder, "container": ending}
