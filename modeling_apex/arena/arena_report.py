@@ -12,7 +12,7 @@ from typing import Any
 from modeling_apex.arena import published_results
 from modeling_apex.statistics.result_schema import RESULT_VERSION
 from modeling_apex.storage.markdown import build_table, escape_markdown
-from modeling_apex.storage.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_texts
 
 EARLIER_VERSION = (
     "an earlier version wrote these results, without permutations that fit again and with intervals of single "
@@ -36,8 +36,6 @@ def save_results(results: dict[str, Any], directory: str | Path) -> list[Path]:
     Returns:
         `list[Path]`: `results.json`, `predictions.json` (the margin of every battle) and `report.md`.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     protocols = {
         name: {key: value for key, value in found.items() if key != "margins"}
         for name, found in results["protocols"].items()
@@ -48,11 +46,7 @@ def save_results(results: dict[str, Any], directory: str | Path) -> list[Path]:
         "predictions.json": json.dumps(margins, allow_nan=False) + "\n",
         "report.md": build_report(results),
     }
-    # The other files go by what results.json says, so it is not there while they are replaced.
-    (folder / "results.json").unlink(missing_ok=True)
-    for name in reversed(contents):
-        replace_text(folder / name, contents[name])
-    return [folder / name for name in contents]
+    return replace_texts(Path(directory), contents)
 
 
 def build_report(results: dict[str, Any]) -> str:

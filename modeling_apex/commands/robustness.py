@@ -1,6 +1,7 @@
 """`apex-music robustness`: how far scores move when a song is the same and its file is not."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -157,11 +158,11 @@ def _save(results: dict[str, Any], output: Path) -> list[Path]:
         build_report,
         save_plot,
     )
-    from modeling_apex.storage.output_folder import replace_text, save_json
+    from modeling_apex.storage.output_folder import replace_texts
 
-    save_json(output / RESULTS_NAME, results)
-    replace_text(output / REPORT_NAME, build_report(results))
-    return [output / RESULTS_NAME, output / REPORT_NAME, save_plot(results, output / PLOT_NAME)]
+    text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    saved = replace_texts(output, {RESULTS_NAME: text, REPORT_NAME: build_report(results)})
+    return [*saved, save_plot(results, output / PLOT_NAME)]
 
 
 def _tell(results: dict[str, Any], saved: list[Path]) -> None:

@@ -24,7 +24,7 @@ from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_count, format_table
 from modeling_apex.process_exit import print_lines
-from modeling_apex.storage.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_texts
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.storage.table_reader import get_table_suffix, iterate_rows
 
@@ -211,15 +211,15 @@ def choose_key(
 
 def write_outputs(folder: Path, choices: Sequence[Choice], pairs: Sequence[Mapping[str, Any]]) -> None:
     """Write what was chosen, the pairs, and the best tenth of all, a line each."""
-    folder.mkdir(parents=True, exist_ok=True)
     selected = [
         {"group": choice.group, "place": place, "key": key, "lead": choice.lead, **candidate.report}
         for choice in choices
         for place, (candidate, key) in enumerate(choice.chosen, start=1)
     ]
     top = [{"group": candidate.group, "key": key, **candidate.report} for candidate, key in take_top_share(choices)]
-    for name, rows in (("selected", selected), ("pairs", pairs), ("top_decile", top)):
-        replace_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    tables = {"selected": selected, "pairs": pairs, "top_decile": top}
+    texts = {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in rows) for name, rows in tables.items()}
+    replace_texts(folder, texts)
 
 
 def describe_choices(choices: Sequence[Choice], pairs: Sequence[Any], num_failed: int) -> str:

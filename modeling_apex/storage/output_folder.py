@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,6 +81,32 @@ def replace_text(path: Path, text: str, *, is_shared: bool = False) -> None:
     """Write a text file by `replace_file`, in UTF-8 with `TEXT_ERRORS`."""
     with replace_file(path, is_shared=is_shared) as file:
         file.write(text.encode("utf-8", TEXT_ERRORS))
+
+
+def replace_texts(folder: Path, contents: Mapping[str, str]) -> list[Path]:
+    """
+    Write text files that belong together, so that a kill leaves no mixture of two runs that is taken for one.
+
+    Args:
+        folder (`Path`):
+            Their folder; it is made if it is missing.
+        contents (`Mapping[str, str]`):
+            The texts by name. The first is the one that others go by: it is removed first and comes last.
+
+    Returns:
+        `list[Path]`: the files.
+
+    Raises:
+        [`LinkRefusedError`]: As for `replace_file`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    first, *others = (folder / name for name in contents)
+    if not first.is_symlink():
+        refuse_irregular(first)
+    first.unlink(missing_ok=True)
+    for path in (*others, first):
+        replace_text(path, contents[path.name])
+    return [first, *others]
 
 
 def save_json(path: Path, content: Any, *, is_shared: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modeling_apex.arena import arena_report, published_results
+from modeling_apex.arena import published_results
 from modeling_apex.arena.aesthetics_effect import build_conclusion, describe_effect, summarize_aesthetics_effect
 from modeling_apex.arena.arena_plots import save_plots
 from modeling_apex.arena.arena_report import EARLIER_VERSION, build_report, format_interval, save_results
@@ -288,7 +288,7 @@ def test_report_and_files(results: dict[str, Any], tmp_path: Path, monkeypatch: 
     assert "margins" not in stored["protocols"]["random_folds"]
     # Cut off while the files of another run are replaced, it leaves none that says what the others belong to.
     with monkeypatch.context() as patch:
-        patch.setattr(arena_report, "replace_text", lambda *_: pytest.fail("killed"))
+        patch.setattr("modeling_apex.storage.output_folder.replace_text", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception, match="killed"):
             save_results(results, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json", "report.md"]

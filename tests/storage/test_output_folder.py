@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modeling_apex.storage.links import LinkRefusedError
-from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
+from modeling_apex.storage.output_folder import check_new_folder, replace_texts, write_new_folder
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
 
 CONTENTS = {"config.json": "{}", "model-00001.safetensors": "weights", "arena/results.json": "[]", "z.py": "code"}
@@ -69,6 +69,25 @@ def test_killed_between_any_two_steps_a_folder_is_whole_or_not_there(tmp_path: P
     assert step > 20, "the hook counts steps"
     assert halves > 5, "it was killed while the folder was being written"
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_killed_between_files_that_belong_together_none_goes_by_another_runs(tmp_path: Path) -> None:
+    runs = [{"results.json": f"{run}", "report.md": f"report {run}", "z.txt": f"z {run}"} for run in range(2)]
+    for step in count():
+        folder = tmp_path / str(step)
+        assert replace_texts(folder, runs[0]) == [folder / name for name in runs[0]]
+        if not is_killed_at(step, lambda folder=folder: replace_texts(folder, runs[1])):
+            break
+        found = {name: text for name, text in read(folder).items() if not name.endswith(".writing")}
+        assert "results.json" not in found or found in runs, step
+        replace_texts(folder, runs[1])
+        assert read(folder) == runs[1]
+    assert step > 6, "the hook counts steps"
+    assert read(folder) == runs[1]
+    (folder / "results.json").unlink()
+    os.mkfifo(folder / "results.json")
+    with pytest.raises(LinkRefusedError, match=r"results\.json: is not a regular file"):
+        replace_texts(folder, runs[1])
 
 
 def test_an_error_leaves_nothing_and_a_second_run_is_refused(tmp_path: Path) -> None:
