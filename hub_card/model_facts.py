@@ -33,6 +33,8 @@ from modeling_apex.checkpoints.component_licenses import (
     compute_combined_license,
     find_component,
 )
+from modeling_apex.corpus.label_teacher import PSEUDO_LABELS, find_teacher
+from modeling_apex.storage.markdown import escape_markdown
 from modeling_apex.storage.output_folder import load_fields
 
 RESULTS_NAME = "results.json"
@@ -76,7 +78,7 @@ class ModelFacts:
         num_parameters (`int`): Of encoder and heads.
         provenance (`dict`): `config.provenance`.
         components (`tuple[Component, ...]`): What it is made of and was trained with.
-        aesthetic_labels (`str`): One of `LABEL_SOURCES`.
+        aesthetic_labels (`str`): One of `LABEL_SOURCES`, or pseudo-labels of a teacher that is named.
         training_summary (`str`): How it was trained, on what.
         evaluations (`tuple[Evaluation, ...]`): Results on songs.
         arena (`dict`, *optional*): Results on battles.
@@ -122,6 +124,13 @@ class ModelFacts:
     results_files: tuple[str, ...] = field(default=(RESULTS_NAME,))
 
     @property
+    def label_teacher(self) -> str | None:
+        """Whose pseudo-labels the aesthetic labels are, as Markdown; `None` if they are none."""
+        if not self.aesthetic_labels.startswith(PSEUDO_LABELS):
+            return None
+        return escape_markdown(find_teacher(self.aesthetic_labels) or "SongEval's model")
+
+    @property
     def license_id(self) -> str:
         """The Hub's identifier of the licence that the components leave."""
         return compute_combined_license(self.components)
@@ -145,15 +154,11 @@ def build_model_facts(
     Args:
         model (`str` or `os.PathLike`):
             Folder of the model.
-        results, facts (`str` or `os.PathLike`, *optional*):
-            Its result file, and facts that no program measured; default to `results.json`, which must be there, and
-            `facts.json` beside it.
-        arena (`str` or `os.PathLike`, *optional*):
-            What `apex-music arena` wrote; defaults to the folder `arena` beside the model, if that is there.
+        results, facts, arena, robustness (`str` or `os.PathLike`, *optional*):
+            Its result file, facts that no program measured, and what `apex-music arena` and `robustness` wrote; by
+            default `results.json`, which must be there, and `facts.json`, `arena` and `robustness` beside it.
         no_arena_because (`str`, *optional*):
             Why there are no battles; needed where there are none, here or in the facts.
-        robustness (`str` or `os.PathLike`, *optional*):
-            What `apex-music robustness` wrote; defaults to the folder `robustness` beside the model, if that is there.
         plots (`Sequence[str]`), robustness_plots (`Sequence[str]`), repo_id (`str`, *optional*):
             Paths of pictures, relative to the card, and the Hub repository that the card is for.
 
@@ -165,24 +170,18 @@ def build_model_facts(
         [`MissingFactError`]: If a fact is nowhere.
         `ValueError`: If a file of facts has a field that no card uses, or what was measured is of other weights.
     """
-    from modeling_apex.inference.configuration_apex import ApexConfig
-
     folder = Path(model)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
-    load_fields(folder / "config.json", "Download the model again.")
-    config = ApexConfig.from_pretrained(folder)
+    config = _load_config(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
     stated = _load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
-    components = _build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
     return ModelFacts(
         **_describe_in_words(stated, content, config.provenance.get("name"), str(results_path)),
         **_describe_config(config),
         num_parameters=count_parameters(folder),
-        components=components,
+        components=_build_components(config.provenance, stated),
         evaluations=tuple(read_evaluations(content, config.head_names, source=str(results_path))),
         arena=arena_results,
         battles=_describe_battles(arena_results, stated, no_arena_because or stated.get("no_arena_because")),
@@ -194,6 +193,15 @@ def build_model_facts(
         contact=stated.get("contact"),
         repo_id=repo_id,
     )
+
+
+def _load_config(folder: Path) -> Any:
+    from modeling_apex.inference.configuration_apex import ApexConfig
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
+    load_fields(folder / "config.json", "Download the model again.")
+    return ApexConfig.from_pretrained(folder)
 
 
 def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Path | None:
@@ -338,14 +346,15 @@ def _demand(stated: Mapping[str, Any], name: str) -> Any:
 def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool) -> str:
     found: list[str] = list(content.get("label_sources") or ())
     source = stated.get("aesthetic_labels") or ("synthetic" if is_tiny else None)
-    if source is None and len(found) == 1:
+    # The results name the teacher of pseudo-labels.
+    if source in (None, PSEUDO_LABELS) and len(found) == 1 and (source is None or find_teacher(found[0])):
         source = found[0]
     if source is None:
         raise MissingFactError(
             "nothing says who gave the aesthetic labels; write `aesthetic_labels` into the facts file, one of "
             f"{', '.join(LABEL_SOURCES)}."
         )
-    if source not in LABEL_SOURCES:
+    if source not in LABEL_SOURCES and not find_teacher(source):
         raise ValueError(f"`aesthetic_labels` must be one of {', '.join(LABEL_SOURCES)}, got {source!r}.")
     return str(source)
 

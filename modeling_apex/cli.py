@@ -18,6 +18,7 @@ COMMANDS = (
     "rank",
     "select",
     "embed",
+    "label",
     "train",
     "evaluate",
     "calibrate",

@@ -64,6 +64,7 @@ NOBODY = "~nobody-of-this-name/x"
         ["score", NOBODY],
         ["score", "a.wav", "--features", f"{NOBODY}.csv"],
         ["embed", NOBODY, "--output", "out"],
+        ["label", NOBODY, "--teacher", NOBODY, "--output", "out.csv"],
         ["train", NOBODY, "--output", "out"],
         ["evaluate", NOBODY, "--model", NOBODY],
         ["robustness", NOBODY, NOBODY, "--output", "out"],

@@ -25,6 +25,7 @@ WORDS = {
     "score": ["score", "a.wav"],
     "rank": ["rank", "a.wav"],
     "embed": ["embed", "songs", "--output", "out"],
+    "label": ["label", "songs", "--teacher", "model", "--output", "out.csv"],
     "train": ["train", "embeddings", "--output", "out"],
     "evaluate": ["evaluate", "embeddings", "--model", "model"],
     "conditions": ["conditions", "embeddings", "--output", "out"],

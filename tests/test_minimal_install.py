@@ -34,6 +34,7 @@ NEEDS = {
     (APEX, "score", SONG, "--engine", "openvino"): "openvino",
     (APEX, "score", SONG, "--output", "scores.parquet"): "data",
     (APEX, "embed", "songs", "--output", "embeddings"): "data",
+    (APEX, "label", SONG, "--teacher", MODEL, "--output", "labels.csv"): "data",
     (APEX, "train", "embeddings", "--output", "run"): "data",
     (APEX, "evaluate", "embeddings", "--model", MODEL): "data",
     (APEX, "conditions", "embeddings", "--output", "conditions"): "data",

@@ -105,6 +105,8 @@ STEPS = [
     ),
     ("a dataset's card", CARD, "--dataset", "built"),
     ("embeddings", APEX, "embed", "songs", "--model", "model", "--output", "embeddings"),
+    ("scores of embeddings", APEX, "score", "embeddings", "--model", "model", "--output", "stored.json"),
+    ("labels", APEX, "label", "songs", "--teacher", "model", "--output", "labels.parquet"),
     ("training", APEX, "train", "embeddings", "--num-epochs", "1", "--batch-size", "8", "--output", "run"),
     ("evaluation", APEX, "evaluate", "embeddings", "--model", "run/best", "--output", "results.json"),
     ("an arena", APEX, "arena", "battles", "--model", "model", "--output", "arena", *QUICK_ARENA),

@@ -24,6 +24,10 @@ PLACES: dict[str, list[list[str]]] = {
     "score": [[WRONG], ["song.wav", "--model", WRONG]],
     "rank": [[WRONG], ["song.wav", "--model", WRONG]],
     "embed": [[WRONG, "--model", "model", "--output", "out"], ["songs", "--model", WRONG, "--output", "out"]],
+    "label": [
+        [WRONG, "--teacher", "model", "--output", "labels.jsonl", "--overwrite"],
+        ["song.wav", "--teacher", WRONG, "--output", "labels.jsonl", "--overwrite"],
+    ],
     "train": [
         [WRONG, "--output", "out"],
         ["embeddings", "--model", WRONG, "--output", "out"],
