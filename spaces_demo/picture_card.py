@@ -113,7 +113,7 @@ def choose_font(text: str) -> tuple[int, str]:
             if known[number] == letters:
                 break
     number = max(known, key=lambda number: len(known[number]))
-    return number, " ".join(known[number].split()).strip("-–_., ") or "A song"
+    return number, " ".join(known[number].split()).lstrip("-–_., ") or "A song"
 
 
 @functools.lru_cache(maxsize=64)

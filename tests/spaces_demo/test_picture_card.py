@@ -72,6 +72,7 @@ def test_letters_that_no_font_knows_are_left_out(monkeypatch: pytest.MonkeyPatch
         cache.cache_clear()
     assert choose_font("夏 Summer 終 \u202e\n") == (1, "Summer"), "Pillow has a font of its own"
     assert choose_font("夏の終わり") == (1, "A song")
+    assert choose_font("夏 – Summer, at last.") == (1, "Summer, at last.")
     for cache in (picture_card.load_font, picture_card._knows):
         cache.cache_clear()
 
