@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from modeling_apex import ApexModel
 from modeling_apex.cli import main
 
 from published_songeval import write_muq_folder, write_songeval_head
+from small_model import build_small_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-raw-songs.md"
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -27,7 +28,7 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), f
 INPUTS = {
     "NUM_SONGS": "32",
     "SONG_SECONDS": "2",
-    "SPLITS": "60:20:20",
+    "SPLITS": "50:25:25",
     "NUM_EPOCHS": "2",
     "BATCH_SIZE": "8",
     "MUQ": "published/muq",
@@ -55,6 +56,18 @@ def list_programs(folder: Path) -> list[list[str]]:
     return [line.split("\0") for line in notes.removesuffix("\0\n").split("\0\n")]
 
 
+def write_random_teacher(folder: Path) -> None:
+    """Write a model of random weights, from which two songs get two scores."""
+    model, generator = build_small_model(), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith(("shared", "branch")) and weight.dim() > 1:
+                weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
+            elif name.startswith("aggregator"):
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    model.save_pretrained(folder)
+
+
 def find_program(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
     if words[0] == "apex-music":
         return main, words[1:]
@@ -63,12 +76,12 @@ def find_program(words: list[str]) -> tuple[Callable[[list[str]], int], list[str
 
 
 @pytest.fixture(scope="module")
-def ran(_tiny_model: ApexModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the whole page ran."""
     folder = tmp_path_factory.mktemp("page")
     write_muq_folder(folder / "published" / "muq")
     write_songeval_head(folder / "published" / "songeval" / "model.safetensors")
-    _tiny_model.save_pretrained(folder / "random-teacher")
+    write_random_teacher(folder / "random-teacher")
     before = os.getcwd()
     os.chdir(folder)
     try:
