@@ -154,15 +154,11 @@ def build_model_facts(
     Args:
         model (`str` or `os.PathLike`):
             Folder of the model.
-        results, facts (`str` or `os.PathLike`, *optional*):
-            Its result file, and facts that no program measured; default to `results.json`, which must be there, and
-            `facts.json` beside it.
-        arena (`str` or `os.PathLike`, *optional*):
-            What `apex-music arena` wrote; defaults to the folder `arena` beside the model, if that is there.
+        results, facts, arena, robustness (`str` or `os.PathLike`, *optional*):
+            Its result file, facts that no program measured, and what `apex-music arena` and `robustness` wrote; by
+            default `results.json`, which must be there, and `facts.json`, `arena` and `robustness` beside it.
         no_arena_because (`str`, *optional*):
             Why there are no battles; needed where there are none, here or in the facts.
-        robustness (`str` or `os.PathLike`, *optional*):
-            What `apex-music robustness` wrote; defaults to the folder `robustness` beside the model, if that is there.
         plots (`Sequence[str]`), robustness_plots (`Sequence[str]`), repo_id (`str`, *optional*):
             Paths of pictures, relative to the card, and the Hub repository that the card is for.
 
@@ -174,24 +170,18 @@ def build_model_facts(
         [`MissingFactError`]: If a fact is nowhere.
         `ValueError`: If a file of facts has a field that no card uses, or what was measured is of other weights.
     """
-    from modeling_apex.inference.configuration_apex import ApexConfig
-
     folder = Path(model)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
-    load_fields(folder / "config.json", "Download the model again.")
-    config = ApexConfig.from_pretrained(folder)
+    config = _load_config(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
     stated = _load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
-    components = _build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
     return ModelFacts(
         **_describe_in_words(stated, content, config.provenance.get("name"), str(results_path)),
         **_describe_config(config),
         num_parameters=count_parameters(folder),
-        components=components,
+        components=_build_components(config.provenance, stated),
         evaluations=tuple(read_evaluations(content, config.head_names, source=str(results_path))),
         arena=arena_results,
         battles=_describe_battles(arena_results, stated, no_arena_because or stated.get("no_arena_because")),
@@ -203,6 +193,15 @@ def build_model_facts(
         contact=stated.get("contact"),
         repo_id=repo_id,
     )
+
+
+def _load_config(folder: Path) -> Any:
+    from modeling_apex.inference.configuration_apex import ApexConfig
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
+    load_fields(folder / "config.json", "Download the model again.")
+    return ApexConfig.from_pretrained(folder)
 
 
 def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Path | None:

@@ -9,6 +9,7 @@ SIGTERM, 129 for SIGHUP) where it was stopped. No traceback is shown unless it w
 import argparse
 import contextlib
 import dis
+import logging
 import os
 import re
 import signal
@@ -45,6 +46,13 @@ def print_lines(text: object, *, file: TextIO | None = None) -> None:
 def escape_lines(text: str) -> str:
     """Escape what would steer a terminal, and keep the lines."""
     return "\n".join(escape_controls(line) for line in text.split("\n"))
+
+
+class _ShownRecord(logging.LogRecord):
+    """A record of a log that a terminal shows."""
+
+    def getMessage(self) -> str:  # noqa: N802 (the name is logging's)
+        return escape_lines(super().getMessage())
 
 
 def run_command(
@@ -85,6 +93,7 @@ def run_command(
     try:
         if signals is not None:
             signals.install()
+            logging.setLogRecordFactory(_ShownRecord)
         refuse_empty_words(sys.argv[1:] if words is None else words)
         status = run(arguments)
         sys.stdout.flush()  # what cannot be written is to be said here

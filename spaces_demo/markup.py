@@ -7,6 +7,7 @@ is none to delete.
 """
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ ENVIRONMENT.filters.update(
     as_time=format_time,
     as_title=format_title,
 )
+# The same results asked for again are results all the same: Gradio would not draw what does not differ.
+ENVIRONMENT.globals["next_run"] = itertools.count().__next__
 
 
 def render(template: str, **values: Any) -> str:

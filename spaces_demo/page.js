@@ -87,17 +87,17 @@
   status.id = "apex-status";
   status.setAttribute("role", "status");
   document.body.append(status);
-  const told = new WeakSet();
+  const told = new WeakMap();  // Gradio changes a panel in place where it can, so each knows the run that it is of
   const lead = () => {
     offerShare();
     // What is refused, too: a region that appears together with its text is read by few.
     for (const text of document.querySelectorAll('[data-testid="toast-text"]')) {
       if (!told.has(text)) status.textContent = text.textContent;
-      told.add(text);
+      told.set(text, true);
     }
     for (const panel of document.querySelectorAll(".apex-results")) {
-      if (told.has(panel) || !panel.getClientRects().length) continue;
-      told.add(panel);
+      if (told.get(panel) === panel.dataset.run || !panel.getClientRects().length) continue;
+      told.set(panel, panel.dataset.run);
       status.textContent = panel.dataset.announcement;
       const active = document.activeElement;
       // Whoever went on to something else is left there.
@@ -111,7 +111,8 @@
       }
     }
   };
-  new MutationObserver(lead).observe(document.body, { childList: true, subtree: true });
+  const changes = { childList: true, subtree: true, attributes: true, attributeFilter: ["data-run"] };
+  new MutationObserver(lead).observe(document.body, changes);
 
   document.addEventListener("click", (event) => {
     const part = event.target.closest(".apex-seek, .apex-cells [data-start], .apex-sort, .apex-share");

@@ -179,7 +179,10 @@ class Scorer:
             return None
         if not math.isfinite(seconds) or seconds > self.settings.max_seconds:
             return None
-        return max(1, math.ceil(seconds / self.get_scorer(model).model.config.segment_seconds))
+        scorer = self.get_scorer(model)
+        if scorer.is_whole_song:
+            return 1
+        return max(1, math.ceil(seconds / scorer.model.config.segment_seconds))
 
 
 def _check_device(device: str | None) -> None:

@@ -2,6 +2,9 @@
 
 import importlib
 import io
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,22 @@ def test_lines_stay_and_controls_are_escaped(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit):
         parser.parse_args(["inner", "--number", HOSTILE])
     check_shown(capsys.readouterr().err)
+
+
+def test_what_a_command_logs_is_escaped() -> None:
+    program = f"""
+        import logging, sys
+        from modeling_apex.process_exit import run_command
+        sys.argv[1:] = []
+        def run(arguments):
+            logging.getLogger("any").warning("%s: a lock, says %s", "here", {HOSTILE!r})
+            return 0
+        sys.exit(run_command("a", run, words=None, when_interrupted=""))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("here: a lock, says ")
+    check_shown(done.stderr)
 
 
 def test_what_commands_print_of_names_is_escaped(

@@ -283,6 +283,20 @@ def _measure_unseen_systems(battles: _Battles, seed: int, resample: str) -> dict
         return {"unavailable": str(error)}
 
 
+def _choose_battles(table: BattleTable) -> tuple[BattleTable, list[int]]:
+    """Return the decisive battles, and which of their scores a head may weigh."""
+    decisive = table.select(table.is_decisive)
+    indices = decisive.get_group_indices("popularity", "aesthetics", "other")
+    if len(decisive) < MINIMUM_TRAINING_BATTLES or not indices:
+        raise ValueError(
+            f"A preference head needs scores and at least {MINIMUM_TRAINING_BATTLES} decisive battles, "
+            f"received {len(indices)} scores and {len(decisive)} decisive battles."
+        )
+    if np.isnan(decisive.scores[:, :, indices]).any():
+        raise ValueError("A score is missing. Leave such battles out first, with `drop_missing_scores`.")
+    return decisive, indices
+
+
 def fit_preference_head(table: BattleTable, *, seed: int = 0, resample: str = "auto") -> PreferenceHead:
     """
     Fit the preference head on decisive battles and measure its calibration on battles that it has not seen.
@@ -303,20 +317,11 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0, resample: str = "a
     """
     from modeling_apex.statistics.calibration import compute_calibration_bins
 
-    decisive = table.select(table.is_decisive)
-    indices = decisive.get_group_indices("popularity", "aesthetics", "other")
-    if len(decisive) < MINIMUM_TRAINING_BATTLES or not indices:
-        raise ValueError(
-            f"A preference head needs scores and at least {MINIMUM_TRAINING_BATTLES} decisive battles, "
-            f"received {len(indices)} scores and {len(decisive)} decisive battles."
-        )
+    decisive, indices = _choose_battles(table)
     scores = decisive.scores[:, :, indices]
-    if np.isnan(scores).any():
-        raise ValueError("A score is missing. Leave such battles out first, with `drop_missing_scores`.")
     columns = [decisive.score_columns[index] for index in indices]
     is_bounded = np.array([column.group in BETTER_IF_HIGHER for column in columns])
     battles = _Battles(decisive, scores[:, 0] - scores[:, 1], is_bounded)
-
     held_out = _predict_held_out(battles, build_random_folds(decisive, _NUM_FOLDS, seed + 1), seed)
     measured = {"random_folds": _measure_held_out(decisive, held_out, seed, resample)}
     measured["leave_one_system_out"] = _measure_unseen_systems(battles, seed, resample)

@@ -65,6 +65,11 @@ def _export_graph(arguments: argparse.Namespace) -> Path:
 
     check_new_folder(arguments.output)
     model: Any = load_model(arguments.model)
+    if not hasattr(model, "encoder_engine"):
+        raise ValueError(
+            f"a {model.config.model_type} model has no encoder that an engine could run instead, so there is no graph "
+            "to write. Leave out --format."
+        )
     calibration = None
     if arguments.calibrate:
         calibration = read_calibration_segments(find_songs(arguments.calibrate), model.config)

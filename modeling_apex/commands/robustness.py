@@ -1,6 +1,7 @@
 """`apex-music robustness`: how far scores move when a song is the same and its file is not."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     variants = [ORIGINAL, *(perturbation.name for perturbation in perturbations)]
     names = [name_variant(song, variant) for song in songs for variant in variants]
     settings = _list_settings(arguments, sha256, perturbations)
-    output = Path(arguments.output).expanduser()
+    output = Path(os.path.expanduser(arguments.output))
     with ScoreJournal(output / SCORES_NAME, settings, overwrite=arguments.overwrite, get_audio=get_song) as journal:
         _score_all(scorer, songs, variants, perturbations, journal, arguments)
         reports = journal.collect(names)

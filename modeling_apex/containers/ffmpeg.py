@@ -19,6 +19,8 @@ from modeling_apex.inference.libsndfile_apex import BLOCK_NUM_SAMPLES, Decoded
 SPARE_BAD_PACKETS = 50
 """Bad packets that are passed over, beyond as many as there are good ones; with more, it is no song."""
 
+OWN_ORDER = " channels ("
+"""In the name of a layout whose channels stand in an order of its own: "2 channels (FR+FL)"."""
 ADVICE = "If another program plays it, convert it to WAV or FLAC there."
 PACKAGE = "apex-music[audio]"
 # Whether the command that installs PyAV has been shown: once is enough for a folder of songs.
@@ -90,8 +92,14 @@ def open_container(name: str, handle: BinaryIO, demuxer: str, label: str, resour
         raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete? {ADVICE}") from error
     if not container.streams.audio:
         raise AudioError(f"{name}: this {label} file has no sound in it.")
-    if container.streams.audio[0].codec_context is None:
+    codec = container.streams.audio[0].codec_context
+    if codec is None:
         raise AudioError(f"{name}: the codec of this {label} file is none that FFmpeg decodes. {ADVICE}")
+    layout = codec.layout
+    if OWN_ORDER in layout.name:
+        # PyAV 18 frees the list of such an order once more with every frame. Replaced here, it is freed with `layout`;
+        # the mean over channels knows no order.
+        codec.layout = f"{layout.nb_channels} channels"
     return container
 
 

@@ -5,7 +5,7 @@ What comes in is a seekable file; what leaves is a [`Decoded`] song. `registrati
 [`complete_song`] into `decoding_apex`.
 
 FFmpeg decodes in this process what nearly every song is in: the containers of `CONTAINERS`, codecs of
-`COMMON_CODECS`, one channel or two. Everything else is decoded in a child process.
+`COMMON_CODECS`, in mono or stereo. Everything else is decoded in a child process.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from modeling_apex.inference.libsndfile_apex import Decoded, decode_with_soundfi
 COMMON_CODECS = re.compile(
     r"(aac|alac|opus|vorbis|mp1|mp2|mp3|flac|ac3|eac3|wmav[12])(float)?|pcm_[suf](8|16|24|32|64)(le|be)?|pcm_[am]?law"
 )
-COMMON_NUM_CHANNELS = 2
+COMMON_LAYOUTS = ("mono", "stereo")
 # Decoders of these read packet after packet to the end of the file; in others, much may follow that is no sound.
 STREAMS = re.compile(rb"OggS|fLaC|ID3|\xff[\xe0-\xff]")
 TAIL_NUM_BYTES = 2048
@@ -79,7 +79,7 @@ def _decode_known(
             codec = container.streams.audio[0].codec_context
             if codec.sample_rate and codec.layout.nb_channels:
                 limits.refuse_format(name, codec.sample_rate, codec.layout.nb_channels)
-            if COMMON_CODECS.fullmatch(codec.name) and codec.layout.nb_channels <= COMMON_NUM_CHANNELS:
+            if COMMON_CODECS.fullmatch(codec.name) and codec.layout.name in COMMON_LAYOUTS:
                 decoded = decode_stream(name, container, label)
                 resources.push(own.pop_all())
                 return decoded

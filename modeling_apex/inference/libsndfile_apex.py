@@ -26,11 +26,11 @@ BLOCK_NUM_SAMPLES = 65_536
 # How far headers are followed by hand: a file of nothing but empty tags or chunks would otherwise take minutes.
 MAX_TAGS = 32
 MAX_CHUNKS = 4096
-# What libsndfile takes for sound, or for other sound than it is: headers of Creative's blocks; A-law in Wave64; IMA
-# ADPCM in AIFF, of which it forgets a part from packet to packet.
+# What libsndfile takes for sound, or for other sound than it is: headers of Creative's blocks; A-law and floats in
+# Wave64, by their bits alone; IMA ADPCM in AIFF, of which it forgets a part from packet to packet.
 MISREAD = (
     *(("VOC", subtype) for subtype in ("PCM_16", "PCM_U8", "ALAW", "ULAW")),
-    *(("W64", "PCM_U8"), ("AIFF", "IMA_ADPCM")),
+    *(("W64", "PCM_U8"), ("W64", "PCM_32"), ("AIFF", "IMA_ADPCM")),
 )
 
 

@@ -114,12 +114,12 @@ def build_embed_job(folder: Path, model: Path) -> Job:
 
 
 def build_train_job(folder: Path, model: Path) -> Job:
-    """Train heads for five epochs on stored embeddings."""
+    """Train heads for three epochs on stored embeddings."""
     loaded = ApexModel.from_pretrained(model)
     identity = build_identity(loaded, dtype="float32", resampler="sinc")
     sizes = {"train": 80, "validation": 40, "test": 20}
     embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
-    words = ["train", str(embeddings), "--num-epochs", "5", "--batch-size", "32", "--report-to", "none", "--output"]
+    words = ["train", str(embeddings), "--num-epochs", "3", "--batch-size", "32", "--report-to", "none", "--output"]
 
     def run(output: Path) -> int:
         has_run = (output / "arguments.json").is_file()

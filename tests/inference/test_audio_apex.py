@@ -615,20 +615,22 @@ class TestDecoding:
             song = encode_with_av(container, codec)
             np.testing.assert_array_equal(read_native(id3 + song)[0], read_native(song)[0])
 
-    def test_a_law_in_wave64_is_no_pcm(self) -> None:
+    @pytest.mark.parametrize(("subtype", "code", "taken_for"), [("ALAW", 6, "PCM_U8"), ("FLOAT", 3, "PCM_32")])
+    def test_what_is_no_pcm_in_wave64(self, subtype: str, code: int, taken_for: str) -> None:
         song = build_song(1, 8000, 2)
-        expected = read_native(encode(song, 8000, format="WAV", subtype="ALAW"))[0]
-        data = encode(song, 8000, format="W64", subtype="ALAW")
+        expected = read_native(encode(song, 8000, format="WAV", subtype=subtype))[0]
+        data = encode(song, 8000, format="W64", subtype=subtype)
         start = data.find(b"fmt ") + 24
         layout = struct.unpack("<HHIIHH", data[start : start + 16])
         # As FFmpeg writes it for many channels: the code of an extensible format, and the true one behind it.
         wide = (
-            struct.pack("<HHIIHHHHIH", 0xFFFE, *layout[1:], 22, 8, 3, 6) + b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
+            struct.pack("<HHIIHHHHIH", 0xFFFE, *layout[1:], 22, layout[5], 3, code)
+            + b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
         )
         size = struct.unpack("<Q", data[start - 8 : start])[0]
         end = start - 24 + size + -size % 8
         data = data[: start - 8] + struct.pack("<Q", 24 + len(wide)) + wide + data[end:]
-        assert soundfile.info(io.BytesIO(data)).subtype == "PCM_U8"
+        assert soundfile.info(io.BytesIO(data)).subtype == taken_for
         np.testing.assert_allclose(read_native(data)[0], expected, atol=1e-6)
 
     def test_sizes_beyond_any_file(self, tmp_path: Path) -> None:
@@ -726,6 +728,17 @@ class TestDecoding:
             data[:place] + struct.pack("<I", 2 * struct.unpack("<I", data[place : place + 4])[0]) + data[place + 4 :]
         )
         assert read_native(lying)[1].warnings[0].startswith("the file declares 4.0 s but only 2.0 s decode")
+
+    def test_channels_in_an_order_of_their_own(self) -> None:
+        # PyAV 18 freed their list twice, which ended the process.
+        data = encode_with_av("caf", "adpcm_ima_qt")
+        place = data.index(b"chan")
+        (num_bytes,) = struct.unpack(">q", data[place + 4 : place + 12])
+        right_left = b"".join(struct.pack(">II3f", label, 0, 0, 0, 0) for label in (2, 1))
+        chunk = struct.pack(">4sqIII", b"chan", 12 + len(right_left), 0, 0, 2) + right_left
+        read, stream = read_native(data[:place] + chunk + data[place + 12 + num_bytes :])
+        assert (stream.num_channels, stream.warnings) == (2, [])
+        assert np.argmax(np.abs(np.fft.rfft(read[20000:68000]))) == 440
 
     @pytest.mark.parametrize("layout", ["mono", "stereo"])
     def test_what_libsndfile_forgets_of_adpcm_in_aiff(self, layout: str) -> None:
