@@ -15,12 +15,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from modeling_apex.cli import main
 
 from published_songeval import write_muq_folder, write_songeval_head
-from small_model import build_small_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-raw-songs.md"
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -33,9 +31,6 @@ INPUTS = {
     "BATCH_SIZE": "8",
     "MUQ": "published/muq",
     "SONGEVAL": "published/songeval/model.safetensors",
-    "TEACHER": "random-teacher",
-    "TEACHER_NAME": "random-teacher",
-    "TEACHER_LICENSE": "cc0-1.0",
 }
 NOTER = """#!/bin/sh
 printf '%s\\0' "${0##*/}" "$@" >> "$NOTES"
@@ -56,18 +51,6 @@ def list_programs(folder: Path) -> list[list[str]]:
     return [line.split("\0") for line in notes.removesuffix("\0\n").split("\0\n")]
 
 
-def write_random_teacher(folder: Path) -> None:
-    """Write a model of random weights, from which two songs get two scores."""
-    model, generator = build_small_model(), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.startswith(("shared", "branch")) and weight.dim() > 1:
-                weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
-            elif name.startswith("aggregator"):
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-    model.save_pretrained(folder)
-
-
 def find_program(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
     if words[0] == "apex-music":
         return main, words[1:]
@@ -81,7 +64,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     write_muq_folder(folder / "published" / "muq")
     write_songeval_head(folder / "published" / "songeval" / "model.safetensors")
-    write_random_teacher(folder / "random-teacher")
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -100,17 +82,17 @@ def test_every_block_is_run() -> None:
 def test_the_labels_are_the_teachers(ran: Path) -> None:
     rows = pq.read_table(ran / "labels.parquet").to_pylist()
     assert len(rows) == int(INPUTS["NUM_SONGS"])
-    assert {row["teacher"] for row in rows} == {"random-teacher"}
+    assert {row["teacher"] for row in rows} == {"songeval"}
     (match, _) = json.loads((ran / "dataset" / "manifest.json").read_text())["matches"]
     assert match["num_matched_songs"] == match["num_songs"] == len(rows)
     assert match["teacher"]["teacher_sha256"] == rows[0]["teacher_sha256"]
-    assert "**pseudo-labels of random-teacher**" in (ran / "dataset" / "README.md").read_text()
+    assert "**pseudo-labels of songeval**" in (ran / "dataset" / "README.md").read_text()
 
 
 def test_the_model_is_trained_on_them_and_says_so(ran: Path) -> None:
     results = json.loads((ran / "runs" / "student" / "best" / "results.json").read_text())
     (source,) = results["label_sources"]
-    assert re.fullmatch(r"pseudo-labels of random-teacher \(SHA-256 [0-9a-f]{12}, \d{4}-\d\d-\d\d\)", source)
+    assert re.fullmatch(r"pseudo-labels of songeval \(SHA-256 [0-9a-f]{12}, \d{4}-\d\d-\d\d\)", source)
     card = (ran / "card" / "README.md").read_text()
     assert f"the output of {source.removeprefix('pseudo-labels of ')}, not of people.**" in card
     assert (ran / "runs" / "student" / "best" / "model.safetensors").is_file()
