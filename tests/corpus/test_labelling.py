@@ -21,6 +21,7 @@ from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.storage.table_reader import iterate_rows
 
+from published_songeval import write_muq_folder, write_songeval_head
 from song_folders import HEAD_NAMES, make_wav, write_dataset
 
 SIZES = {"train": 4, "test": 2}
@@ -164,6 +165,31 @@ def test_a_journal_of_scores_is_none_of_labels(
     words = ["score", str(tmp_path / "a.wav"), "--model", str(tiny_folder), "--output"]
     assert main([*words, str(tmp_path / "labels.parquet")]) == 2
     assert "an unfinished run with other settings (" in capsys.readouterr().err
+
+
+def test_songeval_teaches(tmp_path: Path) -> None:
+    """A model that hears songs whole: random weights in the published layout, converted."""
+    write_muq_folder(tmp_path / "muq")
+    write_songeval_head(tmp_path / "head" / "model.safetensors")
+    words = [
+        "--muq",
+        str(tmp_path / "muq"),
+        "--songeval",
+        str(tmp_path / "head"),
+        "--output",
+        str(tmp_path / "teacher"),
+    ]
+    assert main(["convert", *words]) == 0
+    (tmp_path / "songs").mkdir()
+    for number in range(2):
+        (tmp_path / "songs" / f"{number}.wav").write_bytes(make_wav(number, 0.5))
+    output = tmp_path / "labels.jsonl"
+    assert main(["label", str(tmp_path / "songs"), "--teacher", str(teacher), "--output", str(output)]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    reports = load_scorer(teacher).score([str(tmp_path / "songs" / row["id"]) for row in rows])
+    for row, report in zip(rows, reports, strict=True):
+        assert {name: row[name] for name in labelling.LABELS} == report["scores"]
+        assert row["teacher"] == "teacher"
 
 
 def test_a_teacher_without_labels_is_refused(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
