@@ -65,6 +65,7 @@ def build_report(results: dict[str, Any]) -> str:
     sections = [
         _build_opening(results),
         _build_direct_rules(results),
+        _build_judges(results.get("judges")),
         *(_build_protocol(name, found, results) for name, found in results["protocols"].items()),
         _build_aesthetics_effect(results),
         *(_build_leaderboard(subset, board) for subset, board in results["human_leaderboards"].items() if board),
@@ -128,6 +129,25 @@ def _build_direct_rules(results: dict[str, Any]) -> str:
     header = ["the higher score wins", *(c[0] for c in _COLUMNS), f"AUC all, published ({published_results.SOURCE})"]
     note = "The published rules let the lower score win; the published column is what those scores reach read rightly."
     return f"## Direct rules\n\n{build_table(header, rows)}\n\n{note}"
+
+
+def _build_judges(compared: dict[str, Any] | None) -> str:
+    if not compared:
+        return ""
+    rows = [[escape_markdown(name), *_list_cells(found)] for name, found in compared["rules"].items()]
+    pairs = [
+        [escape_markdown(f"{pair['first']} minus {pair['second']}"), *_list_cells(pair["subsets"])]
+        for pair in compared["differences"]
+    ]
+    columns = [column[0] for column in _COLUMNS]
+    note = (
+        f"{compared['num_battles']} decisive battles that every judge scored ({compared['num_left_out']} left out); "
+        f"the higher score wins. Intervals draw {describe_units(compared['resampled'])}, the same for all, so that "
+        "differences are paired: one whose interval holds zero may be luck."
+    )
+    tables = [build_table(["judge", *columns], rows)]
+    tables += [build_table(["difference", *columns], pairs)] if pairs else []
+    return "\n\n".join(["## Judges side by side", *tables, note])
 
 
 def _build_protocol(name: str, found: dict[str, Any], results: dict[str, Any]) -> str:

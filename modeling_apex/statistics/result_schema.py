@@ -148,6 +148,23 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "anchors": {"type": "object", "description": "What `apex-music anchors` writes, without its opening."},
             "conclusion": _TEXT,
         },
+        judges=_describe_object(
+            "Judges side by side, on the battles that all of them scored.",
+            {
+                "judges": {"type": "array", "items": {"type": "object"}},
+                "num_battles": {**_COUNT, "description": "Battles with a winner that every judge scored."},
+                "num_left_out": _COUNT,
+                "resampled": RESAMPLED,
+                "rules": _describe_map("By `judge: rule`.", _SUBSETS),
+                "differences": {
+                    "type": "array",
+                    "items": _describe_object(
+                        "Of a pair of rules, first minus second, with a paired interval.",
+                        {"first": _TEXT, "second": _TEXT, "subsets": _SUBSETS},
+                    ),
+                },
+            },
+        ),
     ),
     "anchors": _describe_object(
         "What `apex-music anchors` writes.",
