@@ -17,11 +17,12 @@ ROOMS = {
     "engines": {"inference", "storage"},
     "containers": {"inference"},
     "download": {"inference", "storage"},
-    "loading": {"inference", "engines", "registration"},
-    "checkpoints": {"loading", "engines", "inference", "storage"},
-    "corpus": {"checkpoints", "loading", "engines", "inference", "storage"},
-    "arena": {"corpus", "loading", "engines", "inference", "statistics", "storage"},
-    "training": {"corpus", "checkpoints", "loading", "engines", "inference", "statistics", "storage"},
+    "model_names": {"registration"},
+    "loading": {"model_names", "inference", "engines"},
+    "checkpoints": {"loading", "model_names", "engines", "inference", "storage"},
+    "corpus": {"checkpoints", "loading", "model_names", "engines", "inference", "storage"},
+    "arena": {"corpus", "loading", "model_names", "engines", "inference", "statistics", "storage"},
+    "training": {"corpus", "checkpoints", "loading", "model_names", "engines", "inference", "statistics", "storage"},
 }
 PACKAGE = ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo")
 REMOTE_REQUIREMENTS = {"torch", "transformers", "numpy"}

@@ -430,9 +430,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: 
 def test_without_an_embedded_model_the_error_says_what_to_pass(
     song_file: SongFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    import modeling_apex.loading
-
-    monkeypatch.setattr(modeling_apex.loading, "EMBEDDED_MODEL", tmp_path / "absent")
+    monkeypatch.setattr("modeling_apex.model_names.EMBEDDED_MODEL", tmp_path / "absent")
     assert main(["score", str(song_file())]) == 2
     assert "no model was named, and this installation has no embedded one" in capsys.readouterr().err
 
