@@ -30,9 +30,13 @@ WORDS = {
     "conditions": ["conditions", "embeddings", "--output", "out"],
     "arena": ["arena", "battles.csv", "--output", "out"],
     "anchors": ["anchors", "battles.csv", "--output", "out"],
+    "build": ["build", "songeval", "--source", "songs", "--output", "out"],
     "calibrate": ["calibrate", "model", "songs", "--output", "out"],
+    "card": ["card", "--model", "model"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
+    "demo": ["demo"],
     "export": ["export", "--model", "model", "--output", "out"],
+    "publish": ["publish", "--model", "model", "--repo", "me/model"],
     "validate": ["validate", "a.wav", "--precision", "bf16"],
     "verify": ["verify", "--model", "model"],
 }

@@ -44,6 +44,11 @@ NEEDS = {
     ("datasets_scripts.build", "songeval", "--source", "songs", "--output", "built"): "data",
     ("datasets_scripts.build", "music-arena", "--source", "songs", "--output", "built"): "data",
     ("datasets_scripts.build", "synthetic", "--num-songs", "2", "--seconds", "8", "--output", "world"): "data",
+    (APEX, "build", "songeval", "--source", "songs", "--output", "built"): "data",
+    (APEX, "build", "synthetic", "--num-songs", "2", "--seconds", "8", "--output", "world"): "data",
+    (APEX, "card", "--model", MODEL, "--output", "card"): "hub",
+    (APEX, "publish", "--model", MODEL, "--repo", "a/b", "--dry-run"): "hub",
+    (APEX, "demo"): "demo",
     ("hub_card.build_card", "--model", MODEL, "--output", "card"): "hub",
     ("hub_card.publish", "--model", MODEL, "--repo", "a/b", "--dry-run"): "hub",
     ("spaces_demo.app",): "demo",
@@ -51,6 +56,8 @@ NEEDS = {
 HELP = [
     *((APEX, command, "--help") for command in COMMANDS),
     *((module, "--help") for module in MODULES_OF_PROGRAMS),
+    (APEX, "build", "training", "--help"),
+    (APEX, "build", "synthetic", "--help"),
     ("datasets_scripts.build", "training", "--help"),
     ("datasets_scripts.build", "synthetic", "--help"),
 ]
