@@ -9,16 +9,30 @@ that scoring with this type of model needs, which transformers finds by looking 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import __version__ as transformers_version
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_apex import inference
+from modeling_apex.checkpoints.component_licenses import (
+    CODE,
+    COMBINED_LICENSE_ID,
+    COMBINED_LICENSE_NAME,
+    LICENSES,
+    SYNTHETIC_SONGS,
+    Component,
+    compute_combined_license,
+    find_component,
+)
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.report_apex import SCORE_MEANINGS, format_score
 from modeling_apex.loading import load_model
+from modeling_apex.model_names import find_model
 from modeling_apex.registration import TASK
+from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
 
 EXTRACTOR_CODE = "feature_extraction_apex.ApexFeatureExtractor"
@@ -67,7 +81,8 @@ def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
         _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
         for path in list_code(loaded.config.model_type):
             shutil.copyfile(path, part / path.name)
-        (part / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
+        stated = None if loaded is model else _read_license(find_model(model))
+        (part / "README.md").write_text(build_short_card(loaded.config, stated), encoding="utf-8")
     return folder
 
 
@@ -79,11 +94,12 @@ def list_code(model_type: str) -> list[Path]:
     return sorted(paths | {Path(found) for path in paths for found in get_relative_import_files(path)})
 
 
-def build_short_card(config: Any) -> str:
+def build_short_card(config: Any, license_id: str | None = None) -> str:
     """
     Write the card that every exported folder carries, in Markdown: what the scores are and how to load them.
 
-    It states only what the config knows. Results, limits and licences come from result files, through `hub_card`.
+    It states only what the config knows, and the licence that the model's own card names. Results and limits come from
+    result files, through `hub_card`.
     """
     rows = "\n".join(
         f"| `{head['name']}` | {format_score(head['minimum'], 100)[:-2]} to {format_score(head['maximum'], 100)[:-2]} "
@@ -96,8 +112,9 @@ def build_short_card(config: Any) -> str:
     else:
         paper, title, summary = "2605.03395", "APEX song scores", "Scores of a song from its audio alone, after *APEX*"
     title = config.provenance.get("name") or title
+    front_matter, licences = _describe_licences(config.provenance, license_id)
     return f"""---
-library_name: transformers
+{front_matter}library_name: transformers
 pipeline_tag: audio-classification
 tags:
 - music
@@ -115,6 +132,9 @@ tags:
 |---|---|---|
 {rows}
 
+It runs where torch, transformers, numpy and soundfile are installed (`pip install torch transformers soundfile`; it
+was written with transformers {transformers_version}), and faster with the package apex-music.
+
 ```python
 from transformers import pipeline
 
@@ -122,12 +142,46 @@ scorer = pipeline("apex-popularity", model="THIS_REPOSITORY", trust_remote_code=
 print(scorer("song.mp3")["scores"])
 ```
 
+## Licences
+
+{licences}
+
 Where the weights come from:
 
 ```json
 {json.dumps(config.provenance, indent=2)}
 ```
 """
+
+
+def _read_license(folder: str) -> str | None:
+    """Return the licence that the card of a model's folder names, if it is one of which no more must be said."""
+    from huggingface_hub import ModelCard
+
+    try:
+        stated = ModelCard.load(Path(folder) / "README.md", ignore_metadata_errors=True).data.license
+    except Exception:  # no card, or none that can be read: it says nothing, as the export then shows
+        return None
+    return stated if str(stated) in LICENSES else None
+
+
+def _describe_licences(provenance: Mapping[str, Any], license_id: str | None) -> tuple[str, str]:
+    """Return what the front matter says of the licence, with its line break, and the section about it."""
+    parts = [part for part in ("encoder", "heads") if (provenance.get(part) or {}).get("source")]
+    sources = {part: str(provenance[part]["source"]) for part in parts}
+    components = [find_component(source) or Component(source, part, None) for part, source in sources.items()]
+    if find_component(str(provenance.get("name", ""))):
+        components.append(SYNTHETIC_SONGS)  # the embedded model itself
+    elif provenance.get("training"):
+        components.append(Component("what it was trained with", "songs and labels", None))
+    if not components and license_id is None:
+        return "", "Nothing says under which licence these weights may be used. Say so above, as `license:`."
+    license_id = license_id or compute_combined_license([CODE, *components])
+    rows = [[escape_markdown(part.name), part.role, part.license_id or "none stated"] for part in (CODE, *components)]
+    front_matter = f"license: {license_id}\n"
+    if license_id == COMBINED_LICENSE_ID:
+        front_matter += f"license_name: {COMBINED_LICENSE_NAME}\nlicense_link: README.md#licences\n"
+    return front_matter, build_table(["component", "what it is here", "licence"], rows)
 
 
 def _describe_inputs(config: Any) -> str:

@@ -159,8 +159,7 @@ def _iterate_dataset(dataset: Any) -> Iterator[Any]:
 
 
 def _iterate_rows(dataset: Any, column: str) -> Iterator[Any]:
-    if getattr((getattr(dataset, "features", None) or {}).get(column), "decode", False):
-        from datasets import Audio
-
-        dataset = dataset.cast_column(column, Audio(decode=False))
+    audio = (getattr(dataset, "features", None) or {}).get(column)
+    if getattr(audio, "decode", False):
+        dataset = dataset.cast_column(column, type(audio)(decode=False))
     yield from dataset
