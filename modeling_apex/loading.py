@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from modeling_apex.engines import check_engine
 from modeling_apex.model_names import choose_hub_options, explaining_missing_model, find_model
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.inference.scoring_apex import SongScorer
+    from modeling_apex.inference.song_report_apex import SongReport
+
+    class SongPipeline(ApexPopularityPipeline):
+        """What a type checker is to know of the pipeline, of which transformers tells it nothing."""
+
+        @overload
+        def __call__(self, inputs: list[Any] | tuple[Any, ...], **options: Any) -> list[SongReport]: ...
+        @overload
+        def __call__(self, inputs: str | bytes | os.PathLike | Mapping[str, Any], **options: Any) -> SongReport: ...
+        @overload
+        def __call__(self, inputs: Any, **options: Any) -> Any: ...
+        def __call__(self, inputs: Any, **options: Any) -> Any: ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +110,7 @@ def load_pipeline(
     compile: bool = False,
     require_validation: bool = True,
     **kwargs: Any,
-) -> "ApexPopularityPipeline":
+) -> "SongPipeline":
     """
     Load the `apex-popularity` pipeline.
 
@@ -139,9 +152,7 @@ def load_pipeline(
     with explaining_missing_model(source):
         if isinstance(source, str) and "config" not in kwargs:
             source, kwargs = _load_if_unreachable(source, kwargs)
-        pipeline: ApexPopularityPipeline = build_pipeline(
-            TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs
-        )
+        pipeline: SongPipeline = build_pipeline(TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs)
     _set_engine(pipeline.model, engine, precision, compile, require_validation)
     return pipeline
 

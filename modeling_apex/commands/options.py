@@ -134,7 +134,7 @@ def score_songs(
     )
     options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
     options["tail"] = arguments.tail
-    reports = scorer.score(inputs, on_error="report", **options)
+    reports: Iterator[Any] = scorer.score(inputs, on_error="report", **options)
     # `disable=None` shows the bar on a terminal only.
     with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
         for report in reports:

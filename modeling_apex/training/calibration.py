@@ -109,7 +109,7 @@ def _score_all(
                 yield {"id": song.id, "audio": song.audio, **({"features": features} if features else {})}
 
     options: dict[str, Any] = {"on_error": "report", "return_embedding": True, "return_percentiles": False}
-    reports = list(scorer.score(list_songs(), limits=limits, **options))
+    reports: list[Any] = list(scorer.score(list_songs(), limits=limits, **options))
     return list(zip(listed, reports, strict=True))
 
 
