@@ -167,7 +167,7 @@ def test_the_card_names_requirements(tiny_model: ApexModel) -> None:
             "other",
             "what it was trained with | songs and labels | none stated",
         ),
-        ({"heads": {"source": "a|b\n# c"}}, "other", r"a\|b\n\# c | heads | none stated"),
+        ({"heads": {"source": "a|b\n# c"}}, "other", r"a\|b\\n\# c | heads | none stated"),
     ],
 )
 def test_the_card_names_the_licence_that_the_parts_leave(
