@@ -16,6 +16,7 @@ from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_sources import AUDIO_IN_TABLE, DEFAULT_COLUMNS, LABELS, NO_AUDIO, SongSource
 from hub_card.card_checks import HUB_LICENSES
 from modeling_apex.lazy_parser import LazyParser
+from modeling_apex.process_exit import CommandParser
 from modeling_apex.storage.table_reader import FORMATS_TEXT
 
 SYNTHETIC = "synthetic"
@@ -88,7 +89,7 @@ Example: %(prog)s --tracks tracks.csv --audio audio --output data/tracks
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of `python -m datasets_scripts.build`."""
-    parser = argparse.ArgumentParser(prog="python -m datasets_scripts.build")
+    parser = CommandParser(prog="python -m datasets_scripts.build")
     add_arguments(parser)
     return parser
 

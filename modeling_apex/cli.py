@@ -14,12 +14,12 @@ from typing import Any
 
 from modeling_apex import __version__
 from modeling_apex.lazy_parser import LazyParser
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, run_command
 
 # The commands by what people want to do.
 GROUPS = {
-    "score songs": ("score", "rank", "demo"),
-    "train and compare": ("embed", "train", "evaluate", "conditions", "calibrate"),
+    "score songs": ("score", "rank", "select", "demo"),
+    "train and compare": ("embed", "label", "train", "evaluate", "conditions", "calibrate", "robustness"),
     "judge on battles": ("arena", "anchors"),
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),
@@ -30,7 +30,7 @@ COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all sub-commands."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="apex-music",
         usage="%(prog)s [-h] [--version] [--traceback] COMMAND ...",
         description="Tell how popular and how good an AI-generated song is likely to be, from its audio alone.",

@@ -1,11 +1,12 @@
 """A parser of a command among many: what it needs is imported when a command line comes to it, and not before."""
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
+from modeling_apex.process_exit import CommandParser
 
-class LazyParser(argparse.ArgumentParser):
+
+class LazyParser(CommandParser):
     """
     Declare the arguments of a command when they are first asked for.
 

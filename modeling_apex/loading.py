@@ -5,7 +5,6 @@ Load a scorer, a pipeline or a model the way the command line and most programs 
 is installed. Here the installed code always runs, and the errors say what to do.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -15,11 +14,13 @@ from typing import TYPE_CHECKING, Any, overload
 from modeling_apex.engines import check_engine
 from modeling_apex.model_names import choose_hub_options, explaining_missing_model, find_model
 from modeling_apex.registration import TASK
+from modeling_apex.storage.config_files import read_config_file
 
 if TYPE_CHECKING:
     import torch
 
     from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.inference.scoring_apex import SongScorer
@@ -39,11 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_CONFIG_BYTES = 32 * 2**20
-
 
 def load_scorer(
-    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | None" = None,
+    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | SongEvalModel | None" = None,
     *,
     device: "str | int | torch.device | None" = None,
     dtype: "str | torch.dtype" = "float32",
@@ -103,7 +102,7 @@ def load_scorer(
 
 
 def load_pipeline(
-    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | None" = None,
+    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | SongEvalModel | None" = None,
     *,
     engine: str = "torch",
     precision: str = "float32",
@@ -115,7 +114,7 @@ def load_pipeline(
     Load the `apex-popularity` pipeline.
 
     Args:
-        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`], *optional*):
+        model (`str`, `os.PathLike`, [`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`], *optional*):
             A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
         engine (`str`, defaults to `"torch"`):
             What runs the encoder: `"torch"`, `"onnx"` or `"openvino"`. A folder that `apex-music export --format`
@@ -144,6 +143,8 @@ def load_pipeline(
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
     _check_options(engine, precision, compile, kwargs.get("dtype"))
+    if kwargs.get("device") is not None and not isinstance(kwargs["device"], int):  # -1 is transformers' CPU
+        check_device(kwargs["device"])
     if engine != "torch":
         kwargs.setdefault("device", "cpu")  # where these engines run; otherwise torch would take an accelerator
     source: Any = _name_model(model)
@@ -157,7 +158,7 @@ def load_pipeline(
     return pipeline
 
 
-def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | SpectrogramFusionModel":
+def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | SpectrogramFusionModel | SongEvalModel":
     """
     Load a model of whichever type its config names, in float32, through the installed code.
 
@@ -168,7 +169,7 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
             What `from_pretrained` takes: `revision`, `token`, `cache_dir`, ...
 
     Returns:
-        [`ApexModel`] or [`SpectrogramFusionModel`]
+        [`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`]
 
     Raises:
         `ValueError`: If the config names a model of another package.
@@ -178,7 +179,7 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
     options = choose_hub_options(name, options)
     with explaining_missing_model(name):
         model_class: Any = _read_model_class(name, options)
-        loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
+        loaded: ApexModel | SpectrogramFusionModel | SongEvalModel = model_class.from_pretrained(
             name, **{"dtype": "float32", **options}
         )
     return loaded
@@ -197,15 +198,17 @@ def load_apex_model(model: str | os.PathLike) -> "ApexModel":
         model_class: Any = _read_model_class(name, options)
         kind = model_class.config_class.model_type
         if kind != "apex":
-            raise ValueError(
-                f"{model}: a {kind} model has no embeddings to store; it learns from a dataset of songs (`apex-music "
-                f"train DATASET --model-type {kind}`). Pass an APEX model here."
-            )
+            use = "it scores songs (`apex-music score`)"
+            if kind == "spectrogram-fusion":
+                use = f"it learns from a dataset of songs (`apex-music train DATASET --model-type {kind}`)"
+            raise ValueError(f"{model}: a {kind} model has no embeddings to store; {use}. Pass an APEX model here.")
         loaded: ApexModel = model_class.from_pretrained(name, **{"dtype": "float32", **options})
     return loaded
 
 
-def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexModel] | type[SpectrogramFusionModel]":
+def find_model_class(
+    model: str | os.PathLike, **options: Any
+) -> "type[ApexModel | SpectrogramFusionModel | SongEvalModel]":
     """
     Find the class of a model by what its config says, without building anything; arguments as for `load_model`.
 
@@ -221,6 +224,7 @@ def _read_model_class(model: str, options: Mapping[str, Any]) -> "type[ApexModel
     from transformers import PreTrainedConfig
 
     from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     _check_config_file(model)
@@ -231,7 +235,8 @@ def _read_model_class(model: str, options: Mapping[str, Any]) -> "type[ApexModel
         raise ValueError(
             f"{model}: its config.json must hold the fields of a config by name ({error}). Name another model."
         ) from error
-    classes = {model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)}
+    known: tuple[Any, ...] = (ApexModel, SpectrogramFusionModel, SongEvalModel)
+    classes = {model_class.config_class.model_type: model_class for model_class in known}
     if name not in classes:
         raise ValueError(
             f"{model}: its config names the model type {name!r:.80}; expected one of {', '.join(classes)}."
@@ -293,18 +298,8 @@ def _name_model(model: Any) -> Any:
 def _check_config_file(folder: str) -> None:
     """Refuse a config.json of a folder that transformers could not even begin to read."""
     path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        return
-    if (num_bytes := os.path.getsize(path)) > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: {num_bytes:,} bytes, but a config has at most {MAX_CONFIG_BYTES:,}.")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON ({error}). Download the model again.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
-        raise ValueError(
-            f"{path}: must hold the fields of a config by name, `model_type` a text, got {content!r:.80}."
-        )
+    if os.path.isfile(path):
+        read_config_file(path)
 
 
 def _load_if_exported(model: str, engine: str) -> Any:

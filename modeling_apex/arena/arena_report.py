@@ -48,8 +48,10 @@ def save_results(results: dict[str, Any], directory: str | Path) -> list[Path]:
         "predictions.json": json.dumps(margins, allow_nan=False) + "\n",
         "report.md": build_report(results),
     }
-    for name, content in contents.items():
-        replace_text(folder / name, content)
+    # The other files go by what results.json says, so it is not there while they are replaced.
+    (folder / "results.json").unlink(missing_ok=True)
+    for name in reversed(contents):
+        replace_text(folder / name, contents[name])
     return [folder / name for name in contents]
 
 
@@ -83,8 +85,8 @@ def format_interval(summary: dict[str, Any] | None, digits: int = 3) -> str:
     """Format an estimate with its interval, or a dash where it is not defined."""
     if not summary or summary["estimate"] is None:
         return "–"
-    text = f"{summary['estimate']:.{digits}f}"
-    return text if summary["low"] is None else f"{text} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
+    text = f"{summary['estimate']:z.{digits}f}"
+    return text if summary["low"] is None else f"{text} [{summary['low']:z.{digits}f}, {summary['high']:z.{digits}f}]"
 
 
 def describe_units(resampled: dict[str, Any] | None) -> str:
@@ -260,6 +262,12 @@ def _describe_held_out(training: dict[str, Any]) -> str:
             f"{format_interval(error)}, where a perfectly calibrated head would show "
             f"{error['expected_if_calibrated']:.3f}. "
         )
+        if "accuracy_difference" in found:
+            text += (
+                f"Accuracy {format_interval(found['accuracy'])}; a fit whose weights may be below zero reaches "
+                f"{format_interval(found['accuracy_without_bounds'])}: the bounds change it by "
+                f"{format_interval(found['accuracy_difference'])}. "
+            )
     return text
 
 

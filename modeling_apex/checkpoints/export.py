@@ -48,7 +48,15 @@ AUTO_MAPS = {
         "AutoFeatureExtractor": EXTRACTOR_CODE,
         "AutoModel": "modeling_spectrogram_fusion_apex.SpectrogramFusionModel",
     },
+    "songeval": {  # it hears songs whole: nothing cuts them
+        "AutoConfig": "configuration_songeval_apex.SongEvalConfig",
+        "AutoModel": "modeling_songeval_apex.SongEvalModel",
+    },
 }
+SONGEVAL_SUMMARY = (
+    "Aesthetic scores of a whole song from its audio, after *SongEval: A Benchmark Dataset for Song Aesthetics "
+    "Evaluation*: the first layers of MuQ and an attention head. A song is neither cut nor normalised"
+)
 CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
     TASK: {"impl": "pipeline_apex.ApexPopularityPipeline", "pt": ["AutoModel"], "type": "audio"},
 }
@@ -59,7 +67,7 @@ def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
     Write the Hub folder of a model.
 
     Args:
-        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`]):
+        model (`str`, `os.PathLike`, [`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`]):
             A folder, a Hub id, or a loaded model.
         output (`str` or `os.PathLike`):
             A folder that does not exist yet, or is empty.
@@ -76,9 +84,10 @@ def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
     auto_map = AUTO_MAPS[loaded.config.model_type]
     with write_new_folder(folder) as part:
         loaded.save_pretrained(part)
-        ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
         _update_json(part / "config.json", auto_map=auto_map, custom_pipelines=CUSTOM_PIPELINES)
-        _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
+        if "AutoFeatureExtractor" in auto_map:
+            ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
+            _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
         for path in list_code(loaded.config.model_type):
             shutil.copyfile(path, part / path.name)
         stated = None if loaded is model else _read_license(find_model(model))
@@ -109,6 +118,8 @@ def build_short_card(config: Any, license_id: str | None = None) -> str:
     notice = f"> {config.provenance['notice']}\n\n" if config.provenance.get("notice") else ""
     if config.model_type == "spectrogram-fusion":
         paper, title, summary = "2505.07280", "Spectrogram-fusion song scores", _describe_inputs(config)
+    elif config.model_type == "songeval":
+        paper, title, summary = "2505.10793", "SongEval song scores", SONGEVAL_SUMMARY
     else:
         paper, title, summary = "2605.03395", "APEX song scores", "Scores of a song from its audio alone, after *APEX*"
     title = config.provenance.get("name") or title
@@ -169,7 +180,12 @@ def _describe_licences(provenance: Mapping[str, Any], license_id: str | None) ->
     """Return what the front matter says of the licence, with its line break, and the section about it."""
     parts = [part for part in ("encoder", "heads") if (provenance.get(part) or {}).get("source")]
     sources = {part: str(provenance[part]["source"]) for part in parts}
-    components = [find_component(source) or Component(source, part, None) for part, source in sources.items()]
+    components = [
+        Component(source, part, provenance[part].get("license"), is_in_weights=True)
+        if provenance[part].get("license")
+        else find_component(source) or Component(source, part, None, is_in_weights=True)
+        for part, source in sources.items()
+    ]
     if find_component(str(provenance.get("name", ""))):
         components.append(SYNTHETIC_SONGS)  # the embedded model itself
     elif provenance.get("training"):
@@ -177,11 +193,18 @@ def _describe_licences(provenance: Mapping[str, Any], license_id: str | None) ->
     if not components and license_id is None:
         return "", "Nothing says under which licence these weights may be used. Say so above, as `license:`."
     license_id = license_id or compute_combined_license([CODE, *components])
-    rows = [[escape_markdown(part.name), part.role, part.license_id or "none stated"] for part in (CODE, *components)]
+    rows, limits = [], []
+    for part in (CODE, *components):
+        license = LICENSES.get(part.license_id or "")
+        shown = escape_markdown(part.license_id or "none stated")
+        rows.append([part.role, escape_markdown(part.name), f"[{license.name}]({license.url})" if license else shown])
+        if part.license_id and part.is_in_weights and not (license and license.allows_commercial_use):
+            limits.append(part.role)
+    note = f"\n\nThe licence of the {' and the '.join(limits)} excludes commercial use." if limits else ""
     front_matter = f"license: {license_id}\n"
     if license_id == COMBINED_LICENSE_ID:
         front_matter += f"license_name: {COMBINED_LICENSE_NAME}\nlicense_link: README.md#licences\n"
-    return front_matter, build_table(["component", "what it is here", "licence"], rows)
+    return front_matter, build_table(["part", "from", "licence"], rows) + note
 
 
 def _describe_inputs(config: Any) -> str:

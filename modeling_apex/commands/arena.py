@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.process_exit import print_lines
+
 SCORES_FILE = "battle_scores.jsonl"
 HELP = "judge scores on battles: which of two songs do people prefer"
 DESCRIPTION = (
@@ -122,10 +124,10 @@ def run(arguments: argparse.Namespace) -> int:
             saved += [head.save_pretrained(folder) for folder in (arguments.output, arguments.save_head_to) if folder]
     missing = results["missing_scores"]["num_battles"]
     if missing:
-        print(f"{missing} battles lack a score and were left out; results.json lists them", file=sys.stderr)
-    print(results["conclusion"])
+        print_lines(f"{missing} battles lack a score and were left out; results.json lists them", file=sys.stderr)
+    print_lines(results["conclusion"])
     for path in saved:
-        print(path)
+        print_lines(path)
     return 0
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
+from modeling_apex.process_exit import print_lines
 
 HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             show_progress=sys.stderr.isatty(),
         )
         if is_main_process():
-            print(format_conditions(results))
+            print_lines(format_conditions(results))
             save_json(Path(arguments.output) / "results.json", results)
     close_processes()
     return 0
