@@ -1,5 +1,6 @@
 """
-The schema of result files: what `apex-music arena`, `anchors`, `evaluate` and `conditions` write, field by field.
+The schema of result files: what `apex-music arena`, `anchors`, `train`, `evaluate` and `conditions` write, field
+by field.
 
 What comes in is the kind of a result; what leaves is its JSON Schema (draft 2020-12, the part of it that plain
 dictionaries say: types, required fields, choices), and the fields that every result file opens with: its kind, the
@@ -52,6 +53,11 @@ _OPENING = {
     "model_sha256": _HASH,
     "input_sha256": {**_HASH, "description": "Hash of what was read: the table of battles, or the dataset."},
 }
+_WORSE_THAN = {
+    "type": "array",
+    "items": {"enum": ["mean", "median"]},
+    "description": "Constants that do better: the training mean by MSE, the training median by MAE.",
+}
 _HEAD = _describe_object(
     "One score on one set of songs.",
     {
@@ -90,6 +96,41 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "By split; of an APEX model by platform and score, of a fusion model `popularity` and `hit`.",
                 _describe_map("", {"type": "object"}),
             ),
+        },
+    ),
+    "training": _describe_object(
+        "What `apex-music train` writes into the run folder.",
+        {
+            **_OPENING,
+            "num_songs": _describe_map("By split.", _COUNT),
+            "num_rows": {**_COUNT, "description": "What an epoch passes over: songs, or segments."},
+            "batch_size": {**_COUNT, "description": "Rows of a batch, over all processes."},
+            "steps_per_epoch": {**_COUNT, "description": "Steps of the optimizer."},
+            "schedules": {
+                "type": "array",
+                "items": _describe_object(
+                    "From which epoch on the learning rate falls over how many; more than one where the run was "
+                    "extended.",
+                    {"from_epoch": _COUNT, "num_epochs": _COUNT},
+                ),
+            },
+            "num_epochs": {**_COUNT, "description": "Epochs that were trained."},
+            "best_epoch": {**_COUNT, "description": "That of the model, counted from 0."},
+            "ended_by": {"enum": ["epochs", "patience"]},
+            "still_improving": {"type": "boolean", "description": "The best epoch is among the last tenth."},
+            "validation": _describe_map(
+                "By score, at the best epoch.",
+                _describe_object(
+                    "One score on the validation songs.",
+                    {
+                        "num_songs": _COUNT,
+                        **dict.fromkeys(("mse", "mae", "pearson", "spearman"), _NUMBER),
+                        "baselines": _HEAD["properties"]["baselines"],
+                        "worse_than": _WORSE_THAN,
+                    },
+                ),
+            ),
+            "findings": {"type": "array", "items": _TEXT, "description": "What a person must be told, in sentences."},
         },
     ),
     "conditions": _describe_object(

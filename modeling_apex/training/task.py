@@ -8,7 +8,7 @@ has the table of them. No task imports another.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import nn
 from modeling_apex.corpus.embedding_manifest import MANIFEST_NAME
 from modeling_apex.corpus.song_source import SongSource, open_song_source
 from modeling_apex.corpus.song_store import SongStore
-from modeling_apex.training.arguments import ApexTrainingArguments
+from modeling_apex.training.arguments import ApexTrainingArguments, choose_batch_size
 from modeling_apex.training.batches import compute_step_seed, name_songs, plan_batches, refuse_few_rows
 from modeling_apex.training.losses import MultiTaskLoss
 from modeling_apex.training.processes import gather_rows, share_rows
@@ -70,7 +70,7 @@ class TrainingTask(ABC):
         model ([`ApexModel`] or [`SpectrogramFusionModel`]):
             What is trained; its config names the heads.
         arguments ([`ApexTrainingArguments`]):
-            Loss, batch size, seed, and what the task itself asks for.
+            Loss, batch size, seed, and what the task itself asks for; a batch size that is not named is chosen.
         accelerator (`accelerate.Accelerator`):
             Device and processes.
 
@@ -92,6 +92,7 @@ class TrainingTask(ABC):
         self.loss = build_loss(arguments, model.config, labels["train"])
         self._labels = torch.from_numpy(labels["train"])
         refuse_few_rows(self.num_rows, accelerator.num_processes)
+        self.arguments = replace(arguments, batch_size=choose_batch_size(arguments, self.num_rows))
         self._epoch = 0
         self._batches: list[NDArray[np.int64]] = []
 
@@ -159,7 +160,8 @@ class TrainingTask(ABC):
     def plan_epoch(self, epoch: int) -> int:
         """Fix the order of an epoch; return its number of batches."""
         self._epoch = epoch
-        self._batches = plan_batches(self.num_rows, self.arguments.batch_size, self.arguments.seed, epoch)
+        batch_size = choose_batch_size(self.arguments, self.num_rows)
+        self._batches = plan_batches(self.num_rows, batch_size, self.arguments.seed, epoch)
         return len(self._batches)
 
     def compute_step_seed(self, batch: int) -> int:
