@@ -10,8 +10,8 @@ from modeling_apex.commands.training_options import add_label_arguments, add_tra
 HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
     "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, choose the best on the "
-    "validation songs, evaluate it on the test songs once, and print our results beside the published ones. The same "
-    "command goes on where it was interrupted."
+    "validation songs, evaluate it on the test songs once, and print our results beside the published ones. "
+    "conditions.png shows what chose. The same command goes on where it was interrupted."
 )
 EXAMPLES = (
     "embeddings/suno --output runs/conditions",
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
-    from modeling_apex.training.conditions import format_conditions, run_conditions
+    from modeling_apex.training.conditions import format_conditions, run_conditions, save_conditions_plot
     from modeling_apex.training.processes import build_accelerator, close_processes, is_main_process
 
     settings = collect_arguments(arguments)
@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if is_main_process():
             print(format_conditions(results))
+            print(f"\nmodel: {Path(arguments.output) / results['chosen'] / 'best'}")
             save_json(Path(arguments.output) / "results.json", results)
+            save_conditions_plot(results, Path(arguments.output) / "conditions.png")
     close_processes()
     return 0

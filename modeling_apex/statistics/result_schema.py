@@ -58,6 +58,7 @@ _WORSE_THAN = {
     "items": {"enum": ["mean", "median"]},
     "description": "Constants that do better: the training mean by MSE, the training median by MAE.",
 }
+_FINDINGS = {"type": "array", "items": _TEXT, "description": "What a person must be told, in sentences."}
 _HEAD = _describe_object(
     "One score on one set of songs.",
     {
@@ -66,6 +67,7 @@ _HEAD = _describe_object(
         "baselines": {"type": "object", "description": "Errors of always saying the training mean or median."},
         "resampled": RESAMPLED,
     },
+    worse_than=_WORSE_THAN,
 )
 _SUBSETS = _describe_map("By subset (`all`, `instrumental`, `vocal`) and metric.", _describe_map("", ESTIMATE))
 _EFFECT_ROW = _describe_object(
@@ -97,6 +99,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 _describe_map("", {"type": "object"}),
             ),
         },
+        findings=_FINDINGS,
     ),
     "training": _describe_object(
         "What `apex-music train` writes into the run folder.",
@@ -130,7 +133,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                     },
                 ),
             ),
-            "findings": {"type": "array", "items": _TEXT, "description": "What a person must be told, in sentences."},
+            "findings": _FINDINGS,
         },
     ),
     "conditions": _describe_object(
@@ -142,6 +145,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "conditions": _describe_map("Results of every condition on the split that chooses.", {"type": "object"}),
             "test": {"type": "object", "description": "Results of the chosen condition alone, on the test split."},
         },
+        mean_spearman=_describe_map(
+            "What chose: of each condition, over the scores that all have.", {"type": "number"}
+        ),
     ),
     "arena": _describe_object(
         "What `apex-music arena` writes into results.json.",

@@ -54,6 +54,12 @@ def describe_better_constants(head: str, result: Mapping[str, Any], place: str) 
     return sentences
 
 
+def add_better_constants(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `compute_head_results` says of a score, with `worse_than`; see `list_better_constants`."""
+    errors = {error: result[error]["value"] for error in ERRORS_OF_CONSTANTS.values()}
+    return {**result, "worse_than": list_better_constants(errors, result["baselines"])}
+
+
 def is_still_improving(best_epoch: int, num_epochs: int, arguments: ApexTrainingArguments) -> bool:
     """Tell whether the epochs ended, not patience, while the best one was the last or among the last tenth."""
     recent = min(arguments.patience, max(1, arguments.num_epochs // 10))

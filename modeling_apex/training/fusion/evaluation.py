@@ -30,9 +30,11 @@ from modeling_apex.training.evaluate import (
     RESAMPLED_COLUMNS,
     build_resampled_groups,
     describe_resampled,
+    format_findings,
     format_interval,
     format_number,
 )
+from modeling_apex.training.verdict import add_better_constants, describe_better_constants
 
 
 def evaluate_fusion_model(
@@ -94,6 +96,11 @@ def evaluate_fusion_model(
         "num_draws": num_draws,
         "failures": failures,
         "splits": results,
+        "findings": [
+            sentence
+            for name, found in results.items()
+            for sentence in describe_better_constants("popularity", found["popularity"], name)
+        ],
     }
 
 
@@ -109,7 +116,7 @@ def _evaluate_songs(
     units = {column: [song.columns.get(column) for song in scored] for column in RESAMPLED_COLUMNS}
     drawn: dict[str, Any] = {"num_draws": num_draws, "groups": build_resampled_groups(units)}
     known = training_labels if len(training_labels) else labels
-    popularity = compute_head_results(scores[:, 0], labels, known, **drawn)
+    popularity = add_better_constants(compute_head_results(scores[:, 0], labels, known, **drawn))
     is_hit = np.where(np.isnan(labels), np.nan, labels >= hit_threshold)
     return {
         "popularity": popularity,
@@ -206,4 +213,5 @@ def format_fusion_results(results: Mapping[str, Any]) -> str:
         f"[low, high]: 95 % bootstrap over {'; '.join(units)}. Features that leak the target: {leaking or 'none'}. "
         f"Baselines from: {results['baselines_from']}."
     )
+    parts += format_findings(results)
     return "\n\n".join(parts)
