@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy", "pyarrow", "datasets")
 # Arguments that may differ when a run is resumed, since they change no number of an epoch.
 FREE_ARGUMENTS = ("report_to", "patience")
+ENVIRONMENT_NAME = "environment.json"
 SCHEDULES_NAME = "schedules.json"
 RESULTS_NAME = "results.json"
 
@@ -41,12 +42,20 @@ class RunFolder:
         self.best = self.path / "best"
         self.checkpoints = self.path / "checkpoints"
 
-    def open(self, arguments: ApexTrainingArguments, data: Mapping[str, Any], *, resume: bool) -> None:
+    def open(
+        self,
+        arguments: ApexTrainingArguments,
+        data: Mapping[str, Any],
+        *,
+        resume: bool,
+        places: Mapping[str, str] | None = None,
+    ) -> None:
         """
         Start the run, or check that the run to resume has these arguments and trains on these data.
 
         More epochs than the run had extend it: its weights and the state of its optimizer go on, and from the epoch
-        that comes next the learning rate is that of a run of the greater number.
+        that comes next the learning rate is that of a run of the greater number. `places` says where on this machine
+        the data lie; it stays in `environment.json`, and decides nothing.
 
         Raises:
             `FileExistsError`: If a run lies here and `resume` is false.
@@ -74,7 +83,7 @@ class RunFolder:
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         save_json(self.path / "data.json", data)
-        save_json(self.path / "environment.json", describe_environment())
+        save_json(self.path / ENVIRONMENT_NAME, {**describe_environment(), **(places or {})})
         save_json(self.path / SCHEDULES_NAME, [{"from_epoch": 0, "num_epochs": arguments.num_epochs}])
         save_json(self.path / "arguments.json", described)
 
@@ -135,6 +144,20 @@ class RunFolder:
             axes.set(xlabel="epoch", ylabel=unit)
             axes.legend(fontsize="small")
             figure.savefig(self.path / f"{name}.png", dpi=120)
+
+
+def find_embeddings(model: str | os.PathLike) -> tuple[str | None, str | None]:
+    """
+    Find what a run learned from, by the folder of its best model, if both lie where they lay.
+
+    Returns:
+        `tuple[str, str]`: the folder of embeddings and the dataset of their labels; the first is `None` where nothing
+        says it, or the model has an encoder of its own, and the second where the embeddings themselves say it.
+    """
+    path = Path(os.path.abspath(model)).parent / ENVIRONMENT_NAME
+    places = load_fields(path, "Name the embeddings instead.") if path.is_file() else {}
+    embeddings, songs = places.get("embeddings"), places.get("songs")
+    return (embeddings if embeddings and os.path.isdir(embeddings) else None), songs
 
 
 def describe_environment() -> dict[str, Any]:

@@ -55,6 +55,16 @@ class TrainingInputs:
             )
         return open_song_source(self.source)
 
+    def describe_places(self) -> dict[str, str]:
+        """Return where the embeddings lie that heads learn from, and the dataset of their labels, if it was named."""
+        if self.arguments.trained != "heads" or not isinstance(self.source, (str, os.PathLike)):
+            return {}
+        places = {"embeddings": os.path.abspath(os.path.expanduser(self.source))}
+        if isinstance(self.songs, (str, os.PathLike)):
+            songs = os.path.expanduser(self.songs)
+            places["songs"] = os.path.abspath(songs) if os.path.exists(songs) else songs
+        return places
+
     def choose_cache(self, kind: str) -> Path:
         """Return where decoded songs are kept: `cache_dir`, or a folder beside the run that is named for `kind`."""
         return Path(self.cache_dir or Path(self.output).with_name(f"{Path(self.output).name}-{kind}"))

@@ -37,6 +37,8 @@ NO_CONFIG = "shapes a spectrogram-fusion model (config); an APEX model has the s
 NO_SONGS = "names the dataset that labels of embeddings come from (--songs); here the dataset has them: leave it out."
 NO_MODEL = "names the encoder of an APEX model (--model); a spectrogram-fusion model starts anew: leave it out."
 
+FACTS_NAME = "facts.json"
+
 # How each task is prepared, and which inputs it cannot use, with the reason.
 TASKS: Mapping[str, tuple[Callable[[TrainingInputs, Any], TrainingTask], Mapping[str, str]]] = {
     "heads": (prepare_heads, {"config": NO_CONFIG}),
@@ -83,7 +85,8 @@ def train(
         arguments ([`ApexTrainingArguments`], *optional*):
             What to train and how. Defaults to the preset `"published"`.
         model (`str`, `os.PathLike` or [`ApexModel`], *optional*):
-            The model, in float32, whose encoder made the embeddings (by default what they name) or is to be trained.
+            The model, in float32, whose encoder made the embeddings (by default what they name) or is to be trained
+            (by default MERT-v1-95M, with new heads).
         config (`Mapping`, *optional*):
             Fields of [`SpectrogramFusionConfig`] that differ from its defaults.
         songs (`str`, `os.PathLike` or [`SongSource`], *optional*):
@@ -115,10 +118,12 @@ def train(
     task = prepare(inputs, build_accelerator(arguments, output))
     if arguments.require_grouped_splits:
         task.store.refuse_shared_groups()
-    return _run_task(task, RunFolder(output), resume=resume, show_progress=show_progress)
+    return _run_task(task, RunFolder(output), inputs.describe_places(), resume=resume, show_progress=show_progress)
 
 
-def _run_task(task: TrainingTask, run: RunFolder, *, resume: bool, show_progress: bool) -> TrainingResult:
+def _run_task(
+    task: TrainingTask, run: RunFolder, places: Mapping[str, str], *, resume: bool, show_progress: bool
+) -> TrainingResult:
     """Run a task in its folder, from the first file to the saved model."""
     accelerator, problem = task.accelerator, None
     num_songs = {split: task.store.get_split(split).num_songs for split in ("train", "validation")}
@@ -127,7 +132,7 @@ def _run_task(task: TrainingTask, run: RunFolder, *, resume: bool, show_progress
             try:
                 stack.enter_context(OutputLock(run.path))  # for all processes of this run
                 learned = {**task.describe_data(), "dataset_sha256": task.store.dataset_sha256, "songs": num_songs}
-                run.open(task.arguments, learned, resume=resume)
+                run.open(task.arguments, learned, resume=resume, places=places)
             except (OSError, ValueError) as error:
                 problem = error
         # All fail for the reason that the first one found, rather than wait for it for ever.
@@ -193,6 +198,8 @@ def _save_best(task: TrainingTask, run: RunFolder, progress: Progress | None = N
         shutil.rmtree(part, ignore_errors=True)
         task.model.save_pretrained(part)
         ApexFeatureExtractor.from_config(config).save_pretrained(part)
+        if (run.best / FACTS_NAME).is_file():  # what a person answered for its card
+            shutil.copyfile(run.best / FACTS_NAME, part / FACTS_NAME)
         share_files(part)
         if run.best.exists():  # moved away whole: a kill must not leave half a model under this name
             shutil.rmtree(old, ignore_errors=True)
