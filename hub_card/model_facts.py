@@ -164,10 +164,7 @@ def build_model_facts(
     config = ApexConfig.from_pretrained(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
-    if isinstance(facts, Mapping):
-        stated = _check_facts(facts, str(folder / FACTS_NAME))
-    else:
-        stated = _load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
+    stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
     components = _build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
@@ -194,8 +191,10 @@ def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Pa
     return beside if (beside / RESULTS_NAME).is_file() else None
 
 
-def _load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str, Any]:
-    """Read and check a JSON file of facts that no program measured; where it need not exist, no facts."""
+def load_facts(path: str | os.PathLike | Mapping[str, Any], *, must_exist: bool = True) -> dict[str, Any]:
+    """Read and check facts that no program measured, of a JSON file or as they are; of none, where that may be."""
+    if isinstance(path, Mapping):
+        return _check_facts(path, FACTS_NAME)
     if not must_exist and not Path(path).is_file():
         return {}
     return _check_facts(drop_open_questions(load_result_file(path)), str(path))

@@ -26,7 +26,7 @@ from hub_card.hub_upload import (
     read_repository,
     upload,
 )
-from hub_card.model_facts import ARENA_NAME, FACTS_NAME, RESULTS_NAME, build_model_facts, find_arena
+from hub_card.model_facts import ARENA_NAME, FACTS_NAME, RESULTS_NAME, build_model_facts, find_arena, load_facts
 from hub_card.open_questions import ask_open_questions
 from hub_card.result_files import load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
@@ -223,6 +223,7 @@ def _complete_model(arguments: argparse.Namespace, source: Path, say: Callable[[
     facts = Path(arguments.facts) if arguments.facts else source / FACTS_NAME
     if arguments.facts and not facts.is_file():
         raise FileNotFoundError(f"{facts}: no such file of facts; without --facts one is made beside the model.")
+    load_facts(facts, must_exist=False)  # what is wrong in it is said with its place
     ask_open_questions(facts, build)
 
 

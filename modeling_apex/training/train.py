@@ -107,9 +107,8 @@ def train(
         [`OutputInUseError`]: If another run is writing the run folder.
         [`TrainingDivergedError`]: If the loss becomes NaN; the best epoch so far is saved first.
     """
-    arguments = arguments or build_arguments()
-    if resume:
-        arguments = RunFolder(output).keep_batch_size(arguments)
+    run, arguments = RunFolder(output), arguments or build_arguments()
+    arguments = run.keep_batch_size(arguments) if resume else arguments
     inputs = TrainingInputs(source, output, arguments, model, config, songs, rereads, cache_dir)
     prepare, unused = TASKS[arguments.trained]
     for name, reason in unused.items():
@@ -118,7 +117,7 @@ def train(
     task = prepare(inputs, build_accelerator(arguments, output))
     if arguments.require_grouped_splits:
         task.store.refuse_shared_groups()
-    return _run_task(task, RunFolder(output), inputs.describe_places(), resume=resume, show_progress=show_progress)
+    return _run_task(task, run, inputs.describe_places(), resume=resume, show_progress=show_progress)
 
 
 def _run_task(

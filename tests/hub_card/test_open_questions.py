@@ -180,6 +180,9 @@ def test_nothing_says_what_to_evaluate_on(run: Callable, best: Path, hub: Loopba
         run("--facts", str(tmp_path / "mine.json"), "--embeddings", str(elsewhere))
     assert not (best / "facts.json").exists()
     assert (best / "results.json").is_file()
+    (best / "facts.json").write_text('{"sumary": "mine"}')
+    with pytest.raises(ValueError, match=r"best/facts\.json: no card uses the field 'sumary'; expected some of title"):
+        run()
 
 
 def test_the_answers_outlive_an_extension(best: Path, tiny_model: ApexModel) -> None:

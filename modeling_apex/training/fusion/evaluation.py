@@ -80,14 +80,13 @@ def evaluate_fusion_model(
         results[name] = _evaluate_songs(
             scores, scored, training_labels, target_column, config.hit_threshold, num_draws
         )
-    opening = build_opening(
-        "evaluation",
-        model=str(config._name_or_path),
-        model_sha256=compute_scores_hash(loaded),
-        input_sha256=_hash_rows(songs, [target_column, *config.feature_names, *RESAMPLED_COLUMNS]),
-    )
     return {
-        **opening,
+        **build_opening(
+            "evaluation",
+            model=str(config._name_or_path),
+            model_sha256=compute_scores_hash(loaded),
+            input_sha256=_hash_rows(songs, [target_column, *config.feature_names, *RESAMPLED_COLUMNS]),
+        ),
         "branches": config.branches,
         "features": config.feature_names,
         "leaking_features": config.leaking_names,
@@ -96,12 +95,17 @@ def evaluate_fusion_model(
         "num_draws": num_draws,
         "failures": failures,
         "splits": results,
-        "findings": [
-            sentence
-            for name, found in results.items()
-            for sentence in describe_better_constants("popularity", found["popularity"], name)
-        ],
+        "findings": _list_findings(results),
     }
+
+
+def _list_findings(splits: Mapping[str, Any]) -> list[str]:
+    """Say by split whether a constant does better at popularity; hits have baselines of their own."""
+    return [
+        sentence
+        for name, found in splits.items()
+        for sentence in describe_better_constants("popularity", found["popularity"], name)
+    ]
 
 
 def _evaluate_songs(
