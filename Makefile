@@ -11,7 +11,7 @@ LOCK ?= requirements-ci.lock
 PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics readme tiny tiny-arena presets compare demo card quality style \
+.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics robustness readme tiny tiny-arena presets compare demo card quality style \
   lock licenses wheel sbom clean
 
 help: ## List every target with one line
@@ -36,6 +36,7 @@ test-slow: setup ## Run the tests at full model size as well
 
 bench: setup ## Run the benchmarks and write their results to tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/compare_resamplers.py
+	$(BIN)/python tests/benchmarks/bench_decoding.py --output tests/benchmarks/results/decoding.json
 	$(BIN)/python tests/benchmarks/bench_scoring.py
 	$(BIN)/python tests/benchmarks/bench_corpus.py
 	$(BIN)/python tests/benchmarks/bench_space.py
@@ -48,6 +49,7 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/bench_engines.py --output tests/benchmarks/results/engines.json
 	$(BIN)/python tests/benchmarks/bench_gpu.py --output tests/benchmarks/results/gpu.json
 	$(BIN)/python tests/benchmarks/bench_songeval.py --output tests/benchmarks/results/songeval.json
+	$(BIN)/python tests/benchmarks/bench_rewards.py --output tests/benchmarks/results/rewards.json
 	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
@@ -72,6 +74,11 @@ mutation: setup ## Mutate audio, losses, metrics and targets, and count which mu
 statistics: setup ## Simulate what intervals, tests and percentiles promise (resumable)
 	$(BIN)/python tests/benchmarks/simulate_statistics.py --output tests/benchmarks/results/statistics.json
 	$(BIN)/python tests/benchmarks/measure_uncertainty.py
+
+robustness: setup ## Measure what a song's file does to the scores of apex-tiny
+	$(BIN)/python -m datasets_scripts.build synthetic --layout factors --num-songs 40 --seconds 30 --seed 17 --sampling-rate 44100 \
+	  --num-channels 2 --output runs/robustness-songs
+	$(BIN)/apex-music robustness $(TINY) runs/robustness-songs/audio --output $(TINY)/robustness --overwrite --device cpu
 
 readme: setup ## Write the tables of README.md from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py

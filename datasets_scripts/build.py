@@ -16,7 +16,7 @@ from typing import Any
 from datasets_scripts.build_arguments import MEBIBYTE, add_hub_arguments, build_parser
 from datasets_scripts.worker_pool import WorkerDiedError
 from hub_card.hub_upload import PublishError, UploadTarget
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, print_lines, run_command
 from modeling_apex.storage.output_lock import OutputLock
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse_synthetic(arguments: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
     from datasets_scripts.synthetic.command import add_arguments
 
-    parser = argparse.ArgumentParser(prog="python -m datasets_scripts.build synthetic")
+    parser = CommandParser(prog="python -m datasets_scripts.build synthetic")
     add_arguments(parser)
     add_hub_arguments(parser)
     return parser.parse_args(arguments, args)
@@ -81,7 +81,7 @@ def _run_builder(args: argparse.Namespace) -> int:
         working_folder = open_output_folder(output, options=builder.describe_options(), overwrite=args.overwrite)
         if working_folder is None:
             refuse_changed_sources(builder, output, rereads=args.recheck)
-            print(f"{output} is finished already: nothing to do (--overwrite builds it again).")
+            print_lines(f"{output} is finished already: nothing to do (--overwrite builds it again).")
         else:
             try:
                 prepared = builder.prepare(working_folder, {} if args.recheck else load_identities(working_folder))
@@ -106,12 +106,12 @@ def _build_target(args: argparse.Namespace) -> UploadTarget:
 def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     for reason, count in manifest["num_dropped"].items():
         if count:
-            print(f"left out {count:>9,}  {reason}")
+            print_lines(f"left out {count:>9,}  {reason}")
     for match in manifest.get("matches", []):
-        print(f"{match['source']}: {match['num_matched_songs']:,} of {match['num_songs']:,} songs")
+        print_lines(f"{match['source']}: {match['num_matched_songs']:,} of {match['num_songs']:,} songs")
     for name, split in manifest["splits"].items():
-        print(f"{name:<10} {split['num_rows']:>7,}  rows in {len(split['shards'])} shard(s)")
-    print(f'Wrote {output}. Read it by datasets.load_dataset("{output}").')
+        print_lines(f"{name:<10} {split['num_rows']:>7,}  rows in {len(split['shards'])} shard(s)")
+    print_lines(f'Wrote {output}. Read it by datasets.load_dataset("{output}").')
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from datasets_scripts.song_record import AESTHETIC_NAMES, GROUP_KEYS, LABEL_SOUR
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_sources import AUDIO_IN_TABLE, DEFAULT_COLUMNS, LABELS, NO_AUDIO, SongSource
 from hub_card.card_checks import HUB_LICENSES
+from modeling_apex.process_exit import CommandParser
 from modeling_apex.storage.table_reader import FORMATS_TEXT
 
 MEBIBYTE = 1024**2
@@ -85,7 +86,7 @@ Example: python -m datasets_scripts.build spotify --tracks tracks.csv --audio au
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser; the synthetic world adds its own arguments when it is asked for."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m datasets_scripts.build",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

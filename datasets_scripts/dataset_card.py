@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from datasets_scripts.splits import SPLIT_NAMES
-from modeling_apex.storage.markdown import build_table
+from modeling_apex.storage.markdown import build_table, escape_markdown
 
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST_SIZE_CATEGORY = "1M<n<10M"
@@ -126,16 +126,33 @@ def render_song_card(
 def _render_joins(manifest: Mapping[str, Any]) -> list[str]:
     """Write what found its song, and what is to be known of the splits, where there is such."""
     parts = []
-    if manifest["matches"]:
+    if matches := manifest["matches"]:
         names = ("source", "num_rows", "num_matched_rows", "num_songs", "num_matched_songs")
-        rows = [[str(match.get(name, "")) for name in names] for match in manifest["matches"]]
+        rows = [[str(match.get(name, "")) for name in names] for match in matches]
         table = build_table(["joined", "rows", "of a song", "songs in the table", "found"], rows)
         parts.append(f"## Joins\n\nLabels and audio that were matched with the songs by their ids:\n\n{table}\n")
+        parts += [_describe_teacher(match["source"], match["teacher"]) for match in matches if "teacher" in match]
     if manifest["warnings"]:
         # As code, because they quote ids of the tables, which may be anything.
         listed = "".join(f"- `{warning.replace('`', ' ')}`\n" for warning in manifest["warnings"])
         parts.append(f"## Warnings\n\n{listed}")
     return parts
+
+
+def _describe_teacher(table: str, teacher: Mapping[str, Any]) -> str:
+    """Say that labels were made by a model, by which, and when."""
+    facts = [f"SHA-256 `{teacher['teacher_sha256']}`", teacher["labelled_on"]]
+    if teacher["teacher_revision"] is not None:
+        facts.insert(0, f"revision {escape_markdown(teacher['teacher_revision'])}")
+    if teacher["apex_music_version"] is not None:
+        facts.append(f"apex-music {escape_markdown(teacher['apex_music_version'])}")
+    text = (
+        f"The labels of {escape_markdown(table)} are **pseudo-labels of {escape_markdown(teacher['teacher'])}** "
+        f"({', '.join(facts)}): the output of a model, not of people."
+    )
+    if number := teacher["num_failed_songs"]:
+        text += f" Songs that it could not score, and that are unlabelled: {number}."
+    return f"{text}\n"
 
 
 def render_battle_card(manifest: Mapping[str, Any], *, license_id: str, columns: Mapping[str, str]) -> str:

@@ -113,7 +113,9 @@ class SongDatasetBuilder(datasets.ArrowBasedBuilder):
 
     def join_labels(self, labels: LabelTable) -> None:
         """Take a table of labels for the songs; how many find each other goes to the manifest."""
-        name = {"source": Path(labels.index.table).name}
+        name: dict[str, Any] = {"source": Path(labels.index.table).name}
+        if labels.teacher is not None:
+            name["teacher"] = {**labels.teacher.to_json(), "num_failed_songs": labels.num_failed}
         self._joins.append((lambda: name | labels.index.count_matches(), labels.index.check_matches))
 
     def build_corpus(self, working_folder: Path) -> SongCorpus:

@@ -24,7 +24,10 @@ SONG_COLUMNS: Mapping[str, tuple[datasets.Value | datasets.Audio, str]] = {
     "score_streams": (datasets.Value("float32"), "target, 0 to 100: transformed percentile of the plays"),
     "score_likes": (datasets.Value("float32"), "target, 0 to 100: transformed percentile of the likes"),
     **{name: (datasets.Value("float32"), "label, 1 to 5; null when unlabelled") for name in AESTHETIC_NAMES},
-    "label_source": (datasets.Value("string"), f"who gave those labels: {', '.join(LABEL_SOURCES)}; or null"),
+    "label_source": (
+        datasets.Value("string"),
+        f"who gave those labels: {', '.join(LABEL_SOURCES)}; a teacher is named where known; or null",
+    ),
     "created_at": (datasets.Value("string"), "ISO 8601, UTC"),
     "duration": (datasets.Value("float32"), "seconds: of the decoded audio, else as the metadata says"),
     "title": (datasets.Value("string"), "the song's title"),

@@ -44,7 +44,7 @@ class TrainingSongsConfig(SongDatasetConfig):
             Columns that differ from `DEFAULT_COLUMNS`, by field; `"platform:field"` sets one for one platform only,
             and `"labels:field"`, or the name of an aesthetic label, one of the table of labels.
         labels (`str`, *optional*):
-            A table with `id` (or `song_id`) and the five aesthetic columns.
+            A table with `id` (or `song_id`) and the five aesthetic columns, such as `apex-music label` writes.
         label_source (`str`, defaults to `"pseudo-labels"`):
             Who gave those labels.
     """
@@ -74,7 +74,8 @@ class TrainingSongs(SongDatasetBuilder):
     PRETTY_NAME = "Songs with popularity targets"
     INTRODUCTION = """\
 AI-generated songs with play and like counts turned into popularity targets, and aesthetic labels where there are any.
-`label_source` says whose they are: labels of the source `pseudo-labels` were made by another model, not by people.
+`label_source` says whose they are: labels whose source begins with `pseudo-labels` were made by another model, not by
+people.
 """
     TAGS = ("music-popularity",)
 

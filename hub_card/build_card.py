@@ -14,8 +14,8 @@ from pathlib import Path
 from hub_card.card_checks import CARD_NAME, find_card_problems
 from hub_card.dataset_card import render_dataset_card
 from hub_card.model_card import render_model_card
-from hub_card.model_facts import ARENA_NAME, build_model_facts, find_arena
-from modeling_apex.process_exit import run_command
+from hub_card.model_facts import ARENA_NAME, ROBUSTNESS_FOLDER, build_model_facts, find_arena, find_robustness
+from modeling_apex.process_exit import CommandParser, print_lines, run_command
 from modeling_apex.storage.links import refuse_links_out_of
 from modeling_apex.storage.output_folder import replace_file, replace_text
 
@@ -30,12 +30,15 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", metavar="FILE", help="its evaluation (default: results.json beside the model)")
     parser.add_argument("--facts", metavar="FILE", help="JSON of what no program measures (default: facts.json there)")
     parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote (default: arena/ there)")
+    parser.add_argument(
+        "--robustness", metavar="DIR", help="what `apex-music robustness` wrote (default: robustness/ there)"
+    )
     parser.add_argument("--no-arena-because", metavar="TEXT", help="why there are no results on battles")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hub_card.build_card",
         description="Render the card of a model or a dataset from its result files. A missing fact stops the build.",
         epilog="examples:\n"
@@ -71,7 +74,11 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     refuse_links_out_of(folder)
     repo_type = "dataset" if arguments.dataset else "model"
     if arguments.dataset:
-        unused = [name for name in ("results", "arena", "no_arena_because", "facts") if getattr(arguments, name)]
+        unused = [
+            name
+            for name in ("results", "arena", "robustness", "no_arena_because", "facts")
+            if getattr(arguments, name)
+        ]
         if unused:
             raise ValueError(
                 f"--{unused[0].replace('_', '-')} is about models; the card of a dataset does not use it."
@@ -79,14 +86,16 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
         text = render_dataset_card(arguments.dataset, repo_id=repo_id)
     else:
         arena = find_arena(arguments.model, arguments.arena)
-        plots = _copy_plots(arena, folder) if arena is not None else []
+        robustness = find_robustness(arguments.model, arguments.robustness)
         facts = build_model_facts(
             arguments.model,
             results=arguments.results,
             facts=arguments.facts,
             arena=arguments.arena,
             no_arena_because=arguments.no_arena_because,
-            plots=plots,
+            robustness=robustness,
+            plots=_copy_plots(arena, folder / ARENA_NAME),
+            robustness_plots=_copy_plots(robustness, folder / ROBUSTNESS_FOLDER),
             repo_id=repo_id,
         )
         text = render_model_card(facts)
@@ -97,25 +106,29 @@ def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo
     return path
 
 
-def _copy_plots(arena: Path, output: Path) -> list[str]:
-    """Copy the pictures of the arena experiment beside the card; return their paths as the card links them."""
+def _copy_plots(source: Path | None, output: Path) -> list[str]:
+    """Copy the pictures of a result, if there is one, beside the card; return their paths as the card links them."""
     copied = []
-    for path in sorted(arena.glob(f"*{PLOT_SUFFIX}")):
-        target = output / ARENA_NAME / path.name
+    for path in sorted(source.glob(f"*{PLOT_SUFFIX}")) if source is not None else ():
+        target = output / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.resolve() != path.resolve():
             with replace_file(target) as file:
                 file.write(path.read_bytes())
-        copied.append(f"{ARENA_NAME}/{path.name}")
+        copied.append(f"{output.name}/{path.name}")
     return copied
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
 
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading weights: it takes a second
+
     def run(arguments: argparse.Namespace) -> int:
         build_parser().parse_args(words, arguments)
-        print(write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo))
+        print_lines(
+            write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo)
+        )
         return 0
 
     return run_command("build_card", run, words=words, when_interrupted="give the same command again")

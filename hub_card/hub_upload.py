@@ -23,6 +23,7 @@ from modeling_apex.checkpoints.hub_files import (
     list_files,
     list_hub_files,
 )
+from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.storage.stop_signals import open_temporary_folder
 
 MAIN_BRANCH = "main"
@@ -381,5 +382,5 @@ def describe_error(error: BaseException) -> str:
     if error.__cause__ is not None and str(error.__cause__) not in text:
         text = f"{text} ({error.__cause__})"
     token = get_token()
-    text = " ".join(text.split())
+    text = escape_controls(" ".join(text.split()))
     return text.replace(token, "***") if token else text

@@ -14,6 +14,7 @@ from typing import Any
 from hub_card.markdown import demote_headings, format_estimate, format_number
 from hub_card.model_facts import ModelFacts
 from hub_card.result_files import Evaluation
+from hub_card.uncertainty_section import describe_percentiles, describe_uncertainty
 from modeling_apex.checkpoints.component_licenses import (
     COMBINED_LICENSE_ID,
     COMBINED_LICENSE_NAME,
@@ -39,6 +40,16 @@ PLOT_TITLES = {
     "calibration": "Calibration of the preference head",
     "leaderboard": "Leaderboard by predicted votes against that by human votes",
     "aesthetics_effect": "AUC with minus without aesthetic scores, with intervals",
+    "robustness": "Mean absolute change of each score, in standard deviations between songs",
+}
+# What the end of a song counts, by the config's `tail`.
+TAIL_TEXTS = {
+    "full": "Segments have equal weight, and the last one is padded with silence: the end of a song that is little "
+    "longer than a whole number of segments counts more than it lasts.",
+    "weighted": "A segment counts by the seconds of song in it, and the last one is padded with silence: what is "
+    "heard of a short end is silence for the most part, though it counts little.",
+    "drop": "A last segment of less than {seconds:g} s is not heard, unless the song has no other; a longer one is "
+    "padded with silence and counts as much as the others.",
 }
 TAGS = ("music", "apex-music", "song-popularity", "song-aesthetics", "arxiv:2605.03395")
 # What the weights of the paper stand on (arXiv 2605.03395).
@@ -75,6 +86,10 @@ def render_model_card(facts: ModelFacts) -> str:
         model_option=f" --model {facts.repo_id}" if facts.repo_id else "",
         embedded_path=EMBEDDED_PATH,
         components_table=_build_components_table(facts.components),
+        percentiles_text=describe_percentiles(facts.reference),
+        uncertainty_text=describe_uncertainty(facts.reference, facts.uncertainty, facts.heads),
+        robustness_text=_build_robustness_text(facts.robustness) if facts.robustness else "",
+        tail_text=TAIL_TEXTS[facts.tail].format(seconds=facts.tail_seconds),
         arena_report=_build_arena_report(facts.arena) if facts.arena else "",
         licences_text=_build_licences_text(facts),
         provenance_json=json.dumps(facts.provenance, indent=2, ensure_ascii=False, allow_nan=False),
@@ -278,6 +293,19 @@ def _get_plot_title(path: str) -> str:
 def _list_unlabelled_heads(head_names: Sequence[str], evaluation: Evaluation) -> list[str]:
     measured = {score.name for score in evaluation.scores}
     return [f"`{name}`" for name in head_names if name not in measured]
+
+
+def _build_robustness_text(robustness: dict[str, Any]) -> str:
+    from modeling_apex.robustness.robustness_report import build_changes_table, describe_largest, list_left_out
+
+    notes = "\n".join(list_left_out(robustness))
+    legend = (
+        "The table has the mean absolute change of each score, in brackets the largest one, and the share of pairs of "
+        "songs that changed their order, on average over the scores; `none` is the control, which decodes a song and "
+        "writes it again. Intervals, and which way scores move, are in `robustness/report.md`."
+    )
+    parts = [describe_largest(robustness), build_changes_table(robustness), legend, notes]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _build_arena_report(arena: dict[str, Any]) -> str:

@@ -14,15 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hub_card.open_questions import SONGS_QUESTION, drop_open_questions
+from hub_card.open_questions import SONGS_QUESTION, drop_open_questions, is_open
 from hub_card.result_files import (
     OPEN_QUESTION,
+    ROBUSTNESS_NAME,
     Evaluation,
     MissingFactError,
+    Uncertainty,
     get_fact,
     load_result_file,
     read_arena,
     read_evaluations,
+    read_robustness,
+    read_uncertainty,
 )
 from modeling_apex.checkpoints.component_licenses import (
     CODE,
@@ -31,11 +35,15 @@ from modeling_apex.checkpoints.component_licenses import (
     compute_combined_license,
     find_component,
 )
+from modeling_apex.corpus.label_teacher import PSEUDO_LABELS, find_teacher
+from modeling_apex.storage.markdown import escape_markdown
 from modeling_apex.storage.output_folder import load_fields
 
 RESULTS_NAME = "results.json"
 FACTS_NAME = "facts.json"
 ARENA_NAME = "arena"
+ROBUSTNESS_FOLDER = "robustness"
+UNCERTAINTY_NAME = "uncertainty.json"
 # Who gave the aesthetic labels, and what a reader must know about it.
 LABEL_SOURCES = ("songeval-raters", "pseudo-labels", "synthetic")
 FACT_FIELDS: dict[str, type] = {
@@ -81,12 +89,17 @@ class ModelFacts:
         num_parameters (`int`): Of encoder and heads.
         provenance (`dict`): `config.provenance`.
         components (`tuple[Component, ...]`): What it is made of and was trained with.
-        aesthetic_labels (`str`): One of `LABEL_SOURCES`.
+        aesthetic_labels (`str`): One of `LABEL_SOURCES`, or pseudo-labels of a teacher that is named.
         training_summary (`str`): How it was trained, on what.
         evaluations (`tuple[Evaluation, ...]`): Results on songs.
         arena (`dict`, *optional*): Results on battles.
         battles (`str`): Which battles those were, or why there are none.
-        plots (`tuple[str, ...]`): Paths of pictures, relative to the card.
+        tail (`str`), tail_seconds (`float`): What the padded last segment counts, from the config.
+        reference (`dict`): `config.reference`.
+        uncertainty (`Uncertainty`, *optional*): How often intervals and warnings were right.
+        robustness (`dict`, *optional*): What `apex-music robustness` found.
+        plots (`tuple[str, ...]`): Paths of pictures of battles, relative to the card.
+        robustness_plots (`tuple[str, ...]`): Likewise, of robustness.
         energy (`dict`, *optional*): `hardware`, `hours` and, where measured, `kwh`.
         contact (`str`, *optional*): Where to ask.
         repo_id (`str`, *optional*): The Hub repository that the card is for.
@@ -109,11 +122,24 @@ class ModelFacts:
     evaluations: tuple[Evaluation, ...]
     arena: dict[str, Any] | None
     battles: str
+    tail: str
+    tail_seconds: float
+    reference: dict[str, Any]
+    uncertainty: Uncertainty | None = None
+    robustness: dict[str, Any] | None = None
     plots: tuple[str, ...] = ()
+    robustness_plots: tuple[str, ...] = ()
     energy: dict[str, Any] | None = None
     contact: str | None = None
     repo_id: str | None = None
     results_files: tuple[str, ...] = field(default=(RESULTS_NAME,))
+
+    @property
+    def label_teacher(self) -> str | None:
+        """Whose pseudo-labels the aesthetic labels are, as Markdown; `None` if they are none."""
+        if not self.aesthetic_labels.startswith(PSEUDO_LABELS):
+            return None
+        return escape_markdown(find_teacher(self.aesthetic_labels) or "SongEval's model")
 
     @property
     def license_id(self) -> str:
@@ -128,7 +154,9 @@ def build_model_facts(
     facts: str | os.PathLike | Mapping[str, Any] | None = None,
     arena: str | os.PathLike | None = None,
     no_arena_because: str | None = None,
+    robustness: str | os.PathLike | None = None,
     plots: Sequence[str] = (),
+    robustness_plots: Sequence[str] = (),
     repo_id: str | None = None,
 ) -> ModelFacts:
     """
@@ -137,14 +165,12 @@ def build_model_facts(
     Args:
         model (`str` or `os.PathLike`):
             Folder of the model.
-        results, facts (`str` or `os.PathLike`, *optional*):
-            Its result file, and facts that no program measured; default to `results.json`, which must be there, and
-            `facts.json` beside it.
-        arena (`str` or `os.PathLike`, *optional*):
-            What `apex-music arena` wrote; defaults to the folder `arena` beside the model, if that is there.
+        results, facts, arena, robustness (`str` or `os.PathLike`, *optional*):
+            Its result file, facts that no program measured, and what `apex-music arena` and `robustness` wrote; by
+            default `results.json`, which must be there, and `facts.json`, `arena` and `robustness` beside it.
         no_arena_because (`str`, *optional*):
             Why there are no battles; needed where there are none, here or in the facts.
-        plots (`Sequence[str]`), repo_id (`str`, *optional*):
+        plots (`Sequence[str]`), robustness_plots (`Sequence[str]`), repo_id (`str`, *optional*):
             Paths of pictures, relative to the card, and the Hub repository that the card is for.
 
     Returns:
@@ -153,34 +179,40 @@ def build_model_facts(
     Raises:
         `FileNotFoundError`: If the model or a named file is not there.
         [`MissingFactError`]: If a fact is nowhere.
-        `ValueError`: If a file of facts has a field that no card uses.
+        `ValueError`: If a file of facts has a field that no card uses, or what was measured is of other weights.
     """
-    from modeling_apex.inference.configuration_apex import ApexConfig
-
     folder = Path(model)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
-    load_fields(folder / "config.json", "Download the model again.")
-    config = ApexConfig.from_pretrained(folder)
+    config = _load_config(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
     stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
-    components = _build_components(config.provenance, stated)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
     return ModelFacts(
         **_describe_in_words(stated, content, config.provenance, str(results_path)),
         **_describe_config(config),
         num_parameters=count_parameters(folder),
-        components=components,
+        components=_build_components(config.provenance, stated),
         evaluations=tuple(read_evaluations(content, config.head_names, source=str(results_path))),
         arena=arena_results,
         battles=_describe_battles(arena_results, stated, no_arena_because or stated.get("no_arena_because")),
+        uncertainty=_load_uncertainty(folder, config.reference),
+        robustness=_load_robustness(folder, find_robustness(folder, robustness)),
         plots=tuple(plots),
+        robustness_plots=tuple(robustness_plots),
         energy=stated.get("energy"),
         contact=stated.get("contact"),
         repo_id=repo_id,
     )
+
+
+def _load_config(folder: Path) -> Any:
+    from modeling_apex.inference.configuration_apex import ApexConfig
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
+    load_fields(folder / "config.json", "Download the model again.")
+    return ApexConfig.from_pretrained(folder)
 
 
 def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Path | None:
@@ -189,6 +221,35 @@ def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Pa
         return Path(arena)
     beside = Path(folder) / ARENA_NAME
     return beside if (beside / RESULTS_NAME).is_file() else None
+
+
+def find_robustness(folder: str | os.PathLike, robustness: str | os.PathLike | None) -> Path | None:
+    """Return the folder of a model's robustness results: the given one, else `robustness` beside it, else none."""
+    if robustness is not None:
+        return Path(robustness)
+    beside = Path(folder) / ROBUSTNESS_FOLDER
+    return beside if (beside / ROBUSTNESS_NAME).is_file() else None
+
+
+def _load_uncertainty(folder: Path, reference: Mapping[str, Any]) -> Uncertainty | None:
+    path = folder / UNCERTAINTY_NAME
+    return read_uncertainty(path, reference) if path.is_file() else None
+
+
+def _load_robustness(folder: Path, path: Path | None) -> dict[str, Any] | None:
+    """Read what robustness found, and refuse what it found of other weights."""
+    if path is None:
+        return None
+    from modeling_apex.engines.model_hashes import compute_scores_hash
+    from modeling_apex.loading import load_model
+
+    found = read_robustness(path)
+    if found["model_sha256"] != compute_scores_hash(load_model(folder)):
+        raise ValueError(
+            f"{path}: what `apex-music robustness` found here is of other weights, or of other settings of the model, "
+            f"than {folder} has now. Run it again with --overwrite, or delete it."
+        )
+    return found
 
 
 def load_facts(path: str | os.PathLike | Mapping[str, Any], *, must_exist: bool = True) -> dict[str, Any]:
@@ -284,6 +345,9 @@ def _describe_config(config: Any) -> dict[str, Any]:
         "popularity_exponent": config.popularity_exponent,
         "sampling_rate": config.sampling_rate,
         "segment_seconds": config.segment_seconds,
+        "tail": config.tail,
+        "tail_seconds": config.tail_seconds,
+        "reference": dict(config.reference),
         "encoder": {name: getattr(config.encoder_config, name) for name in ("hidden_size", "num_hidden_layers")},
         "provenance": dict(config.provenance),
     }
@@ -328,7 +392,8 @@ def _demand(stated: Mapping[str, Any], name: str) -> Any:
 def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_tiny: bool) -> str:
     found: list[str] = list(content.get("label_sources") or ())
     source = stated.get("aesthetic_labels") or ("synthetic" if is_tiny else None)
-    if source is None and len(found) == 1:
+    # The results name the teacher of pseudo-labels.
+    if source in (None, PSEUDO_LABELS) and len(found) == 1 and (source is None or find_teacher(found[0])):
         source = found[0]
     if source is None:
         raise MissingFactError(
@@ -336,7 +401,7 @@ def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_
             f"{', '.join(LABEL_SOURCES)}.",
             {"aesthetic_labels": f"{OPEN_QUESTION}who gave them? One of {', '.join(LABEL_SOURCES)}."},
         )
-    if source not in LABEL_SOURCES and not str(source).startswith(OPEN_QUESTION):
+    if source not in LABEL_SOURCES and not find_teacher(source) and not is_open(source):
         raise ValueError(f"`aesthetic_labels` must be one of {', '.join(LABEL_SOURCES)}, got {source!r}.")
     return str(source)
 

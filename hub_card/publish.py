@@ -26,22 +26,33 @@ from hub_card.hub_upload import (
     read_repository,
     upload,
 )
-from hub_card.model_facts import ARENA_NAME, FACTS_NAME, RESULTS_NAME, build_model_facts, find_arena, load_facts
+from hub_card.model_facts import (
+    ARENA_NAME,
+    FACTS_NAME,
+    RESULTS_NAME,
+    ROBUSTNESS_FOLDER,
+    UNCERTAINTY_NAME,
+    build_model_facts,
+    find_arena,
+    find_robustness,
+    load_facts,
+)
 from hub_card.open_questions import ask_open_questions
-from hub_card.result_files import load_result_file
+from hub_card.result_files import ROBUSTNESS_NAME, load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, print_lines, run_command
 from modeling_apex.storage.stop_signals import open_temporary_folder
 
 ARENA_FILES = ("results.json", "report.md")
+ROBUSTNESS_FILES = (ROBUSTNESS_NAME, "report.md")
 # Where `datasets_scripts` notes the places of a dataset's sources.
 LEDGER_NAME = ".sources.jsonl"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m hub_card.publish",
         description="Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards. A "
         "model without results is evaluated, and what only you know of it is asked for in its facts.json; answer "
@@ -76,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[str], None] = print) -> str | None:
+def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[str], None] = print_lines) -> str | None:
     """
     Publish the model or the dataset that the arguments name.
 
@@ -85,7 +96,7 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
             What [`build_parser`] declares.
         api (`huggingface_hub.HfApi`, *optional*):
             The client; defaults to one with huggingface_hub's own token and endpoint.
-        say (`Callable[[str], None]`, defaults to `print`):
+        say (`Callable[[str], None]`, defaults to [`print_lines`]):
             Takes the lines for people.
 
     Returns:
@@ -130,7 +141,7 @@ def publish_staged(
     private_paths: Sequence[str] = (),
     needs_card: bool = True,
     api: Any = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_lines,
 ) -> str | None:
     """
     Make a folder ready, check it, say what will be sent, send it as one commit, and read it back.
@@ -143,7 +154,7 @@ def publish_staged(
             Whether to stop before anything is sent.
         max_file_bytes (`int`), private_paths (`Sequence[str]`), needs_card (`bool`):
             As for [`check_folder`]; the home and the current folder are private anyway.
-        api (`huggingface_hub.HfApi`, *optional*), say (`Callable[[str], None]`, defaults to `print`):
+        api (`huggingface_hub.HfApi`, *optional*), say (`Callable[[str], None]`, defaults to [`print_lines`]):
             The client, with huggingface_hub's own token and endpoint by default, and what takes the lines for people.
 
     Returns:
@@ -217,6 +228,7 @@ def _complete_model(arguments: argparse.Namespace, source: Path, say: Callable[[
             facts=facts,
             arena=arguments.arena,
             no_arena_because=arguments.no_arena_because,
+            robustness=arguments.robustness,
             repo_id=arguments.repo,
         )
 
@@ -236,9 +248,9 @@ def _evaluate(arguments: argparse.Namespace, source: Path, results: Path, say: C
     from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
     from modeling_apex.training.evaluate import evaluate_model, format_findings
-    from modeling_apex.training.run_folder import find_embeddings
+    from modeling_apex.training.run_folder import find_training_embeddings
 
-    embeddings, songs = (arguments.embeddings, None) if arguments.embeddings else find_embeddings(source)
+    embeddings, songs = (arguments.embeddings, None) if arguments.embeddings else find_training_embeddings(source)
     if arguments.results or embeddings is None:
         raise FileNotFoundError(
             f"{results}: no such result file; make one with `apex-music evaluate EMBEDDINGS --model {source} --output "
@@ -271,14 +283,17 @@ def _stage_model(arguments: argparse.Namespace, staged: Path) -> None:
     if "model" in content:  # where it lay on this machine is nobody's business
         content["model"] = arguments.repo
     save_json(staged / RESULTS_NAME, content)
-    for name in ("preference_head.json", "LICENSE"):
+    for name in ("preference_head.json", UNCERTAINTY_NAME, "LICENSE"):
         if (source / name).is_file():
             shutil.copyfile(source / name, staged / name)
-    arena = find_arena(source, arguments.arena)
-    for name in ARENA_FILES:
-        if arena is not None and (arena / name).is_file():
-            (staged / ARENA_NAME).mkdir(exist_ok=True)
-            shutil.copyfile(arena / name, staged / ARENA_NAME / name)
+    for found, folder, names in (
+        (find_arena(source, arguments.arena), ARENA_NAME, ARENA_FILES),
+        (find_robustness(source, arguments.robustness), ROBUSTNESS_FOLDER, ROBUSTNESS_FILES),
+    ):
+        for name in names:
+            if found is not None and (found / name).is_file():
+                (staged / folder).mkdir(exist_ok=True)
+                shutil.copyfile(found / name, staged / folder / name)
     write_card(arguments, staged, repo_id=arguments.repo)
     save_checksums(staged)
 

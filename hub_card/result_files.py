@@ -1,9 +1,10 @@
 """
 Read result files into one shape, whoever wrote them.
 
-What comes in is `results.json` of `apex-music evaluate`, `results.json` beside apex-tiny, and `results.json` of
-`apex-music arena`; what leaves are [`Evaluation`]s and the arena's own dictionary. Every number of a card passes
-through here, and a number that is not there is a [`MissingFactError`] that names the file and the field.
+What comes in is `results.json` of `apex-music evaluate`, `results.json` and `uncertainty.json` beside apex-tiny, and
+what `apex-music arena` and `robustness` wrote; what leaves are [`Evaluation`]s, an [`Uncertainty`], and the
+dictionaries of the last two. Every number of a card passes through here, and a number that is not there is a
+[`MissingFactError`] that names the file and the field.
 """
 
 import json
@@ -19,6 +20,8 @@ SPLIT_TITLES = {
     "test": "New songs of the two training platforms",
     "unseen": "Songs of systems that training never saw",
 }
+ROBUSTNESS_NAME = "robustness.json"
+ROBUSTNESS_PARTS = ("model_sha256", "num_songs", "scores", "perturbations", "left_out")
 ARENA_PARTS = ("battles", "options", "protocols", "direct_rules", "aesthetics_effect", "conclusion")
 
 
@@ -99,6 +102,21 @@ class Evaluation:
     title: str
     scores: tuple[ScoreResult, ...]
     num_songs: int
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """
+    What was measured of intervals and of warnings, on songs with known labels and on sounds that are no songs.
+
+    Args:
+        coverage (`dict[str, dict[str, tuple[float, int]]]`):
+            By set of songs and score, the share of labels within the interval, and how many songs have a label.
+        novel (`dict[str, tuple[float, int]]`): By what was heard, the share that was called novel, and of how many.
+    """
+
+    coverage: dict[str, dict[str, tuple[float, int]]]
+    novel: dict[str, tuple[float, int]]
 
 
 def load_result_file(path: str | os.PathLike) -> dict[str, Any]:
@@ -248,5 +266,58 @@ def read_arena(path: str | os.PathLike) -> dict[str, Any]:
         file = file / "results.json"
     content = load_result_file(file)
     for part in ARENA_PARTS:
+        get_fact(content, part, source=str(file))
+    return content
+
+
+def read_uncertainty(path: str | os.PathLike, reference: Mapping[str, Any]) -> Uncertainty:
+    """
+    Read what was measured of a model's intervals and warnings.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            What `tests/benchmarks/measure_uncertainty.py` wrote.
+        reference (`Mapping`):
+            The model's `config.reference`.
+
+    Raises:
+        [`MissingFactError`]: If a number is missing.
+        `ValueError`: If it was measured with another reference set.
+    """
+    source, content = str(path), load_result_file(path)
+    if get_fact(content, "reference", "sha256", source=source) != reference.get("sha256"):
+        raise ValueError(
+            f"{path}: was measured with another reference set than the model's own; measure it again, or delete it."
+        )
+    covered, novel = (
+        get_fact(content, *place, source=source) for place in (("coverage",), ("novelty", "called_novel"))
+    )
+
+    def read(*place: str, count: str) -> tuple[float, int]:
+        share, number = (get_fact(content, *place, name, source=source) for name in ("share", count))
+        return share, number
+
+    return Uncertainty(
+        {
+            songs: {head: read("coverage", songs, head, count="num_songs") for head in reference["intervals"]}
+            for songs in covered
+        },
+        {name: read("novelty", "called_novel", name, count="num_sounds") for name in novel},
+    )
+
+
+def read_robustness(path: str | os.PathLike) -> dict[str, Any]:
+    """
+    Read what `apex-music robustness` wrote, from its folder or from its `robustness.json`.
+
+    Raises:
+        `FileNotFoundError`: If there is none.
+        [`MissingFactError`]: If a part is missing.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / ROBUSTNESS_NAME
+    content = load_result_file(file)
+    for part in ROBUSTNESS_PARTS:
         get_fact(content, part, source=str(file))
     return content

@@ -7,6 +7,7 @@ in, so that whoever searches them can name it.
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import shutil
@@ -22,6 +23,8 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 _OVERLAP_BYTES = 512
 _SAMPLE_BYTES = 8192  # text has no zero in it
 _TEXT_ROWS_AT_ONCE, _AUDIO_ROWS_AT_ONCE = 1024, 8
+# What a decompressor gives last if it got to the end; it is compressed to bytes that do not hold it.
+_END_MARK = b"the end of the file\0" * 512
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -68,26 +71,44 @@ def _iterate_hidden(file: IO[bytes], start: bytes) -> Iterator[Piece]:
     elif (opened := _decompress(file, start)) is not None:
         with opened, tempfile.TemporaryFile(prefix="apex-publish-") as whole:
             shutil.copyfileobj(opened, whole, _BLOCK_BYTES)
+            _cut_end_mark(whole)
             whole.seek(0)
             yield from iterate_pieces(whole)
     else:
         yield from _iterate_metadata(file, start)
 
 
+class _Followed:
+    """A file that is read as if there were more bytes behind its end."""
+
+    def __init__(self, file: IO[bytes], more: bytes):
+        self._parts = (file, io.BytesIO(more))
+
+    def read(self, size: int = -1) -> bytes:
+        return next((block for part in self._parts if (block := part.read(size))), b"")
+
+
 def _decompress(file: IO[bytes], start: bytes) -> Any:
-    if start[:2] == b"\x1f\x8b":
-        return gzip.open(file)
-    if start[:3] == b"BZh":
-        return bz2.open(file)
-    if start[:6] == b"\xfd7zXZ\x00":
-        return lzma.open(file)
-    if start[:4] == b"\x28\xb5\x2f\xfd":
+    """Open a compressed file, followed by a compressed [`_END_MARK`]: that is read only if all before it was."""
+    for magic, library in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\x00", lzma)):
+        if start.startswith(magic):
+            return library.open(_Followed(file, library.compress(_END_MARK)))
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
         try:
             import zstandard
         except ImportError as error:
             raise ImportError('searching .zst files needs zstandard: pip install "apex-music[data]".') from error
-        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)
+        followed: Any = _Followed(file, zstandard.compress(_END_MARK))
+        return zstandard.ZstdDecompressor().stream_reader(followed, read_across_frames=True, closefd=False)
     return None
+
+
+def _cut_end_mark(whole: IO[bytes]) -> None:
+    size = whole.seek(0, io.SEEK_END) - len(_END_MARK)
+    whole.seek(max(size, 0))
+    if whole.read() != _END_MARK:
+        raise EOFError("it is cut off, or something else follows what is compressed")
+    whole.truncate(size)
 
 
 def _iterate_members(file: IO[bytes]) -> Iterator[Piece]:

@@ -35,8 +35,8 @@ SECRET_PATTERNS = {
 # What a model folder may hold; anything else was left there by something else.
 MODEL_FILES = re.compile(
     r"config\.json|preprocessor_config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|"
-    r"README\.md|SHA256SUMS|LICENSE|results\.json|facts\.json|preference_head\.json|\w+_apex\.py|"
-    r"arena/[\w./-]+\.(json|jsonl|md|png|svg)|\.gitattributes"
+    r"README\.md|SHA256SUMS|LICENSE|(results|uncertainty|facts|preference_head)\.json|\w+_apex\.py|"
+    r"(arena|robustness)/[\w./-]+\.(json|jsonl|md|png|svg)|\.gitattributes"
 )
 REQUIRED_MODEL_FILES = ("config.json", "preprocessor_config.json")
 # What JSON may write in place of a character that a secret is made of.

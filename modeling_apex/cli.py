@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from modeling_apex import __version__
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, run_command
 
 COMMANDS = (
     "score",
     "rank",
+    "select",
     "embed",
+    "label",
     "train",
     "evaluate",
     "calibrate",
+    "robustness",
     "conditions",
     "arena",
     "anchors",
@@ -32,7 +35,7 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all sub-commands."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="apex-music",
         description="Tell how popular and how good an AI-generated song is likely to be, from its audio alone.",
     )

@@ -6,7 +6,6 @@ is installed. Here the installed code always runs, and the errors say what to do
 """
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -15,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from modeling_apex.engines import check_engine
 from modeling_apex.registration import EMBEDDED_MODEL, TASK
+from modeling_apex.storage.config_files import read_config_file
 
 if TYPE_CHECKING:
     import torch
 
     from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.inference.scoring_apex import SongScorer
 
 logger = logging.getLogger(__name__)
 
-MAX_CONFIG_BYTES = 32 * 2**20
-
 
 def load_scorer(
-    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | None" = None,
+    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | SongEvalModel | None" = None,
     *,
     device: "str | int | torch.device | None" = None,
     dtype: "str | torch.dtype" = "float32",
@@ -90,7 +89,7 @@ def load_scorer(
 
 
 def load_pipeline(
-    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | None" = None,
+    model: "str | os.PathLike | ApexModel | SpectrogramFusionModel | SongEvalModel | None" = None,
     *,
     engine: str = "torch",
     precision: str = "float32",
@@ -102,7 +101,7 @@ def load_pipeline(
     Load the `apex-popularity` pipeline.
 
     Args:
-        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`], *optional*):
+        model (`str`, `os.PathLike`, [`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`], *optional*):
             A Hub id, a folder, or a loaded model. Defaults to the embedded demonstration model.
         engine (`str`, defaults to `"torch"`):
             What runs the encoder: `"torch"`, `"onnx"` or `"openvino"`. A folder that `apex-music export --format`
@@ -131,6 +130,8 @@ def load_pipeline(
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
 
     _check_options(engine, precision, compile, kwargs.get("dtype"))
+    if kwargs.get("device") is not None and not isinstance(kwargs["device"], int):  # -1 is transformers' CPU
+        check_device(kwargs["device"])
     if engine != "torch":
         kwargs.setdefault("device", "cpu")  # where these engines run; otherwise torch would take an accelerator
     source: Any = _name_model(model)
@@ -148,7 +149,7 @@ def load_pipeline(
     return pipeline
 
 
-def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | SpectrogramFusionModel":
+def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | SpectrogramFusionModel | SongEvalModel":
     """
     Load a model of whichever type its config names, in float32, through the installed code.
 
@@ -159,7 +160,7 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
             What `from_pretrained` takes: `revision`, `token`, `cache_dir`, ...
 
     Returns:
-        [`ApexModel`] or [`SpectrogramFusionModel`]
+        [`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`]
 
     Raises:
         `ValueError`: If the config names a model of another package.
@@ -167,7 +168,7 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
     """
     with _explain_missing_model(model):
         model_class: Any = find_model_class(model, **options)
-        loaded: ApexModel | SpectrogramFusionModel = model_class.from_pretrained(
+        loaded: ApexModel | SpectrogramFusionModel | SongEvalModel = model_class.from_pretrained(
             os.fspath(model), **{"dtype": "float32", **options}
         )
     return loaded
@@ -184,15 +185,17 @@ def load_apex_model(model: str | os.PathLike) -> "ApexModel":
         model_class: Any = find_model_class(model)
     name = model_class.config_class.model_type
     if name != "apex":
-        raise ValueError(
-            f"{model}: a {name} model has no embeddings to store; it learns from a dataset of songs (`apex-music "
-            f"train DATASET --model-type {name}`). Pass an APEX model here."
-        )
+        use = "it scores songs (`apex-music score`)"
+        if name == "spectrogram-fusion":
+            use = f"it learns from a dataset of songs (`apex-music train DATASET --model-type {name}`)"
+        raise ValueError(f"{model}: a {name} model has no embeddings to store; {use}. Pass an APEX model here.")
     loaded: ApexModel = model_class.from_pretrained(os.fspath(model), dtype="float32")
     return loaded
 
 
-def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexModel] | type[SpectrogramFusionModel]":
+def find_model_class(
+    model: str | os.PathLike, **options: Any
+) -> "type[ApexModel | SpectrogramFusionModel | SongEvalModel]":
     """
     Find the class of a model by what its config says, without building anything; arguments as for `load_model`.
 
@@ -202,6 +205,7 @@ def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexMode
     from transformers import PreTrainedConfig
 
     from modeling_apex.inference.modeling_apex import ApexModel
+    from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
     _check_config_file(os.fspath(model))
@@ -212,7 +216,8 @@ def find_model_class(model: str | os.PathLike, **options: Any) -> "type[ApexMode
         raise ValueError(
             f"{model}: its config.json must hold the fields of a config by name ({error}). Name another model."
         ) from error
-    classes = {model_class.config_class.model_type: model_class for model_class in (ApexModel, SpectrogramFusionModel)}
+    known: tuple[Any, ...] = (ApexModel, SpectrogramFusionModel, SongEvalModel)
+    classes = {model_class.config_class.model_type: model_class for model_class in known}
     if name not in classes:
         raise ValueError(
             f"{model}: its config names the model type {name!r:.80}; expected one of {', '.join(classes)}."
@@ -286,18 +291,8 @@ def _name_model(model: Any) -> Any:
 def _check_config_file(folder: str) -> None:
     """Refuse a config.json of a folder that transformers could not even begin to read."""
     path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        return
-    if (num_bytes := os.path.getsize(path)) > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: {num_bytes:,} bytes, but a config has at most {MAX_CONFIG_BYTES:,}.")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON ({error}). Download the model again.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
-        raise ValueError(
-            f"{path}: must hold the fields of a config by name, `model_type` a text, got {content!r:.80}."
-        )
+    if os.path.isfile(path):
+        read_config_file(path)
 
 
 def _load_if_exported(model: str, engine: str) -> Any:

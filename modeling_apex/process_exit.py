@@ -9,11 +9,13 @@ SIGTERM, 129 for SIGHUP) where it was stopped. No traceback is shown unless it w
 import argparse
 import contextlib
 import dis
+import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
 
 from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.storage.failure_messages import describe_failure
@@ -27,6 +29,30 @@ READERS = frozenset(
     {"av", "datasets", "httpx", "huggingface_hub", "jinja2", "onnx", "onnxruntime", "pyarrow", "safetensors"}
     | {"safetensors_rust", "soundfile", "yaml", "zipfile", "zlib", "zstandard"}
 )
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors repeat what it was given in a form that a terminal does not obey."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape_controls(message))
+
+
+def print_lines(text: object, *, file: TextIO | None = None) -> None:
+    """Print a text of one or more lines, whose words may come from anywhere; to standard output by default."""
+    print(escape_lines(str(text)), file=file)
+
+
+def escape_lines(text: str) -> str:
+    """Escape what would steer a terminal, and keep the lines."""
+    return "\n".join(escape_controls(line) for line in text.split("\n"))
+
+
+class _ShownRecord(logging.LogRecord):
+    """A record of a log that a terminal shows."""
+
+    def getMessage(self) -> str:  # noqa: N802 (the name is logging's)
+        return escape_lines(super().getMessage())
 
 
 def run_command(
@@ -67,6 +93,7 @@ def run_command(
     try:
         if signals is not None:
             signals.install()
+            logging.setLogRecordFactory(_ShownRecord)
         refuse_empty_words(sys.argv[1:] if words is None else words)
         status = run(arguments)
         sys.stdout.flush()  # what cannot be written is to be said here
@@ -83,7 +110,7 @@ def run_command(
             raise
         _close_output()
         status, message = _judge(error, arguments.output, statuses or {})
-        _say(f"{arguments.prog}: {_escape_lines(hide_secrets(message))}")
+        _say(f"{arguments.prog}: {escape_lines(hide_secrets(message))}")
     if signals is not None:
         signals.finish()
     return status
@@ -140,11 +167,6 @@ def _judge(
         message = f"there is not enough memory ({message}). Give it smaller files, or a machine with more memory."
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 2)
     return status, message
-
-
-def _escape_lines(text: str) -> str:
-    """Escape what would steer a terminal, and keep the lines."""
-    return "\n".join(escape_controls(line) for line in text.split("\n"))
 
 
 def _say(text: str) -> None:

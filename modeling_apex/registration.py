@@ -73,8 +73,8 @@ FLAT_PREFIX = "modeling_apex.inference."
 FLAT_MODULES = tuple(
     f"{FLAT_PREFIX}{path.stem}" for path in sorted((Path(__file__).parent / "inference").glob("*_apex.py"))
 )
-# From what is `None` in code beside a checkpoint, in an inference module or a class of it, to the function of this
-# package that stands there where it is installed.
+# From what is `None` in code beside a checkpoint, or is how transformers reads a file of it, in an inference module or
+# a class of one, to the function of this package that stands there where it is installed.
 HOOKS = {
     "decoding_apex:open_url": "download:download",
     "decoding_apex:name_source": "storage.source_names:name_source",
@@ -84,6 +84,14 @@ HOOKS = {
     "decoding_apex:complete_song": "containers.opening:complete_song",
     "configuration_fields_apex:check_fields": "checkpoints.config_checks:check_fields",
     "configuration_fields_apex:ApexFields.validate_encoder": "checkpoints.config_checks:validate_encoder",
+    "configuration_apex:ApexConfig._dict_from_json_file": "storage.config_files:read_config_file",
+    "configuration_spectrogram_fusion_apex:SpectrogramFusionConfig._dict_from_json_file": (
+        "storage.config_files:read_config_file"
+    ),
+    "configuration_songeval_apex:SongEvalConfig._dict_from_json_file": "storage.config_files:read_config_file",
+    "feature_extraction_apex:ApexFeatureExtractor.get_feature_extractor_dict": (
+        "storage.config_files:read_extractor_fields"
+    ),
     "score_heads_apex:ScoreHeadsMixin.count_workers": "inference.worker_threads_apex:count_workers",
     "scoring_apex:SongScorer.count_workers": "inference.worker_threads_apex:count_workers",
     "scoring_apex:SongScorer.measure_novelty": "inference.novelty_apex:measure_novelty",

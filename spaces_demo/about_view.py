@@ -50,7 +50,8 @@ def collect_facts(scorer: SongScorer, head: Any, results: Mapping[str, dict[str,
     Gather what is known of a loaded model with its preference head, if it has one, and what [`load_results`] found.
 
     Returns:
-        `dict`: JSON-ready: `model`, `heads`, `segment_seconds`, `num_parameters`, `notice`, `provenance`,
+        `dict`: JSON-ready: `model`, `heads`, `segment_seconds` (`None` where a song is heard whole), `num_parameters`,
+        `notice`, `provenance`,
         `preference_head` (its training facts), `results` and `missing`.
     """
     config = scorer.model.config
@@ -58,7 +59,7 @@ def collect_facts(scorer: SongScorer, head: Any, results: Mapping[str, dict[str,
     return {
         "model": {"id": scorer.model_id, "revision": scorer.model_revision},
         "heads": [dict(entry) for entry in config.heads],
-        "segment_seconds": config.segment_seconds,
+        "segment_seconds": None if scorer.is_whole_song else config.segment_seconds,
         "num_parameters": scorer.model.num_parameters(),
         "notice": provenance.pop("notice", None),
         "provenance": provenance,
@@ -105,7 +106,10 @@ def _list_model(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Name", model["id"]),
         ("Version", model["revision"] or "local files"),
         ("Size", f"{facts['num_parameters']:,} parameters"),
-        ("Listens in segments of", format_length(facts["segment_seconds"])),
+        (
+            "Listens in segments of",
+            "the whole song" if facts["segment_seconds"] is None else format_length(facts["segment_seconds"]),
+        ),
     ]
     known = {**facts["provenance"], **_select_mapping(facts["provenance"], "training")}
     known |= _select_mapping(facts["results"].get("results.json", {}), "training")

@@ -169,7 +169,7 @@ class _Page:
         with gr.Row(elem_classes="apex-score-columns"):
             with gr.Column(min_width=300):
                 song = self._build_audio("Song", "score-song")
-                self._build_sample_buttons(song)
+                chosen = self._build_sample_buttons(song)
                 button = gr.Button("Score", variant="primary", elem_id="score-button")
                 gr.HTML(self._describe_limits())
                 timeline = gr.HTML(elem_id="score-timeline")
@@ -177,7 +177,7 @@ class _Page:
                 scores = gr.HTML(score_view.EMPTY_SCORES, elem_id="score-results")
                 downloads = gr.HTML(elem_id="score-downloads")
         inputs, views = [song, self.model], [scores, timeline, downloads]
-        self._connect(button, self.score, self._draw_scores, inputs, views)
+        self._connect(button, self.score, self._draw_scores, inputs, views, chosen)
 
     def _build_compare_tab(self) -> None:
         with gr.Row():
@@ -187,24 +187,26 @@ class _Page:
             button = gr.Button("Compare", variant="primary", elem_id="compare-button")
             try_two = gr.Button("Try two samples", elem_id="compare-samples")
         best, worst = self.samples[0], self.samples[-1]
-        try_two.click(None, outputs=[song_a, song_b], js=build_choice([best, worst]), api_visibility="private")
+        choice = build_choice([best, worst])
+        chosen = try_two.click(None, outputs=[song_a, song_b], js=choice, api_visibility="private")
         result = gr.HTML(compare_view.EMPTY_COMPARISON, elem_id="compare-results")
-        self._connect(button, self.compare, self._draw_comparison, [song_a, song_b, self.model], [result])
+        self._connect(button, self.compare, self._draw_comparison, [song_a, song_b, self.model], [result], [chosen])
 
     def _build_rank_tab(self) -> None:
         songs = gr.File(file_count="multiple", file_types=AUDIO_TYPES, label="Songs", elem_id="rank-songs", height=200)
         heads = self.scorer.get_scorer().model.config.heads
         groups = {head["group"] for head in heads}
-        orders = [(title, name) for name, title in rank_view.ORDERS.items() if name == "all" or name in groups]
+        known = {rank_view.BEST, "all", *groups}
+        orders = [(title, name) for name, title in rank_view.ORDERS.items() if name in known]
         orders += [(format_title(head["name"]), head["name"]) for head in heads]
         with gr.Row(elem_classes="apex-actions", equal_height=False):
-            order = gr.Dropdown(orders, value="all", label="Order by", elem_id="rank-order", min_width=200)
+            order = gr.Dropdown(orders, value=rank_view.BEST, label="Order by", elem_id="rank-order", min_width=200)
             button = gr.Button("Rank", variant="primary", elem_id="rank-button")
             try_all = gr.Button("Try the samples", elem_id="rank-samples")
-        chosen = build_choice([self.samples[: self.settings.max_songs]])
-        try_all.click(None, outputs=songs, js=chosen, api_visibility="private")
+        choice = build_choice([self.samples[: self.settings.max_songs]])
+        chosen = try_all.click(None, outputs=songs, js=choice, api_visibility="private")
         result = gr.HTML(rank_view.EMPTY_RANKING, elem_id="rank-results")
-        self._connect(button, self.rank, self._draw_ranking, [songs, order, self.model], [result])
+        self._connect(button, self.rank, self._draw_ranking, [songs, order, self.model], [result], [chosen])
 
     def _build_audio(self, label: str, elem_id: str) -> gr.Audio:
         return gr.Audio(
@@ -217,12 +219,17 @@ class _Page:
             waveform_options=WAVEFORM,
         )
 
-    def _build_sample_buttons(self, song: gr.Audio) -> None:
+    def _build_sample_buttons(self, song: gr.Audio) -> list[gr.events.Dependency]:
+        """Build a button for each sample; return what happens at a press, after which the song is there."""
         gr.HTML('<p class="apex-hint">Or try a sample. A program made them, well or badly on purpose.</p>')
         with gr.Row(elem_classes="apex-samples"):
-            for sample in self.samples:
-                choose = gr.Button(sample.title, size="sm", min_width=90, elem_classes="apex-sample")
-                choose.click(None, outputs=song, js=build_choice([sample]), api_visibility="private")
+            buttons = [
+                gr.Button(sample.title, size="sm", min_width=90, elem_classes="apex-sample") for sample in self.samples
+            ]
+        return [
+            button.click(None, outputs=song, js=build_choice([sample]), api_visibility="private")
+            for button, sample in zip(buttons, self.samples, strict=True)
+        ]
 
     def _describe_limits(self) -> str:
         return render("limits.html", settings=self.settings)
@@ -234,16 +241,20 @@ class _Page:
         draw: Callable[..., Any],
         inputs: list[Any],
         views: list[gr.HTML],
+        chosen: list[gr.events.Dependency],
     ) -> None:
-        """Give an action its two doors: an endpoint of its name for programs, and the button for people."""
+        """Give an action its doors: an endpoint of its name for programs, the button and the samples for people."""
         together: dict[str, Any] = {"concurrency_limit": self.settings.concurrency, "concurrency_id": "scoring"}
         gr.on([], action, inputs, gr.JSON(visible=False), api_name=action.__name__, **together)
-        button.click(draw, inputs, views, api_visibility="private", show_progress_on=views[0], **together)
+        for listen in (button.click, *(choice.then for choice in chosen)):
+            listen(draw, inputs, views, api_visibility="private", show_progress_on=views[0], **together)
 
     def _draw_scores(
         self, song: str | None, model: str | None, request: gr.Request, progress: gr.Progress = PROGRESS
     ) -> tuple[str, str, str]:
-        return score_view.render_report(self.score(song, model, request, progress))
+        report = self.score(song, model, request, progress)
+        notice = self.scorer.get_scorer(model).model.config.provenance.get("notice")
+        return score_view.render_report(report, str(notice or ""))
 
     def _draw_comparison(
         self,
@@ -308,7 +319,7 @@ class _Page:
         request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> dict[str, Any]:
-        """Rank several songs, best first, by all scores, by a group of scores or by one score."""
+        """Rank several songs, best first: as people would, by all scores, by a group of scores or by one score."""
         self.uploads.claim(request.session_hash, *(songs or ()))
         with _speak_to_visitors():
             num_songs = len(songs or ())
@@ -320,7 +331,7 @@ class _Page:
                     num_done / num_songs, desc=f"Heard {num_done} of {format_count(num_songs, 'song')}"
                 ),
             )
-            return rank_view.build_ranking(reports, order)
+            return rank_view.build_ranking(reports, order, self._get_head(model))
 
     def about(self, model: str | None = None) -> dict[str, Any]:
         """Tell which model runs, what it was trained on, what was measured of it, and what was not."""

@@ -101,7 +101,9 @@ def deploy(space: str, *, is_private: bool = False, model: str | None = None, **
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m spaces_demo.deploy", description="Put the page on a Space.")
+    from hub_card.publish import CommandParser, print_lines, run_upload  # here, because a Space does not carry it
+
+    parser = CommandParser(prog="python -m spaces_demo.deploy", description="Put the page on a Space.")
     parser.add_argument("--space", required=True, metavar="ID", help="the Space: owner/name; made if absent")
     parser.add_argument("--model", metavar="M", help="APEX_MODEL of the Space, e.g. amaai-lab/apex")
     parser.add_argument("--private", action="store_true", help="make a new Space private")
@@ -110,15 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run(words: argparse.Namespace) -> int:
         parser.parse_args(arguments, words)
         # Standard output has the list of a dry run, or the address alone.
-        say = print if words.dry_run else partial(print, file=sys.stderr)
+        say = print_lines if words.dry_run else partial(print_lines, file=sys.stderr)
         address = deploy(words.space, is_private=words.private, model=words.model, is_dry_run=words.dry_run, say=say)
         if address:
-            print(address)
+            print_lines(address)
         elif words.model:
-            print(f"APEX_MODEL would be set to {words.model}")
+            print_lines(f"APEX_MODEL would be set to {words.model}")
         return 0
-
-    from hub_card.publish import run_upload  # here, because a Space does not carry it
 
     return run_upload("error", run, words=arguments)
 

@@ -7,6 +7,7 @@ is none to delete.
 """
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from spaces_demo.wording import (
     format_chance,
     format_count,
+    format_group,
     format_length,
     format_meaning,
     format_model,
@@ -34,6 +36,7 @@ ENVIRONMENT = Environment(
 ENVIRONMENT.filters.update(
     as_chance=format_chance,
     as_count=format_count,
+    as_group=format_group,
     as_length=format_length,
     as_meaning=format_meaning,
     as_model=format_model,
@@ -41,6 +44,8 @@ ENVIRONMENT.filters.update(
     as_time=format_time,
     as_title=format_title,
 )
+# The same results asked for again are results all the same: Gradio would not draw what does not differ.
+ENVIRONMENT.globals["next_run"] = itertools.count().__next__
 
 
 def render(template: str, **values: Any) -> str:
@@ -48,11 +53,14 @@ def render(template: str, **values: Any) -> str:
     return ENVIRONMENT.get_template(template).render(values)
 
 
-def render_downloads(stem: str, report: Any, csv_text: str) -> str:
-    """Render the pair of links that every tab ends with: JSON with everything, CSV with one row a song."""
+def render_downloads(
+    stem: str, report: Any, csv_text: str, *, picture: bytes | None = None, picture_text: str = ""
+) -> str:
+    """Render the links that every tab ends with: JSON with everything, CSV with one row a song, and a PNG if any."""
     json_text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     files = [
         (kind, f"{stem}.{kind.lower()}", media_type, base64.b64encode(text.encode()).decode())
         for kind, media_type, text in (("CSV", "text/csv", csv_text), ("JSON", "application/json", json_text))
     ]
-    return render("downloads.html", files=files)
+    picture_data = None if picture is None else base64.b64encode(picture).decode()
+    return render("downloads.html", files=files, stem=stem, picture=picture_data, picture_text=picture_text)

@@ -1,20 +1,22 @@
 """
 The Rank tab: many reports become one table, best first, that sorts by any column.
 
-Places come from the package's own ranking, which never adds up scores of different kinds: the order by all scores is
-the mean of a song's places. Songs that were refused stand below the table with their reason, and in the CSV.
+The order is the package's own, and so is its default: what listeners are predicted to prefer where the model has a
+preference head, and elsewhere the mean of a song's places, since scores of different kinds are never added up. Songs
+that were refused stand below the table with their reason, and in the CSV.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modeling_apex import flatten_reports, rank_reports
+from modeling_apex import flatten_reports, format_rows, rank_reports
 from spaces_demo.markup import render, render_downloads
-from spaces_demo.wording import format_title
+from spaces_demo.wording import format_group, format_title
 
-ORDERS = {"all": "All scores", "popularity": "Popularity", "aesthetics": "Quality"}
+BEST = "best"
+"""The order that nobody chose: that of `apex-music rank`."""
+ORDERS = {BEST: "Best first", "all": "All scores", "popularity": "Popularity", "aesthetics": "Quality"}
+ORDER_WORDS = {"preference": "predicted preference", "all": "all scores, by mean place"}
 
 EMPTY_RANKING = (
     '<div class="apex-empty"><p class="apex-empty-title">Best of many</p>'
@@ -22,24 +24,38 @@ EMPTY_RANKING = (
 )
 
 
-def build_ranking(reports: Sequence[dict[str, Any]], order: str = "all") -> dict[str, Any]:
+def build_ranking(reports: Sequence[dict[str, Any]], order: str = BEST, head: Any = None) -> dict[str, Any]:
     """
-    Rank reports by `"all"` scores, by a group of them or by the name of one score.
+    Rank reports as `apex-music rank` does, by all scores, by a group of them or by the name of one score.
+
+    Args:
+        reports (`Sequence[dict]`): Reports of songs, scored and refused.
+        order (`str`, defaults to `"best"`): What `rank_reports` takes as `by`, or `"best"` for its default.
+        head ([`PreferenceHead`], *optional*): That of the model that made the reports.
 
     Returns:
-        `dict`: `order`; `ranking`, best first: `place`, `mean_place`, `places` by score and `report`; and `refused`,
-        the reports with `error`.
+        `dict`: `order`, that which was taken; `ranking`, best first: `place`, `mean_place`, `chance_against_best`
+        (`None` in any order but that of preference), `places` by score and `report`; `is_simulated`, whether what is
+        called a listener is a simulation; and `refused`, the reports with `error`.
 
     Raises:
         `ValueError`: If `order` names nothing.
     """
-    ranked = rank_reports([report for report in reports if "error" not in report], by=order)
+    by = ("all" if head is None else "preference") if order == BEST else order
+    ranked = rank_reports([report for report in reports if "error" not in report], by=by, head=head)
     return {
-        "order": order,
+        "order": by,
         "ranking": [
-            {"place": place, "mean_place": song.mean_place, "places": song.places, "report": dict(song.report)}
+            {
+                "place": place,
+                "mean_place": song.mean_place,
+                "chance_against_best": song.chance_against_best,
+                "places": song.places,
+                "report": dict(song.report),
+            }
             for place, song in enumerate(ranked, start=1)
         ],
+        "is_simulated": head is not None and head.training.get("votes") == "simulated",
         "refused": [report for report in reports if "error" in report],
     }
 
@@ -48,12 +64,17 @@ def render_ranking(ranking: Mapping[str, Any]) -> str:
     """Return a ranking as HTML: the table, what was refused, and the downloads."""
     rows = ranking["ranking"]
     first = rows[0]["report"] if rows else None
+    order = ORDER_WORDS.get(ranking["order"]) or format_group(ranking["order"]).lower()
+    is_preference = bool(rows) and rows[0]["chance_against_best"] is not None
+    titles = ["#", "Song", "Length", *(["Preferred to the first"] if is_preference else [])]
     page = render(
         "ranking.html",
         rows=rows,
         refused=ranking["refused"],
-        order=ORDERS.get(ranking["order"], format_title(ranking["order"])).lower(),
-        titles=["#", "Song", "Length", *(format_title(name) for name in first["scores"])] if first else [],
+        order=order,
+        is_preference=is_preference,
+        listener="simulated listener" if ranking["is_simulated"] else "listener",
+        titles=[*titles, *(format_title(name) for name in first["scores"])] if first else [],
         units=_describe_units(first) if first else "",
     )
     return page + render_downloads("ranking", dict(ranking), format_ranking_csv(ranking))
@@ -70,13 +91,10 @@ def _describe_units(report: Mapping[str, Any]) -> str:
 
 
 def format_ranking_csv(ranking: Mapping[str, Any]) -> str:
-    """Return a ranking as CSV, best first: `place`, `mean_place` and the columns of a report; refused songs last."""
+    """Return a ranking as CSV, best first: places, chances and the columns of a report; refused songs last."""
+    own = ("place", "mean_place", "chance_against_best")
     reports = [row["report"] for row in ranking["ranking"]] + list(ranking["refused"])
     columns, rows = flatten_reports(reports)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["place", "mean_place", *columns], lineterminator="\n")
-    writer.writeheader()
-    for position, row in enumerate(rows):
-        ranked = ranking["ranking"][position] if position < len(ranking["ranking"]) else {}
-        writer.writerow({"place": ranked.get("place"), "mean_place": ranked.get("mean_place"), **row})
-    return text.getvalue()
+    for ranked, row in zip(ranking["ranking"], rows, strict=False):
+        row.update({name: ranked[name] for name in own})
+    return format_rows([*own, *columns], rows)

@@ -179,17 +179,21 @@ class Scorer:
             return None
         if not math.isfinite(seconds) or seconds > self.settings.max_seconds:
             return None
-        return max(1, math.ceil(seconds / self.get_scorer(model).model.config.segment_seconds))
+        scorer = self.get_scorer(model)
+        if scorer.is_whole_song:
+            return 1
+        return max(1, math.ceil(seconds / scorer.model.config.segment_seconds))
 
 
 def _check_device(device: str | None) -> None:
     import torch
 
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without the device
+        torch.ones(1, device=device).cpu()  # also back again: on `meta` all seems to go well, and nothing is there
+    except (RuntimeError, AssertionError, ImportError) as error:  # the latter two: built without the device
+        why = str(error).split(". ")[0]
         raise ValueError(
-            f"APEX_DEVICE is {device!r}, which this machine cannot use: {error}. Set it to `cpu` or a device that is "
+            f"APEX_DEVICE is {device!r}, which this machine cannot use: {why}. Set it to `cpu` or a device that is "
             "there, or leave it empty."
         ) from error
 

@@ -5,6 +5,7 @@ What comes in are names and numbers of reports; what leaves is text for people, 
 is not known here still gets a readable title, so that a new score needs no new code.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 SCORE_WORDS: dict[str, tuple[str, str]] = {
@@ -17,6 +18,8 @@ SCORE_WORDS: dict[str, tuple[str, str]] = {
     "naturalness": ("Naturalness", "Does the voice breathe and phrase as a singer would?"),
 }
 """Title and meaning of each score: SongEval's five questions to its raters, and popularity, in everyday words."""
+GROUP_WORDS = {"popularity": "Popularity", "aesthetics": "Quality"}
+"""Titles of groups of scores."""
 
 
 def format_title(name: str) -> str:
@@ -27,6 +30,16 @@ def format_title(name: str) -> str:
 def format_meaning(name: str) -> str:
     """Return the sentence that says what a score means; empty for an unknown score."""
     return SCORE_WORDS[name][1] if name in SCORE_WORDS else ""
+
+
+def format_group(name: str) -> str:
+    """Return the title of a group of scores: `Quality` for `aesthetics`."""
+    return GROUP_WORDS.get(name) or format_title(name)
+
+
+def format_list(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
 def format_number(score: float, maximum: float) -> str:

@@ -266,6 +266,7 @@ def test_an_output_whose_name_no_file_can_have_is_refused(
     ("device", "message"),
     [
         ("cuda:99", "the device 'cuda:99' is not to be had with torch"),
+        ("meta", "the device 'meta' is not to be had with torch"),
         ("gpu", "'gpu' is no device. This machine has cpu"),
     ],
 )

@@ -16,13 +16,23 @@ def load(name: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("command", ["score", "embed", "train", "build"])
+WRITING = ("score", "embed", "train", "build", "arena", "conditions", "convert", "export", "calibrate", "publish")
+
+
+def test_every_command_that_writes_was_killed() -> None:
+    assert set(load("kills.json")["commands"]) == set(WRITING)
+
+
+@pytest.mark.parametrize("command", WRITING)
 def test_fifty_kills_lose_nothing(command: str) -> None:
     found = load("kills.json")["commands"][command]
     assert found["kills"] >= 50
     assert found["interrupts"] >= 10
+    assert found["terminations"] >= 10
+    assert found["kills_at_renames"] >= 1
     assert found["kills_after_first_output"] > 0.5 * found["kills"], "the kills must hit work, not its beginning"
-    assert [found[fault] for fault in ("rows_lost", "rows_twice", "other_hash", "leftovers")] == [0, 0, 0, 0]
+    faults = ("rows_lost", "rows_twice", "other_hash", "leftovers", "half_folders")
+    assert [found[fault] for fault in faults] == [0, 0, 0, 0, 0]
 
 
 def test_ten_thousand_songs_leave_nothing_behind() -> None:

@@ -21,6 +21,7 @@ from song_folders import make_wav, write_dataset
 
 REPOSITORY = Path(__file__).parent.parent
 SONG = str(REPOSITORY / "spaces_demo" / "samples" / "1-good-pop.ogg")
+SECOND_SONG = str(REPOSITORY / "spaces_demo" / "samples" / "2-good-folk.ogg")
 # Python runs this in each of its processes, the workers of our commands among them.
 LISTENER = """
 import os, sys
@@ -47,6 +48,13 @@ import contextlib, importlib, io, json, os, pkgutil, sys
 def begin(step):
     os.environ["LISTENER_STEP"] = step
 
+begin("a program")
+import modeling_apex
+from modeling_apex.checkpoints.verification import verify_model
+next(modeling_apex.load_scorer().score([sys.argv[1]]))
+modeling_apex.load_pipeline()(sys.argv[1])
+verify_model("model")
+assert "HF_HUB_DISABLE_TELEMETRY" not in os.environ  # of a command, which comes later
 statuses = {}
 for step, module, *words in json.load(sys.stdin):
     begin(step)
@@ -64,9 +72,6 @@ for name in modeling_apex.__all__:
 for package in (datasets_scripts, hub_card, modeling_apex, spaces_demo):
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(found.name)
-begin("a program")
-next(modeling_apex.load_scorer().score([sys.argv[1]]))
-modeling_apex.load_pipeline()(sys.argv[1])
 begin("the Space")
 from spaces_demo.app import build_app, build_launch_options
 from spaces_demo.settings import SpaceSettings
@@ -81,6 +86,7 @@ QUICK_ARENA = ["--num-folds", "2", "--num-draws", "100", "--classifiers", "logis
 STEPS = [
     ("a song", APEX, "score", SONG),
     ("a ranking", APEX, "rank", SONG),
+    ("a selection", APEX, "select", SONG, "--output", "chosen"),
     ("a world", BUILD, "synthetic", "--layout", "training", "--num-songs", "2", "--seconds", "2", "--output", "world"),
     (
         "a build",
@@ -99,9 +105,12 @@ STEPS = [
     ),
     ("a dataset's card", CARD, "--dataset", "built"),
     ("embeddings", APEX, "embed", "songs", "--model", "model", "--output", "embeddings"),
+    ("scores of embeddings", APEX, "score", "embeddings", "--model", "model", "--output", "stored.json"),
+    ("labels", APEX, "label", "songs", "--teacher", "model", "--output", "labels.parquet"),
     ("training", APEX, "train", "embeddings", "--num-epochs", "1", "--batch-size", "8", "--output", "run"),
     ("evaluation", APEX, "evaluate", "embeddings", "--model", "run/best", "--output", "results.json"),
     ("an arena", APEX, "arena", "battles", "--model", "model", "--output", "arena", *QUICK_ARENA),
+    ("robustness", APEX, "robustness", "model", SONG, SECOND_SONG, "--only", "mp3", "--output", "robustness"),
     ("an export", APEX, "export", "--model", "model", "--output", "exported"),
     ("a graph of ONNX", APEX, "export", "--model", "model", "--format", "onnx", "--output", "onnx"),
     ("a song by ONNX", APEX, "score", SONG, "--model", "onnx", "--engine", "onnx"),

@@ -24,6 +24,10 @@ PLACES: dict[str, list[list[str]]] = {
     "score": [[WRONG], ["song.wav", "--model", WRONG]],
     "rank": [[WRONG], ["song.wav", "--model", WRONG]],
     "embed": [[WRONG, "--model", "model", "--output", "out"], ["songs", "--model", WRONG, "--output", "out"]],
+    "label": [
+        [WRONG, "--teacher", "model", "--output", "labels.jsonl", "--overwrite"],
+        ["song.wav", "--teacher", WRONG, "--output", "labels.jsonl", "--overwrite"],
+    ],
     "train": [
         [WRONG, "--output", "out"],
         ["embeddings", "--model", WRONG, "--output", "out"],
@@ -49,7 +53,9 @@ PLACES: dict[str, list[list[str]]] = {
         ["battles.csv", "--truth", WRONG, "--output", "out"],
     ],
     "anchors": [[WRONG, "--output", "out"]],
+    "select": [[WRONG, "--output", "out"], ["song.wav", "--model", WRONG, "--output", "out"]],
     "calibrate": [[WRONG, "embeddings", "--output", "out"], ["model", WRONG, "--output", "out"]],
+    "robustness": [[WRONG, "song.wav", "--output", "out"], ["model", WRONG, "--output", "out"]],
     "convert": [
         ["--encoder", WRONG, "--heads", "model", "--output", "out"],
         ["--muq", WRONG, "--songeval", "model", "--output", "out"],

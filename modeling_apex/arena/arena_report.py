@@ -12,7 +12,7 @@ from typing import Any
 from modeling_apex.arena import published_results
 from modeling_apex.statistics.result_schema import RESULT_VERSION
 from modeling_apex.storage.markdown import build_table, escape_markdown
-from modeling_apex.storage.output_folder import replace_text
+from modeling_apex.storage.output_folder import replace_texts
 
 EARLIER_VERSION = (
     "an earlier version wrote these results, without permutations that fit again and with intervals of single "
@@ -36,8 +36,6 @@ def save_results(results: dict[str, Any], directory: str | Path) -> list[Path]:
     Returns:
         `list[Path]`: `results.json`, `predictions.json` (the margin of every battle) and `report.md`.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     protocols = {
         name: {key: value for key, value in found.items() if key != "margins"}
         for name, found in results["protocols"].items()
@@ -48,9 +46,7 @@ def save_results(results: dict[str, Any], directory: str | Path) -> list[Path]:
         "predictions.json": json.dumps(margins, allow_nan=False) + "\n",
         "report.md": build_report(results),
     }
-    for name, content in contents.items():
-        replace_text(folder / name, content)
-    return [folder / name for name in contents]
+    return replace_texts(Path(directory), contents)
 
 
 def build_report(results: dict[str, Any]) -> str:
@@ -69,6 +65,7 @@ def build_report(results: dict[str, Any]) -> str:
     sections = [
         _build_opening(results),
         _build_direct_rules(results),
+        _build_judges(results.get("judges")),
         *(_build_protocol(name, found, results) for name, found in results["protocols"].items()),
         _build_aesthetics_effect(results),
         *(_build_leaderboard(subset, board) for subset, board in results["human_leaderboards"].items() if board),
@@ -83,8 +80,8 @@ def format_interval(summary: dict[str, Any] | None, digits: int = 3) -> str:
     """Format an estimate with its interval, or a dash where it is not defined."""
     if not summary or summary["estimate"] is None:
         return "–"
-    text = f"{summary['estimate']:.{digits}f}"
-    return text if summary["low"] is None else f"{text} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
+    text = f"{summary['estimate']:z.{digits}f}"
+    return text if summary["low"] is None else f"{text} [{summary['low']:z.{digits}f}, {summary['high']:z.{digits}f}]"
 
 
 def describe_units(resampled: dict[str, Any] | None) -> str:
@@ -132,6 +129,25 @@ def _build_direct_rules(results: dict[str, Any]) -> str:
     header = ["the higher score wins", *(c[0] for c in _COLUMNS), f"AUC all, published ({published_results.SOURCE})"]
     note = "The published rules let the lower score win; the published column is what those scores reach read rightly."
     return f"## Direct rules\n\n{build_table(header, rows)}\n\n{note}"
+
+
+def _build_judges(compared: dict[str, Any] | None) -> str:
+    if not compared:
+        return ""
+    rows = [[escape_markdown(name), *_list_cells(found)] for name, found in compared["rules"].items()]
+    pairs = [
+        [escape_markdown(f"{pair['first']} minus {pair['second']}"), *_list_cells(pair["subsets"])]
+        for pair in compared["differences"]
+    ]
+    columns = [column[0] for column in _COLUMNS]
+    note = (
+        f"{compared['num_battles']} decisive battles that every judge scored ({compared['num_left_out']} left out); "
+        f"the higher score wins. Intervals draw {describe_units(compared['resampled'])}, the same for all, so that "
+        "differences are paired: one whose interval holds zero may be luck."
+    )
+    tables = [build_table(["judge", *columns], rows)]
+    tables += [build_table(["difference", *columns], pairs)] if pairs else []
+    return "\n\n".join(["## Judges side by side", *tables, note])
 
 
 def _build_protocol(name: str, found: dict[str, Any], results: dict[str, Any]) -> str:
@@ -260,6 +276,12 @@ def _describe_held_out(training: dict[str, Any]) -> str:
             f"{format_interval(error)}, where a perfectly calibrated head would show "
             f"{error['expected_if_calibrated']:.3f}. "
         )
+        if "accuracy_difference" in found:
+            text += (
+                f"Accuracy {format_interval(found['accuracy'])}; a fit whose weights may be below zero reaches "
+                f"{format_interval(found['accuracy_without_bounds'])}: the bounds change it by "
+                f"{format_interval(found['accuracy_difference'])}. "
+            )
     return text
 
 

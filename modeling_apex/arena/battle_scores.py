@@ -8,6 +8,7 @@ is refused, a battle whose audio was replaced is scored again, and votes are alw
 side that could not be scored (withheld or broken audio) keeps empty scores and the reason.
 """
 
+import functools
 import json
 import math
 import os
@@ -53,6 +54,38 @@ def measure_loudness(audio: Any) -> float:
     return compute_loudness(load_audio(audio))
 
 
+def load_beginning(audio: Any, seconds: float) -> dict[str, Any]:
+    """
+    Decode the beginning of a song, at its own sampling rate and mixed to one channel.
+
+    Args:
+        audio: The song, as `open_audio` takes it.
+        seconds (`float`): How much of it, at most.
+
+    Returns:
+        `dict`: `array` and `sampling_rate`, which is a song again.
+    """
+    from modeling_apex.inference.decoding_apex import open_audio
+
+    with open_audio(audio) as stream:
+        length, pieces = round(seconds * stream.sampling_rate), list[np.ndarray]()
+        for block in stream.blocks:
+            pieces.append(block)
+            if sum(map(len, pieces)) >= length:
+                break
+        return {"array": np.concatenate(pieces)[:length], "sampling_rate": stream.sampling_rate}
+
+
+def _score_beginning(score_song: Callable[[Any], Mapping[str, Any]], seconds: float, audio: Any) -> Mapping[str, Any]:
+    from modeling_apex.inference.scoring_apex import SONG_ERRORS
+
+    try:
+        beginning = load_beginning(audio, seconds)
+    except SONG_ERRORS as error:
+        return {"error": str(error)}
+    return score_song(beginning)
+
+
 def compute_battle_scores(
     dataset: Iterable[Mapping[str, Any]],
     score_song: Callable[[Any], Mapping[str, Any]],
@@ -62,6 +95,7 @@ def compute_battle_scores(
     weights_sha256: str,
     loudness: Callable[[Any], float] | None = measure_loudness,
     rereads: bool = False,
+    first_seconds: float | None = None,
 ) -> BattleTable:
     """
     Score both sides of every battle once and store the table.
@@ -76,19 +110,25 @@ def compute_battle_scores(
         weights_sha256 (`str`): Hash of everything of it that scores depend on; a file of other weights is refused.
         loudness (`Callable`, *optional*): Takes a song and returns decibels; `None` leaves loudness unknown.
         rereads (`bool`, defaults to `False`): Whether to read audio files that look unchanged.
+        first_seconds (`float`, *optional*):
+            How much of each song `score_song` hears, as [`load_beginning`] cuts it; all by default.
 
     Returns:
         `BattleTable`: The battles of the dataset in its order, with scores, durations and loudness.
 
     Raises:
-        `ValueError`: If the file holds battles scored by other weights or by version 0.1, or does not belong to this
-            dataset, a column is missing, or no song could be scored.
+        `ValueError`: If the file holds battles scored by other weights, in other lengths or by version 0.1, or does
+            not belong to this dataset, a column is missing, or no song could be scored.
     """
     path = Path(output)
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"Scores are stored as JSONL, but the output is {path}. Name a file ending in .jsonl.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = _read_stored(path, weights_sha256)
+    identity = {"weights_sha256": weights_sha256}
+    if first_seconds is not None:  # said only where it is, so that files of before go on
+        identity["first_seconds"] = first_seconds
+        score_song = functools.partial(_score_beginning, score_song, first_seconds)
+    stored = _read_stored(path, identity)
     rows: list[dict[str, Any]] = []
     with open_to_append(path, encoding="utf-8") as journal:
         for number, battle in enumerate(dataset, start=1):
@@ -97,7 +137,7 @@ def compute_battle_scores(
             found = _take_over(battle, stored.get(str(battle["battle_uuid"])), rereads)
             if found is None:
                 scored = _score_battle(battle, score_song, loudness)
-                found = {**scored, "scored_by": model_id, "weights_sha256": weights_sha256}
+                found = {**scored, "scored_by": model_id, **identity}
                 journal.write(json.dumps(_describe(battle, found), ensure_ascii=False, default=str) + "\n")
                 journal.flush()
             rows.append(_describe(battle, found))
@@ -175,7 +215,7 @@ def _score_battle(
     return {**found, "scored": list(found["groups"])}
 
 
-def _read_stored(path: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
+def _read_stored(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     # A kill can leave half a line behind the last line break.
@@ -188,7 +228,11 @@ def _read_stored(path: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
                 f"are. {REMEDY}"
             )
         what = f"scores of battles by {row['scored_by']}"
-        refuse_differences(path, what, {"weights": row["weights_sha256"]}, {"weights": weights_sha256}, REMEDY)
+        stored, wanted = (
+            {"weights": facts["weights_sha256"], "seconds heard of each song": str(facts.get("first_seconds", "all"))}
+            for facts in (row, identity)
+        )
+        refuse_differences(path, what, stored, wanted, REMEDY)
     os.truncate(path, sum(len(line) + 1 for line in whole))
     return {row["battle_uuid"]: row for row in rows}  # where a battle was scored again, the last row counts
 

@@ -40,7 +40,7 @@ from modeling_apex.arena.pair_features import (
     list_scores_without_ratio,
 )
 from modeling_apex.arena.permutations import CLAIMS, refit_draws
-from modeling_apex.arena.predictions import MeasuredPrediction, PairPrediction, measure_subsets
+from modeling_apex.arena.predictions import MeasuredPrediction, PairPrediction, compare_measured, measure_subsets
 from modeling_apex.arena.preference import MINIMUM_TRAINING_BATTLES, PreferenceHead, fit_preference_head
 from modeling_apex.arena.protocols import (
     PROTOCOLS,
@@ -351,7 +351,9 @@ def _run_protocol(
         "classifiers": classifiers,
         "baselines": measure_baselines(table, refits, protocol, folds, options.num_folds, options.seed),
         "with_minus_without_aesthetics": {
-            classifier: _compare(measured[classifier, WITH_AESTHETICS], measured[classifier, WITHOUT_AESTHETICS])
+            classifier: compare_measured(
+                measured[classifier, WITH_AESTHETICS][0], *measured[classifier, WITHOUT_AESTHETICS]
+            )
             for classifier in options.classifiers
             if WITHOUT_AESTHETICS in features and WITH_AESTHETICS in features
         },
@@ -372,20 +374,6 @@ def _list_margins(prediction: PairPrediction, table: BattleTable) -> dict[str, l
         "margins": [round(float(margin), 6) for margin in prediction.margins],
         "outcomes": [float(outcome) for outcome in table.outcomes[rows]],
     }
-
-
-def _compare(
-    first: tuple[dict[str, MeasuredPrediction], Resamples], second: tuple[dict[str, MeasuredPrediction], Resamples]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Give first minus second, per subset and metric, with a paired bootstrap interval."""
-    resamples, compared = first[1], dict[str, dict[str, dict[str, Any]]]()
-    for subset, part in first[0].items():
-        other = second[0][subset]
-        compared[subset] = {
-            name: resamples.summarize(value - other.estimates[name], part.draws[name] - other.draws[name])
-            for name, value in part.estimates.items()
-        }
-    return compared
 
 
 def _run_preference(

@@ -5,7 +5,7 @@ What comes in are margins with the battles that they speak of; what leaves is ea
 predictions of a table being measured on the same draws so that differences between them are paired.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -136,4 +136,19 @@ def measure_subsets(
         subset: measure_prediction(prediction, table, weights, mask, refitted=refitted)
         for subset, mask in masks.items()
         if mask[prediction.battle_indices].any()
+    }
+
+
+def compare_measured(
+    first: Mapping[str, MeasuredPrediction], second: Mapping[str, MeasuredPrediction], resamples: "Resamples"
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Give first minus second, per subset and metric, with a paired interval: both were measured on these draws."""
+    return {
+        subset: {
+            name: resamples.summarize(
+                value - second[subset].estimates[name], part.draws[name] - second[subset].draws[name]
+            )
+            for name, value in part.estimates.items()
+        }
+        for subset, part in first.items()
     }

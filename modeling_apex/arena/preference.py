@@ -3,9 +3,10 @@ The preference head: the smallest useful reward model on top of the scores.
 
 What comes in are two reports (or battles to learn from); what leaves is the probability that the first song wins. Each
 song has a strength, a weighted sum of its scores, and the probability is the logistic function of the difference of
-two strengths: Bradley-Terry, so that any number of songs can be sorted. A bias for position A or B is fitted and kept
-apart; it is left out unless asked for, since a ranking must not depend on the order of its input. Using a head takes
-numpy only.
+two strengths: Bradley-Terry, so that any number of songs can be sorted. Scores of one song rise and fall together, so
+that a free fit sets some against others; a weight is therefore never below zero where a higher score is a better one,
+and what a score adds to a decision is what it says. A bias for position A or B is fitted and kept apart; it is left
+out unless asked for, since a ranking must not depend on the order of its input. Using a head takes numpy only.
 """
 
 import json
@@ -22,7 +23,7 @@ from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.protocols import Fold, ProtocolUnavailableError, build_folds, build_random_folds
 from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.statistics.logistic import compute_logistic, fit_logistic
-from modeling_apex.statistics.pair_metrics import compute_auc
+from modeling_apex.statistics.pair_metrics import compute_accuracy, compute_auc
 from modeling_apex.storage.output_folder import replace_text
 
 PREFERENCE_HEAD_FILE = "preference_head.json"
@@ -30,6 +31,8 @@ FORMAT_VERSION = 1
 _NUM_FOLDS = 10
 _NUM_DRAWS = 1000
 MINIMUM_TRAINING_BATTLES = 2 * _NUM_FOLDS
+BETTER_IF_HIGHER = ("popularity", "aesthetics")
+"""Groups of scores whose weights are never below zero; of others nobody said which way is better."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class PreferenceHead:
     Hold a fitted preference head.
 
     Args:
-        weights (`dict[str, float]`): Weight of each score, in logits per native unit, temperature included.
+        weights (`dict[str, float]`):
+            Weight of each score, in logits per native unit, temperature included. Heads of earlier versions may have
+            weights below zero for any score.
         position_bias (`float`, defaults to 0.0): Logits in favour of position A.
         temperature (`float`, defaults to 1.0):
             What the fitted weights were divided by, kept for the record; above one when they were too sure of
@@ -156,10 +161,31 @@ def score_preference(
     return head.compute_probability(report_a, report_b, use_position_bias=use_position_bias)
 
 
-def _fit_difference_weights(differences: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+def _fit_difference_weights(differences: np.ndarray, outcomes: np.ndarray, is_bounded: np.ndarray) -> np.ndarray:
+    """Fit one weight a score, those that `is_bounded` marks from zero up."""
     scale = np.sqrt((differences**2).mean(axis=0))
     scale = np.where(scale > 0, scale, 1.0)
-    return fit_logistic(differences / scale, outcomes, np.ones(differences.shape[1])) / scale
+    design = differences / scale
+    weights = fit_logistic(design, outcomes, np.ones(len(scale)))
+    if (weights[is_bounded] < 0).any():
+        weights = _fit_from_zero_up(design, outcomes, is_bounded, weights)
+    return weights / scale
+
+
+def _fit_from_zero_up(
+    design: np.ndarray, outcomes: np.ndarray, is_bounded: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    from scipy.optimize import minimize
+
+    def compute_loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = design @ weights
+        loss = np.logaddexp(0.0, logits).sum() - outcomes @ logits + 0.5 * weights @ weights
+        return float(loss), design.T @ (compute_logistic(logits) - outcomes) + weights
+
+    bounds = [(0.0 if bounded else None, None) for bounded in is_bounded]
+    start = np.where(is_bounded, np.maximum(start, 0.0), start)
+    options = {"ftol": 0.0, "gtol": 1e-9, "maxiter": 1000}  # the loss itself is flat long before the weights stand
+    return minimize(compute_loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
 
 
 def _fit_temperature_and_bias(margins: np.ndarray, outcomes: np.ndarray) -> tuple[float, float]:
@@ -171,69 +197,113 @@ def _fit_temperature_and_bias(margins: np.ndarray, outcomes: np.ndarray) -> tupl
     return 1.0 / max(slope, 1e-3), bias
 
 
-def _fit_weights(
-    differences: np.ndarray, outcomes: np.ndarray, table: BattleTable, seed: int
-) -> tuple[Any, float, float]:
+@dataclass(frozen=True)
+class _Battles:
+    """Decisive battles: their table, the differences of their scores, and which scores are better if higher."""
+
+    table: BattleTable
+    differences: np.ndarray
+    is_bounded: np.ndarray
+
+    def select(self, rows: np.ndarray) -> "_Battles":
+        return _Battles(self.table.select(rows), self.differences[rows], self.is_bounded)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Logits of held-out battles, without and with the position bias, and margins of a fit without bounds."""
+
+    rows: np.ndarray
+    plain: np.ndarray
+    biased: np.ndarray
+    unbounded: np.ndarray
+
+
+def _fit_weights(battles: _Battles, seed: int) -> tuple[np.ndarray, float, float]:
+    outcomes, differences = battles.table.outcomes, battles.differences
     margins = np.zeros(len(outcomes))
-    for fold in build_random_folds(table, min(_NUM_FOLDS, len(table)), seed):
-        weights = _fit_difference_weights(differences[fold.train_indices], outcomes[fold.train_indices])
-        margins[fold.test_indices] = differences[fold.test_indices] @ weights
-    temperature, bias = _fit_temperature_and_bias(margins, outcomes)
-    return _fit_difference_weights(differences, outcomes), temperature, bias
-
-
-def _predict_held_out(
-    decisive: BattleTable, differences: np.ndarray, folds: list[Fold], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the rows that the folds predict, and their logits without and with the position bias."""
-    rows, plain, biased, outcomes = [], [], [], decisive.outcomes
-    for fold in folds:
+    for fold in build_random_folds(battles.table, min(_NUM_FOLDS, len(outcomes)), seed):
         train, test = fold.train_indices, fold.test_indices
-        if len(train) < MINIMUM_TRAINING_BATTLES // 2:
+        weights = _fit_difference_weights(differences[train], outcomes[train], battles.is_bounded)
+        margins[test] = differences[test] @ weights
+    temperature, bias = _fit_temperature_and_bias(margins, outcomes)
+    return _fit_difference_weights(differences, outcomes, battles.is_bounded), temperature, bias
+
+
+def _predict_held_out(battles: _Battles, folds: list[Fold], seed: int) -> _HeldOut:
+    """Predict the battles of the folds, each by a head that has not seen them."""
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    for fold in folds:
+        train, test = battles.select(fold.train_indices), battles.differences[fold.test_indices]
+        if len(train.differences) < MINIMUM_TRAINING_BATTLES // 2:
             continue
-        weights, temperature, bias = _fit_weights(differences[train], outcomes[train], decisive.select(train), seed)
-        logits = differences[test] @ weights / temperature
-        rows.append(test)
-        plain.append(logits)
-        biased.append(logits + bias)
-    if not rows:
+        weights, temperature, bias = _fit_weights(train, seed)
+        free = _fit_difference_weights(train.differences, train.table.outcomes, np.zeros_like(train.is_bounded))
+        logits = test @ weights / temperature
+        for column, values in zip(columns, (fold.test_indices, logits, logits + bias, test @ free), strict=True):
+            column.append(values)
+    if not columns[0]:
         raise ProtocolUnavailableError("no fold leaves enough battles to train on")
-    return np.concatenate(rows), np.concatenate(plain), np.concatenate(biased)
+    return _HeldOut(*map(np.concatenate, columns))
 
 
-def _measure_held_out(
-    decisive: BattleTable, predicted: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int, resample: str
-) -> dict[str, Any]:
+def _measure_held_out(decisive: BattleTable, predicted: _HeldOut, seed: int, resample: str) -> dict[str, Any]:
     from modeling_apex.arena.battle_resamples import draw_battle_resamples
     from modeling_apex.statistics.calibration import summarize_calibration
 
-    rows, plain, biased = predicted
+    plain, rows = predicted.plain, predicted.rows
     resamples, outcomes = draw_battle_resamples(decisive, _NUM_DRAWS, seed, resample), decisive.outcomes[rows]
     drawn = resamples.select(rows)
     errors = {
         name: summarize_calibration(compute_logistic(logits), outcomes, drawn, seed=seed)
-        for name, logits in (("calibration_error", biased), ("calibration_error_without_position_bias", plain))
+        for name, logits in (
+            ("calibration_error", predicted.biased),
+            ("calibration_error_without_position_bias", plain),
+        )
     }
     auc = drawn.summarize(float(compute_auc(plain, outcomes)[0]), compute_auc(plain, outcomes, drawn.weights))
-    return {**errors, "auc": auc, "resampled": resamples.describe()}
+    estimates, draws = (
+        [compute_accuracy(margins, outcomes, weights) for margins in (plain, predicted.unbounded)]
+        for weights in (None, drawn.weights)
+    )
+    own, free = (float(estimate[0]) for estimate in estimates)
+    accuracies = {
+        "accuracy": drawn.summarize_share(own, draws[0], len(rows)),
+        "accuracy_without_bounds": drawn.summarize_share(free, draws[1], len(rows)),
+        "accuracy_difference": drawn.summarize(own - free, draws[0] - draws[1]),
+    }
+    return {**errors, "auc": auc, **accuracies, "resampled": resamples.describe()}
 
 
-def _measure_unseen_systems(
-    decisive: BattleTable, differences: np.ndarray, seed: int, resample: str
-) -> dict[str, Any]:
+def _measure_unseen_systems(battles: _Battles, seed: int, resample: str) -> dict[str, Any]:
     try:
-        folds = build_folds("leave_one_system_out", decisive, _NUM_FOLDS, seed)
-        return _measure_held_out(decisive, _predict_held_out(decisive, differences, folds, seed), seed, resample)
+        folds = build_folds("leave_one_system_out", battles.table, _NUM_FOLDS, seed)
+        return _measure_held_out(battles.table, _predict_held_out(battles, folds, seed), seed, resample)
     except ProtocolUnavailableError as error:
         return {"unavailable": str(error)}
+
+
+def _choose_battles(table: BattleTable) -> tuple[BattleTable, list[int]]:
+    """Return the decisive battles, and which of their scores a head may weigh."""
+    decisive = table.select(table.is_decisive)
+    indices = decisive.get_group_indices("popularity", "aesthetics", "other")
+    if len(decisive) < MINIMUM_TRAINING_BATTLES or not indices:
+        raise ValueError(
+            f"A preference head needs scores and at least {MINIMUM_TRAINING_BATTLES} decisive battles, "
+            f"received {len(indices)} scores and {len(decisive)} decisive battles."
+        )
+    if np.isnan(decisive.scores[:, :, indices]).any():
+        raise ValueError("A score is missing. Leave such battles out first, with `drop_missing_scores`.")
+    return decisive, indices
 
 
 def fit_preference_head(table: BattleTable, *, seed: int = 0, resample: str = "auto") -> PreferenceHead:
     """
     Fit the preference head on decisive battles and measure its calibration on battles that it has not seen.
 
-    Temperature and position bias are fitted on margins predicted out of fold. Calibration and AUC come from an outer
-    cross-validation around all of that: random folds, and one system left out at a time, as a new generator meets it.
+    Weights of scores that are better if higher ([`BETTER_IF_HIGHER`]) are never below zero. Temperature and position
+    bias are fitted on margins predicted out of fold. Calibration, AUC and accuracy, beside that of a fit without these
+    bounds, come from an outer cross-validation around all of that: random folds, and one system left out at a time.
 
     Args:
         table (`BattleTable`), seed (`int`, defaults to 0): Battles with all their scores, and the seed of the folds.
@@ -247,24 +317,17 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0, resample: str = "a
     """
     from modeling_apex.statistics.calibration import compute_calibration_bins
 
-    decisive = table.select(table.is_decisive)
-    indices = decisive.get_group_indices("popularity", "aesthetics", "other")
-    if len(decisive) < MINIMUM_TRAINING_BATTLES or not indices:
-        raise ValueError(
-            f"A preference head needs scores and at least {MINIMUM_TRAINING_BATTLES} decisive battles, "
-            f"received {len(indices)} scores and {len(decisive)} decisive battles."
-        )
+    decisive, indices = _choose_battles(table)
     scores = decisive.scores[:, :, indices]
-    if np.isnan(scores).any():
-        raise ValueError("A score is missing. Leave such battles out first, with `drop_missing_scores`.")
-    differences, outcomes = scores[:, 0] - scores[:, 1], decisive.outcomes
-
-    held_out = _predict_held_out(decisive, differences, build_random_folds(decisive, _NUM_FOLDS, seed + 1), seed)
+    columns = [decisive.score_columns[index] for index in indices]
+    is_bounded = np.array([column.group in BETTER_IF_HIGHER for column in columns])
+    battles = _Battles(decisive, scores[:, 0] - scores[:, 1], is_bounded)
+    held_out = _predict_held_out(battles, build_random_folds(decisive, _NUM_FOLDS, seed + 1), seed)
     measured = {"random_folds": _measure_held_out(decisive, held_out, seed, resample)}
-    measured["leave_one_system_out"] = _measure_unseen_systems(decisive, differences, seed, resample)
+    measured["leave_one_system_out"] = _measure_unseen_systems(battles, seed, resample)
     known = measured["random_folds"]
-    weights, temperature, bias = _fit_weights(differences, outcomes, decisive, seed)
-    names = [decisive.score_columns[index].name for index in indices]
+    weights, temperature, bias = _fit_weights(battles, seed)
+    names = [column.name for column in columns]
     return PreferenceHead(
         weights={name: float(weight) for name, weight in zip(names, weights / temperature, strict=True)},
         position_bias=float(bias),
@@ -275,13 +338,16 @@ def fit_preference_head(table: BattleTable, *, seed: int = 0, resample: str = "a
             "votes": "simulated" if decisive.get_group_indices("truth") else "people",
             "seed": seed,
             "num_folds": _NUM_FOLDS,
+            "never_below_zero": [name for name, bounded in zip(names, is_bounded, strict=True) if bounded],
             "expected_calibration_error": known["calibration_error"]["estimate"],
             "expected_calibration_error_without_position_bias": known["calibration_error_without_position_bias"][
                 "estimate"
             ],
             "held_out_auc": known["auc"]["estimate"],
             "held_out": measured,
-            "calibration_bins": compute_calibration_bins(compute_logistic(held_out[2]), outcomes[held_out[0]]),
+            "calibration_bins": compute_calibration_bins(
+                compute_logistic(held_out.biased), decisive.outcomes[held_out.rows]
+            ),
             "weights_per_standard_deviation": {
                 name: float(weight * scores[:, :, number].std() / temperature)
                 for number, (name, weight) in enumerate(zip(names, weights, strict=True))

@@ -153,11 +153,16 @@ def format_ranking(ranking: Sequence[RankedSong]) -> str:
             f"{format_score(song.report['scores'][name], song.report['ranges'][name][1])} [{song.places[name]:g}]"
             for name in names
         ]
-        key = f"{song.mean_place:.1f}" if song.chance_against_best is None else f"{song.chance_against_best:.0%}"
+        if song.chance_against_best is None:
+            key = f"{song.mean_place:.1f}"
+        else:  # the first one against itself would be a coin
+            key = "–" if position == 1 else f"{song.chance_against_best:.0%}"
         rows.append([f"{position}. {song.report['song']}", key, *cells])
     legend = "in brackets: the place of the song by that score alone; " + (
-        "sorted by predicted preference: the chance that the song is preferred to the first one"
+        "sorted by predicted preference; preferred to 1.: how likely a listener is to prefer the song to the first one"
         if is_preference
         else "sorted by the mean place"
     )
-    return "\n".join([format_table(["song", "beats 1." if is_preference else "mean place", *names], rows), legend])
+    return "\n".join(
+        [format_table(["song", "preferred to 1." if is_preference else "mean place", *names], rows), legend]
+    )

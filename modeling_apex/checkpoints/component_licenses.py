@@ -48,6 +48,7 @@ SYNTHETIC_SONGS = Component("synthetic songs of apex-music", "songs", "apache-2.
 KNOWN_COMPONENTS = (
     Component("m-a-p/MERT-v1-95M", "encoder", "cc-by-nc-4.0", is_in_weights=True),
     Component("m-a-p/MERT-v1-330M", "encoder", "cc-by-nc-4.0", is_in_weights=True),
+    Component("OpenMuQ/MuQ-large-msd-iter", "encoder", "cc-by-nc-4.0", is_in_weights=True),
     Component("apex-tiny", "encoder", "apache-2.0", is_in_weights=True),
     Component("ASLP-lab/SongEval", "labels", "cc-by-nc-sa-4.0"),
     Component("sleeping-ai/suno-307K", "songs", "cc-by-nc-nd-4.0"),

@@ -115,7 +115,7 @@ def save_conversion(conversion: Conversion, output: str | os.PathLike[str]) -> P
     with write_new_folder(output) as part:
         conversion.model.save_pretrained(part)
         ApexFeatureExtractor.from_config(conversion.model.config).save_pretrained(part)
-    return part.parent
+    return Path(os.path.expanduser(output))
 
 
 def name_public_source(source: str | os.PathLike[str]) -> str:

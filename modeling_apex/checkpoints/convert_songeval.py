@@ -9,6 +9,7 @@ whether they are the published ones, and their licences go into `config.json`.
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,12 @@ def convert_songeval(
     }
     with write_new_folder(output) as part_folder:
         model.save_pretrained(part_folder)
-    return SongEvalConversion(part_folder.parent, config, taken["encoder."] | taken["head."], dropped)
+    return SongEvalConversion(Path(os.path.expanduser(output)), config, taken["encoder."] | taken["head."], dropped)
+
+
+def name_scores(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Describe the outputs of a head by their names alone: aesthetic scores from 1 to 5, as SongEval's are."""
+    return [{**SONGEVAL_HEADS[0], "name": name} for name in names]
 
 
 def _build_config(config_path: Path, head_path: Path, heads: list[dict[str, Any]] | None) -> SongEvalConfig:
@@ -154,8 +160,8 @@ def _build_config(config_path: Path, head_path: Path, heads: list[dict[str, Any]
     heads = heads or [dict(entry) for entry in SONGEVAL_HEADS]
     if len(heads) != num_outputs:
         raise ValueError(
-            f"{head_path}: has {num_outputs} outputs, but {len(heads)} scores are named. Pass `heads=` with name, "
-            "minimum, maximum and group of each output, in their order."
+            f"{head_path}: has {num_outputs} outputs, but {len(heads)} scores are named. Name each output, in their "
+            "order (`--scores` on the command line; `heads=` with name, minimum, maximum and group in Python)."
         )
     try:
         return SongEvalConfig(

@@ -9,16 +9,25 @@ that scoring with this type of model needs, which transformers finds by looking 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_apex import inference
+from modeling_apex.checkpoints.component_licenses import (
+    COMBINED_LICENSE_ID,
+    COMBINED_LICENSE_NAME,
+    LICENSES,
+    Component,
+    compute_combined_license,
+)
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.report_apex import SCORE_MEANINGS, format_score
 from modeling_apex.loading import load_model
 from modeling_apex.registration import TASK
+from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
 
 EXTRACTOR_CODE = "feature_extraction_apex.ApexFeatureExtractor"
@@ -34,7 +43,15 @@ AUTO_MAPS = {
         "AutoFeatureExtractor": EXTRACTOR_CODE,
         "AutoModel": "modeling_spectrogram_fusion_apex.SpectrogramFusionModel",
     },
+    "songeval": {  # it hears songs whole: nothing cuts them
+        "AutoConfig": "configuration_songeval_apex.SongEvalConfig",
+        "AutoModel": "modeling_songeval_apex.SongEvalModel",
+    },
 }
+SONGEVAL_SUMMARY = (
+    "Aesthetic scores of a whole song from its audio, after *SongEval: A Benchmark Dataset for Song Aesthetics "
+    "Evaluation*: the first layers of MuQ and an attention head. A song is neither cut nor normalised"
+)
 CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
     TASK: {"impl": "pipeline_apex.ApexPopularityPipeline", "pt": ["AutoModel"], "type": "audio"},
 }
@@ -45,7 +62,7 @@ def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
     Write the Hub folder of a model.
 
     Args:
-        model (`str`, `os.PathLike`, [`ApexModel`] or [`SpectrogramFusionModel`]):
+        model (`str`, `os.PathLike`, [`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`]):
             A folder, a Hub id, or a loaded model.
         output (`str` or `os.PathLike`):
             A folder that does not exist yet, or is empty.
@@ -62,9 +79,10 @@ def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
     auto_map = AUTO_MAPS[loaded.config.model_type]
     with write_new_folder(folder) as part:
         loaded.save_pretrained(part)
-        ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
         _update_json(part / "config.json", auto_map=auto_map, custom_pipelines=CUSTOM_PIPELINES)
-        _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
+        if "AutoFeatureExtractor" in auto_map:
+            ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
+            _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
         for path in list_code(loaded.config.model_type):
             shutil.copyfile(path, part / path.name)
         (part / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
@@ -83,7 +101,8 @@ def build_short_card(config: Any) -> str:
     """
     Write the card that every exported folder carries, in Markdown: what the scores are and how to load them.
 
-    It states only what the config knows. Results, limits and licences come from result files, through `hub_card`.
+    It states only what the config knows, licences where its provenance names them. Results and limits come from result
+    files, through `hub_card`.
     """
     rows = "\n".join(
         f"| `{head['name']}` | {format_score(head['minimum'], 100)[:-2]} to {format_score(head['maximum'], 100)[:-2]} "
@@ -93,11 +112,16 @@ def build_short_card(config: Any) -> str:
     notice = f"> {config.provenance['notice']}\n\n" if config.provenance.get("notice") else ""
     if config.model_type == "spectrogram-fusion":
         paper, title, summary = "2505.07280", "Spectrogram-fusion song scores", _describe_inputs(config)
+    elif config.model_type == "songeval":
+        paper, title, summary = "2505.10793", "SongEval song scores", SONGEVAL_SUMMARY
     else:
         paper, title, summary = "2605.03395", "APEX song scores", "Scores of a song from its audio alone, after *APEX*"
     title = config.provenance.get("name") or title
+    parts = {
+        name: facts for name in ("encoder", "heads") if (facts := config.provenance.get(name) or {}).get("license")
+    }
     return f"""---
-library_name: transformers
+{_build_license_fields(parts)}library_name: transformers
 pipeline_tag: audio-classification
 tags:
 - music
@@ -115,6 +139,7 @@ tags:
 |---|---|---|
 {rows}
 
+{_build_license_section(parts)}
 ```python
 from transformers import pipeline
 
@@ -128,6 +153,31 @@ Where the weights come from:
 {json.dumps(config.provenance, indent=2)}
 ```
 """
+
+
+def _build_license_fields(parts: Mapping[str, Any]) -> str:
+    """Build the lines of the front matter on the licence; none where the config names no licence of a part."""
+    if not parts:
+        return ""
+    components = [Component(str(facts["source"]), part, facts["license"], True) for part, facts in parts.items()]
+    if (combined := compute_combined_license(components)) != COMBINED_LICENSE_ID:
+        return f"license: {combined}\n"
+    return f"license: {combined}\nlicense_name: {COMBINED_LICENSE_NAME}\nlicense_link: README.md#licences\n"
+
+
+def _build_license_section(parts: Mapping[str, Any]) -> str:
+    """Build the section on the licence of each part, with what it asks for."""
+    if not parts:
+        return ""
+    rows, limits = [], []
+    for part, facts in parts.items():
+        license, source = LICENSES.get(facts["license"]), escape_markdown(str(facts["source"]))
+        name = escape_markdown(str(facts["license"])) if license is None else f"[{license.name}]({license.url})"
+        rows.append([part, source, name])
+        if license is None or not license.allows_commercial_use:
+            limits.append(part)
+    note = f"The licence of the {' and the '.join(limits)} excludes commercial use.\n\n" if limits else ""
+    return f"## Licences\n\n{build_table(['part', 'from', 'licence'], rows)}\n\n{note}"
 
 
 def _describe_inputs(config: Any) -> str:

@@ -43,11 +43,16 @@ PUBLISHED_HEADS = "amaai-lab/apex"
 PUBLISHED_ENCODERS = ("m-a-p/MERT-v1-95M", "m-a-p/MERT-v1-330M")
 PARTS = ("encoder", "heads")
 EMBEDDED_TITLE = "apex-tiny (in this package)"
+CONVERT_AGAIN = (
+    "It was compared with nothing: convert the published files (`apex-music convert --muq MUQ --songeval HEAD "
+    "--output FOLDER`) and compare with `--against FOLDER`."
+)
 MAX_CARD_BYTES = 10_000_000
 MAX_DETAIL = 2000  # characters of one finding
 PROBE_SEED = 0
 # More than one segment, so that padding and the mean over segments are probed too.
 PROBE_SEGMENTS = 1.25
+PROBE_SECONDS = 3.0  # of a model that hears songs whole
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,9 @@ def _check_weights(result: Verification, folder: Path, hub_options: dict[str, An
 
 def _check_probe(result: Verification, loaded: Any) -> None:
     config = loaded.config
-    probe = build_probe(config.sampling_rate, PROBE_SEGMENTS * config.segment_seconds)
+    is_whole_song = getattr(config, "is_whole_song", False)
+    seconds = min(PROBE_SECONDS, config.max_song_seconds) if is_whole_song else PROBE_SEGMENTS * config.segment_seconds
+    probe = build_probe(config.sampling_rate, seconds)
     try:
         report = load_pipeline(loaded)(probe, sampling_rate=config.sampling_rate)
     except Exception as error:  # the model's own refusals, such as hidden states that are not finite
@@ -292,6 +299,18 @@ def _check_probe(result: Verification, loaded: Any) -> None:
         result.add("probe signal", OK, f"finite and within range: {scores}")
 
 
+def _find_here(reference: str, cache_dir: str | os.PathLike[str] | None) -> str:
+    """Find the folder of a checkpoint on this machine; asked for it by its id, the Hub's client can ask its makers."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if os.path.isdir(reference):
+        return reference
+    config = try_to_load_from_cache(reference, "config.json", cache_dir=cache_dir)
+    if not isinstance(config, str):
+        raise FileNotFoundError(f"{reference}: is not on this machine.")
+    return os.path.dirname(config)
+
+
 def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_options: dict[str, Any]) -> None:
     """Say which published checkpoints have these numbers; only those that the caller named can fail the model."""
     own, config = loaded.state_dict(), loaded.config
@@ -300,11 +319,13 @@ def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_opti
     compared: dict[str, dict[str, int]] = {}
     forged: dict[str, list[str]] = {}
     references = list(against) or [str(EMBEDDED_MODEL), PUBLISHED_HEADS, *PUBLISHED_ENCODERS]
+    if config.model_type == "songeval" and not against:
+        references = []  # its sources were published in another layout, which has to be converted first
     for reference in references:
         title = EMBEDDED_TITLE if reference == str(EMBEDDED_MODEL) else reference
-        options = hub_options if against else {**hub_options, "local_files_only": True}
         try:
-            theirs, fields = read_reference(reference, options)
+            source = reference if against else _find_here(reference, hub_options.get("cache_dir"))
+            theirs, fields = read_reference(source, hub_options if against else {})
         except (OSError, ValueError) as error:
             if against:
                 result.add(f"equals {title}", FAILED, f"cannot be read: {' '.join(str(error).split())}")
@@ -332,7 +353,7 @@ def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_opti
         result.add("config", FAILED, " ".join(sentences))
         result.identity = f"It has the weights of {', '.join(forged)} under another config, so its scores are others."
     else:
-        result.identity = _describe_identity(equal, unknown)
+        result.identity = _describe_identity(equal, unknown) if references else CONVERT_AGAIN
     _check_claims(result, config, equal, compared)
 
 

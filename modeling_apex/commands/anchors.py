@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from modeling_apex.process_exit import print_lines
+
 RESULTS_NAME = "anchors.json"
 HELP = "anchor calibration: how much a few battles of a new system help"
 DESCRIPTION = (
@@ -52,6 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         opening = build_opening("anchors", input_sha256=identify_file(path).sha256)
         output = Path(arguments.output) / RESULTS_NAME
         save_json(output, {**opening, "counts": list(counts), **options, **gains, "missing_scores": missing})
-    print(build_anchors(gains))
-    print(output)
+    print_lines(build_anchors(gains))
+    print_lines(output)
     return 0

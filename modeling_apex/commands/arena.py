@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.commands.options import positive_number
+from modeling_apex.process_exit import print_lines
+
 SCORES_FILE = "battle_scores.jsonl"
 HELP = "judge scores on battles: which of two songs do people prefer"
 DESCRIPTION = (
@@ -17,6 +20,8 @@ EXAMPLES = (
     "battles.csv --output runs/arena",
     "music-arena/ --model amaai-lab/apex --output runs/arena",
     "battles.jsonl --score songeval:aesthetics=songeval_a,songeval_b --output runs/songeval",
+    "runs/apex/battle_scores.jsonl --judge apex=runs/apex/battle_scores.jsonl --judge "
+    "songeval=runs/songeval/battle_scores.jsonl --output runs/side-by-side",
 )
 WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
@@ -32,6 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME[:GROUP][=COLUMN_A,COLUMN_B]",
         help="a score of the table, repeatable; GROUP: popularity, aesthetics or other (default: the seven heads)",
+    )
+    parser.add_argument(
+        "--first-seconds",
+        type=positive_number,
+        metavar="S",
+        help="with --model: score the beginning of each song alone (default: the whole song)",
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        dest="judges",
+        metavar="NAME[:RULE,...]=TABLE",
+        help=f"scores of these battles by another model (the {SCORES_FILE} that --model writes), repeatable: judges "
+        "are compared in pairs on the battles that all scored (default rules: musicality, aesthetics_mean)",
     )
     parser.add_argument("--truth", metavar="FILE", help="truth.jsonl of synthetic battles: shows the ceiling")
     parser.add_argument("--classifiers", nargs="+", metavar="C", help="which classifiers to train (default: all)")
@@ -103,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.arena.arena_report import save_results
     from modeling_apex.arena.battle_files import join_truth
     from modeling_apex.arena.experiment import ArenaOptions, run_arena
+    from modeling_apex.arena.judges import compare_judges, load_judge
     from modeling_apex.storage.output_lock import OutputLock
 
     names = ("num_folds", "num_draws", "num_permutations", "seed", "recipe", "claim", "resample", "drop_rare_systems")
@@ -114,7 +134,11 @@ def run(arguments: argparse.Namespace) -> int:
         table, provenance = _load_battles(arguments)
         if arguments.truth:
             table = join_truth(table, arguments.truth)
+        judges = [load_judge(declaration) for declaration in arguments.judges or ()]
+        drawn = {name: getattr(options, name) for name in ("num_draws", "seed", "resample")}
+        compared = compare_judges(table, judges, **drawn) if judges else None  # before an hour is spent on the rest
         results, head = run_arena(table, options, provenance=provenance)
+        results |= {"judges": compared} if compared else {}
         saved = save_results(results, arguments.output)
         if not arguments.no_plots:
             saved += save_plots(results, arguments.output)
@@ -122,10 +146,10 @@ def run(arguments: argparse.Namespace) -> int:
             saved += [head.save_pretrained(folder) for folder in (arguments.output, arguments.save_head_to) if folder]
     missing = results["missing_scores"]["num_battles"]
     if missing:
-        print(f"{missing} battles lack a score and were left out; results.json lists them", file=sys.stderr)
-    print(results["conclusion"])
+        print_lines(f"{missing} battles lack a score and were left out; results.json lists them", file=sys.stderr)
+    print_lines(results["conclusion"])
     for path in saved:
-        print(path)
+        print_lines(path)
     return 0
 
 
@@ -139,6 +163,8 @@ def _load_battles(arguments: argparse.Namespace) -> tuple[Any, dict[str, str | N
     if arguments.model is None:
         if arguments.recheck:
             raise ValueError("--recheck reads audio again, and without --model there is none: leave it out.")
+        if arguments.first_seconds:
+            raise ValueError("--first-seconds cuts audio, and without --model there is none: leave it out.")
         if not get_table_suffix(arguments.battles):
             raise ValueError(
                 f"{arguments.battles} is not a table ({FORMATS_TEXT}). To score a dataset with audio, pass --model."
@@ -162,6 +188,7 @@ def _load_battles(arguments: argparse.Namespace) -> tuple[Any, dict[str, str | N
         model_id=f"{arguments.model}@{arguments.revision or 'main'}",
         weights_sha256=sha256,
         rereads=arguments.recheck,
+        first_seconds=arguments.first_seconds,
     )
     # The journal names every song by the hash of its audio, so its hash stands for the dataset.
     model = f"{arguments.model}@{arguments.revision or 'main'}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from modeling_apex.commands.options import add_limit_arguments, build_limits
 from modeling_apex.inference.report_apex import escape_controls, format_table
+from modeling_apex.process_exit import print_lines
 
 HELP = "ranks, intervals and what is novel, from songs that the model did not learn from"
 DESCRIPTION = (
@@ -57,8 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     folder = save_reference(arguments.model, calibration.reference, arguments.output)
     for failure in calibration.failures:
-        print(f"not scored: {escape_controls(failure['id'])}: {escape_controls(failure['error'])}", file=sys.stderr)
-    print(f"{format_reference(calibration.reference)}\n\nwritten: {folder}")
+        print_lines(
+            f"not scored: {escape_controls(failure['id'])}: {escape_controls(failure['error'])}", file=sys.stderr
+        )
+    print_lines(f"{format_reference(calibration.reference)}\n\nwritten: {folder}")
     return 1 if calibration.failures else 0
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
+from modeling_apex.process_exit import print_lines
 
 HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
             show_progress=sys.stderr.isatty(),
         )
         if is_main_process():
-            print(format_conditions(results))
-            print(f"\nmodel: {Path(arguments.output) / results['chosen'] / 'best'}")
+            print_lines(format_conditions(results))
+            print_lines(f"\nmodel: {Path(arguments.output) / results['chosen'] / 'best'}")
             save_json(Path(arguments.output) / "results.json", results)
             save_conditions_plot(results, Path(arguments.output) / "conditions.png")
     close_processes()

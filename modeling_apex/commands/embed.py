@@ -12,6 +12,7 @@ from modeling_apex.commands.options import (
     positive_int,
 )
 from modeling_apex.inference.report_apex import escape_controls, format_count
+from modeling_apex.process_exit import print_lines
 
 HELP = "songs to stored segment embeddings, for training"
 DESCRIPTION = (
@@ -73,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     num_failed = len(summary.failures)
     if is_main_process():
         songs, segments = format_count(summary.num_songs, "song"), format_count(summary.num_segments, "segment")
-        print(escape_controls(f"{summary.folder}: {songs}, {segments}, {num_failed} failed"))
+        print_lines(escape_controls(f"{summary.folder}: {songs}, {segments}, {num_failed} failed"))
         if num_failed:
-            print(escape_controls(f"why they failed: {summary.folder / FAILURES_NAME}"), file=sys.stderr)
+            print_lines(escape_controls(f"why they failed: {summary.folder / FAILURES_NAME}"), file=sys.stderr)
     close_processes()
     return 1 if num_failed else 0

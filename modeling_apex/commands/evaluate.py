@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.commands.training_options import add_label_arguments
+from modeling_apex.process_exit import print_lines
 
 HELP = "errors and correlations on labelled songs, beside trivial baselines"
 DESCRIPTION = (
@@ -52,11 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
                 )
             options["target_column"] = arguments.target_column
             results = evaluate_fusion_model(model, arguments.data, **options)
-            print(format_fusion_results(results))
+            print_lines(format_fusion_results(results))
         else:
             options |= {"songs": arguments.songs, "rereads": arguments.recheck}
             results = evaluate_model(model, arguments.data, **options)
-            print(format_results(results))
+            print_lines(format_results(results))
         if arguments.output:
             save_json(Path(arguments.output), results)
     return 1 if results.get("failures") else 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.engines import EXPORT_FORMATS
+from modeling_apex.process_exit import print_lines
 
 HELP = "write a self-contained Hub folder (weights, configs, code, card), or a graph for ONNX or OpenVINO"
 DESCRIPTION = (
@@ -42,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--precision is for --format onnx or openvino; a Hub folder holds the weights as they are.")
     folder = _export_hub_folder(arguments) if arguments.format == "hub" else _export_graph(arguments)
     for path in sorted(folder.iterdir()):
-        print(f"{path.stat().st_size:>12,}  {path}")
+        print_lines(f"{path.stat().st_size:>12,}  {path}")
     if arguments.format != "hub":
-        print(_describe_errors(folder, arguments.format))
+        print_lines(_describe_errors(folder, arguments.format))
     return 0
 
 
@@ -64,16 +65,24 @@ def _export_graph(arguments: argparse.Namespace) -> Path:
 
     check_new_folder(arguments.output)
     model: Any = load_model(arguments.model)
+    if not hasattr(model, "encoder_engine"):
+        raise ValueError(
+            f"a {model.config.model_type} model has no encoder that an engine could run instead, so there is no graph "
+            "to write. Leave out --format."
+        )
     calibration = None
     if arguments.calibrate:
         calibration = read_calibration_segments(find_songs(arguments.calibrate), model.config)
-    folder = export_engine(
-        model, arguments.output, arguments.format, ("float32", arguments.precision), calibration=calibration
-    )
     head = load_preference_head(arguments.model)
-    if head is not None:  # without it, `rank` would sort the same songs by something else
-        head.save_pretrained(folder)
-    return folder
+    return export_engine(
+        model,
+        arguments.output,
+        arguments.format,
+        ("float32", arguments.precision),
+        calibration=calibration,
+        # Without it, `rank` would sort the same songs by something else.
+        add_files=head.save_pretrained if head is not None else None,
+    )
 
 
 def _describe_errors(folder: Path, engine: str) -> str:

@@ -4,16 +4,20 @@ What the commands that score songs share: their options, and what they make of t
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
-from modeling_apex.inference.report_apex import escape_controls
+from modeling_apex.inference.report_apex import escape_controls, format_count
+from modeling_apex.process_exit import print_lines
 
 if TYPE_CHECKING:
+    from modeling_apex.corpus.embedded_songs import EmbeddedSongs
+    from modeling_apex.corpus.score_journal import ScoreJournal
     from modeling_apex.inference.scoring_apex import SongScorer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -25,12 +29,17 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every command that reports on songs takes."""
     add_song_arguments(parser)
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
-    )
-    parser.add_argument(
         "--features",
         metavar="TABLE",
         help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
+    )
+    add_computing_arguments(parser)
+
+
+def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how songs are computed, and what is refused of them."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the encoder (default: float32)"
     )
     parser.add_argument(
         "--tail",
@@ -46,6 +55,11 @@ def add_song_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the songs, the model and what runs it."""
     parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which version of the model, and what runs it."""
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub model")
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
@@ -114,7 +128,7 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
     scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
     if arguments.precision != "float32":
-        print(scorer.model.encoder_engine.describe(), file=sys.stderr)
+        print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
     return scorer
 
 
@@ -122,8 +136,6 @@ def score_songs(
     songs: list[str], arguments: argparse.Namespace, *, scorer: "SongScorer | None" = None, **options: Any
 ) -> Iterator[dict[str, Any]]:
     """Yield one report a song, with progress on a terminal; what fails goes to stderr too."""
-    from tqdm import tqdm
-
     if not songs:
         return
     features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
@@ -134,15 +146,70 @@ def score_songs(
     )
     options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
     options["tail"] = arguments.tail
-    reports = scorer.score(inputs, on_error="report", **options)
+    yield from follow_reports(scorer.score(inputs, on_error="report", **options), len(songs))
+
+
+def follow_reports(
+    reports: Iterable[dict[str, Any]], num_songs: int, *, num_done: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Yield reports as they come, with progress on a terminal; what failed goes to stderr too."""
+    from tqdm import tqdm
+
     # `disable=None` shows the bar on a terminal only.
-    with tqdm(total=len(songs), unit="song", disable=None if len(songs) > 1 else True) as progress:
+    hides = None if num_songs > 1 else True
+    with tqdm(total=num_songs, initial=num_done, unit="song", disable=hides) as progress:
         for report in reports:
             progress.update()
             if "error" in report:
+                name, reason = str(report["song"]), report["error"]  # which names the song where it is a file
                 with progress.external_write_mode(sys.stderr):
-                    print(f"not scored: {escape_controls(report['error'])}", file=sys.stderr)
+                    words = reason if name in reason else f"{name}: {reason}"
+                    print_lines(f"not scored: {escape_controls(words)}", file=sys.stderr)
             yield report
+
+
+def refuse_audio_options(arguments: argparse.Namespace, folder: Path) -> None:
+    """Refuse what says how audio is read and encoded, where embeddings are stored and it would say nothing."""
+    usual: dict[str, Any] = {"dtype": "float32", "engine": "torch", "precision": "float32", "resampler": "sinc"}
+    usual |= dict.fromkeys(("compile", "recheck", "allow_private_addresses"), False)
+    given = vars(arguments)
+    wrong = [name for name, value in usual.items() if given.get(name, value) != value]
+    wrong += [name for name in ("features", "batch_size") if given.get(name) is not None]
+    if wrong or build_limits(arguments) != AudioLimits():
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong) or "--max-..."
+        raise ValueError(
+            f"{folder}: holds stored embeddings, of which {options} changes nothing: audio is not read again. Leave "
+            "it out, or name the songs themselves."
+        )
+
+
+def open_embedded_songs(folder: Path, scorer: "SongScorer") -> "EmbeddedSongs":
+    """Open a folder of embeddings for what scores them."""
+    from modeling_apex.corpus.embedded_songs import EmbeddedSongs
+
+    return EmbeddedSongs(folder, scorer.model)
+
+
+def build_settings(
+    arguments: argparse.Namespace, scorer: "SongScorer", embedded: "EmbeddedSongs | None"
+) -> dict[str, Any]:
+    """Say what scores in a journal depend on, besides the songs."""
+    from modeling_apex.engines.model_hashes import compute_scores_hash
+
+    settings: dict[str, Any] = {"weights_sha256": compute_scores_hash(scorer.model)}
+    settings |= {name: getattr(arguments, name) for name in ("dtype", "engine", "precision", "resampler")}
+    if arguments.tail:  # said only where it is, as are the others below, so that journals of before go on
+        settings["tail"] = arguments.tail
+    if embedded is not None:
+        settings["stored"] = embedded.identity
+    return settings
+
+
+def say_how_many_are_done(journal: "ScoreJournal", num_done: int, num_songs: int) -> None:
+    """Tell the user what an interrupted run left, if it left something."""
+    if num_done:
+        words = f"resuming: {num_done} of {format_count(num_songs, 'song')} already in {journal.path}"
+        print_lines(escape_controls(words), file=sys.stderr)
 
 
 def positive_int(text: str) -> int:

@@ -6,6 +6,7 @@ from modeling_apex.arena.preference import load_preference_head
 from modeling_apex.arena.ranking import choose_scores, format_ranking, rank_reports
 from modeling_apex.commands.options import add_scoring_arguments, load_scorer, positive_int, score_songs
 from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.process_exit import print_lines
 
 HELP = "sort songs from best to worst, with the reason per score"
 DESCRIPTION = (
@@ -35,5 +36,5 @@ def run(arguments: argparse.Namespace) -> int:
     reports = list(score_songs(songs, arguments, scorer=scorer))
     scored = [report for report in reports if "error" not in report]
     if scored:
-        print(format_ranking(rank_reports(scored, by=arguments.by, head=head)[: arguments.top]))
+        print_lines(format_ranking(rank_reports(scored, by=arguments.by, head=head)[: arguments.top]))
     return 1 if len(scored) < len(reports) else 0

@@ -2,10 +2,20 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.commands.options import add_scoring_arguments, load_scorer, score_songs
+from modeling_apex.commands.options import (
+    add_scoring_arguments,
+    build_settings,
+    follow_reports,
+    load_scorer,
+    open_embedded_songs,
+    refuse_audio_options,
+    say_how_many_are_done,
+    score_songs,
+)
 from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
@@ -20,13 +30,20 @@ from modeling_apex.inference.report_apex import (
     format_score,
     format_table,
 )
+from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
     "Score songs from their audio. One broken song is reported and the others are scored; the exit status is then 1. "
-    "With --output, an interrupted run is taken up by the same command."
+    "With --output, an interrupted run is taken up by the same command. A folder of `apex-music embed` is scored from "
+    "its embeddings, by a model whose encoder made them: other heads over a corpus in seconds."
 )
-EXAMPLES = ("song.mp3", "album/ --output scores.csv", "'takes/*.wav' --model amaai-lab/apex --segments")
+EXAMPLES = (
+    "song.mp3",
+    "album/ --output scores.csv",
+    "'takes/*.wav' --model amaai-lab/apex --segments",
+    "embeddings/suno --model runs/first/best --output scores.parquet",
+)
 WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopped"
 
 
@@ -47,20 +64,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from modeling_apex.corpus.embedding_manifest import find_embeddings
+
     _refuse_without_place(arguments)
-    songs = find_songs(arguments.songs)
+    folder = find_embeddings(arguments.songs)
+    if folder is not None:
+        refuse_audio_options(arguments, folder)
+    songs = [] if folder is not None else find_songs(arguments.songs)
     if arguments.output:
-        return _score_to_file(songs, arguments)
+        return _score_to_file(songs, folder, arguments)
     reports = []
-    for report in score_songs(songs, arguments, return_timeline=arguments.segments):
+    for report in _score(songs, folder, arguments):
         reports.append(report)
         if arguments.segments and "error" not in report:
-            print(format_report(report) + "\n")
+            print_lines(format_report(report) + "\n")
     scored = [report for report in reports if "error" not in report]
     if len(scored) == 1 and not arguments.segments:
-        print(format_report(scored[0]))
+        print_lines(format_report(scored[0]))
     elif scored and not arguments.segments:
-        print(format_score_table(scored))
+        print_lines(format_score_table(scored))
     return 1 if len(scored) < len(reports) else 0
 
 
@@ -78,30 +100,41 @@ def _refuse_without_place(arguments: argparse.Namespace) -> None:
             )
 
 
-def _score_to_file(songs: list[str], arguments: argparse.Namespace) -> int:
-    from modeling_apex.engines.model_hashes import compute_scores_hash
+def _score(songs: list[str], folder: Path | None, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the reports of songs, or of those in a folder of embeddings."""
+    if folder is None:
+        yield from score_songs(songs, arguments, return_timeline=arguments.segments)
+    else:
+        scorer = load_scorer(arguments)
+        embedded = open_embedded_songs(folder, scorer)
+        reports = embedded.score(scorer, return_timeline=arguments.segments, tail=arguments.tail)
+        yield from follow_reports(reports, len(embedded.ids))
 
+
+def _score_to_file(songs: list[str], folder: Path | None, arguments: argparse.Namespace) -> int:
     scorer = load_scorer(arguments)
-    names = ("dtype", "engine", "precision", "resampler", "segments", "embeddings")
-    settings = {
-        "weights_sha256": compute_scores_hash(scorer.model),
-        **{name: getattr(arguments, name) for name in names},
-        "features": identify_file(arguments.features).sha256 if arguments.features else None,
-    }
-    if arguments.tail:  # said only where it is, so that journals of before go on
-        settings["tail"] = arguments.tail
+    embedded = None if folder is None else open_embedded_songs(folder, scorer)
+    settings = build_settings(arguments, scorer, embedded)
+    settings["features"] = identify_file(arguments.features).sha256 if arguments.features else None
+    settings |= {name: getattr(arguments, name) for name in ("segments", "embeddings")}
+    options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
     columns = list_score_columns(scorer.model.config)
     with ScoreJournal(arguments.output, settings, columns=columns, overwrite=arguments.overwrite) as journal:
-        remaining = journal.list_remaining(songs, rereads=arguments.recheck)
-        if num_done := len(songs) - len(remaining):
-            message = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
-            print(escape_controls(message), file=sys.stderr)
-        options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
-        for song, report in zip(remaining, score_songs(remaining, arguments, scorer=scorer, **options), strict=True):
-            journal.add(song, report)
+        if embedded is not None:
+            songs = embedded.ids
+            say_how_many_are_done(journal, len(journal), len(songs))
+            reports = embedded.score(scorer, journal, tail=arguments.tail, **options)
+            for _ in follow_reports(reports, len(songs), num_done=len(journal)):
+                pass
+        else:
+            remaining = journal.list_remaining(songs, rereads=arguments.recheck)
+            say_how_many_are_done(journal, len(songs) - len(remaining), len(songs))
+            found = score_songs(remaining, arguments, scorer=scorer, **options)
+            for song, report in zip(remaining, found, strict=True):
+                journal.add(song, report)
         num_failed = sum("error" in report for report in journal.finish(songs))
     scored = format_count(len(songs) - num_failed, "song")
-    print(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
+    print_lines(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
     return 1 if num_failed else 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
 from modeling_apex.inference.report_apex import format_count, format_table
+from modeling_apex.process_exit import print_lines
 
 HELP = "embeddings to a trained model"
 DESCRIPTION = (
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         show_progress=sys.stderr.isatty(),
     )
     if is_main_process():
-        print(format_results(result.results))
-        print(f"model: {result.best}")
+        print_lines(format_results(result.results))
+        print_lines(f"model: {result.best}")
     close_processes()
     return 0
 

@@ -4,6 +4,7 @@ import argparse
 
 from modeling_apex.commands.options import add_song_arguments, positive_number
 from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.process_exit import print_lines
 
 HELP = "measure what an engine or precision changes in scores, and allow it to run"
 DESCRIPTION = (
@@ -40,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
         [head, f"{change:.2g}", f"{change / record['ranges'][head]:.3%}"]
         for head, change in record["largest_change"].items()
     ]
-    print(format_table(["score", "largest change", "of its range"], rows))
+    print_lines(format_table(["score", "largest change", "of its range"], rows))
     key = record["key"]
     name = f"{key['engine']} {key['precision']}{' compiled' if key['is_compiled'] else ''}"
-    print(
+    print_lines(
         f"{name} against {record['reference']}: "
         f"{record['speed_ratio']:.2f} times the speed, {record['num_songs']} songs, {record['num_segments']} segments"
     )
-    print(f"{key['library']} on {key['hardware']}; kept in {path}")
+    print_lines(f"{key['library']} on {key['hardware']}; kept in {path}")
     if not record["is_within_tolerance"]:
-        print(f"not accepted: more than {record['tolerance']:.2%} of a range")
+        print_lines(f"not accepted: more than {record['tolerance']:.2%} of a range")
     return 0 if record["is_within_tolerance"] else 1

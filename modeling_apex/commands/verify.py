@@ -2,6 +2,8 @@
 
 import argparse
 
+from modeling_apex.process_exit import print_lines
+
 HELP = "check a model: hashes, weights, outputs, licence, and which published checkpoint it equals"
 DESCRIPTION = (
     "Check a folder or a Hub model without running any code that lies beside its weights: hashes, a place for every "
@@ -28,5 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.checkpoints.verification import verify_model
 
     result = verify_model(arguments.model, revision=arguments.revision, against=arguments.against)
-    print(result.format())
+    print_lines(result.format())
     return 0 if result.is_ok else 1

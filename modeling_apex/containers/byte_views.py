@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO, cast
 
-from modeling_apex.inference.libsndfile_apex import find_wav_data
+from modeling_apex.inference.libsndfile_apex import find_wav_chunk
 
 OPUS_RATE = 48_000
 UNKNOWN_SIZE = 0xFFFFFFFF
@@ -105,7 +105,7 @@ def _patch_ogg_page(head: bytes, offset: int, content: bytes) -> dict[int, bytes
 
 def _state_wav_length(handle: BinaryIO, head: bytes) -> dict[int, bytes]:
     """Fill in the length of a WAV file's sound where the header states none and bytes follow all the same."""
-    found = find_wav_data(handle)
+    found = find_wav_chunk(handle, b"data")
     if found is None:
         return {}
     offset, size = found
@@ -125,3 +125,15 @@ def _state_wav_length(handle: BinaryIO, head: bytes) -> dict[int, bytes]:
     if size == 0 and offset < num_bytes and not covers_more:
         return {offset - 4: struct.pack("<I", min(num_bytes - offset, UNKNOWN_SIZE))}
     return {}
+
+
+def count_wav_samples(handle: BinaryIO) -> int | None:
+    """Return how many samples a compressed WAV file states in its `fact` chunk; None where it states none."""
+    found = find_wav_chunk(handle, b"fact")
+    if found is None:
+        return None
+    position = handle.tell()
+    handle.seek(found[0])
+    num_samples = int.from_bytes(handle.read(4), "little")
+    handle.seek(position)
+    return num_samples if 0 < num_samples < UNKNOWN_SIZE else None

@@ -3,8 +3,8 @@ Decode by FFmpeg in a process of its own, so that a decoder that dies costs one 
 
 What comes in is a seekable file; what leaves is a [`Decoded`] song whose blocks come from a child process, which is a
 fresh interpreter, not a fork of this one. It asks for the bytes that it wants and sends blocks when it is asked to:
-so it needs no file of its own, and the limits of a song are watched here. It is kept for the next song, and ends with
-this process. Nothing that it sends is unpickled.
+so it needs no file of its own, and the limits of a song are watched here. It is kept for the next song, is ended when
+it says nothing for long, and ends with this process. Nothing that it sends is unpickled.
 """
 
 import atexit
@@ -26,6 +26,8 @@ from modeling_apex.inference.audio_limits_apex import AudioError
 from modeling_apex.inference.libsndfile_apex import Decoded
 
 MAX_IDLE = 2
+MAX_SILENT_SECONDS = 300
+"""How long a child may work on one answer, which takes milliseconds: a block of sound, or the opening of a song."""
 READ_NUM_BYTES = 1 << 18
 _COMMAND = "from modeling_apex.containers.child import serve; serve()"
 
@@ -70,10 +72,12 @@ def _read_blocks(name: str, label: str, worker: "Worker", handle: BinaryIO, deco
 def _build_death(name: str, label: str, worker: "Worker", error: OSError) -> AudioError:
     worker.kill()
     status = worker.process.returncode
-    how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    how = f"died ({signal.Signals(-status).name if status < 0 else f'exit status {status}'})"
+    if worker.is_hung:
+        how = f"gave nothing for {MAX_SILENT_SECONDS} s and was ended"
     death = AudioError(
-        f"{name}: the decoder of this {label} file died ({how}). The file is damaged, or was made to break it; other "
-        "songs are not touched by it. Convert the song to WAV or FLAC to try it again."
+        f"{name}: the decoder of this {label} file {how}. The file is damaged, or was made to break it; other songs "
+        "are not touched by it. Convert the song to WAV or FLAC to try it again."
     )
     death.is_fatal = True
     death.add_note(str(error))
@@ -93,6 +97,7 @@ class Worker:
             env={**os.environ, "PYTHONPATH": paths},
         )
         self.is_waiting = True  # whether the child waits for a command, and so can be given another
+        self.is_hung = False
 
     def ask(self, handle: BinaryIO, command: dict[str, Any]) -> dict[str, Any]:
         """
@@ -100,18 +105,31 @@ class Worker:
 
         Raises:
             `AudioError`: If the child says that the song cannot be decoded.
-            `OSError`: If the child died.
+            `OSError`: If the child died, or gave no answer and was ended.
         """
         self.is_waiting = False
-        _send(self.process.stdin, command)
-        while "read" in (answer := _receive(self.process.stdout)):
-            offset, size = answer["read"]
-            handle.seek(offset)
-            _send(self.process.stdin, {}, handle.read(size))
+        has_answered = threading.Event()
+        threading.Thread(target=self._end_if_silent, args=(has_answered,), daemon=True).start()
+        try:
+            _send(self.process.stdin, command)
+            while "read" in (answer := _receive(self.process.stdout)):
+                offset, size = answer["read"]
+                handle.seek(offset)
+                _send(self.process.stdin, {}, handle.read(size))
+        finally:
+            has_answered.set()
         self.is_waiting = True
         if "error" in answer:
             raise AudioError(answer["error"])
         return answer
+
+    def _end_if_silent(self, has_answered: threading.Event) -> None:
+        # Second by second: none passes while this program is stopped or the machine sleeps.
+        for _ in range(MAX_SILENT_SECONDS):
+            if has_answered.wait(1):
+                return
+        self.is_hung = True
+        self.process.kill()
 
     def kill(self) -> None:
         """End the child and wait until it is gone."""

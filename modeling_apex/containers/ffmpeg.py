@@ -19,6 +19,9 @@ from modeling_apex.inference.libsndfile_apex import BLOCK_NUM_SAMPLES, Decoded
 SPARE_BAD_PACKETS = 50
 """Bad packets that are passed over, beyond as many as there are good ones; with more, it is no song."""
 
+OWN_ORDER = " channels ("
+"""In the name of a layout whose channels stand in an order of its own: "2 channels (FR+FL)"."""
+ADVICE = "If another program plays it, convert it to WAV or FLAC there."
 PACKAGE = "apex-music[audio]"
 # Whether the command that installs PyAV has been shown: once is enough for a folder of songs.
 _shown: set[str] = set()
@@ -86,11 +89,17 @@ def open_container(name: str, handle: BinaryIO, demuxer: str, label: str, resour
         container = resources.enter_context(av.open(handle, format=demuxer, container_options=options, **lenient))
     except (av.FFmpegError, OSError, ValueError) as error:
         # OSError: a seek to where its header points, before the beginning or beyond what a file can be.
-        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete? {ADVICE}") from error
     if not container.streams.audio:
         raise AudioError(f"{name}: this {label} file has no sound in it.")
-    if container.streams.audio[0].codec_context is None:
-        raise AudioError(f"{name}: the codec of this {label} file is none that FFmpeg decodes. Convert it to WAV.")
+    codec = container.streams.audio[0].codec_context
+    if codec is None:
+        raise AudioError(f"{name}: the codec of this {label} file is none that FFmpeg decodes. {ADVICE}")
+    layout = codec.layout
+    if OWN_ORDER in layout.name:
+        # PyAV 18 frees the list of such an order once more with every frame. Replaced here, it is freed with `layout`;
+        # the mean over channels knows no order.
+        codec.layout = f"{layout.nb_channels} channels"
     return container
 
 
@@ -108,7 +117,7 @@ def decode_stream(name: str, container: Any, label: str) -> Decoded:
         # The header of an HE-AAC stream states half its rate and channels; the first frame tells what they are.
         first = next(frames, None)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete?") from error
+        raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete? {ADVICE}") from error
     if first is None:
         raise AudioError(f"{name}: holds no samples.")
     decoded = Decoded(first.sample_rate, first.layout.nb_channels, iter(()), _read_seconds(container))

@@ -5,7 +5,7 @@ What comes in is a seekable file; what leaves is a [`Decoded`] song. `registrati
 [`complete_song`] into `decoding_apex`.
 
 FFmpeg decodes in this process what nearly every song is in: the containers of `CONTAINERS`, codecs of
-`COMMON_CODECS`, one channel or two. Everything else is decoded in a child process.
+`COMMON_CODECS`, in mono or stereo. Everything else is decoded in a child process.
 """
 
 import itertools
@@ -17,18 +17,18 @@ from typing import BinaryIO
 
 import numpy as np
 
-from modeling_apex.containers.byte_views import build_view, mend_header
+from modeling_apex.containers.byte_views import build_view, count_wav_samples, mend_header
 from modeling_apex.containers.child import decode_in_child
 from modeling_apex.containers.ffmpeg import decode_stream, import_av, open_container
 from modeling_apex.containers.links import find_links
-from modeling_apex.containers.recognition import find_start, recognize
+from modeling_apex.containers.recognition import find_start, recognize, refuse_unknown
 from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
 from modeling_apex.inference.libsndfile_apex import Decoded, decode_with_soundfile
 
 COMMON_CODECS = re.compile(
     r"(aac|alac|opus|vorbis|mp1|mp2|mp3|flac|ac3|eac3|wmav[12])(float)?|pcm_[suf](8|16|24|32|64)(le|be)?|pcm_[am]?law"
 )
-COMMON_NUM_CHANNELS = 2
+COMMON_LAYOUTS = ("mono", "stereo")
 # Decoders of these read packet after packet to the end of the file; in others, much may follow that is no sound.
 STREAMS = re.compile(rb"OggS|fLaC|ID3|\xff[\xe0-\xff]")
 TAIL_NUM_BYTES = 2048
@@ -50,10 +50,7 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
     handle.seek(0)
     known = recognize(inner)
     if known is None:
-        raise AudioError(
-            f"{name}: is not in a format that this program reads; its first bytes are {inner[:8]!r}. Check that it is "
-            "a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
-        )
+        refuse_unknown(name, inner)
     view = build_view(handle, start) if start else handle
     if start:
         decoded = decode_with_soundfile(view, limits, resources)
@@ -61,7 +58,10 @@ def decode_container(name: str, handle: BinaryIO, head: bytes, limits: AudioLimi
             complete_song(name, view, inner, decoded, limits, resources)
             return decoded
         view.seek(0)
+    num_samples = count_wav_samples(view) if known[0] == "wav" else None
     decoded = _decode_known(name, view, known, limits, resources)
+    if num_samples is not None:
+        decoded.declared_seconds = num_samples / decoded.sampling_rate
     if inner[:4] != b"OggS":  # FFmpeg reads on by itself
         links = find_links(view, inner)
         decoded.blocks = itertools.chain(decoded.blocks, _read_links(name, view, decoded, links, limits))
@@ -79,7 +79,7 @@ def _decode_known(
             codec = container.streams.audio[0].codec_context
             if codec.sample_rate and codec.layout.nb_channels:
                 limits.refuse_format(name, codec.sample_rate, codec.layout.nb_channels)
-            if COMMON_CODECS.fullmatch(codec.name) and codec.layout.nb_channels <= COMMON_NUM_CHANNELS:
+            if COMMON_CODECS.fullmatch(codec.name) and codec.layout.name in COMMON_LAYOUTS:
                 decoded = decode_stream(name, container, label)
                 resources.push(own.pop_all())
                 return decoded

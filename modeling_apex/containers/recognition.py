@@ -6,7 +6,7 @@ What comes in are bytes; what leaves is a name, or a refusal that says what it i
 
 import os
 import re
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from modeling_apex.inference.audio_limits_apex import AudioError
 from modeling_apex.inference.libsndfile_apex import MAX_TAGS
@@ -57,6 +57,7 @@ RARE_CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"Creative Voice File"), "voc", "Creative Voice"),
     (re.compile(rb"\.snd|dns\."), "au", "AU"),
     (re.compile(rb"riff\x2e\x91\xcf\x11"), "w64", "Wave64"),
+    (re.compile(rb"\x64\xa3[\x01-\x04]\x00|\x00[\x01-\x04]\xa3\x64"), "ircam", "IRCAM"),
     (re.compile(rb"NIST_1A"), "nistsphere", "NIST SPHERE"),
     (re.compile(rb"\.RMF|\.ra\xfd"), "rm", "RealAudio"),
     (re.compile(rb"nut/multimedia container\x00"), "nut", "NUT"),
@@ -72,7 +73,20 @@ RARE_CONTAINERS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"\x06\x0e\x2b\x34"), "mxf", "MXF"),
     (re.compile(rb"\x00\x00\x00\x00\x01\xbc.{8}\xe1\xe2", re.DOTALL), "gxf", "GXF"),
     (re.compile(rb"\x56[\xe0-\xff]"), "loas", "AAC/LOAS"),
+    (re.compile(rb"[FC]WS[\x01-\x20]"), "swf", "Flash"),
+    (re.compile(rb"\xc0\xde\xc2"), "codec2", "Codec 2"),
+    (re.compile(rb"ALP .{4}ADPCM\x00", re.DOTALL), "alp", "ALP"),
+    (re.compile(rb"KVAG"), "kvag", "KVAG"),
+    (re.compile(rb"ASF\x00"), "argo_asf", "Argonaut ASF"),
+    (re.compile(rb"\x00\x20.{18}vs12", re.DOTALL), "apm", "APM"),
 )
+
+HEADERLESS = re.compile(
+    r"\.(g722|g723(_1)?|tco|g726(le)?|gsm|sbc|msbc|aptx(hd)?|dfpwm|302|daud|rso|aud|alaw|mulaw|al|ul|raw|pcm|s8|u8|"
+    r"[suf](16|24|32|48|64)[lb]e)",
+    re.IGNORECASE,
+)
+"""Names that end so are of sound whose bytes do not say what they are: it cannot be told from noise."""
 
 MAX_ZERO_BYTES = 1 << 20
 """How many zero bytes may stand before a song."""
@@ -117,6 +131,19 @@ def recognize(head: bytes) -> tuple[str, str, bool] | None:
             if pattern.match(head):
                 return demuxer, label, is_rare
     return None
+
+
+def refuse_unknown(name: str, head: bytes) -> NoReturn:
+    """Raise `AudioError` for a file of which [`recognize`] knows nothing."""
+    ending = os.path.splitext(name)[1]
+    advice = (
+        "Check that it is a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
+        if HEADERLESS.fullmatch(ending) is None
+        else f"Sound of its kind ({ending}) has no header that says what it is; convert it to WAV first: `ffmpeg -i "
+        f"song{ending} song.wav`. Of plain samples, FFmpeg must be told what they are, such as `-f s16le -ar 44100 "
+        "-ac 2` before `-i`."
+    )
+    raise AudioError(f"{name}: is not in a format that this program reads; its first bytes are {head[:8]!r}. {advice}")
 
 
 def find_start(handle: BinaryIO) -> int:

@@ -5,8 +5,10 @@ The identity names everything that the numbers depend on: the weights that made 
 was cut. Two embeddings with different identities never share a folder or a training run.
 """
 
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from modeling_apex.storage.file_names import check_file_name
 from modeling_apex.storage.output_folder import load_json
 
 MANIFEST_NAME = "manifest.json"
+SHARD_NAME = re.compile(r".+-\d{5}\.parquet")  # and not `-of-`, as the shards of a dataset
 FIELDS = {"model": str, "identity": dict, "source": dict, "songs_per_shard": int, "is_complete": bool}
 # Of folders that were made before there were engines.
 IDENTITY_DEFAULTS = {"engine": "torch", "precision": "float32"}
@@ -103,6 +106,55 @@ def load_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     for split in manifest["source"]["splits"]:
         check_file_name(split, f"{path}: the split")
     return dict(manifest)
+
+
+def load_finished_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+    """
+    Read the manifest of a folder of embeddings that is finished.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: As `load_manifest` does; also if the embedding is unfinished.
+    """
+    manifest = load_manifest(folder)
+    if not manifest["is_complete"]:
+        raise ValueError(
+            f"{folder}: this embedding is unfinished. Run the same `apex-music embed` again to finish it."
+        )
+    return manifest
+
+
+def find_embeddings(names: Sequence[str]) -> Path | None:
+    """
+    Find out whether songs are named by the folder of their embeddings.
+
+    Args:
+        names (`Sequence[str]`):
+            What a command line names.
+
+    Returns:
+        `Path` or `None`: the folder; `None` if no name is one.
+
+    Raises:
+        `ValueError`: If such a folder is named together with something else.
+    """
+    folder = next((path for path in (Path(os.path.expanduser(name)) for name in names) if is_embeddings(path)), None)
+    if folder is not None and len(names) > 1:
+        raise ValueError(
+            f"{folder}: holds stored embeddings, and something else is named with it. Name this folder alone, or "
+            "songs alone."
+        )
+    return folder
+
+
+def is_embeddings(folder: Path) -> bool:
+    """Tell a folder of embeddings, by its manifest, from a dataset, which has one too."""
+    try:
+        content = json.loads((folder / MANIFEST_NAME).read_bytes())
+    except OSError:  # no manifest, no folder
+        return False
+    except (ValueError, RecursionError):  # `load_manifest` says what is wrong with it
+        return any(SHARD_NAME.fullmatch(path.name) for path in folder.glob("*.parquet"))
+    return isinstance(content, dict) and {"identity", "songs_per_shard"} <= set(content)
 
 
 def _find_problem(manifest: Any) -> str | None:

@@ -23,9 +23,16 @@ from huggingface_hub import cached_assets_path
 from numpy.typing import NDArray
 
 from modeling_apex.corpus.audio_record import record_audio
-from modeling_apex.corpus.embedding_manifest import load_manifest, refuse_other_identity
+from modeling_apex.corpus.embedding_manifest import load_finished_manifest, refuse_other_identity
 from modeling_apex.corpus.identity import FileStamp, hash_json
-from modeling_apex.corpus.shards import count_segments, list_shards, plan_blocks, read_shard, read_shard_facts
+from modeling_apex.corpus.shards import (
+    count_segments,
+    list_all_shards,
+    list_shards,
+    plan_blocks,
+    read_shard,
+    read_shard_facts,
+)
 from modeling_apex.corpus.song_labels import SongLabels
 from modeling_apex.corpus.song_source import SongSource, open_song_source
 from modeling_apex.corpus.song_store import Rows, SongSplit, SongStore, StoredRows, make_store
@@ -67,16 +74,12 @@ def open_embedding_store(
             the dataset are not those that were embedded or have other audio.
     """
     folder = Path(folder)
-    manifest = load_manifest(folder)
-    if not manifest["is_complete"]:
-        raise ValueError(
-            f"{folder}: this embedding is unfinished. Run the same `apex-music embed` again to finish it."
-        )
+    manifest = load_finished_manifest(folder)
     source = _open_songs(folder, manifest, songs)
     labels = SongLabels(source)
     described = {**manifest, "source": {**manifest["source"], "name": None}, "model": None, "store": STORE_FORMAT}
     manifest_sha256 = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    shards = _list_all_shards(folder, manifest)
+    shards = list_all_shards(folder, manifest)
     # Other shards under the same manifest are other embeddings: their stamps belong to the name.
     stamps = [[path.name, *astuple(FileStamp.from_status(path.stat()))] for paths in shards.values() for path in paths]
     columns = _find_cache(cache_dir) / hash_json([manifest_sha256, stamps])[:16]
@@ -94,20 +97,6 @@ def open_embedding_store(
 
 def _find_cache(cache_dir: str | os.PathLike | None) -> Path:
     return Path(cached_assets_path("apex-music", namespace="embeddings") if cache_dir is None else cache_dir)
-
-
-def _list_all_shards(folder: Path, manifest: dict[str, Any]) -> dict[str, list[Path]]:
-    """Return the shards of each split, and refuse a folder in which one is missing."""
-    shards = {split: list_shards(folder, split) for split in manifest["source"]["splits"]}
-    for split, num_songs in manifest["source"]["splits"].items():
-        expected = -(-num_songs // manifest["songs_per_shard"])
-        if len(shards[split]) != expected:
-            raise ValueError(
-                f"{folder}: its manifest tells of {format_count(expected, 'shard')} of {split!r}, and there are "
-                f"{len(shards[split])}. Make the others by the same command as before: "
-                f"apex-music embed DATASET --output {folder}"
-            )
-    return shards
 
 
 def _open_songs(folder: Path, manifest: dict[str, Any], songs: str | os.PathLike | SongSource | None) -> SongSource:

@@ -11,13 +11,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
 from modeling_apex.corpus.identity import URL_PREFIXES, FileStamp, list_differences
-from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_json
+from modeling_apex.inference.report_apex import flatten_reports, format_json, format_rows
 from modeling_apex.storage.links import open_new, open_to_append, refuse_link
 from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json
 from modeling_apex.storage.output_lock import OutputLock
@@ -41,8 +40,14 @@ class ScoreJournal(AbstractContextManager):
         columns (`dict[str, str]`, *optional*):
             Columns and types of a .csv or .parquet output, from `list_score_columns`; the same whether or not songs
             failed. By default those that the reports have.
+        lay_out (`Callable[[Mapping], dict]`, *optional*):
+            Makes of a report the row of `columns` that every format of the output holds. By default .csv and .parquet
+            have the flattened report, and the others the report as it is.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
+        get_audio (`Callable[[str], str]`, *optional*):
+            Returns the file of what is called a song here, where several reports are of one file; by default the
+            name is that of the file.
 
     Raises:
         `ValueError`: If the suffix is unknown, or the journal is damaged, or belongs to other settings or to version
@@ -59,7 +64,9 @@ class ScoreJournal(AbstractContextManager):
         settings: Mapping[str, Any],
         *,
         columns: Mapping[str, str] | None = None,
+        lay_out: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
         overwrite: bool = False,
+        get_audio: Callable[[str], str] = str,
     ):
         self.output = Path(os.path.expanduser(output))
         if self.output.suffix not in OUTPUT_FORMATS:
@@ -68,9 +75,10 @@ class ScoreJournal(AbstractContextManager):
             _import_pyarrow()
         self.path = self.output.with_name(self.output.name + ".partial")
         self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
-        self._columns = dict(columns or {})
+        self._columns, self._lay_out = dict(columns or {}), lay_out
+        self._get_audio = get_audio
         self.settings = json.loads(json.dumps(dict(settings)))
-        # By path, or for a URL by the SHA-256 of it: its report names it without what opens it.
+        # By id; without one by path, or for a URL by the SHA-256 of it: its report names it without what opens it.
         self._reports: dict[str, dict[str, Any]] = {}
         self._audio: dict[str, SongAudio] = {}
         self._stamps: dict[str, FileStamp | None] = {}
@@ -129,13 +137,25 @@ class ScoreJournal(AbstractContextManager):
                 continue
             try:
                 song, audio = line["report"]["song"], SongAudio.from_json(line["audio"])
-                key = audio.content if audio.is_address else song
+                key = line.get("id", audio.content if audio.is_address else song)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{self.path}, line {number}: damaged, for it is not the report of a song. Delete the file, then "
                     "give the same command again."
                 ) from error
             self._reports[key], self._audio[key] = line["report"], audio
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    def holds(self, song_id: str, audio: SongAudio) -> bool:
+        """Tell whether the journal has the report of just this audio of a song that is known by an id."""
+        known = self._audio.get(song_id)
+        return known is not None and known.content == audio.content
+
+    def find_audio(self, song_id: str) -> SongAudio | None:
+        """Return what the audio of a song was that the journal holds by its id; `None` if it holds no such song."""
+        return self._audio.get(song_id)
 
     def list_remaining(self, songs: Sequence[str], *, rereads: bool = False) -> list[str]:
         """
@@ -152,48 +172,66 @@ class ScoreJournal(AbstractContextManager):
         """
         for song in songs:
             if known := self._audio.get(key := _get_key(song)):
-                found = identify_song(song, known, rereads=rereads)
+                found = identify_song(self._get_audio(song), known, rereads=rereads)
                 if found.content != known.content or (rereads and found.is_address):
                     del self._reports[key], self._audio[key]
         remaining = [song for song in songs if _get_key(song) not in self._reports]
-        self._stamps = {song: _stamp(song) for song in remaining}
+        self._stamps = {song: _stamp(self._get_audio(song)) for song in remaining}
         return remaining
 
-    def add(self, song: str, report: Mapping[str, Any]) -> None:
-        """Append the report of one song; it survives whatever happens to this process afterwards."""
-        audio = identify_song(song)
-        if _stamp(song) != self._stamps.get(song):  # it changed after it was listed, perhaps after it was scored
-            audio = SongAudio(UNREADABLE)
-        self._file.write(json.dumps({"report": report, "audio": audio.to_json()}, ensure_ascii=False) + "\n")
+    def add(self, song: str, report: Mapping[str, Any], audio: SongAudio | None = None) -> None:
+        """
+        Append the report of one song; it survives whatever happens to this process afterwards.
+
+        Args:
+            song (`str`):
+                The file or URL as `list_remaining` had it; with `audio`, the id of the song.
+            report (`Mapping`):
+                Its report; `song` in it is the name.
+            audio ([`SongAudio`], *optional*):
+                What was scored, of a song that is known by an id.
+        """
+        line: dict[str, Any] = {"report": report}
+        if audio is not None:
+            key = line["id"] = song
+        else:
+            audio, key = identify_song(self._get_audio(song)), _get_key(song)
+            # It changed after it was listed, perhaps after it was scored.
+            if _stamp(self._get_audio(song)) != self._stamps.get(song):
+                audio = SongAudio(UNREADABLE)
+        self._file.write(json.dumps({**line, "audio": audio.to_json()}, ensure_ascii=False) + "\n")
         self._file.flush()
-        key = _get_key(song)
         self._reports[key], self._audio[key] = dict(report), audio
 
-    def finish(self, order: list[str]) -> list[dict[str, Any]]:
+    def collect(self, order: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the reports of all songs, in the given order."""
+        return [self._reports[song if song in self._reports else _get_key(song)] for song in order]
+
+    def finish(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Write the output, with the songs in the given order, remove the journal, and return the reports."""
-        reports = [self._reports[_get_key(song)] for song in order]
-        part, suffix = self._unnamed_output, self.output.suffix
-        with open_new(part) as file:
-            if suffix == ".parquet":
-                self._write_parquet(reports, file)
-            else:
-                text_formats: dict[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
-                    ".jsonl": _format_json_lines,
-                    ".json": format_json,
-                    ".csv": partial(format_csv, first_columns=self._columns),
-                }
-                file.write(text_formats[suffix](reports).encode("utf-8", TEXT_ERRORS))
+        reports = self.collect(order)
+        with open_new(self._unnamed_output) as file:
+            self._write(reports, file)
             file.flush()
             os.fsync(file.fileno())
         self._file.write(json.dumps(FINISHED) + "\n")
         self._file.close()
-        os.replace(part, self.output)
+        os.replace(self._unnamed_output, self.output)
         self.path.unlink()
         return reports
 
-    def _write_parquet(self, reports: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
+    def _write(self, reports: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
+        suffix = self.output.suffix
+        entries = reports if self._lay_out is None else [self._lay_out(report) for report in reports]
+        if suffix in (".json", ".jsonl"):
+            text = format_json(entries) if suffix == ".json" else _format_json_lines(entries)
+            file.write(text.encode("utf-8", TEXT_ERRORS))
+            return
+        names, rows = flatten_reports(reports, self._columns) if self._lay_out is None else (self._columns, entries)
+        if suffix == ".csv":
+            file.write(format_rows(list(names), rows).encode("utf-8", TEXT_ERRORS))
+            return
         pyarrow = _import_pyarrow()
-        names, rows = flatten_reports(reports, self._columns)
         cells = {name: [_escape_surrogates(row[name]) for row in rows] for name in names}
         kinds = {name: pyarrow.type_for_alias(kind) for name, kind in self._columns.items()}
         pyarrow.parquet.write_table(

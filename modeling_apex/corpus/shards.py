@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_apex.inference.report_apex import format_count
 from modeling_apex.storage.file_names import check_file_name
 from modeling_apex.storage.output_folder import replace_file
 
@@ -121,9 +122,30 @@ def count_segments(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
 
 
+def list_songs(path: Path, facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """
+    Return the ids of the songs of a shard, in order, those that failed among them, with the content of their audio.
+
+    Args:
+        path (`Path`), facts (`Mapping`):
+            The shard, and what it says about itself. Those of version 0.1 do not tell the content, and not where
+            between the others a song stood that failed.
+
+    Raises:
+        `ValueError`: If the shard holds other songs than it tells of.
+    """
+    with _name_damage(path):
+        stored = pq.read_table(path, columns=["id"])["id"].to_pylist()
+        found = dict.fromkeys([*stored, *(failure["id"] for failure in facts["failures"])])
+        contents = dict(facts["audio"]) if "audio" in facts else found
+        if set(contents) != set(found):
+            raise ValueError("the songs that it tells of are not those that it holds")
+    return contents
+
+
 def read_shard(path: Path, width: int) -> pa.Table:
     """
-    Read the rows of a shard: `id`, `segment_index` and `embedding`.
+    Read the rows of a shard: `id`, `segment_index`, `num_real_samples` and `embedding`.
 
     Args:
         path (`Path`):
@@ -135,7 +157,7 @@ def read_shard(path: Path, width: int) -> pa.Table:
         `ValueError`: If the file is damaged.
     """
     with _name_damage(path):
-        table = pq.read_table(path, columns=["id", "segment_index", "embedding"])
+        table = pq.read_table(path, columns=["id", "segment_index", "num_real_samples", "embedding"])
         kind = table.schema.field("embedding").type
         if not pa.types.is_fixed_size_list(kind) or (kind.list_size, kind.value_type) != (width, pa.float32()):
             raise ValueError(f"its embeddings are of the type {kind} and not {width} numbers of float32")
@@ -162,3 +184,22 @@ def _name_damage(path: Path) -> Iterator[None]:
 def list_shards(folder: Path, split: str) -> list[Path]:
     """Return the shards of a split, in order."""
     return sorted(folder.glob(f"{glob.escape(split)}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+
+
+def list_all_shards(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """
+    Return the shards of each split that a manifest tells of, in order.
+
+    Raises:
+        `ValueError`: If one is missing.
+    """
+    shards = {split: list_shards(folder, split) for split in manifest["source"]["splits"]}
+    for split, num_songs in manifest["source"]["splits"].items():
+        expected = -(-num_songs // manifest["songs_per_shard"])
+        if len(shards[split]) != expected:
+            raise ValueError(
+                f"{folder}: its manifest tells of {format_count(expected, 'shard')} of {split!r}, and there are "
+                f"{len(shards[split])}. Make the others by the same command as before: "
+                f"apex-music embed DATASET --output {folder}"
+            )
+    return shards

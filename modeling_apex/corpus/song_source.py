@@ -7,6 +7,7 @@ fingerprint of its song ids.
 """
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import os
@@ -20,10 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.corpus.song_files import AUDIO_SUFFIXES, find_songs
+from modeling_apex.inference.report_apex import format_count
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
 from modeling_apex.storage.contained_paths import refuse_outside
 from modeling_apex.storage.output_folder import TEXT_ERRORS
+from modeling_apex.storage.source_names import name_source
 
 # What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
 TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
@@ -96,6 +99,28 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
             "Hub dataset id such as owner/name."
         )
     return HubSongSource(str(name))
+
+
+def open_songs(names: Sequence[str]) -> SongSource:
+    """
+    Open the songs that a command line names: one dataset or folder of audio, or files, patterns and URLs.
+
+    Args:
+        names (`Sequence[str]`):
+            A single name as for `open_song_source`, or any names as for `find_songs`.
+
+    Returns:
+        [`SongSource`]: the ids of files are their paths, those of URLs the URLs without what opens them.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: As `open_song_source` and `find_songs` do.
+    """
+    first = Path(os.path.expanduser(names[0]))
+    is_file_name = first.suffix.lower() in AUDIO_SUFFIXES or glob.has_magic(names[0])
+    is_dataset_id = names[0].count("/") == 1 and not is_file_name
+    if len(names) == 1 and (first.is_dir() or (is_dataset_id and not first.exists())):
+        return open_song_source(names[0])
+    return AudioFileSource(find_songs(names), name=names[0] if len(names) == 1 else format_count(len(names), "name"))
 
 
 def compute_source_fingerprint(source: SongSource) -> str:
@@ -194,17 +219,24 @@ class ParquetSongSource:
         return Song(song_id, locate_audio(audio, [self._folder], f"{self.name}, song {song_id!r}"), row)
 
 
-class AudioFolderSource:
+class AudioFileSource:
     """
-    A folder of audio files: one split, `train`, in the order of the paths; an id is the path in the folder.
+    Audio files and URLs: one split, `train`, in the order of the list.
 
     Bytes of a path that are no text stand in its id as escapes: Parquet holds text alone.
+
+    Args:
+        paths (`list[str]`):
+            Where the songs are.
+        name (`str`):
+            What they are called together.
+        folder (`Path`, *optional*):
+            The folder from which ids count.
     """
 
-    def __init__(self, folder: Path):
-        self.name = str(folder)
-        self._folder = folder
-        self._paths = find_songs([str(folder)])
+    def __init__(self, paths: list[str], *, name: str, folder: Path | None = None):
+        self.name = name
+        self._paths, self._folder = paths, folder
         self.splits = {"train": len(self._paths)}
         self.columns = pa.schema([])
 
@@ -219,7 +251,15 @@ class AudioFolderSource:
             yield Song(self._name(path), path, {})
 
     def _name(self, path: str) -> str:
-        return os.path.relpath(path, self._folder).encode("utf-8", TEXT_ERRORS).decode("utf-8")
+        name = os.path.relpath(path, self._folder) if self._folder else name_source(path)
+        return name.encode("utf-8", TEXT_ERRORS).decode("utf-8")
+
+
+class AudioFolderSource(AudioFileSource):
+    """A folder of audio files, in the order of the paths; an id is the path in the folder."""
+
+    def __init__(self, folder: Path):
+        super().__init__(find_songs([str(folder)]), name=str(folder), folder=folder)
 
 
 class HubSongSource:

@@ -23,6 +23,7 @@ from modeling_apex.engines.encoder_graph import (
     check_calibration,
     compute_relative_error,
     export_engine,
+    has_graph,
     is_engine_folder,
     measure_probe_error,
     name_graph,
@@ -35,6 +36,7 @@ from modeling_apex.engines.packed_cache import PackedEncoderCache
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 from modeling_apex.engines.validation import build_record_key, find_record, require_record, save_record
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states
+from modeling_apex.storage.output_lock import OutputLock
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ def _refuse_unfit_model(model: ApexModel, engine: str, precision: str) -> None:
 
 def _prepare_graph(model: ApexModel, folder: Path, engine: str, precision: str) -> None:
     """Make sure that the graph of a precision is there: written now, if its place is the cache."""
-    if name_graph(folder, engine, precision).is_file():
+    if has_graph(folder, engine, precision):
         return
     if get_exported_folder(model) is not None:
         raise ValueError(
@@ -171,8 +173,9 @@ def _prepare_graph(model: ApexModel, folder: Path, engine: str, precision: str) 
         except OSError:
             if not is_engine_folder(folder):  # otherwise another process was faster, with the same graph
                 raise
-    if not name_graph(folder, engine, precision).is_file():
-        add_int8_graph(folder)
+    with OutputLock(folder, waits=True):  # another run may be adding the same one
+        if not has_graph(folder, engine, precision):
+            add_int8_graph(folder)
 
 
 def _check_on_probe(engine: EncoderEngine, folder: Path, key: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,7 @@ def export_engine(
     engine: str,
     precisions: Sequence[str] = ("float32",),
     calibration: torch.Tensor | None = None,
+    add_files: Callable[[Path], object] | None = None,
 ) -> Path:
     """
     Export a model for an engine, and prove the graph against torch.
@@ -163,6 +164,8 @@ def export_engine(
             bfloat16 needs no graph of its own.
         calibration (`torch.FloatTensor` of shape `(num_segments, num_samples)`, *optional*):
             Normalised segments of songs, for the int8 graph of OpenVINO.
+        add_files (`Callable[[Path], object]`, *optional*):
+            Writes what else belongs into the folder, before it gets its name.
 
     Returns:
         `Path`: the folder.
@@ -185,6 +188,8 @@ def export_engine(
         _write_engine_folder(model, part, engine)
         if "int8" in precisions:
             add_int8_graph(part, calibration)
+        if add_files is not None:
+            add_files(part)
     return Path(os.path.expanduser(output))
 
 
@@ -233,6 +238,8 @@ def add_int8_graph(folder: Path, calibration: torch.Tensor | None = None) -> Non
         `ImportError`: If the quantizer is not installed.
     """
     facts = read_engine_facts(folder)
+    for leftover in folder.glob("encoder_int8*"):  # of a run that was killed; some writers would append to it
+        leftover.unlink()
     source, target = (name_graph(folder, facts["engine"], precision) for precision in ("float32", "int8"))
     if facts["engine"] == "onnx":
         quantize_onnx_graph(source, target)
@@ -323,6 +330,13 @@ def quantize_openvino_graph(source: Path, target: Path, calibration: torch.Tenso
             ),
         )
     openvino.save_model(quantized, str(target), compress_to_fp16=False)
+
+
+def has_graph(folder: Path, engine: str, precision: str) -> bool:
+    """Tell whether a folder holds a whole graph: its error is noted last, so one that a kill cut off has none."""
+    if not name_graph(folder, engine, precision).is_file():
+        return False
+    return precision != "int8" or precision in read_engine_facts(folder)["relative_error_on_noise"]
 
 
 def name_graph(folder: Path, engine: str, precision: str) -> Path:

@@ -10,7 +10,8 @@ from torch import nn
 
 from modeling_apex.engines.plain_folder import ENCODER_FIELDS
 
-EMBEDDING_PARTS = ("encoder.", "aggregator.")  # the weights that embeddings depend on; the heads come after
+# The weights that embeddings depend on; the heads come after. A model whose embeddings pass through them says so.
+EMBEDDING_PARTS = ("encoder.", "aggregator.")
 # Fields of an encoder's config that say where it came from, not what it computes.
 ORIGIN_FIELDS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 # What scores and percentiles depend on beside the weights and the encoder's config.
@@ -22,7 +23,8 @@ SCORE_FIELDS = (
 
 def compute_weights_hash(model: nn.Module) -> str:
     """
-    Hash the weights that embeddings depend on, those of the encoder and of the layer mix: names, shapes and values.
+    Hash the weights that embeddings depend on, those of the encoder and of the layer mix, and of SongEval those of the
+    head: names, shapes and values.
 
     The model is in float32, so that a checkpoint has the same hash whatever precision it will run in.
     """
@@ -31,7 +33,7 @@ def compute_weights_hash(model: nn.Module) -> str:
         return str(stored)
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(EMBEDDING_PARTS):
+        if name.startswith(_list_embedding_parts(model)):
             _add_values(digest, name, tensor.float())
     return digest.hexdigest()
 
@@ -58,7 +60,7 @@ def compute_scores_hash(model: Any) -> str:
     Hash everything that scores depend on, so that a model has one hash by whichever door it was loaded.
 
     Args:
-        model ([`ApexModel`], [`PlainModel`] or [`SpectrogramFusionModel`]):
+        model ([`ApexModel`], [`PlainModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`]):
             The model; an export has the hash of the checkpoint that it was made from.
     """
     config: Any = model.config
@@ -75,9 +77,13 @@ def compute_scores_hash(model: Any) -> str:
     facts["embeddings"] = compute_weights_hash(model)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(EMBEDDING_PARTS):
+        if not name.startswith(_list_embedding_parts(model)):
             _add_values(digest, name, tensor.float())
     return digest.hexdigest()
+
+
+def _list_embedding_parts(model: nn.Module) -> tuple[str, ...]:
+    return getattr(model, "embedding_parts", EMBEDDING_PARTS)
 
 
 def _add_values(digest: Any, name: str, tensor: torch.Tensor, kind: str = "") -> None:

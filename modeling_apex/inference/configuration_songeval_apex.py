@@ -40,6 +40,7 @@ class SongEvalFields:
     num_head_attention_heads: int = declare_field(8, "int", minimum=1, maximum=1024)
     max_song_seconds: float = declare_field(1200.0, "float", above=0.0, below=21_600.0)
     percentile_tables: dict[str, list[float]] = declare_field({}, "percentile tables")
+    reference: dict[str, Any] = declare_field({}, "reference")
     provenance: dict[str, Any] = declare_field({}, "provenance")
 
 
@@ -89,6 +90,8 @@ class SongEvalConfig(SongEvalFields, PreTrainedConfig):
             time of attention with its square.
         percentile_tables (`dict[str, list[float]]`, *optional*):
             Per score, 101 quantiles of the model's scores on its training songs.
+        reference (`dict`, *optional*):
+            What `apex-music calibrate` measured of songs that the model did not learn from, as in [`ApexConfig`].
         provenance (`dict`, *optional*):
             Where the weights come from: sources, hashes, licences. Shown, never computed with.
 
@@ -128,8 +131,8 @@ class SongEvalConfig(SongEvalFields, PreTrainedConfig):
     def segment_seconds(self) -> float:
         """No length of segments: whoever asks for one would cut the song, and is refused."""
         raise ValueError(
-            "a songeval model hears a song whole and has no segments; the pipeline and the commands that score do not "
-            "take it yet. Call the model on what `load_whole_song` gives."
+            "a songeval model hears a song whole and has no segments to cut it into. Score songs with it (`apex-music "
+            "score`), or call it on what `load_whole_song` gives."
         )
 
     @property

@@ -26,8 +26,12 @@ BLOCK_NUM_SAMPLES = 65_536
 # How far headers are followed by hand: a file of nothing but empty tags or chunks would otherwise take minutes.
 MAX_TAGS = 32
 MAX_CHUNKS = 4096
-# What libsndfile takes for sound, or for other sound than it is: the headers of Creative's blocks; A-law in Wave64.
-MISREAD = (*(("VOC", subtype) for subtype in ("PCM_16", "PCM_U8", "ALAW", "ULAW")), ("W64", "PCM_U8"))
+# What libsndfile takes for sound, or for other sound than it is: headers of Creative's blocks; A-law and floats in
+# Wave64, by their bits alone; IMA ADPCM in AIFF, of which it forgets a part from packet to packet.
+MISREAD = (
+    *(("VOC", subtype) for subtype in ("PCM_16", "PCM_U8", "ALAW", "ULAW")),
+    *(("W64", "PCM_U8"), ("W64", "PCM_32"), ("AIFF", "IMA_ADPCM")),
+)
 
 
 @dataclass
@@ -115,9 +119,9 @@ def _read_blocks(file: Any) -> Iterator[np.ndarray]:
         yield block
 
 
-def find_wav_data(handle: BinaryIO) -> tuple[int, int] | None:
-    """Find where the sound of a WAV file begins, and how many bytes of it its header declares."""
-    return _find_chunk(handle, 12, "<4sI", b"data", 2)
+def find_wav_chunk(handle: BinaryIO, kind: bytes) -> tuple[int, int] | None:
+    """Find where a chunk of a WAV file begins (`b"data"` holds its sound), and how many bytes of it are declared."""
+    return _find_chunk(handle, 12, "<4sI", kind, 2)
 
 
 def _find_chunk(handle: BinaryIO, offset: int, layout: str, kind: bytes, alignment: int) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from torch import nn
 from .configuration_songeval_apex import SongEvalConfig
 from .modeling_apex import ApexOutput, ApexPreTrainedModel
 from .songeval_mel_apex import compute_log_mel
+from .whole_song_apex import WholeSongStream, open_whole_song
 
 FRAMES_PER_BLOCK = 400  # of the subsampling; a multiple of the four frames of a token
 HALO_FRAMES = 12  # a token sees nine frames each way; rounded up to whole tokens
@@ -232,6 +233,7 @@ class SongEvalModel(ApexPreTrainedModel):
     _supports_flash_attn = _supports_flex_attn = False
     _no_split_modules = ["ConformerLayer", "SubsamplingBlock"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["head"]  # noqa: RUF012
+    embedding_parts = ("encoder.", "head.")  # the weights that a song embedding depends on, and those beside them
 
     def __init__(self, config: SongEvalConfig):
         super().__init__(config)
@@ -252,6 +254,11 @@ class SongEvalModel(ApexPreTrainedModel):
             module.reset_parameters()
         else:
             super()._init_weights(module)
+
+    def open_song(self, source: Any, **options: Any) -> WholeSongStream:
+        """Open a song as this model hears it, which is what [`SongScorer`] asks; `options` as `open_whole_song`."""
+        lengths = {name: getattr(self.config, name) for name in ("max_song_seconds", "minimum_num_samples")}
+        return open_whole_song(source, target_rate=self.config.sampling_rate, **lengths, **options)
 
     def compute_segment_embeddings(self, input_values: torch.Tensor) -> torch.Tensor:
         """

@@ -60,7 +60,9 @@ class ApexPopularityPipeline(ChunkPipeline):
     model_revision = property(lambda self: self.scorer.model_revision)
 
     def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any):
-        if feature_extractor is None:
+        if getattr(model.config, "is_whole_song", False):
+            feature_extractor = None  # nothing cuts its songs
+        elif feature_extractor is None:
             feature_extractor = ApexFeatureExtractor.from_config(model.config)
         elif isinstance(feature_extractor, (str, Path)):
             feature_extractor = ApexFeatureExtractor.from_pretrained(feature_extractor)

@@ -20,32 +20,38 @@ ORDINARY_PERIOD = 1000
 """Longest period, in samples, of rates whose filter is kept: 44,100 and 48,000 Hz need 147 and 2."""
 
 
+PIECE_NUM_OUT = 16
+"""Columns of a matrix product: few, so that hardly a zero is multiplied, and enough to fill the registers."""
+
+
 @dataclass(frozen=True)
 class _SincKernel:
-    """The filter for two rates. A period is the shortest stretch over which their sampling grids meet again."""
+    """
+    The filter for two rates. A period is the shortest stretch over which their sampling grids meet again, or several.
+
+    A row of input is a period with its margins, a row of output what leaves for it; the matrix between them is a band,
+    of which `pieces` hold the columns of a few outputs and the rows that are not zero there.
+    """
 
     num_in: int  # samples of a period that come in
     num_out: int  # and that go out
     margin: int  # zeros that must precede the input
-    dense: np.ndarray | None  # (num_in + 2 * margin, num_out): a period is one row of a matrix product
-    bands: np.ndarray  # (num_out, num_taps): the taps that are not zero
-    band_indices: np.ndarray  # (num_out, num_taps): where in a period's input they apply
+    pieces: list[tuple[int, int, np.ndarray]]  # first input, first output, (num_inputs, num_outputs)
 
     def apply(self, padded: np.ndarray, num_periods: int) -> np.ndarray:
         """Filter `num_periods` periods that start at the beginning of `padded`."""
-        if self.dense is not None:
-            length = self.num_in + 2 * self.margin
-            windows = np.lib.stride_tricks.sliding_window_view(padded, length)
-            filtered: np.ndarray = windows[: num_periods * self.num_in : self.num_in] @ self.dense
-            return filtered.reshape(-1)
         outputs = np.empty((num_periods, self.num_out), np.float32)
-        for period in range(num_periods):
-            taken = padded[period * self.num_in :][self.band_indices]
-            np.einsum("pt,pt->p", taken, self.bands, out=outputs[period])
+        size = padded.itemsize
+        for first, column, piece in self.pieces:
+            # Rows overlap in memory, which a view says without a copy; its bounds are checked here.
+            inputs: np.ndarray = np.ndarray(
+                (num_periods, len(piece)), np.float32, padded, first * size, (self.num_in * size, size)
+            )
+            np.matmul(inputs, piece, out=outputs[:, column : column + piece.shape[1]])
         return outputs.reshape(-1)
 
 
-def _get_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
+def get_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
     """Return the filter for two rates, from memory if they are ordinary ones."""
     period = max(original_rate, target_rate) // math.gcd(original_rate, target_rate)
     # The filter for 383,999 Hz takes 56 MB; a few songs at such rates would fill the memory for good.
@@ -73,18 +79,20 @@ def _build_sinc_kernel(original_rate: int, target_rate: int) -> _SincKernel:
     bands = (np.sinc(times) * window * cutoff / original).astype(np.float32)
     indices = indices + margin
 
-    # Several periods to a row keep the rows from overlapping more than they hold.
-    repeats = max(1, 256 // max(original, target))
-    shape = (repeats * original + 2 * margin, repeats * target)
-    dense = None
-    if shape[0] * shape[1] <= 2**20:
-        dense = np.zeros(shape, np.float32)
-        for repeat in range(repeats):
-            np.put_along_axis(
-                dense[repeat * original :, repeat * target : (repeat + 1) * target], indices.T, bands.T, axis=0
-            )
-        original, target = repeats * original, repeats * target
-    return _SincKernel(original, target, margin, dense, bands, indices)
+    # Several short periods to a row, so that outputs come in whole pieces.
+    whole = PIECE_NUM_OUT // math.gcd(PIECE_NUM_OUT, target)
+    repeats = -(-256 // (max(original, target) * whole)) * whole if max(original, target) < 256 else 1
+    first = (np.arange(repeats)[:, None] * original + indices[:, 0]).reshape(-1)  # of each output
+    num_out, num_taps = repeats * target, bands.shape[1]
+    pieces = []
+    for column in range(0, num_out, PIECE_NUM_OUT):
+        starts = first[column : column + PIECE_NUM_OUT]
+        piece = np.zeros((starts[-1] - starts[0] + num_taps, len(starts)), np.float32)
+        rows = starts - starts[0] + np.arange(num_taps)[:, None]  # (num_taps, num_outputs)
+        taps = bands[np.arange(column, column + len(starts)) % target].T
+        np.put_along_axis(piece, rows, taps, axis=0)
+        pieces.append((int(starts[0]), column, piece))
+    return _SincKernel(repeats * original, num_out, margin, pieces)
 
 
 _recall_sinc_kernel = functools.lru_cache(maxsize=16)(_build_sinc_kernel)
@@ -126,7 +134,7 @@ class StreamingResampler:
             soxr = import_optional("soxr", "soxr", reason='To resample with method "soxr"')
             self._soxr = soxr.ResampleStream(self.original_rate, self.target_rate, 1, dtype="float32", quality="HQ")
         else:
-            self._kernel = _get_sinc_kernel(self.original_rate, self.target_rate)
+            self._kernel = get_sinc_kernel(self.original_rate, self.target_rate)
             self._append(np.zeros(self._kernel.margin, np.float32))
 
     def push(self, block: np.ndarray) -> np.ndarray:
@@ -147,6 +155,8 @@ class StreamingResampler:
             return block
         self._num_received += len(block)
         pieces = [self._filter(block[i : i + BLOCK_NUM_SAMPLES]) for i in range(0, len(block), BLOCK_NUM_SAMPLES)]
+        if len(pieces) == 1:
+            return pieces[0]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
     def finish(self) -> np.ndarray:

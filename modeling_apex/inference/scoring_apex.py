@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 
-from .audio_apex import stream_segments
+from .audio_apex import SegmentStream, stream_segments
 from .audio_limits_apex import AudioLimits
 from .configuration_fields_apex import TAILS
 from .decoding_apex import name_song
@@ -25,6 +25,7 @@ from .song_report_apex import build_error_report, build_report
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
 SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
+NO_TIMELINE = "there is no timeline: this model hears a song whole, and scores of its parts are other scores"
 READ_OPTIONS = ("sampling_rate", "resampler", "limits", "on_error", "read_ahead")
 REPORT_OPTIONS = ("return_timeline", "return_embedding", "return_percentiles", "tail", "on_error")
 
@@ -33,7 +34,8 @@ class ScoreOptions(TypedDict, total=False):
     """What a call may ask for; `None` for the default."""
 
     sampling_rate: int | None  # of arrays, in hertz; files know their own
-    # "sinc", the default, is the filter that the published weights were trained behind; "soxr" is faster.
+    # "sinc", the default, is the filter that the published weights were trained behind; "soxr" is faster. A model that
+    # hears songs whole has its own.
     resampler: str | None
     limits: AudioLimits | None  # what is refused: length, size, channels, sampling rate
     on_error: str | None  # "raise" (the default), or "report": a report with `error` in the place of a bad song's
@@ -69,7 +71,7 @@ class SongScorer:
     Score songs with a model. Threads may share one: a call keeps its state to itself.
 
     Args:
-        model ([`ApexModel`] or [`SpectrogramFusionModel`]):
+        model ([`ApexModel`], [`SpectrogramFusionModel`] or [`SongEvalModel`]):
             The model, or anything with the `config`, `device`, `compute_segment_embeddings` and call of these.
         batch_size (`int`, *optional*):
             Segments that the model gets at once, across songs. Scores do not depend on it. By default as many as suit
@@ -100,6 +102,7 @@ class SongScorer:
         self.model, self.batch_size, self.on_segment = model, batch_size, on_segment
         self.feature_extractor = feature_extractor or model.config
         self.model_id, self.model_revision = describe_model(model.config)
+        self.is_whole_song = getattr(model.config, "is_whole_song", False)
 
     def score(
         self, songs: Iterable[Any], *, on_segment: Callable[[int], None] | None = None, **options: Unpack[ScoreOptions]
@@ -138,6 +141,8 @@ class SongScorer:
         """Run the three steps, given as the methods of their names, over songs; the rest is as in the class."""
         start = type(self).read_ahead if read_ahead else None
         batch_size, on_segment = batch_size or self.batch_size, on_segment or self.on_segment
+        if self.is_whole_song:  # whole songs take memory, and beside scoring one, a CPU decodes it in no time
+            start, batch_size = None if self.model.device.type == "cpu" else start, batch_size or 1
         if not batch_size:
             count = type(self).count_workers if start and self.model.device.type == "cpu" else None
             batch_size = count() if count else 1
@@ -170,15 +175,7 @@ class SongScorer:
         extractor = self.feature_extractor
         try:
             row = self._encode_features(features)
-            with stream_segments(
-                source,
-                target_rate=extractor.sampling_rate,
-                segment_seconds=extractor.segment_seconds,
-                sampling_rate=sampling_rate,
-                resampler=resampler,
-                limits=limits,
-                minimum_num_samples=extractor.minimum_num_samples,
-            ) as stream:
+            with self._open_song(source, resampler, sampling_rate=sampling_rate, limits=limits) as stream:
                 name = name or stream.name
                 for segment in stream:
                     facts = {
@@ -190,14 +187,25 @@ class SongScorer:
                         "features": row,
                         "error": None,
                     }
-                    values = torch.from_numpy(normalize_segments(segment.samples[None]))  # (1, T)
-                    yield {"is_last": segment.is_last, "input_values": values, "facts": facts}
+                    values = segment.samples[None]
+                    values = values if self.is_whole_song else normalize_segments(values)
+                    yield {"is_last": segment.is_last, "input_values": torch.from_numpy(values), "facts": facts}
         except SONG_ERRORS as error:
             if on_error == "raise":
                 raise
             # The item has the shape of a segment, so that it travels in a batch with the segments of other songs.
             facts = {"song": name, "start": 0.0, "end": 0.0, "warnings": [], "features": None, "error": str(error)}
-            yield {"is_last": True, "input_values": torch.zeros(1, extractor.segment_num_samples), "facts": facts}
+            length = 0 if self.is_whole_song else extractor.segment_num_samples
+            yield {"is_last": True, "input_values": torch.zeros(1, length), "facts": facts}
+
+    def _open_song(self, source: Any, resampler: str, **options: Any) -> SegmentStream:
+        """Open a song in segments, or as a model opens it that hears it whole."""
+        if self.is_whole_song:
+            stream: SegmentStream = self.model.open_song(source, **options)
+            return stream
+        extractor = self.feature_extractor
+        options |= {name: getattr(extractor, name) for name in ("segment_seconds", "minimum_num_samples")}
+        return stream_segments(source, target_rate=extractor.sampling_rate, resampler=resampler, **options)
 
     def _encode_features(self, features: Mapping[str, Any] | None) -> list[float] | None:
         """Return the row of track features that the model takes of this song; `None` for a model that takes none."""
@@ -271,6 +279,8 @@ class SongScorer:
             if on_error == "raise":
                 raise
             return build_error_report(name, str(error), **identity)
+        if return_timeline and self.is_whole_song:
+            return_timeline, notices = False, [*notices, NO_TIMELINE]
         novelty, measure = None, type(self).measure_novelty
         if measure is not None and config.reference.get("novelty"):
             novelty, warnings = measure(output.song_embedding[0].tolist(), config.reference)
@@ -313,9 +323,11 @@ def collate_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def iterate_batches(
     songs: Iterable[Any], read: Callable[[Any], Iterator[dict[str, Any]]], batch_size: int
 ) -> Generator[dict[str, Any], None, None]:
-    """Read songs and yield batches of their items, holding on to none of them."""
+    """Read songs and yield batches of their items, which are of equal length, holding on to none of them."""
     items = itertools.chain.from_iterable(map(read, songs))
-    yield from map(collate_items, iter(lambda: list(itertools.islice(items, batch_size)), []))
+    for _, alike in itertools.groupby(items, lambda item: item["input_values"].shape):
+        take = functools.partial(lambda some: list(itertools.islice(some, batch_size)), alike)
+        yield from map(collate_items, iter(take, []))
 
 
 def describe_model(config: Any) -> tuple[str, str | None]:

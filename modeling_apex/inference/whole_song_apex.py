@@ -6,12 +6,14 @@ channels taken before SoX's high-quality resampler, and neither cut nor normalis
 as soon as that is known, so no more of it is held than the limit allows.
 """
 
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .audio_apex import Segment, SegmentStream
 from .audio_limits_apex import AudioError, AudioLimits
-from .decoding_apex import open_audio
+from .decoding_apex import AudioStream, open_audio
 from .resampling_apex import StreamingResampler
 
 
@@ -67,26 +69,66 @@ def load_whole_song(
         `AudioError`: As `open_audio`, or if the song is longer or shorter than allowed.
         `FileNotFoundError`, `IsADirectoryError`, `TypeError`, `ImportError`: As `open_audio`.
     """
-    with open_audio(source, sampling_rate=sampling_rate, limits=limits) as stream:
-        rate, num_native, pieces = stream.sampling_rate, 0, []
-        resampler = StreamingResampler(rate, target_rate, method="soxr")
-        for block in stream.blocks:
+    with open_whole_song(
+        source,
+        target_rate=target_rate,
+        max_song_seconds=max_song_seconds,
+        minimum_num_samples=minimum_num_samples,
+        sampling_rate=sampling_rate,
+        limits=limits,
+    ) as stream:
+        (segment,) = stream
+    return WholeSong(stream.name, segment.samples, stream.warnings)
+
+
+def open_whole_song(
+    source: Any,
+    *,
+    target_rate: int,
+    max_song_seconds: float,
+    minimum_num_samples: int,
+    sampling_rate: int | None = None,
+    limits: AudioLimits | None = None,
+) -> "WholeSongStream":
+    """Open a song that is one segment; arguments and errors, the latter while iterating, as [`load_whole_song`]."""
+    stream = open_audio(source, sampling_rate=sampling_rate, limits=limits)
+    return WholeSongStream(
+        stream, target_rate=target_rate, max_song_seconds=max_song_seconds, minimum_num_samples=minimum_num_samples
+    )
+
+
+class WholeSongStream(SegmentStream):
+    """Iterate over the one segment of a song that is heard whole; [`open_whole_song`] builds it."""
+
+    def __init__(
+        self, stream: AudioStream, *, target_rate: int, max_song_seconds: float, minimum_num_samples: int
+    ) -> None:
+        self._max_song_seconds = max_song_seconds
+        lengths = {"segment_num_samples": 0, "minimum_num_samples": minimum_num_samples}
+        super().__init__(stream, stream.blocks, target_rate=target_rate, **lengths)
+
+    def _cut(self, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
+        rate, num_native, pieces = self.sampling_rate, 0, []
+        resampler = StreamingResampler(rate, self._target_rate, method="soxr")
+        for block in blocks:
             num_native += len(block)
-            if num_native > max_song_seconds * rate:
+            if num_native > self._max_song_seconds * rate:
                 raise AudioError(
-                    f"{stream.name}: lasts more than {max_song_seconds:g} s, the longest song that this model scores; "
-                    "it hears songs whole and cuts none. Cut the song yourself, or raise `max_song_seconds` in the "
-                    "model's config, which costs memory and time."
+                    f"{self.name}: lasts more than {self._max_song_seconds:g} s, the longest song that this model "
+                    "scores; it hears songs whole and cuts none. Cut the song yourself, or raise `max_song_seconds` "
+                    "in the model's config, which costs memory and time."
                 )
             pieces.append(resampler.push(block))
         pieces.append(resampler.finish())
-    # In floating point, as librosa computes it: where the quotient is whole, that may round up to one sample more.
-    samples = np.zeros(int(np.ceil(num_native * (float(target_rate) / rate))), np.float32)
-    resampled = np.concatenate(pieces)[: len(samples)]
-    samples[: len(resampled)] = resampled
-    if len(samples) < minimum_num_samples:
-        raise AudioError(
-            f"{stream.name}: lasts {len(samples) / target_rate:.4f} s ({len(samples)} samples at {target_rate} Hz), "
-            f"but at least {minimum_num_samples} samples are needed. Pass a longer song."
-        )
-    return WholeSong(stream.name, samples, stream.warnings)
+        # In floating point, as librosa computes it: where the quotient is whole, that may round up to a sample more.
+        length = int(np.ceil(num_native * (float(self._target_rate) / rate)))
+        pieces.append(np.zeros(max(0, length - sum(map(len, pieces))), np.float32))
+        samples = np.concatenate(pieces)[:length]
+        del pieces  # twice the song is enough to hold
+        self.num_real_samples = length
+        if length < self._minimum_num_samples:
+            raise AudioError(
+                f"{self.name}: lasts {length / self._target_rate:.4f} s ({length} samples at {self._target_rate} "
+                f"Hz), but at least {self._minimum_num_samples} samples are needed. Pass a longer song."
+            )
+        yield Segment(samples, length, 0, is_last=True)

@@ -1,6 +1,6 @@
 """
-The schema of result files: what `apex-music arena`, `anchors`, `train`, `evaluate` and `conditions` write, field
-by field.
+The schema of result files: what `apex-music arena`, `anchors`, `train`, `evaluate`, `conditions` and `robustness`
+write, field by field.
 
 What comes in is the kind of a result; what leaves is its JSON Schema (draft 2020-12, the part of it that plain
 dictionaries say: types, required fields, choices), and the fields that every result file opens with: its kind, the
@@ -51,7 +51,7 @@ _OPENING = {
     "code_version": {**_TEXT, "description": "Version of apex-music that wrote the file."},
     "model": {"type": ["string", "null"], "description": "Folder or Hub id of the model, where one took part."},
     "model_sha256": _HASH,
-    "input_sha256": {**_HASH, "description": "Hash of what was read: the table of battles, or the dataset."},
+    "input_sha256": {**_HASH, "description": "Hash of what was read: the table, dataset or songs."},
 }
 _WORSE_THAN = {
     "type": "array",
@@ -86,6 +86,28 @@ _EFFECT_ROW = _describe_object(
     smallest_effect={**_NUMBER, "description": "Smallest excess that is found in four of five such tables."},
     num_permutations=_COUNT,
     reason=_TEXT,
+)
+_CHANGES = _describe_object(
+    "What one perturbation does to one score, over the songs that it was done to.",
+    {
+        "mean": {**ESTIMATE, "description": "Mean change, in native units, with its interval over songs."},
+        "mean_absolute": {**ESTIMATE, "description": "Mean absolute change, likewise."},
+        "largest": {**_NUMBER, "description": "The change farthest from zero; it grows with the number of songs."},
+        "largest_song": {**_TEXT, "description": "Name of the file that it happened to."},
+        "flipped_pairs": {**ESTIMATE, "description": "Share of pairs of songs whose order turns round (Wilson)."},
+    },
+)
+_PERTURBATION = _describe_object(
+    "One thing that was done to songs.",
+    {
+        "name": _TEXT,
+        "kind": {**_TEXT, "description": "`none` is the control: the song decoded and written again."},
+        "parameters": {"type": "object"},
+        "num_songs": {**_COUNT, "description": "Songs that it was done to and that could be scored."},
+        "unfit": _describe_map("By reason, songs that it cannot be done to.", _COUNT),
+        "num_failed_songs": _COUNT,
+        "changes": _describe_map("By score; empty where it was done to no song.", _CHANGES),
+    },
 )
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -172,6 +194,23 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "anchors": {"type": "object", "description": "What `apex-music anchors` writes, without its opening."},
             "conclusion": _TEXT,
         },
+        judges=_describe_object(
+            "Judges side by side, on the battles that all of them scored.",
+            {
+                "judges": {"type": "array", "items": {"type": "object"}},
+                "num_battles": {**_COUNT, "description": "Battles with a winner that every judge scored."},
+                "num_left_out": _COUNT,
+                "resampled": RESAMPLED,
+                "rules": _describe_map("By `judge: rule`.", _SUBSETS),
+                "differences": {
+                    "type": "array",
+                    "items": _describe_object(
+                        "Of a pair of rules, first minus second, with a paired interval.",
+                        {"first": _TEXT, "second": _TEXT, "subsets": _SUBSETS},
+                    ),
+                },
+            },
+        ),
     ),
     "anchors": _describe_object(
         "What `apex-music anchors` writes.",
@@ -180,6 +219,23 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "gains": {"type": "array", "items": {"type": "object"}},
             "per_system": {"type": "object"},
             "left_out": _describe_map("Battles of each system that has too few.", _COUNT),
+        },
+    ),
+    "robustness": _describe_object(
+        "What `apex-music robustness` writes.",
+        {
+            **_OPENING,
+            "settings": {"type": "object", "description": "What decides the scores: weights, options, perturbations."},
+            "num_songs": {**_COUNT, "description": "Songs that could be scored as they are."},
+            "num_failed_songs": _COUNT,
+            "num_draws": _COUNT,
+            "seed": {**_COUNT, "description": "Of the bootstrap over songs."},
+            "scores": _describe_map(
+                "By score, over the songs as they are.",
+                _describe_object("In native units.", {"mean": _NUMBER, "standard_deviation": _NUMBER}),
+            ),
+            "perturbations": {"type": "array", "items": _PERTURBATION},
+            "left_out": _describe_map("By name, why a perturbation could not be made here.", _TEXT),
         },
     ),
 }

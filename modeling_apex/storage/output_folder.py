@@ -1,14 +1,15 @@
 """What a command writes: a folder that is new or empty, so that nothing old is mixed in; a file that is whole."""
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modeling_apex.storage.links import open_new, refuse_irregular
+from modeling_apex.storage.links import open_new, refuse_irregular, refuse_link
 from modeling_apex.storage.output_lock import LOCK_NAME, OutputLock
 from modeling_apex.storage.stop_signals import remove_afterwards
 
@@ -24,17 +25,24 @@ def check_new_folder(output: str | os.PathLike) -> Path:
 
     Args:
         output (`str` or `os.PathLike`):
-            A folder that does not exist yet, or is empty but for what a killed run left.
+            A folder that does not exist yet, or is empty but for the lock of a killed run.
 
     Returns:
         `Path`: the folder; it is not made here.
 
     Raises:
-        `FileExistsError`: If it holds anything, or is a file.
+        `FileExistsError`: If it holds anything, or is a file, a mount point or the current folder.
     """
     folder = Path(os.path.expanduser(output))
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME, PART_NAME}):
+    if not os.path.lexists(folder):
+        return folder
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME}:
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
+    if os.path.ismount(os.path.realpath(folder)) or folder.samefile(os.curdir):
+        raise FileExistsError(
+            f"{folder}: is a mount point or the current folder, whose place a whole folder cannot take in one step; "
+            "name a new folder in it."
+        )
     return folder
 
 
@@ -73,6 +81,32 @@ def replace_text(path: Path, text: str, *, is_shared: bool = False) -> None:
     """Write a text file by `replace_file`, in UTF-8 with `TEXT_ERRORS`."""
     with replace_file(path, is_shared=is_shared) as file:
         file.write(text.encode("utf-8", TEXT_ERRORS))
+
+
+def replace_texts(folder: Path, contents: Mapping[str, str]) -> list[Path]:
+    """
+    Write text files that belong together, so that a kill leaves no mixture of two runs that is taken for one.
+
+    Args:
+        folder (`Path`):
+            Their folder; it is made if it is missing.
+        contents (`Mapping[str, str]`):
+            The texts by name. The first is the one that others go by: it is removed first and comes last.
+
+    Returns:
+        `list[Path]`: the files.
+
+    Raises:
+        [`LinkRefusedError`]: As for `replace_file`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    first, *others = (folder / name for name in contents)
+    if not first.is_symlink():
+        refuse_irregular(first)
+    first.unlink(missing_ok=True)
+    for path in (*others, first):
+        replace_text(path, contents[path.name])
+    return [first, *others]
 
 
 def save_json(path: Path, content: Any, *, is_shared: bool = False) -> None:
@@ -133,27 +167,37 @@ def share_files(folder: Path) -> None:
 @contextmanager
 def write_new_folder(output: str | os.PathLike) -> Iterator[Path]:
     """
-    Write a model folder so that nothing takes half of it for a model: aside first, `config.json` in its place last.
+    Write a folder so that it is either not there or whole: next door under another name, moved by one rename.
 
     Args:
         output (`str` or `os.PathLike`):
             A folder that does not exist yet, or is empty.
 
     Returns:
-        `Iterator[Path]`: the folder to write into, for a `with` block; what it holds moves when the block ends well.
+        `Iterator[Path]`: the folder to write into, for a `with` block; it gets its name when the block ends well.
 
     Raises:
-        `FileExistsError`: If the folder holds anything, or is a file.
+        `FileExistsError`: If the folder holds anything, also if that came while it was written, or is a file.
         [`OutputInUseError`]: If another run is writing it.
-        [`LinkRefusedError`]: If a link leads out of it.
+        [`LinkRefusedError`]: If a link lies where it is written.
     """
     folder = check_new_folder(output)
-    with OutputLock(folder):
-        part = check_new_folder(output) / PART_NAME
+    with OutputLock(folder, is_file=True):
+        with OutputLock(folder):  # what other commands hold: is one of them filling it?
+            folder = Path(os.path.realpath(check_new_folder(output)))
+        part = folder.with_name(f".{folder.name}{PART_NAME}")
+        if part.is_symlink():
+            refuse_link(part)
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         part.mkdir()
         with remove_afterwards(part):
+            if folder.is_dir():
+                shutil.copymode(folder, part)
             yield part
             share_files(part)
-            for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
-                path.rename(folder / path.name)
+            try:
+                part.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise FileExistsError(f"{folder}: something was put there meanwhile; name a new folder.") from error

@@ -148,7 +148,8 @@ def save_reference(
         else:
             loaded: Any = load_model(model)
             loaded.save_pretrained(part)
-            ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
+            if not getattr(loaded.config, "is_whole_song", False):  # nothing cuts what is heard whole
+                ApexFeatureExtractor.from_config(loaded.config).save_pretrained(part)
         _write_config(part, reference)
     return Path(output)
 

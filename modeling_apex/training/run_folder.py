@@ -146,7 +146,7 @@ class RunFolder:
             figure.savefig(self.path / f"{name}.png", dpi=120)
 
 
-def find_embeddings(model: str | os.PathLike) -> tuple[str | None, str | None]:
+def find_training_embeddings(model: str | os.PathLike) -> tuple[str | None, str | None]:
     """
     Find what a run learned from, by the folder of its best model, if both lie where they lay.
 

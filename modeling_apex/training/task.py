@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeling_apex.corpus.embedding_manifest import MANIFEST_NAME
+from modeling_apex.corpus.embedding_manifest import is_embeddings
 from modeling_apex.corpus.song_source import SongSource, open_song_source
 from modeling_apex.corpus.song_store import SongStore
 from modeling_apex.training.arguments import ApexTrainingArguments, choose_batch_size
@@ -48,7 +48,7 @@ class TrainingInputs:
         """
         if not isinstance(self.source, (str, os.PathLike)):
             return self.source
-        if (Path(self.source) / MANIFEST_NAME).is_file():
+        if is_embeddings(Path(os.path.expanduser(self.source))):
             raise ValueError(
                 f"{self.source}: a folder of embeddings, but `train_encoder` learns from audio, and so does a "
                 "spectrogram-fusion model. Name the dataset of songs, or train heads with train_encoder=False."

@@ -281,11 +281,18 @@ def test_human_leaderboard_keeps_votes_whose_scores_are_missing(results: dict[st
     assert human["num_battles"] == agreed["num_battles"] + 1
 
 
-def test_report_and_files(results: dict[str, Any], tmp_path: Path) -> None:
+def test_report_and_files(results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = save_results(results, tmp_path)
     assert [path.name for path in paths] == ["results.json", "predictions.json", "report.md"]
     stored = json.loads((tmp_path / "results.json").read_text())
     assert "margins" not in stored["protocols"]["random_folds"]
+    # Cut off while the files of another run are replaced, it leaves none that says what the others belong to.
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_apex.storage.output_folder.replace_text", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            save_results(results, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json", "report.md"]
+    assert save_results(results, tmp_path) == paths
     report = (tmp_path / "report.md").read_text()
     for part in ("known truth of the simulation", "published (arXiv 2605.03395)", "Holm", "Preference head", "coin"):
         assert part in report

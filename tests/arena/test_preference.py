@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modeling_apex.arena import arena_report, preference
 from modeling_apex.arena.anchors import compute_anchor_gains, fit_system_offsets
 from modeling_apex.arena.battle_files import join_truth
+from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.preference import PreferenceHead, fit_preference_head, score_preference
 from modeling_apex.cli import main
 
@@ -65,6 +68,66 @@ def test_fitted_head_prefers_what_people_prefer_and_is_calibrated() -> None:
     assert all(per_deviation[name] > 0 for name in ("coherence", "musicality", "clarity"))
     assert head.training["held_out_auc"] > 0.75
     assert head.training["expected_calibration_error"] < 0.1
+
+
+def build_collinear_table(group: str = "popularity") -> BattleTable:
+    """Battles that musicality decides, beside a noisy copy of it: a free fit sets the copy against the original."""
+    table = build_table(400, aesthetics_effect=4.0, seed=2)
+    generator = np.random.default_rng(5)
+    likes, copied = (
+        [column.name for column in table.score_columns].index(name) for name in ("score_likes", "musicality")
+    )
+    appeal = table.scores[:, :, 2:].mean(axis=-1)
+    table.scores[:, :, copied] = appeal + generator.normal(0.0, 0.2, appeal.shape)
+    table.scores[:, :, likes] = 20.0 * (2.0 * table.scores[:, :, copied] - appeal)
+    columns = [
+        replace(column, group=group) if column.name == "score_likes" else column for column in table.score_columns
+    ]
+    return replace(table, score_columns=columns)
+
+
+def test_a_higher_score_never_counts_against_a_song() -> None:
+    head = fit_preference_head(build_collinear_table())
+    assert head.weights["score_likes"] == 0.0
+    assert head.training["never_below_zero"] == list(head.weights)
+    assert min(head.weights.values()) >= 0.0
+    for better in head.weights:
+        report = {"scores": dict.fromkeys(head.weights, 3.0)}
+        raised = {"scores": {**report["scores"], better: 4.0}}
+        assert score_preference(raised, report, head) >= 0.5
+    # Of a group that nobody gave a direction, the weight is what the battles say.
+    free = fit_preference_head(build_collinear_table("other"))
+    assert free.weights["score_likes"] < 0.0
+    assert "score_likes" not in free.training["never_below_zero"]
+
+
+def test_bounded_weights_are_the_best_of_those_allowed() -> None:
+    table = build_collinear_table()
+    differences = table.scores[:, 0] - table.scores[:, 1]
+    differences /= np.sqrt((differences**2).mean(axis=0))
+    bounded = preference._fit_difference_weights(differences, table.outcomes, np.ones(7, bool))
+    # At the best weights the loss falls nowhere: level along each weight, or rising from zero up.
+    slopes = differences.T @ (1.0 / (1.0 + np.exp(-differences @ bounded)) - table.outcomes) + bounded
+    assert (bounded >= 0.0).all()
+    assert (bounded == 0.0).any()
+    assert slopes[bounded > 0.0] == pytest.approx(0.0, abs=1e-5)
+    assert (slopes[bounded == 0.0] > 0.0).all()
+
+
+def test_what_the_bounds_cost_stands_beside_the_accuracy() -> None:
+    head = fit_preference_head(build_collinear_table())
+    for found in head.training["held_out"].values():
+        own, free = found["accuracy"]["estimate"], found["accuracy_without_bounds"]["estimate"]
+        assert found["accuracy"]["low"] < own < found["accuracy"]["high"]
+        assert own - free == pytest.approx(found["accuracy_difference"]["estimate"])
+        assert found["accuracy_difference"]["low"] <= own - free <= found["accuracy_difference"]["high"]
+    text = arena_report._build_preference({"preference_head": asdict(head)})
+    assert "a fit whose weights may be below zero reaches" in text
+    held_out = head.training["held_out"]["random_folds"]
+    assert f"the bounds change it by {held_out['accuracy_difference']['estimate']:.3f}" in text
+    # What was written before there were bounds still reads.
+    del held_out["accuracy_difference"], head.training["held_out"]["leave_one_system_out"]
+    assert "bounds" not in arena_report._build_preference({"preference_head": asdict(head)})
 
 
 def test_position_bias_is_found_and_kept_apart() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from modeling_apex.arena.ranking import compute_places, find_groups, rank_reports
+from modeling_apex.arena.preference import PreferenceHead
+from modeling_apex.arena.ranking import compute_places, find_groups, format_ranking, rank_reports
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.song_report_apex import build_report as build_stated_report
 from modeling_apex.inference.track_features_apex import FUSION_HEADS
@@ -98,3 +99,15 @@ def test_refusals() -> None:
 @settings(max_examples=40, deadline=None)
 def test_places_are_ranks_from_the_highest_and_ties_share_them(scores: list[float]) -> None:
     assert compute_places(scores) == rankdata([-score for score in scores]).tolist()
+
+
+def test_the_chance_against_the_first_is_said_in_words_and_of_the_others_only() -> None:
+    reports = [build_report(*song) for song in SONGS]
+    head = PreferenceHead({"musicality": 1.0})
+    header, _, first, second, third, legend = format_ranking(rank_reports(reports, head=head)).splitlines()
+    assert header.split()[:4] == ["song", "preferred", "to", "1."]
+    assert first.split()[:3] == ["1.", "b", "–"]
+    assert second.split()[:3] == ["2.", "c", "18%"]
+    assert third.split()[:3] == ["3.", "a", "5%"]
+    assert legend.endswith("preferred to 1.: how likely a listener is to prefer the song to the first one")
+    assert "mean place" in format_ranking(rank_reports(reports))

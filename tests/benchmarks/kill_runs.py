@@ -3,15 +3,18 @@ Kill the commands without warning at random moments, and compare what is left at
 
     python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
 
-Each command first runs in peace. Then the same command is started again and again on one output, killed by SIGKILL
-after a random share of the time that it took in peace, and started again, until it ends by itself; what it wrote is
-compared with the peaceful run: rows lost, rows there twice, hash of the files. Then the next output, until there were
-enough kills. Ctrl-C and SIGTERM are tried in the same way. Processes are forked from one that has imported everything:
-a kill hits work, not imports. What is published goes to a Hub on the loopback.
+Each command first runs in peace. Then the same command is started again and again on one output, killed by SIGKILL,
+and started again, until it ends by itself; what it wrote is compared with the peaceful run: rows lost, rows there
+twice, hash of the files. Then the next output, until there were enough kills. A kill comes after a random share of the
+time that the command took in peace; three of four times the clock starts with the first change of its output, so that
+the kill hits the writing. Ctrl-C and SIGTERM are tried in the same way. At last a kill comes right before each of the
+moments at which something gets its name. After every kill, what bears its final name must be whole. Processes are
+forked from one that has imported everything: a kill hits work, not imports. What is published goes to a Hub on the
+loopback. With `--resume`, commands that the result file knows already are passed over.
 """
 
 import argparse
-import hashlib
+import contextlib
 import json
 import logging
 import os
@@ -20,82 +23,61 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-for folder in ("../..", "..", "../training", "../datasets_scripts", "../hub_card", "../arena"):
-    sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="Agg")
+import kill_jobs  # noqa: F401  # before torch: it sets the number of threads, and where modules are found
+import torch
+import transformers
+from kill_jobs import BUILDERS, TEMPORARY_NAME, Job, list_all
 
-import accelerate  # noqa: F401, E402
-import datasets  # noqa: F401, E402
-import huggingface_hub  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from source_trees import encode_song, make_song, make_suno_row, save_json_lines  # noqa: E402
-from test_arena_command import write_battles  # noqa: E402
-from transformers.pipelines import pipeline  # noqa: F401, E402
+from small_model import build_small_model
 
-import datasets_scripts.build  # noqa: E402
-import hub_card.publish  # noqa: E402
-import modeling_apex.cli  # noqa: E402
-import modeling_apex.training.train  # noqa: E402
-from datasets_scripts.parquet_folder import LEDGER_NAME  # noqa: E402
-from modeling_apex import ApexFeatureExtractor, ApexModel  # noqa: E402
-from modeling_apex.corpus.embedding_manifest import build_identity  # noqa: E402
-
-from loopback_hub import LoopbackHub  # noqa: E402
-from published_layout import write_apex_folder, write_mert_folder  # noqa: E402
-from result_layouts import make_recipe_results  # noqa: E402
-from small_model import build_small_model  # noqa: E402
-from song_folders import make_wav, write_dataset, write_embeddings  # noqa: E402
-
-COMMANDS = ("score", "embed", "train", "build", "arena", "conditions", "convert", "export", "publish")
 # What follows the kills, each with what is counted of it.
 STOPS = {signal.SIGINT: "interrupts", signal.SIGTERM: "terminations"}
 LEFTOVERS = (".lock", ".writing", ".partial", ".part", ".old", ".build")
+# What must not be found; the last one are folders that bear their final name and are not whole.
+FAULTS = ("rows_lost", "rows_twice", "other_hash", "leftovers", "half_folders")
+# How many of the stops count from the first change of the output.
+FROM_OUTPUT = 0.75
 
 
 @dataclass(frozen=True)
-class Job:
-    """
-    One command on one output.
+class Stop:
+    """A signal to a run, so many seconds after its start or after the first change of its output."""
 
-    Args:
-        run (`Callable[[Path], int]`):
-            Runs the command on an output, or goes on with it; returns the exit status.
-        list_rows (`Callable[[Path], list[str]]`):
-            Names the rows of a finished output.
-        list_files (`Callable[[Path], list[Path]]`):
-            The files whose bytes must be those of a run in peace.
-    """
-
-    run: Callable[[Path], int]
-    list_rows: Callable[[Path], list[str]]
-    list_files: Callable[[Path], list[Path]]
-
-    def compute_hash(self, output: Path) -> str:
-        """Hash names and bytes of the files that count."""
-        digest = hashlib.sha256()
-        for path in sorted(self.list_files(output)):
-            digest.update(f"{path.relative_to(output.parent).parts[1:]}{path.stat().st_size}".encode())
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+    seconds: float
+    number: int = signal.SIGKILL
+    is_from_output: bool = False
 
 
-def run_command(main: Callable[[], int], *words: object) -> int:
-    """Run a command as the process of its own that it is: what handles signals is a process, not a call."""
-    sys.argv = ["command", *map(str, words)]
-    return main()
+@dataclass(frozen=True)
+class Run:
+    """How a run ended, and its seconds up to the first change of its output and after it."""
+
+    status: int
+    before: float
+    after: float
 
 
-def run_in_fork(run: Callable[[], int], log: Path, seconds: float | None = None, number: int = signal.SIGKILL) -> int:
-    """Run in a process of its own, sent a signal after so many seconds; return its exit code."""
+def take_stock(place: Path) -> set[tuple[Path, int]]:
+    """Note the files that a run has written so far, and when each changed; locks are no output."""
+    found = set()
+    for folder, _, names in os.walk(place):
+        for path in (Path(folder, name) for name in names if not name.endswith(".lock")):
+            with contextlib.suppress(OSError):  # it got another name meanwhile
+                found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
+def run_in_fork(run: Callable[[], int], log: Path, place: Path, stop: Stop | None = None) -> Run:
+    """Run in a process of its own that writes below a place, and maybe stop it."""
+    stock = take_stock(place)
+    start = time.monotonic()
     process = os.fork()
     if process == 0:
         status = 99
@@ -111,258 +93,134 @@ def run_in_fork(run: Callable[[], int], log: Path, seconds: float | None = None,
         finally:
             sys.stdout.flush()
             os._exit(status)
-    deadline = None if seconds is None else time.monotonic() + seconds
+    begin = None
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
+        now = time.monotonic()
+        if begin is None and (ended or take_stock(place) != stock):
+            begin = now
         if ended:
-            return os.waitstatus_to_exitcode(status)
-        if deadline is not None and time.monotonic() >= deadline:
-            os.kill(process, number)
-            deadline = None
-        time.sleep(0.002)
+            return Run(os.waitstatus_to_exitcode(status), begin - start, now - begin)
+        origin = begin if stop is not None and stop.is_from_output else start
+        if stop is not None and origin is not None and now >= origin + stop.seconds:
+            os.kill(process, stop.number)
+            stop = None
+        time.sleep(0.002 if begin is not None else 0.005)
+
+
+def choose_stop(number: int, peaceful: Run, moments: random.Random) -> Stop:
+    """Choose when a run is stopped."""
+    if moments.random() < FROM_OUTPUT:
+        return Stop(moments.uniform(0, peaceful.after), number, is_from_output=True)
+    whole = peaceful.before + peaceful.after
+    # What is handled comes not before the command can have begun to handle it.
+    return Stop(moments.uniform(0.0 if number == signal.SIGKILL else 0.1 * whole, whole), number)
+
+
+def die_at_rename(run: Callable[[], int], rename: int, counted: Path) -> int:
+    """Run, die right before the nth time that a file or a folder gets its name, and count these times."""
+    found = count(1)
+
+    def look(event: str, _: object) -> None:
+        if event == "os.rename":
+            if (number := next(found)) == rename:
+                os.kill(os.getpid(), signal.SIGKILL)
+            counted.write_text(str(number))
+
+    sys.addaudithook(look)
+    return run()
+
+
+class Trial:
+    """
+    The runs of one job, and what is counted of them.
+
+    Args:
+        job ([`Job`]): The job.
+        folder (`Path`): Where its runs write.
+    """
+
+    def __init__(self, job: Job, folder: Path):
+        self.job, self.folder, self.log = job, folder, folder / "log"
+        self.output = folder / "peaceful" / "out"
+        self.output.parent.mkdir(parents=True)
+        warm = folder / "warm" / "out"
+        warm.parent.mkdir()
+        run_in_fork(lambda: job.run(warm), self.log, warm.parent)  # the first run fills caches of the file system
+        self.num_renames = folder / "renames"
+        self.peaceful = self._run(lambda: die_at_rename(lambda: job.run(self.output), 0, self.num_renames))
+        if self.peaceful.status != 0:
+            raise RuntimeError(f"the run in peace ended with {self.peaceful.status}:\n{self.log.read_text()[-3000:]}")
+        self.expected, self.rows = job.compute_hash(self.output), Counter(job.list_rows(self.output))
+        self.folders = self._list_whole()
+        names = ("kills", "kills_after_first_output", *STOPS.values(), "kills_at_renames", "finished_runs", "starts")
+        self.counts = dict.fromkeys(names, 0) | {"rows_per_run": self.rows.total(), **dict.fromkeys(FAULTS, 0)}
+
+    def _run(self, run: Callable[[], int], stop: Stop | None = None) -> Run:
+        return run_in_fork(run, self.log, self.output.parent, stop)
+
+    def _list_whole(self) -> dict[str, set[str]]:
+        found = {
+            str(folder.relative_to(self.output.parent)): {f"{each.relative_to(folder)}" for each in list_all(folder)}
+            for folder in self.job.list_folders(self.output)
+        }
+        return {name: names for name, names in found.items() if names - {".lock"}}
+
+    def _look_at_killed(self) -> bool:
+        """Count folders that bear their name and are not whole; tell whether anything was written."""
+        for name, names in self._list_whole().items():
+            self.counts["half_folders"] += names - {".lock"} != self.folders[name]
+        return bool(take_stock(self.output.parent))
+
+    def stop_until_done(self, choose: Callable[[], tuple[int, Callable[[], int], Stop | None]]) -> None:
+        """Start a new output, and stop the command and start it again until it ends; then compare."""
+        self.output = self.folder / "killed" / "out"
+        self.output.parent.mkdir(parents=True)
+        while True:
+            number, run, stop = choose()
+            status = self._run(run, stop).status
+            self.counts["starts"] += 1
+            if status == 0:
+                break
+            if status == -signal.SIGKILL:
+                name = "kills" if stop is not None else "kills_at_renames"
+                self.counts[name] += 1
+                self.counts["kills_after_first_output"] += self._look_at_killed() and name == "kills"
+            elif number in STOPS and status == 128 + number:
+                self.counts[STOPS[signal.Signals(number)]] += 1
+            else:
+                raise RuntimeError(f"a run that was taken up ended with {status}:\n{self.log.read_text()[-3000:]}")
+        found = Counter(self.job.list_rows(self.output))
+        self.counts["rows_lost"] += (self.rows - found).total()
+        self.counts["rows_twice"] += (found - self.rows).total()
+        self.counts["other_hash"] += self.job.compute_hash(self.output) != self.expected
+        shutil.rmtree(self.output.parent / TEMPORARY_NAME, ignore_errors=True)
+        self.counts["leftovers"] += sum(path.name.endswith(LEFTOVERS) for path in self.output.parent.rglob("*"))
+        self.counts["finished_runs"] += 1
+        shutil.rmtree(self.output.parent)
 
 
 def measure_job(job: Job, folder: Path, num_kills: int, num_stops: int, moments: random.Random) -> dict[str, object]:
     """Kill a job, and stop it as Ctrl-C and SIGTERM do, until there was enough of each; see the module."""
-    log = folder / "log"
-    peaceful = folder / "peaceful" / "out"
-    peaceful.parent.mkdir(parents=True)
-    run_in_fork(lambda: job.run(folder / "warm" / "out"), log)  # the first run fills caches of the file system
-    start = time.monotonic()
-    status = run_in_fork(lambda: job.run(peaceful), log)
-    seconds = time.monotonic() - start
-    if status != 0:
-        raise RuntimeError(f"the run in peace ended with {status}:\n{log.read_text()[-3000:]}")
-    expected, rows = job.compute_hash(peaceful), Counter(job.list_rows(peaceful))
-    counts = {"kills": 0, "kills_after_first_output": 0, **dict.fromkeys(STOPS.values(), 0)}
-    counts |= {"finished_runs": 0, "starts": 0}
-    counts |= {"rows_per_run": rows.total(), "rows_lost": 0, "rows_twice": 0, "other_hash": 0, "leftovers": 0}
+    trial = Trial(job, folder)
     wanted = {signal.SIGKILL: ("kills", num_kills)} | {each: (name, num_stops) for each, name in STOPS.items()}
-    while any(counts[name] < number for name, number in wanted.values()):
-        output = folder / "killed" / "out"
-        output.parent.mkdir(parents=True)
-        while True:
-            # What is handled comes last, and not before the command can have begun to handle it.
-            number = next((each for each, (name, enough) in wanted.items() if counts[name] < enough), None)
-            first = 0.0 if number == signal.SIGKILL else 0.1 * seconds
-            moment = None if number is None else moments.uniform(first, seconds)
-            status = run_in_fork(lambda output=output: job.run(output), log, moment, number or signal.SIGKILL)
-            counts["starts"] += 1
-            if status == 0:
-                break
-            if status == -signal.SIGKILL:
-                counts["kills"] += 1
-                written = [path for path in output.parent.rglob("*") if path.is_file()]
-                counts["kills_after_first_output"] += any(not path.name.endswith(".lock") for path in written)
-            elif number in STOPS and status == 128 + number:
-                counts[STOPS[number]] += 1
-            else:
-                raise RuntimeError(f"a run that was taken up ended with {status}:\n{log.read_text()[-3000:]}")
-        found = Counter(job.list_rows(output))
-        counts["rows_lost"] += (rows - found).total()
-        counts["rows_twice"] += (found - rows).total()
-        counts["other_hash"] += job.compute_hash(output) != expected
-        counts["leftovers"] += sum(path.name.endswith(LEFTOVERS) for path in output.parent.rglob("*"))
-        counts["finished_runs"] += 1
-        shutil.rmtree(output.parent)
-    return {"seconds_in_peace": round(seconds, 2), **counts}
 
+    def choose() -> tuple[int, Callable[[], int], Stop | None]:
+        # What is handled comes last.
+        number = next((each for each, (name, enough) in wanted.items() if trial.counts[name] < enough), 0)
+        stop = choose_stop(number, trial.peaceful, moments) if number else None
+        return number, lambda: job.run(trial.output), stop
 
-def build_score_job(folder: Path, model: Path) -> Job:
-    """Score 150 short files to JSONL."""
-    songs = folder / "songs"
-    songs.mkdir()
-    for number in range(150):
-        (songs / f"{number:03}.wav").write_bytes(make_wav(number, 0.1 + 0.1 * (number % 4)))
-    words = ["score", str(songs), "--model", str(model), "--output"]
-    return Job(
-        run=lambda output: run_command(modeling_apex.cli.main, *words, output.with_suffix(".jsonl")),
-        list_rows=lambda output: [
-            json.loads(line)["song"] for line in output.with_suffix(".jsonl").read_text().splitlines()
-        ],
-        list_files=lambda output: [output.with_suffix(".jsonl")],
-    )
-
-
-def build_embed_job(folder: Path, model: Path) -> Job:
-    """Embed a dataset of 120 songs, one of them broken, four songs a shard."""
-    dataset = write_dataset(folder / "dataset", {"train": 96, "validation": 24}, broken=("train-song-7",))
-    words = ["embed", str(dataset), "--model", str(model), "--songs-per-shard", "4", "--output"]
-
-    def run(output: Path) -> int:
-        return {1: 0}.get(status := run_command(modeling_apex.cli.main, *words, output), status)  # 1: the broken song
-
-    def list_rows(output: Path) -> list[str]:
-        tables = [pq.read_table(path, columns=["id", "segment_index"]) for path in output.glob("*.parquet")]
-        return [f"{row['id']}/{row['segment_index']}" for table in tables for row in table.to_pylist()]
-
-    def list_files(output: Path) -> list[Path]:  # but the records of what the dataset's own times were
-        return [path for path in output.iterdir() if path.is_file() and not path.name.endswith(".audio.json")]
-
-    return Job(run, list_rows, list_files)
-
-
-def build_train_job(folder: Path, model: Path) -> Job:
-    """Train heads for eight epochs on stored embeddings."""
-    loaded = ApexModel.from_pretrained(model)
-    identity = build_identity(loaded, dtype="float32", resampler="sinc")
-    sizes = {"train": 200, "validation": 60, "test": 20}
-    embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
-    words = ["train", str(embeddings), "--num-epochs", "8", "--batch-size", "32", "--report-to", "none", "--output"]
-
-    def run(output: Path) -> int:
-        has_run = (output / "arguments.json").is_file()
-        return run_command(modeling_apex.cli.main, *words, output, *(["--resume"] if has_run else []))
-
-    def list_files(output: Path) -> list[Path]:
-        return [output / "metrics.jsonl", *(output / "best").iterdir()]
-
-    def list_rows(output: Path) -> list[str]:
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-        return [f"epoch {json.loads(line)['epoch']}" for line in lines]
-
-    return Job(run, list_rows, list_files)
-
-
-def build_build_job(folder: Path, model: Path) -> Job:
-    """Build a dataset of 80 songs with their audio, in shards of about six songs."""
-    tree = folder / "tree"
-    (tree / "audio").mkdir(parents=True)
-    rows = [make_suno_row(number) for number in range(80)]
-    save_json_lines(tree / "songs.jsonl", rows)
-    for number, row in enumerate(rows):
-        (tree / "audio" / f"{row['id']}.flac").write_bytes(encode_song(make_song(number)))
-    words = ["training", "--source", str(tree / "songs.jsonl"), str(tree / "audio"), "suno", "--max-shard-size", "0.1"]
-    words += ["--split-method", "quota"]
-
-    def list_rows(output: Path) -> list[str]:
-        tables = [pq.read_table(path, columns=["id"]) for path in (output / "data").glob("*.parquet")]
-        return [name for table in tables for name in table["id"].to_pylist()]
-
-    return Job(
-        run=lambda output: run_command(datasets_scripts.build.main, *words, "--output", output),
-        list_rows=list_rows,
-        # What a build notes of the places of its sources depends on the moment.
-        list_files=lambda output: [path for path in output.rglob("*") if path.is_file() and path.name != LEDGER_NAME],
-    )
-
-
-def list_all(output: Path) -> list[Path]:
-    """List the files below an output."""
-    return [path for path in output.rglob("*") if path.is_file()]
-
-
-def list_names(output: Path) -> list[str]:
-    """Name the files below an output."""
-    return [str(path.relative_to(output)) for path in list_all(output)]
-
-
-def build_arena_job(folder: Path, model: Path) -> Job:
-    """Score the songs of 40 battles and compare two baselines on them."""
-    battles = write_battles(folder / "battles")
-    options = ["--no-plots", "--num-folds", 2, "--num-draws", 100, "--classifiers", "logistic_regression"]
-    words = ["arena", battles, "--model", model, *options, "--protocols", "random_folds", "--output"]
-
-    def list_rows(output: Path) -> list[str]:
-        lines = (output / "battle_scores.jsonl").read_text().splitlines()
-        return [str(json.loads(line).get("battle_uuid")) for line in lines]
-
-    return Job(lambda output: run_command(modeling_apex.cli.main, *words, output), list_rows, list_all)
-
-
-def build_conditions_job(folder: Path, model: Path) -> Job:
-    """Train and evaluate three of the 24 conditions."""
-    identity = build_identity(ApexModel.from_pretrained(model), dtype="float32", resampler="sinc")
-    sizes = {"train": 60, "validation": 20, "test": 20}
-    embeddings = write_embeddings(folder / "embeddings", sizes, identity, model=str(model))
-    only = ["song-full-uncertainty-2", "song-full-equal-2", "segment-popularity-equal-3"]
-    options = ["--model", model, "--num-epochs", 3, "--batch-size", 16, "--report-to", "none"]
-    words = ["conditions", embeddings, "--only", *only, *options, "--output"]
-
-    def list_files(output: Path) -> list[Path]:
-        compared = output / "compared.json"  # the results name the output, which is another each time
-        compared.write_text((output / "results.json").read_text().replace(str(output), "OUTPUT"))
-        return [compared, *output.glob("*/best/*")]
-
-    return Job(
-        run=lambda output: run_command(modeling_apex.cli.main, *words, output),
-        list_rows=lambda output: list(json.loads((output / "results.json").read_text())),
-        list_files=list_files,
-    )
-
-
-def run_unless_whole(output: Path, *words: object) -> int:
-    """Run what writes a new folder; `config.json` is its last file, and a folder that has it is whole."""
-    return 0 if (output / "config.json").is_file() else run_command(modeling_apex.cli.main, *words, "--output", output)
-
-
-def build_convert_job(folder: Path, model: Path) -> Job:
-    """Convert the layout that the authors published."""
-    write_mert_folder(folder / "mert")
-    width = json.loads((folder / "mert" / "config.json").read_text())["hidden_size"]
-    write_apex_folder(folder / "apex", str(folder / "mert"), width, segment_sec=1)
-    words = ["convert", "--encoder", folder / "mert", "--heads", folder / "apex"]
-    return Job(lambda output: run_unless_whole(output, *words), list_names, list_all)
-
-
-def build_export_job(folder: Path, model: Path) -> Job:
-    """Export a model with its code."""
-    return Job(lambda output: run_unless_whole(output, "export", "--model", model), list_names, list_all)
-
-
-def build_publish_job(folder: Path, model: Path) -> Job:
-    """Publish a model, as one commit to a repository of the output's own."""
-    hub = LoopbackHub()
-    hub.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that is killed hangs up
-    threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    release = folder / "release"
-    loaded = ApexModel.from_pretrained(model)
-    loaded.config.provenance = {"name": "apex-tiny", "notice": "demonstration model, trained on synthetic songs"}
-    loaded.save_pretrained(release)
-    ApexFeatureExtractor.from_config(loaded.config).save_pretrained(release)
-    (release / "results.json").write_text(json.dumps(make_recipe_results(loaded.config.head_names)))
-
-    def name_repository(output: Path) -> str:
-        """Name the repository of an output, by a folder in it; a new output has a new one."""
-        if not output.is_dir():
-            (output / f"apex-{time.monotonic_ns()}").mkdir(parents=True)
-        return f"tester/{next(output.glob('apex-*')).name}"
-
-    def run(output: Path) -> int:
-        tempfile.tempdir = str(folder)  # where a kill leaves what was to be sent; the output is the repository
-        huggingface_hub.constants.HF_HUB_OFFLINE = False
-        huggingface_hub.constants.HF_HUB_DISABLE_XET = True
-        huggingface_hub.constants.ENDPOINT = hub.url
-        huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        os.environ |= {"HF_TOKEN": hub.write_token, "HF_ENDPOINT": hub.url}
-        words = ["--model", release, "--no-arena-because", "no battles were at hand.", "--repo"]
-        return run_command(hub_card.publish.main, *words, name_repository(output))
-
-    def list_rows(output: Path) -> list[str]:
-        return [*hub.get_files(name_repository(output)), *hub.get_repository(name_repository(output)).messages]
-
-    def list_files(output: Path) -> list[Path]:
-        held = output / "held"
-        for name, content in hub.get_files(name_repository(output)).items():
-            (held / name).parent.mkdir(parents=True, exist_ok=True)
-            # The card names its repository, whose name is another for each output.
-            (held / name).write_bytes(content.replace(name_repository(output).encode(), b"REPOSITORY"))
-        return [path for path in list_all(held) if path.name != "SHA256SUMS"]
-
-    return Job(run, list_rows, list_files)
-
-
-BUILDERS: dict[str, Callable[[Path, Path], Job]] = {
-    "score": build_score_job,
-    "embed": build_embed_job,
-    "train": build_train_job,
-    "build": build_build_job,
-    "arena": build_arena_job,
-    "conditions": build_conditions_job,
-    "convert": build_convert_job,
-    "export": build_export_job,
-    "publish": build_publish_job,
-}
+    while any(trial.counts[name] < number for name, number in wanted.values()):
+        trial.stop_until_done(choose)
+    num_renames = int(trial.num_renames.read_text()) if trial.num_renames.is_file() else 0
+    num_tried = min(num_renames, max(num_kills // 5, 1))
+    for number in range(num_tried):  # spread over all of them, the last included
+        rename = num_renames - number * num_renames // num_tried
+        runs = iter([lambda rename=rename: die_at_rename(lambda: job.run(trial.output), rename, folder / "unused")])
+        trial.stop_until_done(lambda runs=runs: (0, next(runs, lambda: job.run(trial.output)), None))
+    seconds = trial.peaceful.before + trial.peaceful.after
+    return {"seconds_in_peace": round(seconds, 2), "seconds_of_output": round(trial.peaceful.after, 2), **trial.counts}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -372,17 +230,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--interrupts", type=int, default=10, metavar="N", help="Ctrl-C and SIGTERM of each (%(default)s)"
     )
-    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS, help="which (default: all)")
+    parser.add_argument("--commands", nargs="+", choices=BUILDERS, default=BUILDERS, help="which (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="pass over commands that the result file knows")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    results = {}
+    command = f"python tests/benchmarks/kill_runs.py --kills {options.kills} --interrupts {options.interrupts}"
+    content = {"command": command, "seed": options.seed, "commands": {}}
+    if options.resume and options.output and options.output.is_file():
+        found = json.loads(options.output.read_text(encoding="utf-8"))
+        if (found["command"], found["seed"]) == (command, options.seed):
+            content = found
+    results = content["commands"]
     with tempfile.TemporaryDirectory(prefix="apex-kills-") as place:
         model = Path(place) / "model"
         build_small_model().save_pretrained(model)
-        for name in options.commands:
+        for name in (each for each in options.commands if each not in results):
             folder = Path(place) / name
             folder.mkdir()
             job = BUILDERS[name](folder, model)
@@ -390,12 +255,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 job, folder, options.kills, options.interrupts, random.Random(f"{options.seed} {name}")
             )
             print(name, json.dumps(results[name]), flush=True)
-    command = f"python tests/benchmarks/kill_runs.py --kills {options.kills} --interrupts {options.interrupts}"
-    content = json.dumps({"command": command, "seed": options.seed, "commands": results}, indent=2) + "\n"
-    if options.output:
-        options.output.write_text(content, encoding="utf-8")
-    faults = ("rows_lost", "rows_twice", "other_hash", "leftovers")
-    return int(any(result[fault] for result in results.values() for fault in faults))
+            if options.output:
+                options.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return int(any(result[fault] for result in results.values() for fault in FAULTS))
 
 
 if __name__ == "__main__":

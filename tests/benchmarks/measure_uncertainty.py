@@ -2,7 +2,7 @@
 Measure what apex-tiny says of its own certainty: percentiles, intervals, what it calls novel, and what a tail does.
 
 New songs are rendered (as training's, of unseen systems), and sounds that are no songs are made: noise, silence, and
-speech-like babble. Result: tests/benchmarks/results/uncertainty.json, the source of what README says of it.
+speech-like babble. Result: uncertainty.json beside the model, the source of what its card and README say of it.
 
     python tests/benchmarks/measure_uncertainty.py [--model M] [--songs runs/tiny-songs] [--output FILE]
 """
@@ -26,7 +26,7 @@ from modeling_apex.training.tiny.evaluation import score_songs
 from modeling_apex.training.tiny.recipe import TinyRecipe
 from modeling_apex.training.tiny.songs import FULL_SCALE, SAMPLING_RATE, SongTable, render_song_set
 
-RESULT = Path(__file__).parent / "results" / "uncertainty.json"
+RESULT_NAME = "uncertainty.json"
 FRESH_SEED = 5_000_005
 NUM_FRESH_SONGS = 400
 NUM_SOUNDS = 60  # of each kind that is no song, and of songs to which silence is appended
@@ -169,15 +169,15 @@ def main() -> None:
     parser.add_argument("--model", default=str(EMBEDDED_MODEL), help="folder (default: the embedded model)")
     parser.add_argument("--songs", type=Path, default=Path("runs/tiny-songs"), help="where rendered songs are kept")
     parser.add_argument("--num-processes", type=int, help="processes that render")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, help=f"where to (default: {RESULT_NAME} beside the model)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = ApexModel.from_pretrained(arguments.model).eval()
     tables = render_sets(arguments.songs, arguments.num_processes)
     command = "python tests/benchmarks/measure_uncertainty.py"
     result = {"command": command, "model": Path(arguments.model).name, **measure(model, tables)}
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    output = arguments.output or Path(arguments.model) / RESULT_NAME
+    output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -1,13 +1,32 @@
-"""The judge of the format corpus: what it calls equal, what it does not, and what it counts."""
+"""The judge of the format corpus: what it calls equal, what it does not, what it counts; and the result it gave."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from format_corpus import MAX_FRAME_SAMPLES, Format, SongReader, compare, make_song, summarise
+from format_corpus import (
+    MAX_FRAME_SAMPLES,
+    NEARER,
+    UNREADABLE,
+    Format,
+    SongReader,
+    judge,
+    main,
+    make_song,
+    measure,
+    summarise,
+)
 
 RATE = 48_000
 LOSSY = Format("aac", "ipod", "m4a", (), 2, RATE)
 LOSSLESS = Format("flac", "flac", "flac", (), 2, RATE)
+
+
+def compare(song: Format, expected: Any, read: Any) -> dict[str, Any]:
+    return judge({"encoder": song.encoder, **measure(song, expected, read)})
 
 
 @pytest.fixture
@@ -32,12 +51,35 @@ def test_the_same_samples_are_equal(mono: np.ndarray) -> None:
         (LOSSY, lambda mono: mono * 1.05, "relative difference 0.05"),
         (LOSSY, lambda mono: make_song(2, RATE)[:, 0], "relative difference"),
         (LOSSY, lambda mono: mono * np.float32("nan"), "relative difference nan"),
+        (LOSSY, lambda mono: mono[:0], "0 samples instead of 96000"),
     ],
 )
-def test_what_differs_is_told(mono: np.ndarray, song: Format, change, detail: str) -> None:
+def test_what_differs_is_told_and_has_no_excuse(mono: np.ndarray, song: Format, change, detail: str) -> None:
     result = compare(song, (RATE, mono), (RATE, change(mono), []))
     assert result["outcome"] == "differs"
     assert result["detail"].startswith(detail)
+    assert result["reason"] == ""
+
+
+def test_a_difference_is_excused_where_ffmpeg_is_wrong(mono: np.ndarray) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, len(mono)).astype(np.float32)
+    for wrong, own, reason in (
+        (noise, mono, UNREADABLE),
+        (mono[:9_000], noise, UNREADABLE),  # neither holds the song
+        (mono + 0.05 * noise, mono, NEARER),
+        (mono, mono + 0.05 * noise, ""),
+    ):
+        assert compare(LOSSY, (RATE, wrong), (RATE, own, []))["reason"] == reason
+
+
+def test_known_reasons_are_of_one_encoder_and_one_outcome(mono: np.ndarray) -> None:
+    worse = mono + 0.01 * np.sin(np.arange(len(mono))).astype(np.float32)
+    adpcm = Format("adpcm_ima_wav", "wav", "wav", (), 2, RATE)
+    assert "FFmpeg before 8" in compare(adpcm, (RATE, mono), (RATE, worse, []))["reason"]
+    assert compare(LOSSY, (RATE, mono), (RATE, worse, []))["reason"] == ""
+    assert compare(adpcm, (RATE, mono), "a.wav: holds no samples.")["reason"] == ""
+    headerless = "a.gsm: is not in a format. Sound of its kind (.gsm) has no header that says what it is; convert it."
+    assert compare(LOSSY, (RATE, mono), headerless)["reason"] == "no header: cannot be told from noise"
 
 
 def test_rates_warnings_refusals_and_failures(mono: np.ndarray) -> None:
@@ -61,14 +103,27 @@ def test_a_reader_that_dies_is_replaced(tmp_path) -> None:
 
 def test_the_summary_counts_every_file_once() -> None:
     row = {"encoder": "aac", "container": "m4a", "channels": 2, "rate": 48_000}
+    equal = {"rates": [RATE, RATE], "lengths": [9, 9], "warnings": [], "difference": 0.01}
     rows = [
-        {**row, "outcome": "equal", "difference": 0.01},
-        {**row, "outcome": "refused", "detail": "holds 3 samples"},
-        {**row, "outcome": "refused", "detail": "holds 4 samples", "rate": 8_000},
+        {**row, **equal},
+        {**row, "refusal": "holds 3 samples"},
+        {**row, "refusal": "holds 4 samples", "rate": 8_000},
+        {**row, "refusal": "the codec of this MP4 file is none that FFmpeg decodes."},
     ]
     summary = summarise(rows, "5.1")
-    assert summary["num_files"] == 3
-    assert summary["outcomes"] == {"equal": 1, "refused": 2}
+    assert summary["num_files"] == 4
+    assert summary["outcomes"] == {"equal": 1, "refused": 3}
+    assert summary["num_unexplained"] == 2
     assert summary["largest_difference"] == 0.01
-    (other,) = summary["others"]
-    assert (other["files"], other["encoders"]) == (2, ["aac-2ch-48000", "aac-2ch-8000"])
+    unexplained, _ = summary["others"]
+    assert (unexplained["files"], unexplained["names"]) == (2, ["aac-2ch-48000", "aac-2ch-8000"])
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("format_corpus.shutil.which", lambda name: name)
+    monkeypatch.setattr("format_corpus.find_version", lambda: "5.1")
+    row = {"encoder": "aac", "container": "m4a", "channels": 2, "rate": RATE, "refusal": "holds no samples."}
+    journal, output = tmp_path / "rows.jsonl", tmp_path / "formats.json"
+    journal.write_text(json.dumps({"container": "m4a", "rows": [row]}) + "\n")
+    assert main(["--output", str(output), "--journal", str(journal), "--containers", "m4a"]) == 1
+    assert json.loads(output.read_text())["num_unexplained"] == 1

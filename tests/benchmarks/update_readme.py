@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.robustness.robustness_report import build_changes_table, describe_largest
 from modeling_apex.storage.markdown import build_table
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -19,7 +20,8 @@ README = REPOSITORY / "README.md"
 RESULTS = Path(__file__).parent / "results"
 # Tables whose result files were made before apex-tiny was trained anew; of those that are remade, it goes.
 EARLIER_WEIGHTS = " (its weights of version 0.1.0)"
-TINY_RESULTS = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny" / "results.json"
+TINY = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny"
+TINY_RESULTS = TINY / "results.json"
 
 
 def describe_resamplers(result: dict[str, Any]) -> str:
@@ -204,6 +206,40 @@ def describe_hostile_audio(result: dict[str, Any]) -> str:
     )
 
 
+def describe_formats(result: dict[str, Any]) -> str:
+    """Say how every format that FFmpeg writes is read."""
+    outcomes = ("equal", "warned", "differs", "refused")
+    listed = {name: entry for name, entry in result["containers"].items() if set(entry["outcomes"]) != {"equal"}}
+    whole = {name: entry for name, entry in result["containers"].items() if name not in listed}
+    num_whole = sum(entry["files"] for entry in whole.values())
+    rows = [
+        [f"`.{name}`", f"{entry['files']:,}", *(str(entry["outcomes"].get(outcome, 0)) for outcome in outcomes)]
+        for name, entry in listed.items()
+    ]
+    rows.append([f"the other {len(whole)}", f"{num_whole:,}", f"{num_whole:,}", "0", "0", "0"])
+    reasons: dict[tuple[str, str], dict[str, Any]] = {}
+    for other in result["others"]:
+        why = other["reason"] or re.sub(r"[\d.]+", "…", other["example"])
+        entry = reasons.setdefault((other["outcome"], why), {"files": 0, "encoders": set()})
+        entry["files"] += other["files"]
+        entry["encoders"] |= {name.rsplit("-", 2)[0] for name in other["names"]}
+    whys = [
+        [outcome, why, f"{entry['files']:,}", ", ".join(f"`{name}`" for name in sorted(entry["encoders"]))]
+        for (outcome, why), entry in sorted(reasons.items())
+    ]
+    return (
+        build_table(["container", "files", *outcomes], rows)
+        + "\n\n"
+        + build_table(["outcome", "why", "files", "encoders of FFmpeg"], whys)
+        + f"\n\n{result['num_files']:,} files, every one that FFmpeg {result['ffmpeg']} writes: codec by container by "
+        "1, 2, 6, 8 and 12 channels and by eleven rates from 8 to 192 kHz. Equal: read at the same rate, to the same "
+        "length within one frame and the same mean over channels (relative difference at most "
+        f"{result['largest_difference']:.2g}) as FFmpeg's own decoder gives, without a warning. Equal throughout: "
+        + ", ".join(f"`.{name}`" for name in whole)
+        + f". Made by `{result['command']}`."
+    )
+
+
 def describe_fuzzing(result: dict[str, Any]) -> str:
     """Say what the fuzzer did."""
     return (
@@ -215,16 +251,23 @@ def describe_fuzzing(result: dict[str, Any]) -> str:
 
 def describe_kills(result: dict[str, Any]) -> str:
     """Say what was left of commands that were killed at random moments."""
-    rows = [
-        [f"`{name}`"]
-        + [str(found[fact]) for fact in ("kills", "interrupts", "rows_lost", "rows_twice", "other_hash", "leftovers")]
-        for name, found in result["commands"].items()
-    ]
-    header = ["command", "kills", "Ctrl-C", "rows lost", "rows twice", "outputs with other bytes", "files left behind"]
+    columns = {
+        "kills": "kills",
+        "kills_after_first_output": "while it wrote",
+        "kills_at_renames": "right before a rename",
+        "interrupts": "Ctrl-C",
+        "terminations": "SIGTERM",
+        "rows_lost": "rows lost",
+        "rows_twice": "rows twice",
+        "other_hash": "other bytes",
+        "leftovers": "files left behind",
+        "half_folders": "half folders",
+    }
+    rows = [[f"`{name}`", *(str(found[fact]) for fact in columns)] for name, found in result["commands"].items()]
     return (
-        build_table(header, rows)
-        + f"\n\nEach was killed at random moments and started again until it ended, and compared with a run in peace. "
-        f"Made by `{result['command']}`."
+        build_table(["command", *columns.values()], rows)
+        + f"\n\nEach was killed and started again until it ended, and compared with a run in peace; after a kill, a "
+        f"folder that bears its final name must be whole. Made by `{result['command']}`."
     )
 
 
@@ -411,6 +454,8 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
     rows = [
         [songs, *(f"{counts[head]['share']:.2f}" for head in heads)] for songs, counts in result["coverage"].items()
     ]
+    own = next(iter(result["coverage"]))  # drawn as the reference set was
+    lowest = min(heads, key=lambda head: result["coverage"][own][head]["share"])
     shares = result["tenths"]["shares"]
     inverted = [share for table in shares.values() for share in table.get("inverted target", ())]
     ranked = [share for table in shares.values() for share in table["reference"]]
@@ -421,7 +466,8 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
         + f"\n\n{result['model']}, calibrated on {result['reference']['num_songs']} synthetic songs "
         f"({result['reference']['name']}); the intervals reach "
         + ", ".join(f"{width:.2f} ({head})" for head, width in result["interval_widths"].items())
-        + " to each side. They lose coverage where songs are unlike the reference set. On "
+        + f" to each side. On {own} they hold least of {lowest} ({result['coverage'][own][lowest]['share']:.2f}), and "
+        "they lose coverage where songs are unlike the reference set. On "
         f"{result['tenths']['songs']}, each tenth of stated percentiles holds {min(ranked):.2f} to {max(ranked):.2f} "
         f"of the songs, and {min(inverted):.2f} to {max(inverted):.2f} where the number is the inverted target. "
         "Called unlike the reference set: "
@@ -432,6 +478,16 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
         f'{full["mean"]:.2f} on average (at most {full["largest"]:.2f}) with `tail="full"`, by '
         f'{weighted["mean"]:.2f} (at most {weighted["largest"]:.2f}) with `"weighted"`. Made by '
         f"`{result['command']}`."
+    )
+
+
+def describe_robustness(result: dict[str, Any]) -> str:
+    """Say how far scores move when a song is the same and its file is not."""
+    return (
+        build_changes_table(result)
+        + f"\n\n{describe_largest(result)} {result['model']}, {result['num_songs']} synthetic songs. Each cell has "
+        "the mean absolute change and the largest one; flipped pairs are pairs of songs that changed their order, on "
+        "average over the scores. `make robustness`."
     )
 
 
@@ -466,12 +522,56 @@ def describe_statistics(result: dict[str, Any]) -> str:
     )
 
 
+def describe_decoding(result: dict[str, Any]) -> str:
+    """Say what it takes from a file to normalised segments beside the bare decoder."""
+    rows = [
+        [
+            name,
+            f"{case['segments_over_decode']:.2f}",
+            f"{case['soxr_over_decode']:.2f}",
+            f"{result['song_seconds'] / (case['decode_seconds'] * case['segments_over_decode']):,.0f}",
+            f"{case['two_threads']:.2f}" if "two_threads" in case else "",
+        ]
+        for name, case in result["cases"].items()
+    ]
+    header = ["file", "segments / decoder", "with soxr / decoder", "times real time", "two threads / one"]
+    return (
+        build_table(header, rows)
+        + f"\n\nA song of {result['song_seconds']:.0f} s, processor seconds, the least of {result['num_rounds']}; "
+        f"{result['machine']['cpu']}. The decoder of a WAV file is a copy, beside which any arithmetic is long. Made "
+        f"by `{result['command']}`."
+    )
+
+
+def describe_rewards(result: dict[str, Any]) -> str:
+    """Say what a reward costs, and what becomes of a score that is climbed."""
+    overhead, ascent = result["overhead"], result["ascent"]
+    gradients = "; ".join(
+        f"{cost['peak_memory_mb'] / 1000:.1f} GB and {cost['gradient_over_score']:.1f} times the score in {dtype}"
+        for dtype, cost in result["gradients"].items()
+    )
+    before, after = ascent["scores_before"], ascent["scores_after"]
+    rows = [[f"`{name}`", f"{before[name]:.2f}", f"{after[name]:.2f}"] for name in before]
+    return (
+        f"At the shape of MERT-v1-95M, {overhead['num_clips']} clips of {overhead['clip_seconds']} s at "
+        f"{overhead['sampling_rate']:,} Hz cost {overhead['call_over_encoder']:.2f} times what the encoder takes for "
+        f"their segments alone. A gradient for {result['gradient_seconds']} s takes {gradients}, all of the "
+        "process.\n\n"
+        f"{ascent['num_steps']} steps of gradient ascent on `{ascent['score']}` of apex-tiny, from noise:\n\n"
+        + build_table(["score", "noise", "after the climb"], rows)
+        + f"\n\nIt is still noise: its distance from the reference set went from "
+        f"{ascent['novelty_before']['distance']:.1f} to {ascent['novelty_after']['distance']:.1f}, where "
+        f"{ascent['novelty_before']['threshold']:.1f} is called unlike it. Made by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
     "apex-tiny": (TINY_RESULTS, describe_tiny),
     "heads": (RESULTS / "heads.json", describe_heads),
     "hostile-audio": (RESULTS / "hostile_audio.json", describe_hostile_audio),
+    "formats": (RESULTS / "formats.json", describe_formats),
     "fuzzing": (RESULTS / "fuzz.json", describe_fuzzing),
     "build-memory": (RESULTS / "build_memory.json", describe_build_memory),
     "presets": (RESULTS / "presets.json", describe_presets),
@@ -485,8 +585,11 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "gpu": (RESULTS / "gpu.json", describe_gpu),
     "embed-processes": (RESULTS / "embed_processes.json", describe_embed_processes),
     "models": (RESULTS / "models.json", describe_models),
-    "uncertainty": (RESULTS / "uncertainty.json", describe_uncertainty),
+    "uncertainty": (TINY / "uncertainty.json", describe_uncertainty),
+    "robustness": (TINY / "robustness" / "robustness.json", describe_robustness),
     "statistics": (RESULTS / "statistics.json", describe_statistics),
+    "decoding": (RESULTS / "decoding.json", describe_decoding),
+    "rewards": (RESULTS / "rewards.json", describe_rewards),
 }
 
 

@@ -14,14 +14,18 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from modeling_apex import (
     ApexConfig,
     ApexFeatureExtractor,
+    ApexModel,
     PreferenceHead,
     SongEvalConfig,
+    SongEvalModel,
     SpectrogramFusionConfig,
+    SpectrogramFusionModel,
     load_preference_head,
 )
 from modeling_apex.cli import main
-from modeling_apex.loading import MAX_CONFIG_BYTES, find_model_class, load_pipeline
+from modeling_apex.loading import find_model_class, load_model, load_pipeline, load_scorer
 from modeling_apex.process_exit import USER_ERRORS, is_slip
+from modeling_apex.storage.config_files import MAX_CONFIG_BYTES
 
 from small_model import build_small_model
 
@@ -39,6 +43,9 @@ OTHERS = (
     *("name_or_path", "per_layer_config", "rope_scaling", "problem_type", "auto_map", "_name_or_path", "sub_configs"),
     *("hidden_size", "pruned_heads", "use_return_dict", "segment_sec", "mode", "seed", "_commit_hash", "fields"),
 )
+
+
+NO_JSON = (b"", b"{", b"\xff\xfe{", b"\xef\xbb\xbf{}", b"[" * 100_000)
 
 
 def build_fields(kind: str) -> dict[str, Any]:
@@ -183,6 +190,38 @@ def test_a_config_file_that_is_none(
         assert main([*words, "--model", str(tiny_folder)]) == 2
     assert str(tiny_folder) in capsys.readouterr().err
     assert main(["verify", "--model", str(tiny_folder)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((content, r"config\.json: is not JSON \(.*\)\. Download the model again") for content in NO_JSON),
+        *(
+            (content, r"config\.json: must hold the fields of a config by name, `model_type` a text, got ")
+            for content in (b"[1]", b"null", b"3", b'"text"', b'{"model_type": [1]}')
+        ),
+    ],
+)
+def test_each_door_of_ours_names_the_file_that_is_no_config(tiny_folder: Path, content: bytes, message: str) -> None:
+    extractor = tiny_folder / "preprocessor_config.json"
+    extractor.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tiny_folder}/preprocessor_{message}"):
+        ApexFeatureExtractor.from_pretrained(tiny_folder)
+    extractor.unlink()
+    (tiny_folder / "config.json").write_bytes(content)
+    classes = (ApexConfig, ApexModel, SpectrogramFusionConfig, SpectrogramFusionModel, SongEvalConfig, SongEvalModel)
+    for door in (*(each.from_pretrained for each in classes), load_model, load_scorer, load_pipeline):
+        with pytest.raises(ValueError, match=f"{tiny_folder}/{message}"):
+            door(tiny_folder)
+
+
+def test_an_extractor_file_elsewhere_is_named_too(tiny_folder: Path) -> None:
+    (tiny_folder / "elsewhere.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(ValueError, match=r"elsewhere\.json: is not JSON \(.*\)\. Download the model again"):
+        ApexFeatureExtractor.from_pretrained(tiny_folder / "elsewhere.json")
+    (tiny_folder / "elsewhere.json").write_bytes(b"[1]")
+    with pytest.raises(ValueError, match=r"elsewhere\.json: must hold the fields of a .*, got \[1\]"):
+        ApexFeatureExtractor.from_pretrained(tiny_folder / "elsewhere.json")
 
 
 def test_a_config_file_without_end(tiny_folder: Path) -> None:

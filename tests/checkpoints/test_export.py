@@ -32,15 +32,18 @@ def test_folder_is_complete(exported: Path) -> None:
 
 def test_code_is_what_scoring_needs_and_no_more() -> None:
     apex, fusion = ({path.name: path for path in list_code(name)} for name in ("apex", "spectrogram-fusion"))
-    assert not [name for name in apex if "fusion" in name or "track_features" in name]
+    assert not [name for name in apex if re.search("fusion|track_features|songeval|whole_song", name)]
+    songeval = {path.name: path for path in list_code("songeval")}
+    assert {"songeval_mel_apex.py", "whole_song_apex.py"} <= set(songeval)
+    assert not [name for name in songeval if "fusion" in name]
     assert {"configuration_spectrogram_fusion_apex.py", "track_features_apex.py"} <= set(fusion)
-    for path in {**apex, **fusion}.values():
+    for path in {**apex, **fusion, **songeval}.values():
         assert not re.search(r"import (pickle|httpx|socket|ctypes)|torch\.load\(|torch\.ops", path.read_text()), path
         assert not re.search(r"packed|published|download", path.stem), path
     assert sum(len(path.read_text().splitlines()) for path in apex.values()) <= 2800
 
 
-@pytest.mark.parametrize("model_type", ["apex", "spectrogram-fusion"])
+@pytest.mark.parametrize("model_type", ["apex", "spectrogram-fusion", "songeval"])
 def test_code_is_all_that_its_files_import(model_type: str) -> None:
     shipped = {path.stem for path in list_code(model_type)}
     for path in list_code(model_type):

@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from source_trees import AESTHETIC_NAMES, encode_song, make_song, make_suno_row, save_json_lines
 
+from datasets_scripts.build import main
 from datasets_scripts.parquet_folder import EmptyDatasetError
 from datasets_scripts.song_record import CorpusOptions
 from datasets_scripts.song_schema import build_song_features
 from datasets_scripts.splits import SPLIT_NAMES
 from datasets_scripts.targets import compute_popularity_targets
 from datasets_scripts.training_songs import AUDIO_IN_TABLE, NO_AUDIO, SongSource, TrainingSongs, build_column_specs
+from hub_card.dataset_card import render_dataset_card
 from modeling_apex.storage.contained_paths import AudioPathError
 from modeling_apex.storage.table_reader import TableError
 
@@ -290,3 +292,31 @@ def test_labels_cover_all_heads(suno_tree, tmp_path):
     labelled = [row for row in rows.values() if row["label_source"] == "synthetic"]
     assert len(labelled) == 23
     assert np.isfinite([[row[name] for name in AESTHETIC_NAMES] for row in labelled]).all()
+
+
+def test_a_dataset_says_whose_pseudo_labels_it_has(suno_tree, tmp_path):
+    """From what `apex-music label` writes to the manifest, the rows and the card."""
+    teacher = {"teacher": "o/[x](http://evil)", "teacher_revision": None, "teacher_sha256": "ab" * 32}
+    teacher |= {"labelled_on": "2026-11-26", "apex_music_version": "0.2.0"}
+    rows = [
+        {"id": f"song-{number:03d}.flac", **dict.fromkeys(AESTHETIC_NAMES, 3.5), "error": None, **teacher}
+        for number in range(23)
+    ]
+    rows.append({"id": "song-023.flac", **dict.fromkeys(AESTHETIC_NAMES), "error": "no sound", **teacher})
+    table = tmp_path / "labels.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    words = ["training", "--source", str(suno_tree / "songs.jsonl"), "none", "suno", "--labels", str(table)]
+    assert main([*words, "--output", str(tmp_path / "built"), "--license", "mit", "--split-method", "quota"]) == 0
+    found = pa.concat_tables(map(pq.read_table, sorted((tmp_path / "built").glob("data/*.parquet")))).to_pylist()
+    source = "pseudo-labels of o/[x](http://evil) (SHA-256 abababababab, 2026-11-26)"
+    assert {row["id"] for row in found if row["label_source"] is None} == {"song-023"}
+    assert {row["label_source"] for row in found if row["coherence"] == 3.5} == {source}
+    (match,) = json.loads((tmp_path / "built" / "manifest.json").read_text())["matches"]
+    assert match["teacher"] == {**teacher, "num_failed_songs": 1}
+    assert (match["num_matched_rows"], match["num_songs"]) == (23, 24)
+    for card in ((tmp_path / "built" / "README.md").read_text(), render_dataset_card(tmp_path / "built")):
+        assert (
+            f"The labels of labels.parquet are **pseudo-labels of o/\\[x\\](http://evil)** (SHA-256 `{'ab' * 32}`, "
+            "2026-11-26, apex-music 0.2.0): the output of a model, not of people. Songs that it could not score, and "
+            "that are unlabelled: 1."
+        ) in card

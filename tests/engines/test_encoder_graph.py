@@ -1,6 +1,7 @@
 """Exported graphs: complete, equal to torch, honest about what they are, and whole or not there."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,13 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_apex import ApexModel
-from modeling_apex.engines import encoder_graph
+from modeling_apex.engines import choice, encoder_graph
+from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import (
     EncoderGraph,
     add_int8_graph,
     build_probe,
     compute_relative_error,
     export_engine,
+    has_graph,
     load_exported_model,
     name_graph,
     open_graph,
@@ -24,6 +27,7 @@ from modeling_apex.engines.encoder_graph import (
     read_engine_facts,
     write_onnx_graph,
 )
+from modeling_apex.engines.validation import NotValidatedError
 
 FILES = {
     "onnx": {"encoder.onnx", "encoder.onnx.data", "encoder_int8.onnx", "encoder_int8.onnx.data"},
@@ -184,6 +188,26 @@ def test_missing_libraries_of_openvino_are_named(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=message):
         quantize_openvino_graph(openvino_folder / "encoder.xml", tmp_path / "int8.xml", probe)
+
+
+def test_a_graph_that_a_kill_cut_off_is_made_again(
+    onnx_folder: Path, tmp_path: Path, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the cache, where the int8 graph is added to a folder that has its name already."""
+    folder = shutil.copytree(onnx_folder, tmp_path / "cached")
+    facts = json.loads((folder / "engine.json").read_text())
+    del facts["relative_error_on_noise"]["int8"]  # it is noted last
+    (folder / "engine.json").write_text(json.dumps(facts))
+    for name in ("encoder_int8.onnx", "encoder_int8.onnx.data"):
+        os.truncate(folder / name, 100)
+    assert has_graph(folder, "onnx", "float32")
+    assert not has_graph(folder, "onnx", "int8")
+    monkeypatch.setattr(choice, "find_engine_folder", lambda *names: folder)
+    with pytest.raises(NotValidatedError, match="the engine onnx in int8 was never validated"):
+        choose_encoder(tiny_model, "onnx", "int8")
+    assert has_graph(folder, "onnx", "int8")
+    for name in ("encoder_int8.onnx", "encoder_int8.onnx.data"):
+        assert (folder / name).read_bytes() == (onnx_folder / name).read_bytes()
 
 
 def test_probe_is_the_same_everywhere() -> None:

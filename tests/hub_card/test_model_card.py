@@ -303,6 +303,14 @@ def test_label_sources_come_from_the_results_or_the_facts(converted_release: Pat
         build_model_facts(converted_release, no_arena_because=REASON)
 
 
+def test_a_teacher_is_named(converted_release: Path) -> None:
+    teacher = "owner/<b>x</b> (SHA-256 abababababab, 2026-11-26)"
+    sources = [f"pseudo-labels of {teacher}"]
+    edit_json(converted_release / "results.json", lambda content: content.update(label_sources=sources))
+    card = render_model_card(build_model_facts(converted_release, no_arena_because=REASON))
+    assert "the output of owner/\\<b\\>x\\</b\\> (SHA-256 abababababab, 2026-11-26), not of people.**" in card
+
+
 def test_songs_must_be_named(converted_release: Path) -> None:
     edit_json(
         converted_release / "facts.json",

@@ -183,6 +183,7 @@ def test_secrets_in_cells_are_named_by_row_and_column(tmp_path: Path) -> None:
 
 LINES = b'{"a": 1}\n{"a": "' + TOKEN.encode() + b'"}\n'
 ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in TOKEN)
+COMPRESSORS = (gzip.compress, bz2.compress, lzma.compress, zstandard.compress)
 
 
 def make_zip(name: str, content: bytes) -> bytes:
@@ -198,7 +199,7 @@ def make_zip(name: str, content: bytes) -> bytes:
         (bz2.compress(LINES), "line 2"),
         (lzma.compress(LINES), "line 2"),
         (zstandard.compress(LINES), "line 2"),
-        (zstandard.compress(b"{}\n") + zstandard.compress(LINES), "line 3"),
+        *((compress(b"{}\n") + compress(LINES), "line 3") for compress in COMPRESSORS),
         (gzip.compress(zstandard.compress(LINES)), "line 2"),
         (make_zip("in/songs.jsonl", LINES), "in/songs.jsonl, line 2"),
         (safetensors.numpy.save({"a": np.zeros(9)}, {"note": TOKEN}), "metadata note"),
@@ -227,6 +228,8 @@ def test_a_secret_in_a_name_is_found(tmp_path: Path) -> None:
         gzip.compress(LINES)[:-12],
         zstandard.compress(LINES)[:5] + b"\xff" * 30,
         b"PK\x03\x04 no archive",
+        *(compress(LINES)[:-cut] for compress in COMPRESSORS for cut in (1, 5, 20)),
+        *(compress(LINES) + b"\0\1\2" + compress(LINES) for compress in COMPRESSORS),
     ],
 )
 def test_what_cannot_be_searched_is_not_published(tmp_path: Path, content: bytes) -> None:

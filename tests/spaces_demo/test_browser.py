@@ -2,9 +2,11 @@
 
 import copy
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +15,11 @@ import gradio.utils
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from modeling_apex import ApexModel
+from spaces_demo import advice
 from spaces_demo.settings import SpaceSettings
 from spaces_demo.wording import format_chance
 
@@ -36,6 +40,18 @@ FIND_OVERFLOW = """
     && element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== "inline";
   return box.right > innerWidth + 1 || box.left < -1 || isClipped;
 }).map((element) => `${element.tagName}.${element.className}`)
+"""
+
+PLAYER = "document.querySelector('#score-song #waveform > div').shadowRoot.querySelector('audio')"
+# Where the player draws the waveform, how much is drawn and lies outside, and the length of the song in seconds.
+MEASURE_WAVEFORM = f"""
+() => {{
+  const scroll = document.querySelector("#score-song #waveform > div").shadowRoot.querySelector(".scroll");
+  const box = scroll.getBoundingClientRect();
+  const hidden = scroll.scrollWidth - scroll.clientWidth;
+  const drawn = [...scroll.querySelectorAll(".canvases canvas")].reduce((sum, canvas) => sum + canvas.clientWidth, 0);
+  return [{{ left: box.left, width: box.width, hidden, drawn }}, {PLAYER}.duration];
+}}
 """
 
 # Controls that a screen reader could not name.
@@ -73,6 +89,18 @@ MEASURE_CONTRAST = """
 
 
 @pytest.fixture(scope="module")
+def long_space(
+    serve: Callable[[SpaceSettings], SimpleNamespace], space_model: ApexModel, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A running Space that takes songs of ten minutes, in segments of ten seconds."""
+    folder = tmp_path_factory.mktemp("models") / "long-model"
+    model = copy.deepcopy(space_model)
+    model.config.segment_seconds = 10.0
+    model.save_pretrained(folder)
+    return serve(SpaceSettings(models=(str(folder),)))
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: `apt-get install chromium` brings it")
@@ -89,7 +117,12 @@ def visit(browser: Browser, space: SimpleNamespace) -> Iterator[Callable[..., Pa
     contexts, faults, expected = [], [], []
 
     def open_page(
-        width: int = 1280, *, is_dark: bool = False, expected_fault: str | None = None, script: str = ""
+        width: int = 1280,
+        *,
+        is_dark: bool = False,
+        expected_fault: str | None = None,
+        script: str = "",
+        url: str = space.url,
     ) -> Page:
         expected.append(expected_fault)
         context = browser.new_context(
@@ -100,9 +133,9 @@ def visit(browser: Browser, space: SimpleNamespace) -> Iterator[Callable[..., Pa
         page.add_init_script(script)
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        local = (space.url, "data:", "blob:")
+        local = (url, "data:", "blob:")
         page.on("request", lambda request: None if request.url.startswith(local) else faults.append(request.url))
-        page.goto(space.url)
+        page.goto(url)
         expect(page.get_by_role("button", name="Good pop")).to_be_visible()
         return page
 
@@ -141,6 +174,11 @@ def save(page: Page, place: str, label: str) -> str:
     return Path(download.value.path()).read_text()
 
 
+def get_message(page: Page, text: str) -> Locator:
+    """Return the message that Gradio shows over the page."""
+    return page.get_by_test_id("toast-text").filter(has_text=text)
+
+
 def get_value(page: Page, name: str) -> Locator:
     return page.locator(f'#score-results [data-score="{name}"] .apex-value strong')
 
@@ -160,29 +198,162 @@ def test_upload_a_song_and_read_its_seven_scores(
     for name, value in report["scores"].items():
         percentile = report["percentiles"].get(name)
         expect(get_value(page, name)).to_have_text(f"{value:.2f}" if percentile is None else f"{percentile:.0f}")
-    expect(page.locator(".apex-seek")).to_have_text(["0:00", "0:02", "0:04"])
+    labels = [button.get_attribute("aria-label") for button in page.locator(".apex-times .apex-seek").all()]
+    assert labels == ["Play from 0:00", "Play from 0:02", "Play from 0:04"]
     assert json.loads(save(page, "score-downloads", "Download JSON")) == report
     row = next(csv.DictReader(save(page, "score-downloads", "Download CSV").splitlines()))
     assert {name: float(row[name]) for name in report["scores"]} == report["scores"]
 
 
-def test_a_time_of_the_timeline_plays_from_there(visit: Callable[..., Page], songs_folder: Path) -> None:
+def test_a_time_of_the_timeline_plays_from_there(
+    visit: Callable[..., Page], songs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "EVEN_SHARE", 0.0)  # a random model hears hardly a difference
     page = visit()
     score(page, songs_folder / "first.wav")
     button = page.get_by_role("button", name="Play from 0:02")
-    button.focus()
+    page.get_by_role("button", name="Play from 0:00").focus()
+    page.keyboard.press("ArrowRight")  # one stop of the tab key for all times, and arrows between them
+    expect(button).to_be_focused()
     page.keyboard.press("Enter")
     expect(button).to_have_attribute("aria-current", "true")
-    player = "document.querySelector('#score-song #waveform > div').shadowRoot.querySelector('audio')"
-    assert page.evaluate(f"{player}.currentTime") >= 2.0
+    assert page.evaluate(f"{PLAYER}.currentTime") >= 2.0
+    expect(page.locator(".apex-playhead")).to_be_visible()
+    # A strip plays from where it is pressed, and so does the advice.
+    page.locator(".apex-cells").first.locator("[data-start='0.000']").click()
+    expect(page.get_by_role("button", name="Play from 0:00")).to_have_attribute("aria-current", "true")
+    strongest = page.get_by_role("button", name="Play the strongest part")
+    start = float(strongest.get_attribute("data-start") or "nan")
+    strongest.click()
+    page.wait_for_function(f"{PLAYER}.currentTime >= {start}")
+    assert page.evaluate(f"{PLAYER}.currentTime") < start + 2.0
+
+
+def test_the_timeline_is_the_whole_song_at_any_length_and_width(
+    visit: Callable[..., Page], long_space: SimpleNamespace, tmp_path: Path
+) -> None:
+    for seconds, num_segments in ((10, 1), (20, 2), (180, 18), (600, 60)):
+        song = tmp_path / f"{seconds}.flac"
+        samples = make_waveform(20.0, 4_000)
+        soundfile.write(song, np.tile(samples, seconds // 20 + 1)[: seconds * 4_000], 4_000)
+        page = visit(url=long_space.url)
+        upload(page, "score-song", song)
+        press(page, "Score")
+        expect(page.locator("#score-results h3")).to_have_text(song.name)
+        for width in (390, 1280, 1920):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            case = (seconds, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, case
+            assert page.evaluate(FIND_OVERFLOW) == [], case
+            # The player shows the whole song, once it has drawn it for this width.
+            is_whole = "(({ width, hidden, drawn }) => hidden <= 1 && drawn > width - 10)"
+            page.wait_for_function(f"() => {is_whole}(({MEASURE_WAVEFORM})()[0])")
+            wave, length = page.evaluate(MEASURE_WAVEFORM)
+            assert length == pytest.approx(seconds, abs=0.5), case
+            if num_segments == 1:
+                expect(page.locator("#score-timeline")).to_contain_text("one segment long")
+                continue
+            expect(page.locator(".apex-times .apex-seek")).to_have_count(num_segments)
+            for strip in page.locator(".apex-strip").all():
+                box = strip.bounding_box()
+                assert box is not None
+                assert box["x"] == pytest.approx(wave["left"], abs=1), case
+                assert box["width"] == pytest.approx(wave["width"], abs=2), case
+            marks = page.locator(".apex-mark").all()
+            assert len(marks) == 14, case
+            for mark in marks:
+                box = mark.bounding_box()
+                assert box is not None
+                assert box["x"] >= 0, case
+                assert box["x"] + box["width"] <= width, case
+                assert box["width"] > 8, case
+            ticks = [tick.bounding_box() for tick in page.locator(".apex-ticks span").all()]
+            assert all(a["x"] + a["width"] < b["x"] for a, b in pairwise(ticks) if a and b), case
+        page.set_viewport_size({"width": 390, "height": 900})
+        if num_segments > 1:
+            page.get_by_text("All numbers").click()
+            table = page.locator(".apex-timeline .apex-scroll")
+            expect(table.locator("tbody tr")).to_have_count(num_segments)
+            assert table.evaluate("element => element.scrollWidth <= element.clientWidth")
+        page.close()
+
+
+def test_results_come_into_view_are_told_and_hold_the_focus(
+    visit: Callable[..., Page], songs_folder: Path, report: dict[str, Any]
+) -> None:
+    page = visit(390)
+    upload(page, "score-song", songs_folder / "first.wav")
+    press(page, "Score")
+    heading = page.locator("#score-results h3")
+    expect(heading).to_be_focused()
+    expect(heading).to_be_in_viewport()
+    status = page.get_by_role("status").and_(page.locator("#apex-status"))
+    expect(status).to_contain_text("Scores of first.wav: Plays ")
+    expect(status).to_contain_text(f"Naturalness {report['scores']['naturalness']:.2f} of 5")
+    open_tab(page, "Compare")
+    press(page, "Try two samples")
+    expect(page.locator("#compare-results h3").first).to_be_focused()
+    expect(page.locator("#compare-results h3").first).to_be_in_viewport()
+    expect(status).to_have_text("The two songs are compared score by score.")
+    open_tab(page, "Rank")
+    press(page, "Try the samples")
+    expect(page.locator("#rank-results h3")).to_be_focused()
+    expect(page.locator("#rank-results h3")).to_be_in_viewport()
+    expect(status).to_contain_text("6 songs ranked by all scores")
+    # Whoever went on to something else meanwhile is told, and left where they are.
+    order = page.get_by_label("Order by")
+    order.focus()
+    page.evaluate(
+        """() => { const panel = document.querySelector('#rank-results .apex-results').cloneNode(true);
+        panel.dataset.announcement = 'other results';
+        document.querySelector('#rank-results .apex-results').replaceWith(panel); }"""
+    )
+    expect(status).to_have_text("other results")
+    expect(order).to_be_focused()
+
+
+def test_a_refusal_is_told_too(visit: Callable[..., Page]) -> None:
+    page = visit()
+    press(page, "Score")
+    expect(page.locator("#apex-status")).to_have_text("There is no song yet. Drop one, record one, or pick a sample.")
+
+
+def test_the_picture_of_the_scores_can_be_kept_and_shared(visit: Callable[..., Page], songs_folder: Path) -> None:
+    page = visit(script="navigator.canShare = undefined;")
+    score(page, songs_folder / "first.wav")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download picture").click()
+    assert download.value.suggested_filename == "first-scores.png"
+    kept = Path(download.value.path()).read_bytes()
+    with Image.open(io.BytesIO(kept)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1200, 630))
+    shown = page.get_by_role("img", name="Scores of first.wav: ")
+    expect(shown).to_be_visible()
+    assert shown.evaluate("image => image.naturalWidth") == 1200
+    expect(page.get_by_role("button", name="Share picture")).to_be_hidden()
+
+    page = visit(
+        script="navigator.canShare = () => true; navigator.share = async ({ files }) => "
+        "{ window.shared = [files[0].name, files[0].type, files[0].size]; };"
+    )
+    score(page, songs_folder / "first.wav")
+    press(page, "Share picture")
+    page.wait_for_function("window.shared")
+    assert page.evaluate("window.shared") == ["first-scores.png", "image/png", len(kept)]
 
 
 def test_a_sample_is_one_press_away(visit: Callable[..., Page]) -> None:
     page = visit()
     press(page, "Good pop")
-    expect(page.locator("#score-song").get_by_label("Play", exact=True)).to_be_visible()
-    press(page, "Score")
     expect(page.locator("#score-results h3")).to_have_text("1-good-pop.ogg")
+    expect(page.locator("#score-song").get_by_label("Play", exact=True)).to_be_visible()
+    open_tab(page, "Compare")
+    press(page, "Try two samples")
+    expect(page.locator("#compare-results h3")).to_have_text(["1-good-pop.ogg", "6-poor-ballad.ogg"])
+    open_tab(page, "Rank")
+    press(page, "Try the samples")
+    expect(page.locator("#rank-results tbody th")).to_have_count(6)
 
 
 def test_a_sample_does_not_wait_for_the_script_of_the_page(visit: Callable[..., Page]) -> None:
@@ -263,7 +434,7 @@ def test_a_file_that_is_no_song_is_refused_in_words(visit: Callable[..., Page], 
     page.locator("#score-song input[type=file]").set_input_files(songs_folder / "broken.mp3")
     expect(page.locator("#score-song").get_by_label("Clear")).to_be_visible()
     press(page, "Score")
-    expect(page.get_by_text("broken.mp3: this cannot be read as a song")).to_be_visible()
+    expect(get_message(page, "broken.mp3: this cannot be read as a song")).to_be_visible()
     expect(page.locator("#score-results")).to_contain_text("Seven scores will appear here")
 
 
@@ -273,7 +444,9 @@ def test_too_long_a_song_is_refused_in_words(visit: Callable[..., Page], tmp_pat
     page = visit()
     upload(page, "score-song", song)
     press(page, "Score")
-    expect(page.get_by_text("endless.wav: the song is longer than 30 seconds, the limit of this page")).to_be_visible()
+    expect(
+        get_message(page, "endless.wav: the song is longer than 30 seconds, the limit of this page")
+    ).to_be_visible()
 
 
 def test_too_large_a_file_is_refused_before_it_travels(visit: Callable[..., Page], tmp_path: Path) -> None:
@@ -281,13 +454,13 @@ def test_too_large_a_file_is_refused_before_it_travels(visit: Callable[..., Page
     song.write_bytes(bytes(2 * 1024**2))
     page = visit()
     page.locator("#score-song input[type=file]").set_input_files(song)
-    expect(page.get_by_text('exceed the maximum allowed size of 1.0 Mb: "large.wav"')).to_be_visible()
+    expect(get_message(page, 'exceed the maximum allowed size of 1.0 Mb: "large.wav"')).to_be_visible()
 
 
 def test_no_song_is_a_friendly_message(visit: Callable[..., Page]) -> None:
     page = visit()
     press(page, "Score")
-    expect(page.get_by_text("There is no song yet. Drop one, record one, or pick a sample.")).to_be_visible()
+    expect(get_message(page, "There is no song yet. Drop one, record one, or pick a sample.")).to_be_visible()
 
 
 def test_two_people_at_once_get_their_own_results(visit: Callable[..., Page], songs_folder: Path) -> None:
@@ -337,8 +510,6 @@ def test_every_tab_fits_can_be_read_and_names_its_controls(
     expect(page.locator(".apex-differences")).to_be_visible()
     open_tab(page, "Rank")
     press(page, "Try the samples")
-    expect(page.locator("#rank-songs").get_by_text("6-poor-ballad", exact=False).first).to_be_visible()
-    press(page, "Rank")
     expect(page.locator(".apex-ranking")).to_be_visible()
     open_tab(page, "About")
     choose_model(page, "voting-model")  # which has the widest tables to show
@@ -357,15 +528,19 @@ def test_the_keyboard_alone_is_enough(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="Fair dance").focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#score-song").get_by_label("Play", exact=True)).to_be_visible()
+    expect(page.locator("#score-results h3")).to_have_text("3-fair-dance.ogg")
+    expect(page.locator("#score-results h3")).to_be_focused()
+    page.get_by_role("button", name="Good folk").focus()  # and once more, by the button of songs of one's own
     reached = page.get_by_role("button", name="Score", exact=True)
     for _ in range(6):
         page.keyboard.press("Tab")
         if reached.evaluate("element => element === document.activeElement"):
             break
     expect(reached).to_be_focused()
+    told = page.locator("#apex-status")
+    told.evaluate("element => { element.textContent = ''; }")
     page.keyboard.press("Enter")
-    expect(page.locator("#score-results h3")).to_have_text("3-fair-dance.ogg")
+    expect(told).to_contain_text("Scores of 3-fair-dance.ogg")
 
 
 def test_the_demonstration_model_says_so_on_every_tab(visit: Callable[..., Page]) -> None:
@@ -416,11 +591,13 @@ def test_no_script_of_a_song_a_model_or_a_visitor_runs(
     expect(page.get_by_text(payload, exact=True).last).to_be_visible()
     assert page.locator('img[src="x"]').count() == 0
 
-    # Gradio's own message holds the name that the browser has, and draws it; nothing of it may run.
+    # Gradio's own message draws the name that the browser has: as text, since the page takes markup out of names.
     open_tab(page, "Score")
     page.locator("#score-song").get_by_label("Clear").click()
     page.locator("#score-song input[type=file]").set_input_files(large)
-    expect(page.get_by_text("exceed the maximum allowed size")).to_be_visible()
+    expect(get_message(page, "exceed the maximum allowed size")).to_be_visible()
+    expect(get_message(page, "exceed the maximum allowed size")).to_contain_text("‹img src=x onerror")
+    assert page.locator('img[src="x"]').count() == 0
     # And should markup ever come through, its script is not run either, which the policy sees to.
     with page.expect_console_message(lambda message: "Content Security Policy" in message.text):
         page.evaluate("text => document.body.insertAdjacentHTML('beforeend', text)", payload)

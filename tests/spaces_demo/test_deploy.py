@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from hub_card.hub_upload import describe_error
 from modeling_apex import __version__
 from spaces_demo import deploy
 
@@ -158,6 +159,10 @@ def test_a_variable_that_is_not_taken_is_named(hub: LoopbackHub, api: HfApi) -> 
     with pytest.raises(RuntimeError, match=said):
         deploy.deploy(PAGE, model="a/b", api=api)
     assert "app.py" in hub.get_files(PAGE, "space")
+
+
+def test_what_the_hub_answers_cannot_steer_a_terminal() -> None:
+    assert describe_error(ValueError("no\x1b[2J\x9b1m, go away")) == "no\\x1b[2J\\x9b1m, go away"
 
 
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:

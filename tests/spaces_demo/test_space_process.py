@@ -109,6 +109,9 @@ def test_nothing_stays_however_a_space_ends(
         ("APEX_TOTAL_MB", "50", "APEX_TOTAL_MB is 50, but one upload may have 50"),
         ("APEX_MODEL", "/nowhere/model", "/nowhere/model"),
         ("APEX_DEVICE", "abacus", "APEX_DEVICE is 'abacus', which this machine cannot use"),
+        ("APEX_DEVICE", "meta", "APEX_DEVICE is 'meta', which this machine cannot use"),
+        ("APEX_DEVICE", "hpu", "APEX_DEVICE is 'hpu', which this machine cannot use"),
+        ("APEX_DEVICE", "xla", "APEX_DEVICE is 'xla', which this machine cannot use"),
         ("APEX_DEVICE", "cuda:99", "APEX_DEVICE is 'cuda:99', which this machine cannot use"),
     ],
 )

@@ -5,19 +5,31 @@ import csv
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modeling_apex import PreferenceHead
+from modeling_apex import PreferenceHead, rank_reports
+from modeling_apex.inference.report_apex import format_report
 from spaces_demo import about_view, compare_view, rank_view, score_view
+from spaces_demo.advice import build_advice
 from spaces_demo.markup import render
 from spaces_demo.model_files import find_preference_head, load_results
 from spaces_demo.samples import load_samples
 from spaces_demo.scoring import Scorer
 from spaces_demo.settings import SpaceSettings
-from spaces_demo.wording import SCORE_WORDS, format_chance, format_count, format_length, format_model, format_title
+from spaces_demo.wording import (
+    SCORE_WORDS,
+    format_chance,
+    format_count,
+    format_length,
+    format_list,
+    format_model,
+    format_number,
+    format_title,
+)
 
 HOSTILE = "<img src=x onerror=alert(1)>.wav"
 
@@ -50,7 +62,7 @@ def test_what_a_percentile_and_an_interval_are_of_is_said(report: dict[str, Any]
     assert "is expected to do better than 80 of 100 songs" in html
     assert "(the inverted target)" in html
     assert "such songs lie between" not in html
-    calibrated = {"reference_percentiles": {}, "percentile_basis": "share of 200 songs: <b>mine</b>"}
+    calibrated = {"reference_percentiles": {"clarity": 71.2}, "percentile_basis": "share of 200 songs: <b>mine</b>"}
     intervals = {"interval_level": 0.9, "intervals": {"score_streams": [0.0, 37.8], "coherence": [1.5, 3.25]}}
     html = score_view.build_scores(plain | calibrated | intervals)
     assert "scores better than 80 of 100 songs that the model was held against" in html
@@ -60,20 +72,96 @@ def test_what_a_percentile_and_an_interval_are_of_is_said(report: dict[str, Any]
     assert html.count("such songs lie between") == 2
 
 
-def test_timeline_has_a_column_for_each_segment_and_marks_the_extremes(report: dict[str, Any]) -> None:
+def test_every_score_has_the_percentile_that_the_command_line_shows(report: dict[str, Any]) -> None:
+    ranks = {name: 10.4 + number for number, name in enumerate(report["scores"])}
+    html = score_view.build_scores(report | {"reference_percentiles": ranks})
+    line = format_report(report | {"reference_percentiles": ranks})
+    for name, rank in ranks.items():
+        part = " ".join(html.split(f'data-score="{name}"')[1].split("data-score")[0].split())
+        shown = f"<strong>{rank:.0f}</strong>" if report["groups"][name] == "popularity" else f"percentile {rank:.0f}"
+        assert shown in part
+        assert re.search(rf"^  {name} .* {rank:.0f}  ", line, re.MULTILINE)
+    # A model that knows no such songs has those of popularity alone, and makes none up.
+    html = score_view.build_scores({**report, "percentiles": {}})
+    assert "percentile" not in html
+
+
+def test_timeline_has_a_part_for_each_segment_and_marks_the_extremes(report: dict[str, Any]) -> None:
     html = score_view.build_timeline(report)
-    assert re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', html) == [
-        ("0.000", "2.000"),
-        ("2.000", "4.000"),
-        ("4.000", "5.000"),
-    ]
-    assert html.count("<tr>") == 1 + len(report["scores"])
-    for name in report["scores"]:
+    spans = [("0.000", "2.000"), ("2.000", "4.000"), ("4.000", "5.000")]
+    rows = re.findall(r'<div class="apex-strip [^"]*" .*?</div>', html, re.DOTALL)
+    assert len(rows) == 1 + len(report["scores"])
+    for row in rows:
+        assert re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', row) == spans
+        assert re.findall(r"flex-grow:([\d.]+)", row) == ["2.000", "2.000", "1.000"], "as long as in the waveform"
+    for name, row in zip(report["scores"], rows[1:], strict=True):
         scores = [segment["scores"][name] for segment in report["segments"]]
-        row = html.split(f'<th scope="row">{format_title(name)}</th>')[1].split("</tr>")[0]
-        cells = row.split("<td")[1:]
-        assert "strongest" in cells[scores.index(max(scores))]
-        assert "weakest" in cells[scores.index(min(scores))]
+        starts = [("0:00", "0:02", "0:04")[scores.index(extreme(scores))] for extreme in (max, min)]
+        maximum = report["ranges"][name][1]
+        high, low = (format_number(extreme(scores), maximum) for extreme in (max, min))
+        assert f"{format_title(name)}: strongest {high} at {starts[0]}, weakest {low} at {starts[1]}" in row
+        middle = {"0:00": "20.000%", "0:02": "60.000%", "0:04": "90.000%"}
+        assert f'data-word="strongest" style="--at:{middle[starts[0]]}"' in row
+        assert f'data-word="weakest" style="--at:{middle[starts[1]]}"' in row
+    numbers = html.split("<tbody>")[1]
+    assert [row.count("<td>") for row in numbers.split("<tr>")[1:]] == [len(report["scores"])] * 3
+
+
+def build_long(report: dict[str, Any], scores: list[dict[str, float]]) -> dict[str, Any]:
+    """A report of segments of 10 s with the given scores, on top of the song's own."""
+    segments = [
+        {"start_seconds": 10.0 * number, "end_seconds": 10.0 * (number + 1), "scores": report["scores"] | part}
+        for number, part in enumerate(scores)
+    ]
+    return {**report, "segments": segments}
+
+
+@pytest.mark.parametrize("num_segments", [2, 6, 7, 60, 61])
+def test_times_of_a_timeline_never_crowd(report: dict[str, Any], num_segments: int) -> None:
+    long = build_long(report, [{"clarity": 2.0 + number / 100} for number in range(num_segments)])
+    html = score_view.build_timeline(long)
+    ticks = re.search(r'<div class="apex-ticks".*?</div>', html, re.DOTALL)
+    assert ticks is not None
+    places = [float(place) for place in re.findall(r"left:([\d.]+)%", ticks[0])]
+    assert places[0] == 0.0
+    assert places[-1] <= 90.0
+    assert min(b - a for a, b in pairwise([*places, 100.0 + 10.0])) >= 10.0
+    assert html.count('tabindex="0" title="Play from') == 1, "one stop of the tab key, however long the song"
+
+
+def test_advice_names_the_parts_and_what_to_work_on(report: dict[str, Any]) -> None:
+    parts = [{"naturalness": 2.0, "clarity": 3.9, "score_streams": 1.0}, {"naturalness": 4.0, "clarity": 4.0}, {}]
+    parts[1]["score_streams"] = parts[2]["score_streams"] = 90.0
+    parts[2] |= {"naturalness": 3.5, "clarity": 3.95}
+    advice = build_advice(build_long(report, parts))
+    assert advice["text"] == (
+        "Strongest from 0:10 to 0:20, weakest from 0:00 to 0:10. "
+        "To lift that part, begin with naturalness: 2.00 there, 3.75 in the rest of the song."
+    ), "popularity falls more, but is nothing to work on"
+    assert (advice["strongest"]["start_seconds"], advice["weakest"]["start_seconds"]) == (10.0, 0.0)
+    html = score_view.build_timeline(build_long(report, parts))
+    assert 'data-start="10.000" data-end="20.000">Play the strongest part<' in html
+    assert 'data-start="0.000" data-end="10.000">Play the weakest part<' in html
+
+
+def test_advice_says_so_where_there_is_none_to_give(report: dict[str, Any]) -> None:
+    level = build_long(report, [{"clarity": 3.00}, {"clarity": 3.07}])
+    turning = build_long(report, [{"clarity": 2.0, "coherence": 4.0}, {"clarity": 4.0, "coherence": 2.0}])
+    only_plays = build_long(report, [{"score_streams": 80.0}, {"score_streams": 20.0}])
+    short = build_long(report, [{"clarity": 2.0}, {"clarity": 4.0}])
+    short["segments"][1]["end_seconds"] = 11.0
+    wanted = {
+        "The song is even: no part stands out in any score.": level,
+        "No part stands out: where one score rises, another falls.": turning,
+        "The song is too short for its parts to be compared.": short,
+    }
+    for text, made in wanted.items():
+        assert build_advice(made) == {"text": text, "strongest": None, "weakest": None}
+        assert "Play the strongest part" not in score_view.build_timeline(made)
+    text = build_advice(only_plays)["text"]
+    assert text.endswith(
+        "weakest from 0:10 to 0:20. What falls there is plays: 20.0 there, 80.0 in the rest of the song."
+    )
 
 
 def test_a_mostly_silent_last_segment_is_pointed_out(report: dict[str, Any]) -> None:
@@ -95,9 +183,11 @@ def test_names_and_warnings_cannot_become_markup(reports: list[dict[str, Any]]) 
         rank_view.render_ranking(rank_view.build_ranking([*hostile, {**hostile[0], "error": HOSTILE}])),
     ]
     for page in pages:
-        assert "<img" not in page
+        # The page's own picture is the only one.
+        assert page.count("<img") == page.count('<img src="data:image/png;base64,')
         assert "<script" not in page
         assert "&lt;img" in page
+        assert 'data-announcement="' in page
 
 
 def test_downloads_hold_the_report(report: dict[str, Any]) -> None:
@@ -149,8 +239,43 @@ def test_equal_songs_push_nowhere(reports: list[dict[str, Any]]) -> None:
     html = compare_view.render_comparison(
         compare_view.build_comparison(reports[0], reports[0], PreferenceHead({"coherence": 1.0}))
     )
-    assert html.count('aria-label="even"') == 7
+    assert html.count('aria-label="even"') == 7 + 2  # scores, and groups of them
     assert "Too close to call" in html
+
+
+def test_bars_and_words_agree_with_what_the_scores_add(reports: list[dict[str, Any]]) -> None:
+    names = list(reports[0]["scores"])
+    high = {**reports[0], "scores": {name: reports[0]["ranges"][name][1] * 0.9 for name in names}}
+    low = {**reports[1], "scores": {name: reports[1]["ranges"][name][1] * 0.3 for name in names}}
+    head = PreferenceHead({name: 0.05 if name.startswith("score") else 0.5 for name in names} | {"clarity": 0.0})
+    there, back = (compare_view.build_comparison(*pair, head) for pair in ((high, low), (low, high)))
+    assert [row["weight_in_logits"] >= 0 for row in there["scores"]] == [True] * 7
+    assert sum(there["groups"].values()) == pytest.approx(sum(row["weight_in_logits"] for row in there["scores"]))
+    assert set(there["groups"]) == {"popularity", "aesthetics"}
+    assert there["reasons"][0].startswith("For song A: ")
+    assert back["reasons"][0] == there["reasons"][0].replace("song A", "song B")
+    assert "likes" in there["reasons"][0]
+    assert there["reasons"][1:] == ["Without a say in this model: clarity."]
+    html = compare_view.render_comparison(there)
+    assert "toward B" not in html
+    assert html.count('class="apex-sum"') == 2
+    # Without a head nothing is added up, since scores of different kinds have no common unit.
+    assert compare_view.build_comparison(high, low)["groups"] == {}
+    assert "apex-sum" not in compare_view.render_comparison(compare_view.build_comparison(high, low))
+
+
+def test_a_head_of_an_earlier_version_says_what_its_weights_mean(reports: list[dict[str, Any]]) -> None:
+    scores = {"score_likes": 90.0, "coherence": 4.5}
+    loud = {**reports[0], "scores": reports[0]["scores"] | scores}
+    quiet = {**reports[0], "scores": reports[0]["scores"] | {"score_likes": 10.0, "coherence": 1.5}}
+    head = PreferenceHead({"score_likes": -0.01, "score_streams": 0.02, "coherence": 2.0})
+    comparison = compare_view.build_comparison(loud, quiet, head)
+    reasons = comparison["reasons"]
+    assert reasons[0] == "For song A: coherence."
+    assert reasons[1] == "For song B: likes."
+    assert reasons[2] == "Without a say in this model: musicality, memorability, clarity and naturalness."
+    assert reasons[3].startswith("In this model higher likes counts against a song")
+    assert "Read the sum of a group" in compare_view.render_comparison(comparison)
 
 
 def test_ranking_is_best_first_and_keeps_the_refused(reports: list[dict[str, Any]]) -> None:
@@ -165,6 +290,34 @@ def test_ranking_is_best_first_and_keeps_the_refused(reports: list[dict[str, Any
     rows = list(csv.DictReader(io.StringIO(read_downloads(html)["ranking.csv"])))
     assert [row["place"] for row in rows] == ["1", "2", "3", ""]
     assert [row["song"] for row in rows] == [row["report"]["song"] for row in ranking["ranking"]] + ["broken.mp3"]
+
+
+def test_ranking_goes_by_default_as_the_command_does(reports: list[dict[str, Any]]) -> None:
+    head = PreferenceHead({"clarity": 3.0}, training={"votes": "simulated"})
+    for chosen in (None, head):
+        ranking = rank_view.build_ranking(reports, head=chosen)
+        expected = rank_reports(reports, head=chosen)
+        assert [row["report"]["song"] for row in ranking["ranking"]] == [song.report["song"] for song in expected]
+        assert [row["chance_against_best"] for row in ranking["ranking"]] == [
+            song.chance_against_best for song in expected
+        ]
+    html = rank_view.render_ranking(ranking)
+    assert ranking["order"] == "preference"
+    assert "by predicted preference" in html
+    assert "how likely a simulated listener is to prefer that song to the first one" in html
+    chances = re.findall(r'<td data-sort="0[.\d]+">(\d+ %|–)</td>', html)
+    assert chances[0] == "–"
+    assert chances[1:] == [format_chance(song.chance_against_best) for song in expected[1:]]
+    assert "Preferred to the first" not in rank_view.render_ranking(rank_view.build_ranking(reports, "all", head))
+
+
+def test_a_song_called_as_a_formula_stays_text_in_the_csv(reports: list[dict[str, Any]]) -> None:
+    named = [{**report, "song": "=1+1.wav"} for report in reports]
+    refused = {"song": "@x.mp3", "error": "-no", "model": reports[0]["model"]}
+    html = rank_view.render_ranking(rank_view.build_ranking([*named, refused]))
+    rows = list(csv.DictReader(io.StringIO(read_downloads(html)["ranking.csv"])))
+    assert [row["song"] for row in rows] == ["'=1+1.wav"] * 3 + ["'@x.mp3"]
+    assert rows[-1]["error"] == "'-no"
 
 
 def test_a_ranking_of_nothing_but_refused_songs_says_so(reports: list[dict[str, Any]]) -> None:
@@ -300,6 +453,12 @@ def test_words() -> None:
     ]
     assert [format_count(number, "song") for number in (1, 1200)] == ["1 song", "1,200 songs"]
     assert [format_chance(value) for value in (1.0, 0.625, 0.0)] == ["over 99 %", "62 %", "under 1 %"]
+    assert [format_list(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
     assert format_model({"id": "a/b", "revision": "0123456789"}) == "a/b at 01234567"
 
 

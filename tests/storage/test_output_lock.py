@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from modeling_apex.storage.links import LinkRefusedError
-from modeling_apex.storage.output_folder import write_new_folder
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
 
 fork = multiprocessing.get_context("fork")
@@ -178,31 +177,6 @@ def test_a_full_disk_is_noticed_before_the_work(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"), OutputLock(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()
-
-
-def test_a_model_folder_is_whole_or_no_model(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-
-    def stop_half_way() -> None:
-        with write_new_folder(folder) as part:
-            (part / "config.json").touch()
-            raise RuntimeError("half-way")
-
-    with pytest.raises(RuntimeError, match="half-way"):
-        stop_half_way()
-    assert not folder.exists()
-    (folder / ".writing").mkdir(parents=True)  # what a killed run leaves
-    (folder / ".writing" / "config.json").write_text("half")
-    (folder / ".lock").touch()
-    with write_new_folder(folder) as part:
-        (part / "config.json").write_text("whole")
-        (part / "weights").mkdir()
-        with pytest.raises(OutputInUseError), write_new_folder(folder):
-            pass
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights"]
-    assert (folder / "config.json").read_text() == "whole"
-    with pytest.raises(FileExistsError, match="exists and is not an empty folder"), write_new_folder(folder):
-        pass
 
 
 def test_a_folder_from_which_a_link_leads_out_is_not_filled(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from modeling_apex.process_exit import run_command
+from modeling_apex.process_exit import CommandParser, run_command
 from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.training.tiny.evaluation import find_missed_targets
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of `python -m modeling_apex.training.tiny`."""
     recipe = TinyRecipe()
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Make apex-tiny, the embedded demonstration model.")
+    parser = CommandParser(prog=COMMAND, description="Make apex-tiny, the embedded demonstration model.")
     parser.add_argument("--output", type=Path, default=EMBEDDED_MODEL, help="folder of the model (%(default)s)")
     parser.add_argument(
         "--songs", type=Path, default=Path("runs/tiny-songs"), help="where rendered songs are kept (%(default)s)"

@@ -22,6 +22,7 @@ from modeling_apex.inference.configuration_apex import ApexConfig
 from modeling_apex.training.encoder.start import load_starting_model
 from modeling_apex.training.encoder.task import EndToEndTask, freeze_unused_layers
 from modeling_apex.training.processes import build_accelerator
+from modeling_apex.training.task import TrainingInputs
 from modeling_apex.training.train import train
 from modeling_apex.training.trained_model import build_trained_model, describe_trained_model
 
@@ -231,3 +232,14 @@ def test_without_a_model_named_training_starts_from_mert(
 def test_a_dataset_that_is_not_there_is_said_before_a_model_is_fetched(tmp_path: Path, quick: Callable) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         train(tmp_path / "nowhere", tmp_path / "run", quick(train_encoder=True), model="no/such-model")
+
+
+def test_a_built_dataset_is_no_folder_of_embeddings(
+    dataset: Path, embeddings: Path, tmp_path: Path, quick: Callable
+) -> None:
+    """Both have a manifest.json; a builder's tells options and shards."""
+    (dataset / "manifest.json").write_text(json.dumps({"builder": "training", "options": {}, "shards": []}))
+    arguments = quick(train_encoder=True)
+    assert TrainingInputs(dataset, tmp_path / "run", arguments).open_songs().splits == SIZES
+    with pytest.raises(ValueError, match="a folder of embeddings, but `train_encoder` learns from audio"):
+        TrainingInputs(embeddings, tmp_path / "run", arguments).open_songs()

@@ -1,0 +1,97 @@
+"""`apex-music label`: pseudo-labels for a corpus, from a model that teaches."""
+
+import argparse
+import sys
+from typing import Any
+
+from modeling_apex.commands.options import (
+    add_computing_arguments,
+    add_model_arguments,
+    build_limits,
+    build_settings,
+    follow_reports,
+    load_scorer,
+    open_embedded_songs,
+    refuse_audio_options,
+    say_how_many_are_done,
+)
+from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
+from modeling_apex.inference.report_apex import escape_controls, format_count
+from modeling_apex.process_exit import print_lines
+
+HELP = "pseudo-labels for a corpus, from a model that teaches"
+DESCRIPTION = (
+    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one built dataset, "
+    "folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The table has a row a "
+    "song, with the scores, the teacher, the hash of its weights and the day, and is what `build training --labels` "
+    "takes. A song that fails has its reason in the row, and stays unlabelled; the exit status is then 1. An "
+    "interrupted run is taken up by the same command."
+)
+EXAMPLES = (
+    "audio/ --teacher songeval --output labels.parquet",
+    "datasets/suno --teacher amaai-lab/apex --output labels.parquet",
+    "embeddings/suno --teacher runs/large/best --output labels.parquet",
+)
+WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
+    parser.add_argument(
+        "--teacher", dest="model", required=True, metavar="M", help="folder or Hub id of the model that labels"
+    )
+    add_model_arguments(parser)
+    add_computing_arguments(parser)
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help=f"the table of labels ({', '.join(OUTPUT_FORMATS)})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="read songs of an interrupted run again to see whether they changed, whatever size and times of the "
+        "files say, and score URLs again",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from modeling_apex.corpus.embedding_manifest import find_embeddings
+    from modeling_apex.corpus.labelling import (
+        build_label_row,
+        describe_teacher,
+        list_ids,
+        list_label_columns,
+        refuse_teacher_without_labels,
+        score_source,
+    )
+    from modeling_apex.corpus.song_source import open_songs
+
+    folder = find_embeddings(arguments.songs)
+    if folder is not None:
+        refuse_audio_options(arguments, folder)
+    songs: Any = open_songs(arguments.songs) if folder is None else None
+    scorer = load_scorer(arguments)
+    refuse_teacher_without_labels(scorer)
+    embedded = None if folder is None else open_embedded_songs(folder, scorer)
+    ids = list_ids(songs) if embedded is None else embedded.ids
+    teacher, config = describe_teacher(scorer), scorer.model.config
+    with ScoreJournal(
+        arguments.output,
+        {**build_settings(arguments, scorer, embedded), "is_of_labels": True},
+        columns=list_label_columns(config),
+        lay_out=lambda report: build_label_row(report, config, teacher),
+        overwrite=arguments.overwrite,
+    ) as journal:
+        say_how_many_are_done(journal, len(journal), len(ids))
+        options: dict[str, Any] = {"tail": arguments.tail, "return_percentiles": False}
+        if embedded is not None:
+            reports = embedded.score(scorer, journal, **options)
+        else:
+            options |= {"resampler": arguments.resampler, "limits": build_limits(arguments)}
+            reports = score_source(songs, scorer, journal, rereads=arguments.recheck, **options)
+        for _ in follow_reports(reports, len(ids), num_done=len(journal)):
+            pass  # each is in the journal
+        num_failed = sum("error" in report for report in journal.finish(ids))
+    labelled = format_count(len(ids) - num_failed, "song")
+    print_lines(escape_controls(f"{arguments.output}: {labelled} labelled, {num_failed} failed"), file=sys.stderr)
+    return 1 if num_failed else 0

@@ -1,0 +1,114 @@
+"""
+The page from raw songs to a trained model: its own commands run, one after the other, on a small synthetic world.
+
+The shell runs each block as a reader's would; where it would start a program, it notes the words, and the program runs
+here, in this process, so that torch is imported once.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from modeling_apex.cli import main
+
+from published_songeval import write_muq_folder, write_songeval_head
+
+PAGE = Path(__file__).parents[2] / "docs" / "from-raw-songs.md"
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+# The page's own variables: few songs, short ones, and no look at a hub.
+INPUTS = {
+    "NUM_SONGS": "32",
+    "SONG_SECONDS": "2",
+    "SPLITS": "50:25:25",
+    "NUM_EPOCHS": "2",
+    "BATCH_SIZE": "8",
+    "MUQ": "published/muq",
+    "SONGEVAL": "published/songeval/model.safetensors",
+}
+NOTER = """#!/bin/sh
+printf '%s\\0' "${0##*/}" "$@" >> "$NOTES"
+printf '\\n' >> "$NOTES"
+"""
+
+
+def list_programs(folder: Path) -> list[list[str]]:
+    """Run the blocks of the page in one shell, and return the words of each program that it would start."""
+    (folder / "bin").mkdir()
+    for name in ("apex-music", "python"):
+        (folder / "bin" / name).write_text(NOTER)
+        (folder / "bin" / name).chmod(0o755)
+    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "NOTES": str(folder / "notes"), **INPUTS}
+    script = "\n".join(["set -eu", *BLOCKS])
+    subprocess.run(["bash", "-c", script], cwd=folder, env=environment, check=True, timeout=60)
+    notes = (folder / "notes").read_text(encoding="utf-8")
+    return [line.split("\0") for line in notes.removesuffix("\0\n").split("\0\n")]
+
+
+def find_program(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
+    if words[0] == "apex-music":
+        return main, words[1:]
+    assert words[:2] == ["python", "-m"]
+    return import_module(words[2]).main, words[3:]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the whole page ran."""
+    folder = tmp_path_factory.mktemp("page")
+    write_muq_folder(folder / "published" / "muq")
+    write_songeval_head(folder / "published" / "songeval" / "model.safetensors")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        for words in list_programs(folder):
+            run, rest = find_program(words)
+            assert run(rest) == 0, words
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def test_every_block_is_run() -> None:
+    assert len(BLOCKS) == PAGE.read_text(encoding="utf-8").count("\n```") // 2 >= 9
+
+
+def test_the_labels_are_the_teachers(ran: Path) -> None:
+    rows = pq.read_table(ran / "labels.parquet").to_pylist()
+    assert len(rows) == int(INPUTS["NUM_SONGS"])
+    assert {row["teacher"] for row in rows} == {"songeval"}
+    (match, _) = json.loads((ran / "dataset" / "manifest.json").read_text())["matches"]
+    assert match["num_matched_songs"] == match["num_songs"] == len(rows)
+    assert match["teacher"]["teacher_sha256"] == rows[0]["teacher_sha256"]
+    assert "**pseudo-labels of songeval**" in (ran / "dataset" / "README.md").read_text()
+
+
+def test_the_model_is_trained_on_them_and_says_so(ran: Path) -> None:
+    results = json.loads((ran / "runs" / "student" / "best" / "results.json").read_text())
+    (source,) = results["label_sources"]
+    assert re.fullmatch(r"pseudo-labels of songeval \(SHA-256 [0-9a-f]{12}, \d{4}-\d\d-\d\d\)", source)
+    card = (ran / "card" / "README.md").read_text()
+    assert f"the output of {source.removeprefix('pseudo-labels of ')}, not of people.**" in card
+    assert (ran / "runs" / "student" / "best" / "model.safetensors").is_file()
+
+
+def test_the_corpus_has_the_scores_of_the_student(ran: Path, capsys: pytest.CaptureFixture) -> None:
+    scores = {row["song"]: row for row in pq.read_table(ran / "scores.parquet").to_pylist()}
+    data = [row for path in (ran / "dataset" / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert set(scores) == {row["id"] for row in data}
+    song, output = data[0], ran / "one.jsonl"
+    audio = ran / "world" / "audio" / song["audio"]["path"]
+    assert main(["score", str(audio), "--model", str(ran / "runs/student/best"), "--output", str(output)]) == 0
+    report = json.loads(output.read_text())
+    assert report["scores"] == {name: scores[song["id"]][name] for name in report["scores"]}
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", PAGE.read_text(encoding="utf-8")):
+        assert (PAGE.parent / target).exists(), target
