@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hub_card.open_questions import SONGS_QUESTION, drop_open_questions, is_open
 from hub_card.result_files import (
+    OPEN_QUESTION,
     ROBUSTNESS_NAME,
     Evaluation,
     MissingFactError,
@@ -58,6 +60,15 @@ FACT_FIELDS: dict[str, type] = {
 COMPONENT_FIELDS = {"name", "role", "license", "is_in_weights"}
 ENERGY_FIELDS = {"hardware", "hours", "kwh"}
 TINY_NAME = "apex-tiny"
+# What a person is asked where no file has a fact.
+_LICENSE_QUESTION = "under which licence? Such as cc-by-4.0, or null where none is stated."
+_QUESTIONS = {
+    "title": "what is the model called?",
+    "summary": "what is the model, and what is it for, in a sentence or two?",
+    "training_summary": "how was it trained, on what, in a sentence or two?",
+    "battles": "which battles were those, and who voted?",
+}
+_TRAINED_PARTS = {True: "Encoder and heads were trained end to end", False: "Trunk and heads were trained"}
 _BUFFER_SUFFIXES = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -140,7 +151,7 @@ def build_model_facts(
     model: str | os.PathLike,
     *,
     results: str | os.PathLike | None = None,
-    facts: str | os.PathLike | None = None,
+    facts: str | os.PathLike | Mapping[str, Any] | None = None,
     arena: str | os.PathLike | None = None,
     no_arena_because: str | None = None,
     robustness: str | os.PathLike | None = None,
@@ -174,11 +185,11 @@ def build_model_facts(
     config = _load_config(folder)
     results_path = Path(results) if results is not None else folder / RESULTS_NAME
     content = load_result_file(results_path)
-    stated = _load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
+    stated = load_facts(facts if facts is not None else folder / FACTS_NAME, must_exist=facts is not None)
     arena = find_arena(folder, arena)
     arena_results = read_arena(arena) if arena is not None else None
     return ModelFacts(
-        **_describe_in_words(stated, content, config.provenance.get("name"), str(results_path)),
+        **_describe_in_words(stated, content, config.provenance, str(results_path)),
         **_describe_config(config),
         num_parameters=count_parameters(folder),
         components=_build_components(config.provenance, stated),
@@ -241,11 +252,17 @@ def _load_robustness(folder: Path, path: Path | None) -> dict[str, Any] | None:
     return found
 
 
-def _load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str, Any]:
-    """Read and check a JSON file of facts that no program measured; where it need not exist, no facts."""
+def load_facts(path: str | os.PathLike | Mapping[str, Any], *, must_exist: bool = True) -> dict[str, Any]:
+    """Read and check facts that no program measured, of a JSON file or as they are; of none, where that may be."""
+    if isinstance(path, Mapping):
+        return _check_facts(path, FACTS_NAME)
     if not must_exist and not Path(path).is_file():
         return {}
-    content = load_result_file(path)
+    return _check_facts(drop_open_questions(load_result_file(path)), str(path))
+
+
+def _check_facts(content: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Refuse facts that no card uses, or of the wrong kind."""
     for name, value in content.items():
         if name not in FACT_FIELDS:
             raise ValueError(f"{path}: no card uses the field {name!r}; expected some of {', '.join(FACT_FIELDS)}.")
@@ -261,7 +278,7 @@ def _load_facts(path: str | os.PathLike, *, must_exist: bool = True) -> dict[str
     energy = content.get("energy")
     if energy is not None and (not {"hardware", "hours"} <= set(energy) or set(energy) - ENERGY_FIELDS):
         raise ValueError(f"{path}: `energy` must have hardware and hours and may have kwh, got {energy!r}.")
-    return content
+    return dict(content)
 
 
 def _build_components(provenance: Mapping[str, Any], stated: Mapping[str, Any]) -> tuple[Component, ...]:
@@ -280,13 +297,23 @@ def _build_components(provenance: Mapping[str, Any], stated: Mapping[str, Any]) 
         if known is None:
             raise MissingFactError(
                 f"the model's {part} comes from {source!r}, and nothing says under which licence. Write it into the "
-                f'facts file: {{"components": [{{"name": "{source}", "role": "{part}", "license": "..."}}]}}.'
+                f'facts file: {{"components": [{{"name": "{source}", "role": "{part}", "license": "..."}}]}}.',
+                {"components": [{"name": source, "role": part, "license": f"{OPEN_QUESTION}{_LICENSE_QUESTION}"}]},
             )
         components.setdefault(known.name, known)
     if not any(component.role == "songs" for component in components.values()):
         raise MissingFactError(
             "nothing says on which songs the model was trained. Write them into the facts file: "
-            '{"components": [{"name": "...", "role": "songs", "license": "..."}]}.'
+            '{"components": [{"name": "...", "role": "songs", "license": "..."}]}.',
+            {
+                "components": [
+                    {
+                        "name": SONGS_QUESTION,
+                        "role": "songs",
+                        "license": f"{OPEN_QUESTION}{_LICENSE_QUESTION}",
+                    }
+                ]
+            },
         )
     return tuple(components.values())
 
@@ -327,19 +354,38 @@ def _describe_config(config: Any) -> dict[str, Any]:
 
 
 def _describe_in_words(
-    stated: Mapping[str, Any], content: Mapping[str, Any], name: str | None, source: str
+    stated: Mapping[str, Any], content: Mapping[str, Any], provenance: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
+    name = provenance.get("name")
     is_tiny = name == TINY_NAME
     described = {"title": TINY_NAME, "summary": _describe_tiny()} if is_tiny else {"title": name}
     words = {name: stated.get(name) or described.get(name) or _demand(stated, name) for name in ("title", "summary")}
     words["aesthetic_labels"] = _get_label_source(stated, content, is_tiny)
-    training = stated.get("training_summary") or (_describe_tiny_training(content, source) if is_tiny else None)
+    known = _describe_tiny_training(content, source) if is_tiny else _describe_run(provenance.get("training") or {})
+    training = stated.get("training_summary") or known
     return words | {"training_summary": training or _demand(stated, "training_summary")}
+
+
+def _describe_run(training: Mapping[str, Any]) -> str | None:
+    """Say how a model was trained, by what `apex-music train` noted; nothing where it noted too little."""
+    arguments, songs = training.get("arguments") or {}, (training.get("data") or {}).get("songs") or {}
+    names = ("train_encoder", "mode", "loss", "learning_rate", "num_epochs")
+    if not {"train", "validation"} <= set(songs) or not set(names) <= set(arguments):
+        return None
+    return (
+        f"{_TRAINED_PARTS[bool(arguments['train_encoder'])]} by `apex-music train` on {songs['train']:,} songs; "
+        f"{songs['validation']:,} others chose the best of at most {arguments['num_epochs']} epochs. Scored was each "
+        f"{arguments['mode']}; the loss was `{arguments['loss']}`, the learning rate at most "
+        f"{arguments['learning_rate']:g}."
+    )
 
 
 def _demand(stated: Mapping[str, Any], name: str) -> Any:
     if name not in stated:
-        raise MissingFactError(f"nothing says the model's {name}; write `{name}` into the facts file.")
+        raise MissingFactError(
+            f"nothing says the model's {name}; write `{name}` into the facts file.",
+            {name: f"{OPEN_QUESTION}{_QUESTIONS[name]}"},
+        )
     return stated[name]
 
 
@@ -352,9 +398,10 @@ def _get_label_source(stated: Mapping[str, Any], content: Mapping[str, Any], is_
     if source is None:
         raise MissingFactError(
             "nothing says who gave the aesthetic labels; write `aesthetic_labels` into the facts file, one of "
-            f"{', '.join(LABEL_SOURCES)}."
+            f"{', '.join(LABEL_SOURCES)}.",
+            {"aesthetic_labels": f"{OPEN_QUESTION}who gave them? One of {', '.join(LABEL_SOURCES)}."},
         )
-    if source not in LABEL_SOURCES and not find_teacher(source):
+    if source not in LABEL_SOURCES and not find_teacher(source) and not is_open(source):
         raise ValueError(f"`aesthetic_labels` must be one of {', '.join(LABEL_SOURCES)}, got {source!r}.")
     return str(source)
 
@@ -384,7 +431,8 @@ def _describe_battles(arena: Mapping[str, Any] | None, stated: Mapping[str, Any]
         if not reason:
             raise MissingFactError(
                 "nothing says how the model does on battles: pass what `apex-music arena` wrote (--arena DIR), or say "
-                "why there is nothing (--no-arena-because TEXT, or `no_arena_because` in the facts file)."
+                "why there is nothing (--no-arena-because TEXT, or `no_arena_because` in the facts file).",
+                {"no_arena_because": f"{OPEN_QUESTION}why are there no results on battles? Or pass --arena DIR."},
             )
         return reason
     if reason:

@@ -9,7 +9,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ from hub_card.hub_upload import (
 )
 from hub_card.model_facts import (
     ARENA_NAME,
+    FACTS_NAME,
     RESULTS_NAME,
     ROBUSTNESS_FOLDER,
     UNCERTAINTY_NAME,
+    build_model_facts,
     find_arena,
     find_robustness,
+    load_facts,
 )
+from hub_card.open_questions import ask_open_questions
 from hub_card.result_files import ROBUSTNESS_NAME, load_result_file
 from hub_card.upload_checks import DEFAULT_MAX_FILE_BYTES, FolderRefusedError, check_folder
 from modeling_apex.checkpoints.hub_files import get_hub_errors, save_checksums
@@ -55,16 +59,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and declare its arguments."""
-    parser.description = "Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards."
+    parser.description = (
+        "Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards. A model without "
+        "results is evaluated, and what only you know of it is asked for in its facts.json; answer there, and give "
+        "the same command again."
+    )
     parser.epilog = (
         "examples:\n"
-        "  %(prog)s --model runs/best --arena runs/arena --repo you/apex --dry-run\n"
+        "  %(prog)s --model runs/first/best --repo you/first --dry-run\n"
         "  %(prog)s --dataset data/songeval --repo you/songeval --private\n\n"
         "The token comes from `hf auth login` or the variable HF_TOKEN."
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_card_arguments(parser)
     parser.add_argument("--repo", required=True, metavar="ID", help="the Hub repository: owner/name")
+    parser.add_argument(
+        "--embeddings",
+        metavar="DIR",
+        help="what to evaluate a model on that has no results (default: the embeddings that it was trained on)",
+    )
     parser.add_argument("--private", action="store_true", help="make it private; refuse a public one")
     parser.add_argument("--revision", default=MAIN_BRANCH, metavar="B", help="branch, made if absent (default: main)")
     parser.add_argument("--message", metavar="TEXT", help="commit message")
@@ -105,10 +118,13 @@ def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[st
     Raises:
         [`FolderRefusedError`]: If the folder may not go out.
         [`PublishError`]: If the Hub does not take it.
-        `ValueError`: If the card lacks a fact.
+        [`MissingFactError`]: If the card lacks a fact; the model's `facts.json` then asks for it.
     """
     source = Path(arguments.model or arguments.dataset)
-    stage = _stage_dataset if arguments.dataset else _stage_model
+    stage: Callable[[argparse.Namespace, Path], None] = _stage_dataset
+    if arguments.model:
+        _complete_model(arguments, source, say)
+        stage = _stage_model
     target = UploadTarget(
         arguments.repo,
         repo_type="dataset" if arguments.dataset else "model",
@@ -205,17 +221,81 @@ def _read_state(
         return None, False
 
 
+def _complete_model(arguments: argparse.Namespace, source: Path, say: Callable[[str], None]) -> None:
+    """
+    Evaluate a model that has no results, and ask for the facts that its card lacks.
+
+    Raises:
+        `FileNotFoundError`: If there are no results, and nothing says on which embeddings to make them.
+        [`MissingFactError`]: If the card lacks a fact; its file of facts then asks for it.
+    """
+    check_folder(source, max_file_bytes=arguments.max_file_bytes, needs_card=False)
+    results = _get_results_path(arguments)
+    if not results.is_file():
+        _evaluate(arguments, source, results, say)
+
+    def build(facts: Mapping[str, Any]) -> object:
+        return build_model_facts(
+            source,
+            results=results,
+            facts=facts,
+            arena=arguments.arena,
+            no_arena_because=arguments.no_arena_because,
+            robustness=arguments.robustness,
+            repo_id=arguments.repo,
+        )
+
+    facts = Path(arguments.facts) if arguments.facts else source / FACTS_NAME
+    if arguments.facts and not facts.is_file():
+        raise FileNotFoundError(f"{facts}: no such file of facts; without --facts one is made beside the model.")
+    load_facts(facts, must_exist=False)  # what is wrong in it is said with its place
+    ask_open_questions(facts, build)
+
+
+def _get_results_path(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.results) if arguments.results else Path(arguments.model) / RESULTS_NAME
+
+
+def _evaluate(arguments: argparse.Namespace, source: Path, results: Path, say: Callable[[str], None]) -> None:
+    """Make the results of a model as `apex-music evaluate` does."""
+    from modeling_apex.storage.output_folder import save_json
+    from modeling_apex.storage.output_lock import OutputLock
+    from modeling_apex.training.evaluate import evaluate_model, format_findings
+    from modeling_apex.training.run_folder import find_training_embeddings
+
+    embeddings, songs = (arguments.embeddings, None) if arguments.embeddings else find_training_embeddings(source)
+    if arguments.results or embeddings is None:
+        raise FileNotFoundError(
+            f"{results}: no such result file; make one with `apex-music evaluate EMBEDDINGS --model {source} --output "
+            f"{results}`, or name the embeddings by --embeddings and leave out --results."
+        )
+    say(f"no {results}: evaluating on {embeddings}")
+    with OutputLock(results, is_file=True):
+        evaluation = evaluate_model(source, embeddings, songs=songs)
+        save_json(results, evaluation)
+    for line in [f"wrote {results}", *format_findings(evaluation)]:
+        say(line)
+
+
 def _stage_model(arguments: argparse.Namespace, staged: Path) -> None:
     """Make the folder of a model as the Hub will show it: exported anew, with its card, results and checksums."""
     from modeling_apex.checkpoints.export import export_model
+    from modeling_apex.engines.model_hashes import compute_scores_hash
+    from modeling_apex.loading import load_model
+    from modeling_apex.storage.output_folder import save_json
 
-    source = Path(arguments.model)
-    check_folder(source, max_file_bytes=arguments.max_file_bytes, needs_card=False)
-    export_model(source, staged)
-    results = Path(arguments.results) if arguments.results else source / RESULTS_NAME
-    if not results.is_file():
-        raise FileNotFoundError(f"{results}: no such result file; make one with `apex-music evaluate`.")
-    shutil.copyfile(results, staged / RESULTS_NAME)
+    source, results = Path(arguments.model), _get_results_path(arguments)
+    loaded, content = load_model(source), load_result_file(results)
+    measured = content.get("model_sha256")
+    if measured is not None and measured != compute_scores_hash(loaded):
+        raise FolderRefusedError(
+            f"{results}: not published, because these are results of another model than {source} (or of its earlier "
+            f"weights, percentiles or reference set). Remove the file, and it is made anew."
+        )
+    export_model(loaded, staged)
+    if "model" in content:  # where it lay on this machine is nobody's business
+        content["model"] = arguments.repo
+    save_json(staged / RESULTS_NAME, content)
     for name in ("preference_head.json", UNCERTAINTY_NAME, "LICENSE"):
         if (source / name).is_file():
             shutil.copyfile(source / name, staged / name)

@@ -25,8 +25,21 @@ ROBUSTNESS_PARTS = ("model_sha256", "num_songs", "scores", "perturbations", "lef
 ARENA_PARTS = ("battles", "options", "protocols", "direct_rules", "aesthetics_effect", "conclusion")
 
 
+OPEN_QUESTION = "OPEN QUESTION: "
+
+
 class MissingFactError(ValueError):
-    """A card needs a fact that no result file has; the message says which, and where it was looked for."""
+    """
+    A card needs a fact that no result file has; the message says which, and where it was looked for.
+
+    Args:
+        message (`str`): What to tell.
+        question (`dict`, *optional*): What to ask for it, by fields of a file of facts, where a person may know.
+    """
+
+    def __init__(self, message: str, question: Mapping[str, Any] | None = None):
+        super().__init__(message)
+        self.question = dict(question or {})
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def convert_checkpoint(encoder: str | os.PathLike[str], heads: str | os.PathLike
     encoder_weights, head_weights = read_encoder(encoder), read_heads(heads)
     facts = head_weights.config
     provenance: dict[str, Any] = {name: facts[name] for name in PUBLISHED_FACTS if name in facts}
-    provenance["encoder"] = {"source": _public_source(encoder), "sha256": encoder_weights.hashes}
-    provenance["heads"] = {"source": _public_source(heads), "sha256": head_weights.hashes}
+    provenance["encoder"] = {"source": name_public_source(encoder), "sha256": encoder_weights.hashes}
+    provenance["heads"] = {"source": name_public_source(heads), "sha256": head_weights.hashes}
     level = facts.get("mode", facts.get("prediction_level", "song"))
     kept = ("layer_indices", "dropout_shared", "dropout_branch")
     if level not in PREDICTION_LEVELS:
@@ -118,7 +118,7 @@ def save_conversion(conversion: Conversion, output: str | os.PathLike[str]) -> P
     return Path(os.path.expanduser(output))
 
 
-def _public_source(source: str | os.PathLike[str]) -> str:
+def name_public_source(source: str | os.PathLike[str]) -> str:
     """Name a source without the path of the machine that converted it."""
     path = Path(os.path.expanduser(source))
     return path.name if path.exists() else str(source)

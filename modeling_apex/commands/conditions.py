@@ -11,8 +11,8 @@ from modeling_apex.process_exit import print_lines
 HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
     "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, choose the best on the "
-    "validation songs, evaluate it on the test songs once, and print our results beside the published ones. The same "
-    "command goes on where it was interrupted."
+    "validation songs, evaluate it on the test songs once, and print our results beside the published ones. "
+    "conditions.png shows what chose. The same command goes on where it was interrupted."
 )
 EXAMPLES = (
     "embeddings/suno --output runs/conditions",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.storage.output_folder import save_json
     from modeling_apex.storage.output_lock import OutputLock
-    from modeling_apex.training.conditions import format_conditions, run_conditions
+    from modeling_apex.training.conditions import format_conditions, run_conditions, save_conditions_plot
     from modeling_apex.training.processes import build_accelerator, close_processes, is_main_process
 
     settings = collect_arguments(arguments)
@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if is_main_process():
             print_lines(format_conditions(results))
+            print_lines(f"\nmodel: {Path(arguments.output) / results['chosen'] / 'best'}")
             save_json(Path(arguments.output) / "results.json", results)
+            save_conditions_plot(results, Path(arguments.output) / "conditions.png")
     close_processes()
     return 0

@@ -5,20 +5,23 @@ import sys
 from typing import Any
 
 from modeling_apex.commands.training_options import add_label_arguments, add_training_arguments, collect_arguments
-from modeling_apex.inference.report_apex import format_table
+from modeling_apex.inference.report_apex import format_count, format_table
 from modeling_apex.process_exit import print_lines
 
 HELP = "embeddings to a trained model"
 DESCRIPTION = (
     "Train trunk and heads on stored embeddings; with --train-encoder, the whole model from audio; with --model-type "
     "spectrogram-fusion, a convolutional network on spectrograms fused with track features. The run folder holds "
-    "arguments, metrics, plots, checkpoints and best/, a model that scores like any other. Several processes share "
-    "each batch with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m modeling_apex.cli train "
-    "..."
+    "arguments, metrics, plots, checkpoints, results.json and best/, a model that scores like any other. With "
+    "--resume and more --num-epochs a run is extended: weights and optimizer go on, under the learning rates of a "
+    "run of that many epochs, so the result is not that of a run which was that long from the start. Several "
+    "processes share each batch with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
+    "modeling_apex.cli train ..."
 )
 EXAMPLES = (
     "embeddings/suno --output runs/first --preset improved",
     "embeddings/suno --output runs/first --preset improved --resume",
+    "embeddings/suno --output runs/first --preset improved --resume --num-epochs 100",
     "embeddings/suno --output runs/segments --mode segment --loss equal",
     "data/tracks --output runs/fusion --model-type spectrogram-fusion --branches fused",
 )
@@ -52,16 +55,24 @@ def run(arguments: argparse.Namespace) -> int:
         show_progress=sys.stderr.isatty(),
     )
     if is_main_process():
-        print_lines(format_epoch(result.history[result.best_epoch]))
-        print_lines(f"best epoch {result.best_epoch} of {result.num_epochs}; model: {result.best}")
+        print_lines(format_results(result.results))
+        print_lines(f"model: {result.best}")
     close_processes()
     return 0
 
 
-def format_epoch(entry: dict[str, Any]) -> str:
-    """Return the validation metrics of one epoch as a table."""
-    rows = [
-        [name, *(f"{metrics[metric]:.3f}" for metric in ("mse", "mae", "pearson", "spearman"))]
-        for name, metrics in entry["validation"].items()
-    ]
-    return format_table(["score (validation)", "MSE", "MAE", "Pearson", "Spearman"], rows)
+def format_results(results: dict[str, Any]) -> str:
+    """Return what a run came to as text: its scores of the validation songs beside the constants, and its findings."""
+    rows = []
+    for name, head in results["validation"].items():
+        baselines = head["baselines"]
+        values = [head["mse"], baselines["mean"]["mse"], head["mae"], baselines["median"]["mae"]]
+        values += [head["pearson"], head["spearman"]]
+        rows.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
+    header = ["score (validation)", "MSE", "of the mean", "MAE", "of the median", "Pearson", "Spearman"]
+    summary = (
+        f"best epoch {results['best_epoch']} of {results['num_epochs']} (counted from 0)"
+        f"{', ended by --patience' if results['ended_by'] == 'patience' else ''}; "
+        f"{format_count(results['steps_per_epoch'], 'step')} an epoch at batch size {results['batch_size']}"
+    )
+    return "\n".join([format_table(header, rows), summary, *(f"note: {words}" for words in results["findings"])])

@@ -27,7 +27,10 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model, the preset, and one option a training argument, in the groups that these have."""
     parser.add_argument(
-        "--model", metavar="M", help="the model whose encoder made the embeddings (default: what their manifest names)"
+        "--model",
+        metavar="M",
+        help="the model whose encoder made the embeddings (default: what their manifest names); with --train-encoder, "
+        "what is trained on: an APEX model, or an encoder alone (default: m-a-p/MERT-v1-95M)",
     )
     parser.add_argument(
         "--preset",

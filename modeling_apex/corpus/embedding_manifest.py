@@ -137,7 +137,7 @@ def find_embeddings(names: Sequence[str]) -> Path | None:
     Raises:
         `ValueError`: If such a folder is named together with something else.
     """
-    folder = next((path for path in (Path(os.path.expanduser(name)) for name in names) if _is_embeddings(path)), None)
+    folder = next((path for path in (Path(os.path.expanduser(name)) for name in names) if is_embeddings(path)), None)
     if folder is not None and len(names) > 1:
         raise ValueError(
             f"{folder}: holds stored embeddings, and something else is named with it. Name this folder alone, or "
@@ -146,7 +146,8 @@ def find_embeddings(names: Sequence[str]) -> Path | None:
     return folder
 
 
-def _is_embeddings(folder: Path) -> bool:
+def is_embeddings(folder: Path) -> bool:
+    """Tell a folder of embeddings, by its manifest, from a dataset, which has one too."""
     try:
         content = json.loads((folder / MANIFEST_NAME).read_bytes())
     except OSError:  # no manifest, no folder

@@ -31,6 +31,8 @@ from modeling_apex.storage.source_names import name_source
 # What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
 TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
 SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
+# Of the Hub; what begins with a dot or a tilde, or ends in a slash, is meant as a path.
+DATASET_ID = re.compile(r"[A-Za-z0-9_-][\w.-]*/[\w.-]+")
 ROWS_AT_ONCE = 8  # rows hold whole audio files
 # Where audio may lie that a dataset names by its path, besides the dataset's own folder; as PATH lists folders.
 AUDIO_FOLDERS_VARIABLE = "APEX_MUSIC_AUDIO_FOLDERS"
@@ -90,9 +92,10 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
     if path.is_dir():
         shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
         return ParquetSongSource(path, shards) if shards else AudioFolderSource(path)
-    if path.exists() or path.is_absolute() or str(name).count("/") != 1:
+    if path.exists() or not DATASET_ID.fullmatch(str(name)):
+        problem = "not a folder" if path.exists() else "no such folder"
         raise FileNotFoundError(
-            f"{name}: not a folder. Pass a dataset folder that datasets_scripts wrote, a folder of audio files, or a "
+            f"{name}: {problem}. Pass a dataset folder that datasets_scripts wrote, a folder of audio files, or a "
             "Hub dataset id such as owner/name."
         )
     return HubSongSource(str(name))
@@ -267,7 +270,13 @@ class HubSongSource:
 
         self.name = name
         self._caches = list_caches()
-        self._dataset = load_dataset(name, **loading_options)
+        try:
+            self._dataset = load_dataset(name, **loading_options)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{name}: no such folder, and no dataset of the Hub that could be read ({error}). Pass a folder that "
+                "is there, or the id of a dataset, and log in (`hf auth login`) if it is private."
+            ) from error
         self.splits = {str(split): len(songs) for split, songs in self._dataset.items()}
         songs = next(iter(self._dataset.values()))
         _refuse_missing_columns(name, songs.column_names)

@@ -1,6 +1,6 @@
 """
-The schema of result files: what `apex-music arena`, `anchors`, `evaluate`, `conditions` and `robustness` write, field
-by field.
+The schema of result files: what `apex-music arena`, `anchors`, `train`, `evaluate`, `conditions` and `robustness`
+write, field by field.
 
 What comes in is the kind of a result; what leaves is its JSON Schema (draft 2020-12, the part of it that plain
 dictionaries say: types, required fields, choices), and the fields that every result file opens with: its kind, the
@@ -53,6 +53,12 @@ _OPENING = {
     "model_sha256": _HASH,
     "input_sha256": {**_HASH, "description": "Hash of what was read: the table, dataset or songs."},
 }
+_WORSE_THAN = {
+    "type": "array",
+    "items": {"enum": ["mean", "median"]},
+    "description": "Constants that do better: the training mean by MSE, the training median by MAE.",
+}
+_FINDINGS = {"type": "array", "items": _TEXT, "description": "What a person must be told, in sentences."}
 _HEAD = _describe_object(
     "One score on one set of songs.",
     {
@@ -61,6 +67,7 @@ _HEAD = _describe_object(
         "baselines": {"type": "object", "description": "Errors of always saying the training mean or median."},
         "resampled": RESAMPLED,
     },
+    worse_than=_WORSE_THAN,
 )
 _SUBSETS = _describe_map("By subset (`all`, `instrumental`, `vocal`) and metric.", _describe_map("", ESTIMATE))
 _EFFECT_ROW = _describe_object(
@@ -114,6 +121,42 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 _describe_map("", {"type": "object"}),
             ),
         },
+        findings=_FINDINGS,
+    ),
+    "training": _describe_object(
+        "What `apex-music train` writes into the run folder.",
+        {
+            **_OPENING,
+            "num_songs": _describe_map("By split.", _COUNT),
+            "num_rows": {**_COUNT, "description": "What an epoch passes over: songs, or segments."},
+            "batch_size": {**_COUNT, "description": "Rows of a batch, over all processes."},
+            "steps_per_epoch": {**_COUNT, "description": "Steps of the optimizer."},
+            "schedules": {
+                "type": "array",
+                "items": _describe_object(
+                    "From which epoch on the learning rate falls over how many; more than one where the run was "
+                    "extended.",
+                    {"from_epoch": _COUNT, "num_epochs": _COUNT},
+                ),
+            },
+            "num_epochs": {**_COUNT, "description": "Epochs that were trained."},
+            "best_epoch": {**_COUNT, "description": "That of the model, counted from 0."},
+            "ended_by": {"enum": ["epochs", "patience"]},
+            "still_improving": {"type": "boolean", "description": "The best epoch is among the last tenth."},
+            "validation": _describe_map(
+                "By score, at the best epoch.",
+                _describe_object(
+                    "One score on the validation songs.",
+                    {
+                        "num_songs": _COUNT,
+                        **dict.fromkeys(("mse", "mae", "pearson", "spearman"), _NUMBER),
+                        "baselines": _HEAD["properties"]["baselines"],
+                        "worse_than": _WORSE_THAN,
+                    },
+                ),
+            ),
+            "findings": _FINDINGS,
+        },
     ),
     "conditions": _describe_object(
         "What `apex-music conditions` writes.",
@@ -124,6 +167,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "conditions": _describe_map("Results of every condition on the split that chooses.", {"type": "object"}),
             "test": {"type": "object", "description": "Results of the chosen condition alone, on the test split."},
         },
+        mean_spearman=_describe_map(
+            "What chose: of each condition, over the scores that all have.", {"type": "number"}
+        ),
     ),
     "arena": _describe_object(
         "What `apex-music arena` writes into results.json.",

@@ -57,7 +57,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "selection": "spearman",
         "require_grouped_splits": True,
         "num_epochs": 8,
-        "batch_size": 32,
         "learning_rate": 2e-3,
         "weight_decay": 1e-2,
         "patience": 8,
@@ -65,6 +64,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 DEFAULT_PRESETS: Mapping[str, str] = {"apex": "published", "spectrogram-fusion": "fusion"}
+
+# The batch size of a run that names none, by what is trained: as published for heads, what memory holds from audio.
+LARGEST_BATCHES: Mapping[str, int] = {"heads": 512, "encoder": 16, "fusion": 32}
+# A small dataset gets smaller batches: at one step an epoch, heads end far behind a constant.
+MINIMUM_NUM_STEPS = 24  # of the optimizer in an epoch
+SMALLEST_BATCH = 8  # below, batch norm sees noise
 
 
 def _option(group: str, default: Any, help_text: str, limit: Limit | Sequence[Any] | None = None) -> Any:
@@ -99,8 +104,16 @@ class ApexTrainingArguments:
     )
     num_shared_layers: int = _option(WHAT, 2, "depth of the trunk that all heads share", (2, 3))
     initial_heads: str = _option(WHAT, "new", "start from random heads, or from those of the model", ("new", "model"))
-    num_epochs: int = _option(STEPS, 50, "passes over the training songs", AT_LEAST_ONE)
-    batch_size: int = _option(STEPS, 512, "songs (or segments) of a batch, over all processes together", A_BATCH)
+    num_epochs: int = _option(
+        STEPS, 50, "passes over the training songs; with --resume more than before extends a run", AT_LEAST_ONE
+    )
+    batch_size: int | None = _option(
+        STEPS,
+        None,
+        "songs (or segments) of a batch, over all processes together (default: 512, with --train-encoder 16, of "
+        "spectrogram-fusion 32, or fewer where an epoch would have less than 24 steps)",
+        A_BATCH,
+    )
     gradient_accumulation_steps: int = _option(STEPS, 1, "batches that one optimizer step sums up", AT_LEAST_ONE)
     learning_rate: float = _option(STEPS, 1e-4, "peak learning rate; falls to zero along a cosine", POSITIVE)
     weight_decay: float = _option(STEPS, 1e-4, "weight decay of AdamW", NOT_NEGATIVE)
@@ -133,6 +146,32 @@ class ApexTrainingArguments:
                 "a spectrogram-fusion model always learns from audio and scores whole songs: leave out train_encoder "
                 "and mode."
             )
+
+    @property
+    def trained(self) -> str:
+        """What is trained: `"heads"`, `"encoder"` (with its heads) or `"fusion"`."""
+        if self.model_type == "spectrogram-fusion":
+            return "fusion"
+        return "encoder" if self.train_encoder else "heads"
+
+
+def choose_batch_size(arguments: ApexTrainingArguments, num_rows: int) -> int:
+    """
+    Choose the batch size of a run: the one that is named, or one that gives an epoch at least `MINIMUM_NUM_STEPS`.
+
+    Args:
+        arguments ([`ApexTrainingArguments`]):
+            The run; its `gradient_accumulation_steps` make several batches one step.
+        num_rows (`int`):
+            Songs, or segments, of an epoch.
+
+    Returns:
+        `int`: never more than `LARGEST_BATCHES` says, nor less than `SMALLEST_BATCH`, unless it is named.
+    """
+    if arguments.batch_size is not None:
+        return arguments.batch_size
+    fitting = num_rows // (MINIMUM_NUM_STEPS * arguments.gradient_accumulation_steps)
+    return min(LARGEST_BATCHES[arguments.trained], max(SMALLEST_BATCH, fitting))
 
 
 def get_kind(option: Field) -> type:

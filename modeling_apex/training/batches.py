@@ -37,8 +37,13 @@ def plan_batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> list[
         `list[np.ndarray]`: row numbers, in rising order within a batch, so that a disk reads forwards.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_rows)
+    return [np.sort(batch) for batch in np.array_split(order, count_steps(num_rows, batch_size))]
+
+
+def count_steps(num_rows: int, batch_size: int, num_accumulated: int = 1) -> int:
+    """Count the steps of an epoch, of `num_accumulated` batches each."""
     num_batches = max(1, min(-(-num_rows // batch_size), num_rows // 2))
-    return [np.sort(batch) for batch in np.array_split(order, num_batches)]
+    return -(-num_batches // num_accumulated)
 
 
 def compute_step_seed(seed: int, epoch: int, batch: int) -> int:

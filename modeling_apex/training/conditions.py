@@ -7,6 +7,7 @@ is evaluated on the test songs, since the best of 24 on the test songs is best b
 """
 
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -20,8 +21,10 @@ from modeling_apex.inference.report_apex import format_table
 from modeling_apex.statistics.metrics import compute_mean_spearman
 from modeling_apex.statistics.result_schema import build_opening
 from modeling_apex.training.arguments import ApexTrainingArguments
-from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model
+from modeling_apex.training.evaluate import ALL_PLATFORMS, evaluate_model, format_findings
 from modeling_apex.training.train import train
+
+logger = logging.getLogger(__name__)
 
 AXES = ("mode", "task", "loss", "num_shared_layers")
 NUM_DRAWS = 200  # bootstrap resamples
@@ -96,26 +99,28 @@ def run_conditions(
         )
         best[name] = run.best
         results[name] = evaluate_model(run.best, embeddings, splits=[CHOOSING_SPLIT], num_draws=NUM_DRAWS, **labels)
-    chosen, scores = choose_condition(results)
+    means, scores = average_conditions(results)
+    chosen = max(means, key=means.__getitem__)
     test = evaluate_model(best[chosen], embeddings, splits=[split], num_draws=NUM_DRAWS, **labels)
     return {
         **build_opening("conditions", **{name: test[name] for name in ("model", "model_sha256", "input_sha256")}),
         "chosen": chosen,
         "chosen_on": f"{CHOOSING_SPLIT}, mean Spearman of {', '.join(scores)}",
+        "mean_spearman": means,
         "conditions": results,
         "test": test,
     }
 
 
-def choose_condition(results: Mapping[str, Any]) -> tuple[str, list[str]]:
+def average_conditions(results: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
     """
-    Choose the condition whose scores rank the validation songs best, by the scores that all conditions have.
+    Average how well each condition ranks the validation songs, over the scores that all conditions have.
 
     Args:
         results (`dict`): Results of `evaluate_model` by condition.
 
     Returns:
-        `tuple[str, list[str]]`: Its name, and the scores that it was chosen by.
+        `tuple[dict[str, float], list[str]]`: mean Spearman of each condition, and the scores that it is a mean of.
 
     Raises:
         `ValueError`: If no song has a label of these scores.
@@ -133,7 +138,7 @@ def choose_condition(results: Mapping[str, Any]) -> tuple[str, list[str]]:
             f"no song of the split {CHOOSING_SPLIT!r} has a label of {', '.join(common)}, so nothing can choose among "
             "the conditions. Label some of them, or train and evaluate one condition by `train` and `evaluate`."
         )
-    return max(means, key=means.__getitem__), common
+    return means, common
 
 
 def _read_value(result: Mapping[str, Any]) -> float:
@@ -142,20 +147,43 @@ def _read_value(result: Mapping[str, Any]) -> float:
 
 def format_conditions(results: Mapping[str, Any]) -> str:
     """
-    Return one line a condition and score, on the songs that choose, and last the chosen one on the test songs: our
-    metrics, and the published ones where the paper states them.
+    Return the conditions in the order of what chooses, one line a condition and score on the songs that choose, and
+    last the chosen one on the test songs: our metrics, and the published ones where the paper states them.
     """
     split = next(iter(results["test"]["splits"]))
-    tables = [
-        _format_table(results["conditions"], CHOOSING_SPLIT),
-        _format_table({results["chosen"]: results["test"]}, split),
-    ]
+    means = results["mean_spearman"]
+    order = [[name, f"{means[name]:.3f}"] for name in sorted(means, key=means.__getitem__, reverse=True)]
+    chosen = f"chosen on {results['chosen_on']}: {results['chosen']}; it alone is evaluated on {split}, once."
     note = (
         "published: arXiv 2605.03395, on its own test songs, so only the order of magnitude compares; its aesthetic "
         "labels are another model's output."
     )
-    chosen = f"chosen on {results['chosen_on']}: {results['chosen']}; it alone is evaluated on {split}, once."
-    return "\n\n".join([tables[0], chosen, tables[1], note])
+    parts = [
+        _format_table(results["conditions"], CHOOSING_SPLIT),
+        format_table([f"condition, {CHOOSING_SPLIT}", "mean Spearman"], order),
+        chosen,
+        _format_table({results["chosen"]: results["test"]}, split),
+        note,
+    ]
+    return "\n\n".join([*parts, *format_findings(results["test"])])
+
+
+def save_conditions_plot(results: Mapping[str, Any], path: str | os.PathLike) -> bool:
+    """Draw what chose among the conditions, the chosen one in another colour; false if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.info("matplotlib is not installed, so there is no plot.")
+        return False
+    means = results["mean_spearman"]
+    names = sorted(means, key=means.__getitem__)
+    figure = Figure(figsize=(7, 1.2 + 0.25 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    colours = ["tab:orange" if name == results["chosen"] else "tab:blue" for name in names]
+    axes.barh(names, [means[name] for name in names], color=colours)
+    axes.set(xlabel=f"mean Spearman, {CHOOSING_SPLIT}", title=f"chosen: {results['chosen']}")
+    figure.savefig(path, dpi=120)
+    return True
 
 
 def _format_table(results: Mapping[str, Any], split: str) -> str:

@@ -25,6 +25,7 @@ from modeling_apex.inference.report_apex import format_table
 from modeling_apex.statistics.metrics import BASELINES, METRICS, compute_head_results
 from modeling_apex.statistics.result_schema import build_opening
 from modeling_apex.training.trained_model import load_base_model
+from modeling_apex.training.verdict import add_better_constants, describe_better_constants
 
 ALL_PLATFORMS = "all"
 BATCH_SONGS = 256
@@ -58,8 +59,9 @@ def evaluate_model(
 
     Returns:
         `dict`: as the schema `"evaluation"` of `result_schema` says: the opening, `embeddings_manifest_sha256`,
-        `dataset_sha256`, `label_sources`, and `splits`: per split, per platform (and `"all"`), per score what
-        `compute_head_results` returns. Survives JSON.
+        `dataset_sha256`, `label_sources`, `splits`: per split, per platform (and `"all"`), per score what
+        `compute_head_results` returns and `worse_than`, and `findings`: which scores a constant would beat, in
+        sentences. Survives JSON.
 
     Raises:
         `ValueError`: If a split is missing, or the embeddings come from another model.
@@ -70,6 +72,7 @@ def evaluate_model(
     refuse_other_identity(str(store.folder), identity, build_expected_identity(loaded, identity))
     training_labels = store.get_split("train").build_labels(loaded.config.head_names)
     chosen = [name for name in store.splits if name != "train"] if splits is None else list(splits)
+    results = {name: _evaluate_split(loaded, store.get_split(name), training_labels, num_draws) for name in chosen}
     opening = build_opening(
         "evaluation",
         model=str(loaded.config._name_or_path),
@@ -82,10 +85,19 @@ def evaluate_model(
         "dataset_sha256": store.dataset_sha256,
         "label_sources": list_label_sources(store),
         "num_draws": num_draws,
-        "splits": {
-            name: _evaluate_split(loaded, store.get_split(name), training_labels, num_draws) for name in chosen
-        },
+        "splits": results,
+        "findings": list_worse_scores(results),
     }
+
+
+def list_worse_scores(splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Say in sentences which scores a constant would beat, by split, on all platforms together."""
+    return [
+        sentence
+        for split, platforms in splits.items()
+        for head, result in platforms[ALL_PLATFORMS].items()
+        for sentence in describe_better_constants(head, result, f"{split}, {result['num_songs']} songs")
+    ]
 
 
 def _evaluate_split(
@@ -100,7 +112,7 @@ def _evaluate_split(
         columns = zip(scores[rows].T, labels[rows].T, training_labels.T, strict=True)
         groups = build_resampled_groups({name: [values[row] for row in rows] for name, values in units.items()})
         heads = (compute_head_results(*column, num_draws=num_draws, groups=groups) for column in columns)
-        results[platform] = dict(zip(config.head_names, heads, strict=True))
+        results[platform] = dict(zip(config.head_names, map(add_better_constants, heads), strict=True))
     return results
 
 
@@ -179,7 +191,13 @@ def format_results(results: Mapping[str, Any]) -> str:
             units.update(dict.fromkeys(places))
     sources = ", ".join(results["label_sources"]) or "not stated"
     parts.append(f"[low, high]: 95 % bootstrap over {'; '.join(units)}. Aesthetic labels from: {sources}.")
+    parts += format_findings(results)
     return "\n\n".join(parts)
+
+
+def format_findings(results: Mapping[str, Any]) -> list[str]:
+    """Return the findings of results as one part of their text, or nothing."""
+    return ["\n".join(f"note: {words}" for words in results["findings"])] if results["findings"] else []
 
 
 def describe_resampled(place: str, resampled: Mapping[str, Any]) -> str:

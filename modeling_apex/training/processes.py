@@ -4,7 +4,9 @@ The processes of a run: how they start and end, who takes which rows, and what t
 Accelerate does the work; a run in one process passes through the same functions.
 """
 
+import functools
 import gc
+import logging
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -15,15 +17,41 @@ from numpy.typing import NDArray
 
 from modeling_apex.training.arguments import ApexTrainingArguments
 
+logger = logging.getLogger(__name__)
+
 
 def build_accelerator(arguments: ApexTrainingArguments, output: str | os.PathLike) -> Any:
     """Start Accelerate: device, precision, processes, trackers."""
     from accelerate import Accelerator
 
+    if (sentence := explain_single_process()) is not None:
+        warn_once(sentence)
     trackers = [arguments.report_to] if arguments.report_to != "none" else []
     if arguments.report_to == "auto":
         trackers = [name for name in ("tensorboard", "trackio") if find_spec(name) is not None]
     return Accelerator(mixed_precision=arguments.mixed_precision, log_with=trackers or None, project_dir=str(output))
+
+
+def explain_single_process() -> str | None:
+    """
+    Say that `accelerate launch` started one process, as it does on CPUs whatever number it was told; else nothing.
+
+    It leaves no trace of that number, only an address where several would meet, where it was told of several.
+    """
+    is_launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_ADDR" in os.environ
+    if not is_launched or "WORLD_SIZE" in os.environ:  # which whatever starts several sets
+        return None
+    return (
+        "accelerate launch was asked for several processes and started one: on CPUs it starts no more. All runs in "
+        "this one. For several, with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
+        "modeling_apex.cli ..."
+    )
+
+
+@functools.cache
+def warn_once(sentence: str) -> None:
+    """Log a warning, and no second time in this process, which may train many models."""
+    logger.warning(sentence)
 
 
 def is_distributed() -> bool:

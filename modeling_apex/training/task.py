@@ -8,7 +8,7 @@ has the table of them. No task imports another.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeling_apex.corpus.embedding_manifest import MANIFEST_NAME
+from modeling_apex.corpus.embedding_manifest import is_embeddings
 from modeling_apex.corpus.song_source import SongSource, open_song_source
 from modeling_apex.corpus.song_store import SongStore
-from modeling_apex.training.arguments import ApexTrainingArguments
+from modeling_apex.training.arguments import ApexTrainingArguments, choose_batch_size
 from modeling_apex.training.batches import compute_step_seed, name_songs, plan_batches, refuse_few_rows
 from modeling_apex.training.losses import MultiTaskLoss
 from modeling_apex.training.processes import gather_rows, share_rows
@@ -48,12 +48,22 @@ class TrainingInputs:
         """
         if not isinstance(self.source, (str, os.PathLike)):
             return self.source
-        if (Path(self.source) / MANIFEST_NAME).is_file():
+        if is_embeddings(Path(os.path.expanduser(self.source))):
             raise ValueError(
                 f"{self.source}: a folder of embeddings, but `train_encoder` learns from audio, and so does a "
                 "spectrogram-fusion model. Name the dataset of songs, or train heads with train_encoder=False."
             )
         return open_song_source(self.source)
+
+    def describe_places(self) -> dict[str, str]:
+        """Return where the embeddings lie that heads learn from, and the dataset of their labels, if it was named."""
+        if self.arguments.trained != "heads" or not isinstance(self.source, (str, os.PathLike)):
+            return {}
+        places = {"embeddings": os.path.abspath(os.path.expanduser(self.source))}
+        if isinstance(self.songs, (str, os.PathLike)):
+            songs = os.path.expanduser(self.songs)
+            places["songs"] = os.path.abspath(songs) if os.path.exists(songs) else songs
+        return places
 
     def choose_cache(self, kind: str) -> Path:
         """Return where decoded songs are kept: `cache_dir`, or a folder beside the run that is named for `kind`."""
@@ -70,7 +80,7 @@ class TrainingTask(ABC):
         model ([`ApexModel`] or [`SpectrogramFusionModel`]):
             What is trained; its config names the heads.
         arguments ([`ApexTrainingArguments`]):
-            Loss, batch size, seed, and what the task itself asks for.
+            Loss, batch size, seed, and what the task itself asks for; a batch size that is not named is chosen.
         accelerator (`accelerate.Accelerator`):
             Device and processes.
 
@@ -92,6 +102,7 @@ class TrainingTask(ABC):
         self.loss = build_loss(arguments, model.config, labels["train"])
         self._labels = torch.from_numpy(labels["train"])
         refuse_few_rows(self.num_rows, accelerator.num_processes)
+        self.arguments = replace(arguments, batch_size=choose_batch_size(arguments, self.num_rows))
         self._epoch = 0
         self._batches: list[NDArray[np.int64]] = []
 
@@ -159,7 +170,8 @@ class TrainingTask(ABC):
     def plan_epoch(self, epoch: int) -> int:
         """Fix the order of an epoch; return its number of batches."""
         self._epoch = epoch
-        self._batches = plan_batches(self.num_rows, self.arguments.batch_size, self.arguments.seed, epoch)
+        batch_size = choose_batch_size(self.arguments, self.num_rows)
+        self._batches = plan_batches(self.num_rows, batch_size, self.arguments.seed, epoch)
         return len(self._batches)
 
     def compute_step_seed(self, batch: int) -> int:

@@ -75,7 +75,11 @@ def build_trained_model(base: ApexModel, arguments: ApexTrainingArguments) -> Ap
 
 
 def describe_trained_model(
-    config: Any, run_name: str, arguments: ApexTrainingArguments, data: Mapping[str, Any]
+    config: Any,
+    run_name: str,
+    arguments: ApexTrainingArguments,
+    data: Mapping[str, Any],
+    schedules: Sequence[Mapping[str, int]] = (),
 ) -> dict[str, Any]:
     """
     Build the `provenance` of a trained model: it has a name of its own, and of its base only what is still in it.
@@ -87,6 +91,8 @@ def describe_trained_model(
             Name of the run folder.
         arguments ([`ApexTrainingArguments`]), data (`Mapping`):
             How it was trained, and on what.
+        schedules (`Sequence[dict]`):
+            As [`RunFolder.load_schedules`] reads them; noted where the run was extended, for it then repeats no other.
     """
     base = config.provenance
     name = "".join(letter for letter in run_name if letter.isprintable()) or "trained"
@@ -100,7 +106,8 @@ def describe_trained_model(
         source = base.get(part) or described.get("base")
         if source is not None:
             described[part] = {**source, "is_trained": True} if is_trained else dict(source)
-    return {**described, "training": {"arguments": asdict(arguments), "data": dict(data)}}
+    extended = {"schedules": [dict(schedule) for schedule in schedules]} if len(schedules) > 1 else {}
+    return {**described, "training": {"arguments": asdict(arguments), "data": dict(data), **extended}}
 
 
 def build_percentile_tables(scores: NDArray[np.float32], head_names: Sequence[str]) -> dict[str, list[float]]:

@@ -40,7 +40,7 @@ GROUP_OF_HEAD = {str(head["name"]): str(head["group"]) for head in DEFAULT_HEADS
 
 def measure_run(embeddings: Path, folder: Path, preset: str, task: str, seed: int, split: str) -> dict[str, float]:
     """Train once and return Spearman of every score and the mean of each group."""
-    arguments = build_arguments(preset, task=task, seed=seed, report_to="none")
+    arguments = build_arguments(preset, task=task, seed=seed, batch_size=512, report_to="none")
     run = train(embeddings, folder, arguments)
     heads = evaluate_model(run.best, embeddings, splits=[split], num_draws=1)["splits"][split][ALL_PLATFORMS]
     # A score that is the same for every song ranks nothing.

@@ -21,6 +21,7 @@ import torch
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
+from modeling_apex.cli import main
 from modeling_apex.corpus import song_decoding
 from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.embedding_manifest import load_manifest
@@ -385,8 +386,32 @@ def test_hub_datasets_come_through_datasets(dataset: Path, monkeypatch: pytest.M
     assert (cache.suffix, first, last) == (".arrow", 2, 5)
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nope", "../nope/", "nope/", "~/nope", "a/b/c", "nope", ".x/y"])
+def test_a_folder_that_is_not_there_is_no_name_of_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse_to_ask(name: str) -> None:
+        raise AssertionError(f"asked the Hub for {name}")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse_to_ask)
+    assert main(["embed", name, "--output", str(tmp_path / "out")]) == 2
+    assert f"{name}: no such folder. Pass a dataset folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_neither_disk_nor_hub_has(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["embed", "nope/folder", "--output", str(tmp_path / "out")]) == 2
+    assert "nope/folder: no such folder, and no dataset of the Hub that could be read" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "song.wav").write_bytes(b"RIFF")
+    with pytest.raises(FileNotFoundError, match=r"song\.wav: not a folder\. Pass a dataset folder"):
+        open_song_source(tmp_path / "song.wav")
+
+
 def test_source_refusals(tmp_path: Path, dataset: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"not a folder. Pass a dataset folder"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder. Pass a dataset folder"):
         open_song_source(tmp_path / "nowhere")
     table = pq.read_table(dataset / "data" / "train-00000-of-00001.parquet")
     twice = tmp_path / "twice"

@@ -286,7 +286,7 @@ def test_a_card_that_the_hub_refuses_is_named(api: HfApi, hub: LoopbackHub) -> N
 
 def test_results_must_be_there(run: Publish, tiny_release: Path) -> None:
     (tiny_release / "results.json").unlink()
-    with pytest.raises(FileNotFoundError, match="no such result file; make one with `apex-music evaluate`"):
+    with pytest.raises(FileNotFoundError, match="no such result file; make one with `apex-music evaluate EMBEDDINGS"):
         run()
 
 

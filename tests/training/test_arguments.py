@@ -12,14 +12,22 @@ import pytest
 
 from modeling_apex.cli import build_parser
 from modeling_apex.commands.training_options import collect_arguments
-from modeling_apex.training.arguments import ApexTrainingArguments, build_arguments, load_differences
+from modeling_apex.training.arguments import (
+    MINIMUM_NUM_STEPS,
+    ApexTrainingArguments,
+    build_arguments,
+    choose_batch_size,
+    load_differences,
+)
+from modeling_apex.training.batches import count_steps, plan_batches
 from modeling_apex.training.trained_model import build_training_config
 
 
 def test_the_published_preset_is_the_paper() -> None:
     arguments = build_arguments()
     assert (arguments.learning_rate, arguments.weight_decay, arguments.num_epochs) == (1e-4, 1e-4, 50)
-    assert (arguments.batch_size, arguments.max_grad_norm, arguments.patience, arguments.seed) == (512, 1.0, 20, 42)
+    assert choose_batch_size(arguments, 211_000) == 512
+    assert (arguments.max_grad_norm, arguments.patience, arguments.seed) == (1.0, 20, 42)
     assert (arguments.mode, arguments.task, arguments.loss, arguments.num_shared_layers) == (
         "song",
         "full",
@@ -127,3 +135,28 @@ def test_a_task_without_heads(tiny_config: Callable) -> None:
     heads = [{"name": "clarity", "minimum": 1.0, "maximum": 5.0, "group": "aesthetics"}]
     with pytest.raises(ValueError, match="the task `popularity` leaves no head"):
         build_training_config(tiny_config(heads=heads), build_arguments(task="popularity"))
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "preset", "differences", "expected"),
+    [
+        (413, "published", {}, 17),
+        (413, "published", {"gradient_accumulation_steps": 2}, 8),
+        (20, "improved", {}, 8),
+        (12_287, "improved", {}, 511),
+        (12_288, "improved", {}, 512),
+        (10_000, "published", {"train_encoder": True}, 16),
+        (10_000, "fusion", {}, 32),
+        (413, "published", {"batch_size": 512}, 512),
+    ],
+)
+def test_a_batch_size_that_is_not_named_fits_the_data(
+    num_rows: int, preset: str, differences: dict, expected: int
+) -> None:
+    arguments = build_arguments(preset, **differences)
+    size = choose_batch_size(arguments, num_rows)
+    assert size == expected
+    num_batches = len(plan_batches(num_rows, size, 0, 0))
+    assert count_steps(num_rows, size) == num_batches
+    if arguments.batch_size is None and num_rows >= 400:
+        assert count_steps(num_rows, size, arguments.gradient_accumulation_steps) >= MINIMUM_NUM_STEPS

@@ -1,6 +1,7 @@
 """Evaluation, the 24 conditions, and their commands."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from modeling_apex.corpus.embedding_store import open_embedding_store
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.statistics.metrics import compute_metrics
 from modeling_apex.training.conditions import (
+    average_conditions,
     build_conditions,
-    choose_condition,
     format_conditions,
     run_conditions,
+    save_conditions_plot,
 )
 from modeling_apex.training.evaluate import (
     build_resampled_groups,
@@ -129,6 +131,9 @@ def test_commands_train_evaluate_and_run_conditions(
     check_result(stored)
     assert set(stored["conditions"]) == set(only[1:])
     assert f"chosen on validation, mean Spearman of score_streams, score_likes: {stored['chosen']}" in table
+    assert stored["mean_spearman"][stored["chosen"]] == max(stored["mean_spearman"].values())
+    assert f"model: {tmp_path / 'conditions' / stored['chosen'] / 'best'}" in table
+    assert (tmp_path / "conditions" / "conditions.png").read_bytes().startswith(b"\x89PNG")
     assert main(["train", str(embeddings), "--output", str(tmp_path / "run"), *shared]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
@@ -154,6 +159,35 @@ def test_there_are_24_conditions_and_finished_ones_are_kept(
         run_conditions(embeddings, tmp_path / "runs", arguments, only=["song-none"])
 
 
+def test_scores_that_a_constant_would_beat_are_named(embeddings: Path, tiny_model: ApexModel) -> None:
+    """The heads of the tiny model are random: that a constant does better must be said, in words and in results."""
+    results = evaluate_model(tiny_model, embeddings, num_draws=5)
+    check_result(results)
+    heads = results["splits"]["test"]["all"]
+    for name, result in heads.items():
+        expected = [
+            kind
+            for kind, error in (("mean", "mse"), ("median", "mae"))
+            if result["baselines"][kind][error] < result[error]["value"]
+        ]
+        assert result["worse_than"] == expected
+        for kind in ("mean", "median"):
+            start = f"{name} is worse than always saying the {kind} of the training labels"
+            is_said = any(words.startswith(start) and "(test, 10 songs)" in words for words in results["findings"])
+            assert is_said == (kind in expected)
+    assert any(result["worse_than"] for result in heads.values())
+    assert f"note: {results['findings'][0]}" in format_results(results)
+    assert "note:" not in format_results({**results, "findings": []})
+
+
+def test_no_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = {"mean_spearman": {"one": 0.1, "two": 0.2}, "chosen": "two"}
+    assert save_conditions_plot(results, tmp_path / "plot.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not save_conditions_plot(results, tmp_path / "none.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+
+
 def build_condition_results(spearman: dict[str, float | None]) -> dict:
     heads = {name: {"mse": {"value": 1.0}, "spearman": {"value": value}} for name, value in spearman.items()}
     return {"splits": {"validation": {"all": heads}}}
@@ -162,14 +196,13 @@ def build_condition_results(spearman: dict[str, float | None]) -> dict:
 def test_the_validation_songs_choose_by_the_scores_that_all_conditions_have() -> None:
     full = build_condition_results({"score_streams": 0.3, "score_likes": None, "clarity": 0.9})
     popularity = build_condition_results({"score_streams": 0.3, "score_likes": 0.2})
-    assert choose_condition({"full": full, "popularity": popularity}) == (
-        "popularity",
-        ["score_streams", "score_likes"],
-    )
+    means, scores = average_conditions({"full": full, "popularity": popularity})
+    assert means == pytest.approx({"full": 0.15, "popularity": 0.25}), "what ranks nothing counts 0"
+    assert scores == ["score_streams", "score_likes"]
     unlabelled = build_condition_results({"score_streams": None})
     unlabelled["splits"]["validation"]["all"]["score_streams"]["mse"]["value"] = None
     with pytest.raises(ValueError, match="no song of the split 'validation' has a label of score_streams"):
-        choose_condition({"full": unlabelled})
+        average_conditions({"full": unlabelled})
 
 
 def test_the_chosen_condition_alone_sees_the_test_songs_and_once(

@@ -20,11 +20,12 @@ from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.modeling_apex import ApexModel
 from modeling_apex.training.arguments import ApexTrainingArguments
 from modeling_apex.training.batches import average_segments, compute_step_seed, draw_segments, seeded
+from modeling_apex.training.encoder.start import load_starting_model
 from modeling_apex.training.grouped_heads import BatchShare, GroupedHeads
 from modeling_apex.training.losses import MultiTaskLoss, compute_squared_error_sums
 from modeling_apex.training.processes import gather_rows, share_rows
 from modeling_apex.training.task import TrainingInputs, TrainingTask
-from modeling_apex.training.trained_model import build_trained_model, load_base_model
+from modeling_apex.training.trained_model import build_trained_model
 
 SEGMENTS_PER_PASS = 8
 
@@ -162,12 +163,12 @@ def prepare_encoder(inputs: TrainingInputs, accelerator: Any) -> EndToEndTask:
     Open the songs of a dataset, decoded, and build the model that learns from them.
 
     Raises:
-        `ValueError`: If no model is named, or dataset, model and arguments do not fit together.
+        `FileNotFoundError`: If the dataset or the model that the encoder starts from is not there.
+        `ValueError`: If dataset, model and arguments do not fit together.
     """
-    if inputs.model is None:
-        raise ValueError("--train-encoder needs --model (train_encoder=True needs `model`): where the encoder starts.")
-    base = load_base_model(inputs.model)
-    model, songs = build_trained_model(base, inputs.arguments), inputs.open_songs()
+    songs = inputs.open_songs()
+    base = load_starting_model(inputs.model, inputs.arguments)
+    model = build_trained_model(base, inputs.arguments)
     with accelerator.main_process_first():
         extractor = ApexFeatureExtractor.from_config(base.config)
         store = open_waveform_store(

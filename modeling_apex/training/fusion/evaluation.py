@@ -30,9 +30,11 @@ from modeling_apex.training.evaluate import (
     RESAMPLED_COLUMNS,
     build_resampled_groups,
     describe_resampled,
+    format_findings,
     format_interval,
     format_number,
 )
+from modeling_apex.training.verdict import add_better_constants, describe_better_constants
 
 
 def evaluate_fusion_model(
@@ -78,14 +80,13 @@ def evaluate_fusion_model(
         results[name] = _evaluate_songs(
             scores, scored, training_labels, target_column, config.hit_threshold, num_draws
         )
-    opening = build_opening(
-        "evaluation",
-        model=str(config._name_or_path),
-        model_sha256=compute_scores_hash(loaded),
-        input_sha256=_hash_rows(songs, [target_column, *config.feature_names, *RESAMPLED_COLUMNS]),
-    )
     return {
-        **opening,
+        **build_opening(
+            "evaluation",
+            model=str(config._name_or_path),
+            model_sha256=compute_scores_hash(loaded),
+            input_sha256=_hash_rows(songs, [target_column, *config.feature_names, *RESAMPLED_COLUMNS]),
+        ),
         "branches": config.branches,
         "features": config.feature_names,
         "leaking_features": config.leaking_names,
@@ -94,7 +95,17 @@ def evaluate_fusion_model(
         "num_draws": num_draws,
         "failures": failures,
         "splits": results,
+        "findings": _list_findings(results),
     }
+
+
+def _list_findings(splits: Mapping[str, Any]) -> list[str]:
+    """Say by split whether a constant does better at popularity; hits have baselines of their own."""
+    return [
+        sentence
+        for name, found in splits.items()
+        for sentence in describe_better_constants("popularity", found["popularity"], name)
+    ]
 
 
 def _evaluate_songs(
@@ -109,7 +120,7 @@ def _evaluate_songs(
     units = {column: [song.columns.get(column) for song in scored] for column in RESAMPLED_COLUMNS}
     drawn: dict[str, Any] = {"num_draws": num_draws, "groups": build_resampled_groups(units)}
     known = training_labels if len(training_labels) else labels
-    popularity = compute_head_results(scores[:, 0], labels, known, **drawn)
+    popularity = add_better_constants(compute_head_results(scores[:, 0], labels, known, **drawn))
     is_hit = np.where(np.isnan(labels), np.nan, labels >= hit_threshold)
     return {
         "popularity": popularity,
@@ -206,4 +217,5 @@ def format_fusion_results(results: Mapping[str, Any]) -> str:
         f"[low, high]: 95 % bootstrap over {'; '.join(units)}. Features that leak the target: {leaking or 'none'}. "
         f"Baselines from: {results['baselines_from']}."
     )
+    parts += format_findings(results)
     return "\n\n".join(parts)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import modeling_apex.training.encoder.start as start
 import modeling_apex.training.loop as loop
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_audio, load_pipeline
+from modeling_apex.checkpoints.published import PUBLISHED_AGGREGATOR_WEIGHT, read_encoder
 from modeling_apex.corpus.song_source import open_song_source
 from modeling_apex.corpus.waveform_store import open_waveform_store
+from modeling_apex.inference.configuration_apex import ApexConfig
+from modeling_apex.training.encoder.start import load_starting_model
 from modeling_apex.training.encoder.task import EndToEndTask, freeze_unused_layers
 from modeling_apex.training.processes import build_accelerator
+from modeling_apex.training.task import TrainingInputs
 from modeling_apex.training.train import train
-from modeling_apex.training.trained_model import build_trained_model
+from modeling_apex.training.trained_model import build_trained_model, describe_trained_model
 
+import published_layout as layout
 from song_folders import write_dataset
 
 SIZES = {"train": 8, "validation": 4}
@@ -169,8 +176,70 @@ def test_the_dataset_has_the_labels_that_it_trains_on(
         train(dataset, tmp_path / "run", quick(train_encoder=True), model=tiny_model, songs=dataset)
 
 
-def test_command_needs_a_model_to_start_from(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.fixture
+def mert(tmp_path: Path) -> Path:
+    layout.write_mert_folder(tmp_path / "MERT-v1-95M")
+    return tmp_path / "MERT-v1-95M"
+
+
+def test_an_encoder_alone_is_a_start(mert: Path, quick: Callable) -> None:
+    """MERT, in its published layout: its weights behind the published layer mix, and new heads."""
+    arguments = quick(train_encoder=True, task="popularity")
+    base = load_starting_model(mert, arguments)
+    model = build_trained_model(base, arguments)
+    published = read_encoder(mert).state_dict
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in published.items())
+    assert state["aggregator.weight"].flatten().tolist() == pytest.approx(PUBLISHED_AGGREGATOR_WEIGHT)
+    assert model.config.head_names == ["score_streams", "score_likes"]
+    described = describe_trained_model(model.config, "run", arguments, {})
+    assert described["encoder"]["source"] == "MERT-v1-95M"
+    assert described["encoder"]["is_trained"]
+    again = build_trained_model(load_starting_model(mert, arguments), arguments).state_dict()
+    assert all(torch.equal(state[name], again[name]) for name in state), "the same start for a run that is resumed"
+    with pytest.raises(ValueError, match=r"needs a model that has heads, and .*MERT-v1-95M is an encoder alone"):
+        load_starting_model(mert, quick(train_encoder=True, initial_heads="model"))
+
+
+def test_weights_that_are_not_those_of_the_encoder(mert: Path, quick: Callable) -> None:
+    weights = torch.load(mert / "pytorch_model.bin")
+    weights.pop("encoder.layers.0.attention.k_proj.weight")
+    torch.save(weights, mert / "pytorch_model.bin")
+    message = r"the weights are not those that its config describes: encoder\.encoder\.layers\.0\.attention\.k"
+    with pytest.raises(ValueError, match=message):
+        load_starting_model(mert, quick(train_encoder=True))
+
+
+def test_without_a_model_named_training_starts_from_mert(
+    dataset: Path, tmp_path: Path, mert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     from modeling_apex.cli import main
 
-    assert main(["train", str(dataset), "--output", str(tmp_path / "run"), "--train-encoder"]) == 2
-    assert "--train-encoder needs --model" in capsys.readouterr().err
+    words = ["train", str(dataset), "--output", str(tmp_path / "run"), "--train-encoder", "--report-to", "none"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "m-a-p/MERT-v1-95M: cannot get the encoder" in said
+    assert "To work offline, run `hf download m-a-p/MERT-v1-95M` once while connected" in said
+    monkeypatch.setattr(start, "ApexConfig", partial(ApexConfig, segment_seconds=0.2))  # half a minute takes minutes
+    monkeypatch.setattr(start, "read_encoder", lambda name: read_encoder({start.DEFAULT_ENCODER: mert}[name]))
+    assert main([*words, "--num-epochs", "1"]) == 0
+    config = ApexModel.from_pretrained(tmp_path / "run" / "best").config
+    assert config.provenance["encoder"]["source"] == "m-a-p/MERT-v1-95M"
+    assert not config.freeze_encoder
+    assert "at batch size 8" in capsys.readouterr().out
+
+
+def test_a_dataset_that_is_not_there_is_said_before_a_model_is_fetched(tmp_path: Path, quick: Callable) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        train(tmp_path / "nowhere", tmp_path / "run", quick(train_encoder=True), model="no/such-model")
+
+
+def test_a_built_dataset_is_no_folder_of_embeddings(
+    dataset: Path, embeddings: Path, tmp_path: Path, quick: Callable
+) -> None:
+    """Both have a manifest.json; a builder's tells options and shards."""
+    (dataset / "manifest.json").write_text(json.dumps({"builder": "training", "options": {}, "shards": []}))
+    arguments = quick(train_encoder=True)
+    assert TrainingInputs(dataset, tmp_path / "run", arguments).open_songs().splits == SIZES
+    with pytest.raises(ValueError, match="a folder of embeddings, but `train_encoder` learns from audio"):
+        TrainingInputs(embeddings, tmp_path / "run", arguments).open_songs()
