@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from format_corpus import (
+    CONTAINERS,
     MAX_FRAME_SAMPLES,
     NEARER,
     UNREADABLE,
@@ -22,6 +23,7 @@ from format_corpus import (
 
 RATE = 48_000
 LOSSY = Format("aac", "ipod", "m4a", (), 2, RATE)
+RESULTS = Path(__file__).parent / "results"
 LOSSLESS = Format("flac", "flac", "flac", (), 2, RATE)
 
 
@@ -127,3 +129,32 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     journal.write_text(json.dumps({"container": "m4a", "rows": [row]}) + "\n")
     assert main(["--output", str(output), "--journal", str(journal), "--containers", "m4a"]) == 1
     assert json.loads(output.read_text())["num_unexplained"] == 1
+
+
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
+    return json.loads((RESULTS / "formats.json").read_text("utf-8"))
+
+
+def test_the_result_counts_every_file_once(result: dict[str, Any]) -> None:
+    entries = result["containers"].values()
+    assert sum(entry["files"] for entry in entries) == result["num_files"]
+    assert all(sum(entry["outcomes"].values()) == entry["files"] for entry in entries)
+    for outcome, count in result["outcomes"].items():
+        assert sum(entry["outcomes"].get(outcome, 0) for entry in entries) == count
+        if outcome != "equal":
+            assert sum(entry["files"] for entry in result["others"] if entry["outcome"] == outcome) == count
+
+
+def test_every_difference_and_refusal_of_the_result_has_a_reason(result: dict[str, Any]) -> None:
+    assert "failed" not in result["outcomes"]
+    assert result["num_unexplained"] == 0
+    for entry in result["others"]:
+        assert entry["reason"] or entry["outcome"] == "warned"
+
+
+def test_the_result_is_of_the_whole_corpus(result: dict[str, Any]) -> None:
+    # What FFmpeg 5.1 of Debian writes; another may write more.
+    assert result["num_files"] > 4_500
+    assert set(result["containers"]) <= {ending for _, ending, _ in CONTAINERS}
+    assert result["outcomes"]["equal"] > 0.9 * result["num_files"]
