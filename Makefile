@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 FILES ?= spaces_demo/samples
 FUZZ_SECONDS ?= 300
 TINY := modeling_apex/pretrained/apex-tiny
-STAMP := $(VENV)/.setup-done
 # The versions that CI runs on; `make setup LOCK=` takes the newest that pyproject.toml allows instead.
 LOCK ?= requirements-ci.lock
 PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
+# `$(WITH)NAMES` stands for an installation with these extras: a target installs what it needs and no more.
+WITH := $(VENV)/.installed-with-
+ALL := $(WITH)dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics robustness readme tiny tiny-arena presets compare demo card quality style \
@@ -17,24 +19,27 @@ PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
 help: ## List every target with one line
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(STAMP) ## Create the virtual environment and install the package with all extras
+setup: $(ALL) ## Create the virtual environment and install the package with all extras
 
-$(STAMP): pyproject.toml constraints.txt $(LOCK)
+$(VENV)/.torch-done: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[dev]"
 	@touch $@
 
-score: setup ## Score the sample songs, or your own: make score FILES="a.mp3 b.wav"
+$(WITH)%: $(VENV)/.torch-done pyproject.toml $(LOCK)
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[$*]"
+	@touch $@
+
+score: $(WITH)audio ## Score the sample songs, or your own: make score FILES="a.mp3 b.wav"
 	$(BIN)/apex-music score $(FILES)
 
-test: setup ## Run the tests (offline, CPU)
+test: $(WITH)test ## Run the tests (offline, CPU)
 	$(BIN)/python -m pytest
 
-test-slow: setup ## Run the tests at full model size as well
+test-slow: $(WITH)test ## Run the tests at full model size as well
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-bench: setup ## Run the benchmarks and write their results to tests/benchmarks/results
+bench: $(ALL) ## Run the benchmarks and write their results to tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/compare_resamplers.py
 	$(BIN)/python tests/benchmarks/bench_decoding.py --output tests/benchmarks/results/decoding.json
 	$(BIN)/python tests/benchmarks/bench_scoring.py
@@ -53,83 +58,79 @@ bench: setup ## Run the benchmarks and write their results to tests/benchmarks/r
 	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
-formats: setup ## Read every format that the ffmpeg of this machine writes (an hour) and write what differs
+formats: $(WITH)test ## Read every format that the ffmpeg of this machine writes (an hour) and write what differs
 	$(BIN)/python tests/benchmarks/format_corpus.py --output tests/benchmarks/results/formats.json
 
-hostile: setup ## Run the corpus of bad audio files (some minutes) and write its counts
+hostile: $(WITH)test ## Run the corpus of bad audio files (some minutes) and write its counts
 	$(BIN)/python tests/benchmarks/hostile_audio.py --output tests/benchmarks/results/hostile_audio.json
 
-fuzz: setup ## Fuzz the way from bytes to features for FUZZ_SECONDS (300)
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[fuzz]"
+fuzz: $(ALL) $(WITH)fuzz ## Fuzz the way from bytes to features for FUZZ_SECONDS (300)
 	$(BIN)/python tests/fuzz/run_fuzz.py --seconds $(FUZZ_SECONDS) --output tests/benchmarks/results/fuzz.json
 
-faults: setup ## Kill and stop every command that writes fifty times each and compare what is left
+faults: $(ALL) ## Kill and stop every command that writes fifty times each and compare what is left
 	$(BIN)/python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
 
-mutation: setup ## Mutate audio, losses, metrics and targets, and count which mutants the tests notice
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[mutation]"
+mutation: $(ALL) $(WITH)mutation ## Mutate audio, losses, metrics and targets, and count which mutants the tests notice
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
 	$(BIN)/python tests/benchmarks/report_mutation.py --output tests/benchmarks/results/mutation.json
 
-statistics: setup ## Simulate what intervals, tests and percentiles promise (resumable)
+statistics: $(ALL) ## Simulate what intervals, tests and percentiles promise (resumable)
 	$(BIN)/python tests/benchmarks/simulate_statistics.py --output tests/benchmarks/results/statistics.json
 	$(BIN)/python tests/benchmarks/measure_uncertainty.py
 
-robustness: setup ## Measure what a song's file does to the scores of apex-tiny
+robustness: $(ALL) ## Measure what a song's file does to the scores of apex-tiny
 	$(BIN)/python -m datasets_scripts.build synthetic --layout factors --num-songs 40 --seconds 30 --seed 17 --sampling-rate 44100 \
 	  --num-channels 2 --output runs/robustness-songs
 	$(BIN)/apex-music robustness $(TINY) runs/robustness-songs/audio --output $(TINY)/robustness --overwrite --device cpu
 
-readme: setup ## Write the tables of README.md from the result files
+readme: $(ALL) ## Write the tables of README.md from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py
 
-tiny: setup ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
+tiny: $(ALL) ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
 	$(BIN)/python -m modeling_apex.training.tiny
 
-tiny-arena: setup ## Judge the embedded model on synthetic battles; fits its preference head
-	$(BIN)/python -m datasets_scripts.build synthetic --layout music-arena --num-songs 800 --seconds 20 --output runs/battles-raw
-	$(BIN)/python -m datasets_scripts.build music-arena --source runs/battles-raw --output runs/battles
+tiny-arena: $(ALL) ## Judge the embedded model on synthetic battles; fits its preference head
+	$(BIN)/apex-music build synthetic --layout music-arena --num-songs 800 --seconds 20 --output runs/battles-raw
+	$(BIN)/apex-music build music-arena --source runs/battles-raw --output runs/battles
 	$(BIN)/apex-music arena runs/battles --model $(TINY) --truth runs/battles-raw/truth.jsonl \
 	  --output $(TINY)/arena --save-head-to $(TINY)
 
-demo: setup ## Serve the Space on this machine
-	$(BIN)/python -m spaces_demo.app
+demo: $(WITH)audio,demo ## Serve the Space on this machine
+	$(BIN)/apex-music demo
 
-presets: setup ## Compare the training presets on synthetic songs embedded by apex-tiny
-	$(BIN)/python -m datasets_scripts.build synthetic --layout training --num-songs 1600 --seconds 20 --seed 5 --output runs/presets-world
-	$(BIN)/python -m datasets_scripts.build training --source runs/presets-world/metadata.jsonl runs/presets-world/audio \
+presets: $(ALL) ## Compare the training presets on synthetic songs embedded by apex-tiny
+	$(BIN)/apex-music build synthetic --layout training --num-songs 1600 --seconds 20 --seed 5 --output runs/presets-world
+	$(BIN)/apex-music build training --source runs/presets-world/metadata.jsonl runs/presets-world/audio \
 	  --labels runs/presets-world/pseudo_labels.jsonl --label-source synthetic --split-method quota --splits 60:15:25 --output runs/presets-songs
 	$(BIN)/apex-music embed runs/presets-songs --model $(TINY) --output runs/presets-embeddings
 	$(BIN)/python tests/benchmarks/compare_presets.py runs/presets-embeddings --output tests/benchmarks/results/presets.json
 
-compare: setup ## Compare APEX heads, the fused CNN, its branches and gradient boosting (about half an hour)
+compare: $(ALL) ## Compare APEX heads, the fused CNN, its branches and gradient boosting (about half an hour)
 	$(BIN)/python tests/benchmarks/compare_models.py --output tests/benchmarks/results/models.json
 	$(BIN)/python tests/benchmarks/update_readme.py
 
-card: setup ## Render the full model card of apex-tiny from its result files to build/card
-	$(BIN)/python -m hub_card.build_card --model $(TINY) --output build/card \
+card: $(WITH)hub ## Render the full model card of apex-tiny from its result files to build/card
+	$(BIN)/apex-music card --model $(TINY) --output build/card \
 	  $(if $(wildcard $(TINY)/arena/results.json),,--no-arena-because "no battles were scored with the embedded model.")
 
-quality: setup ## Lint, format check and type check; changes nothing
+quality: $(ALL) ## Lint, format check and type check; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-style: setup ## Format and fix what can be fixed
+style: $(ALL) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: setup ## Pin the newest versions that pyproject.toml allows, for CI; torch stays in constraints.txt
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[release]"
+lock: $(ALL) $(WITH)release ## Pin the newest versions that pyproject.toml allows, for CI; torch stays in constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --extra mutation --extra fuzz --python-version 3.11 \
 	  --constraints constraints.txt --no-emit-package torch --no-annotate --custom-compile-command "make lock" \
 	  $(LOCK_OPTIONS) --output-file requirements-ci.lock
 
-licenses: setup ## Report the licence of every dependency; fails on one that is not allowed
+licenses: $(ALL) ## Report the licence of every dependency; fails on one that is not allowed
 	$(BIN)/python tests/benchmarks/report_licenses.py --output tests/benchmarks/results/licenses.json
 
-wheel: setup ## Build the wheel and the source archive into dist
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[release]"
+wheel: $(ALL) $(WITH)release ## Build the wheel and the source archive into dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 sbom: wheel ## List what an installation of the wheel with all extras consists of, as CycloneDX, in build/sbom.json

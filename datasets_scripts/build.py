@@ -1,5 +1,6 @@
 """
-One command for every dataset: `python -m datasets_scripts.build DATASET`, with `--help` for the list of them.
+One command for every dataset: `apex-music build DATASET`, with `--help` for the list of them. `python -m
+datasets_scripts.build` is the same.
 
 Arguments come in, a folder leaves that `datasets.load_dataset` reads (the synthetic world writes the raw layouts that
 the other sub-commands read). A build that was stopped goes on where it was when the same command is given again.
@@ -13,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.build_arguments import MEBIBYTE, add_hub_arguments, build_parser
-from datasets_scripts.worker_pool import WorkerDiedError
-from hub_card.hub_upload import PublishError, UploadTarget
-from modeling_apex.process_exit import CommandParser, print_lines, run_command
+from datasets_scripts.build_arguments import MEBIBYTE, SYNTHETIC, build_parser
+from hub_card.hub_upload import UploadTarget
+from modeling_apex.process_exit import print_lines, run_command
 from modeling_apex.storage.output_lock import OutputLock
 
 
@@ -32,30 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `int`: exit status, as every command here has it; 1 when the Hub did not take the dataset, or a process that
         shared the work died.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-
-    def run(args: argparse.Namespace) -> int:
-        if words[:1] == ["synthetic"]:
-            return _run_synthetic(_parse_synthetic(words[1:], args))
-        return _run_builder(build_parser().parse_args(words, args))
-
     return run_command(
         "error",
-        run,
+        lambda args: run(build_parser().parse_args(arguments, args)),
         words=arguments,
         when_interrupted="the same command goes on where this one stopped",
-        statuses={WorkerDiedError: 1, PublishError: 1},
     )
 
 
-def _parse_synthetic(arguments: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
-    from datasets_scripts.synthetic.command import add_arguments
-
-    parser = CommandParser(prog="python -m datasets_scripts.build synthetic")
-    add_arguments(parser)
-    add_hub_arguments(parser)
-    return parser.parse_args(arguments, args)
+def run(args: argparse.Namespace) -> int:
+    """Build what the arguments describe, as [`add_arguments`] declares them; return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    return _run_synthetic(args) if args.dataset == SYNTHETIC else _run_builder(args)
 
 
 def _run_synthetic(args: argparse.Namespace) -> int:

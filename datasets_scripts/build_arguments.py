@@ -6,6 +6,7 @@ A new builder gets a function that adds its arguments, one that creates it, and 
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from datasets_scripts.song_record import AESTHETIC_NAMES, GROUP_KEYS, LABEL_SOUR
 from datasets_scripts.splits import SPLIT_METHODS, parse_split_ratios
 from datasets_scripts.training_sources import AUDIO_IN_TABLE, DEFAULT_COLUMNS, LABELS, NO_AUDIO, SongSource
 from hub_card.card_checks import HUB_LICENSES
+from modeling_apex.lazy_parser import LazyParser
 from modeling_apex.process_exit import CommandParser
 from modeling_apex.storage.table_reader import FORMATS_TEXT
 
+SYNTHETIC = "synthetic"
 MEBIBYTE = 1024**2
 DEFAULT_MAX_SHARD_BYTES = 256 * MEBIBYTE
 
@@ -50,8 +53,8 @@ of --labels are set by their own names, or behind `{LABELS}:`: --column coherenc
 {chr(10).join(f"  {name:<16}{column}" for name, column in DEFAULT_COLUMNS.items())}
 
 Examples:
-  python -m datasets_scripts.build training --source suno.jsonl.zst audio/suno suno --output data/songs
-  python -m datasets_scripts.build training --source a.csv audio/a suno --source b.parquet audio/b udio \\
+  %(prog)s --source suno.jsonl.zst audio/suno suno --output data/songs
+  %(prog)s --source a.csv audio/a suno --source b.parquet audio/b udio \\
       --column udio:like_count=likes --labels pseudo_labels.csv --output data/songs
 """
 SONGEVAL_DESCRIPTION = """\
@@ -59,7 +62,7 @@ Songs in SongEval's layout (metadata.jsonl with `annotation`, one entry a rater)
 
 Examples:
   hf download ASLP-lab/SongEval --repo-type dataset --local-dir SongEval
-  python -m datasets_scripts.build songeval --source SongEval --output data/songeval
+  %(prog)s --source SongEval --output data/songeval
 """
 MUSIC_ARENA_DESCRIPTION = """\
 Battles in Music Arena's layout (battle_data/<month>/*.json, audio_files/<month>/*.mp3): one row a battle with both
@@ -67,12 +70,12 @@ songs and the vote. Songs of withheld systems stay as rows without audio.
 
 Examples:
   hf download music-arena/music-arena-dataset --repo-type dataset --local-dir music-arena
-  python -m datasets_scripts.build music-arena --source music-arena --months 2026-02 --output data/arena
+  %(prog)s --source music-arena --months 2026-02 --output data/arena
 """
 FMA_DESCRIPTION = """\
 Songs of the Free Music Archive (tracks.csv and fma_*/): listens and favourites as targets, split by artist.
 
-Example: python -m datasets_scripts.build fma --tracks fma_metadata/tracks.csv --audio fma_large --output data/fma
+Example: %(prog)s --tracks fma_metadata/tracks.csv --audio fma_large --output data/fma
 """
 
 SPOTIFY_DESCRIPTION = """\
@@ -80,27 +83,40 @@ Tracks of a Spotify-like table (popularity 0 to 100, acoustic attributes, genre,
 split by artist. Features that leak the target (artist_popularity, artist_followers, play_count, like_count) are named
 as such in the card; --leaking-features drop leaves them out.
 
-Example: python -m datasets_scripts.build spotify --tracks tracks.csv --audio audio --output data/tracks
+Example: %(prog)s --tracks tracks.csv --audio audio --output data/tracks
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the command's parser; the synthetic world adds its own arguments when it is asked for."""
-    parser = CommandParser(
-        prog="python -m datasets_scripts.build",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="DATASET")
-    commands.add_parser("synthetic", help="a synthetic song world, in the layouts below", add_help=False)
-    for name, (summary, description, add_arguments, create_builder) in BUILDERS.items():
-        command = commands.add_parser(
-            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        add_arguments(command)
-        _add_output_arguments(command)
-        command.set_defaults(create_builder=create_builder)
+    """Build the parser of `python -m datasets_scripts.build`."""
+    parser = CommandParser(prog="python -m datasets_scripts.build")
+    add_arguments(parser)
     return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command, and declare its datasets; each brings its own arguments when it is asked for."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET", parser_class=LazyParser)
+    summary = "a synthetic song world, in the layouts below"
+    datasets.add_parser(SYNTHETIC, help=summary, declare=_declare_synthetic)
+    for name, (summary, *_) in BUILDERS.items():
+        datasets.add_parser(name, help=summary, declare=partial(_declare_builder, name=name))
+
+
+def _declare_synthetic(parser: argparse.ArgumentParser) -> None:
+    from datasets_scripts.synthetic.command import add_arguments
+
+    add_arguments(parser)
+    add_hub_arguments(parser)
+
+
+def _declare_builder(parser: argparse.ArgumentParser, name: str) -> None:
+    _, parser.description, add_own_arguments, create_builder = BUILDERS[name]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_own_arguments(parser)
+    _add_output_arguments(parser)
+    parser.set_defaults(create_builder=create_builder)
 
 
 def add_hub_arguments(parser: argparse._ActionsContainer) -> None:

@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection
 class WorkerDiedError(RuntimeError):
     """A process of the pool ended in the middle of its work; the message says what to do."""
 
+    exit_status = 1  # neither the user's fault nor this program's
+
 
 @contextmanager
 def open_worker_pool(

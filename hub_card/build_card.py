@@ -1,5 +1,5 @@
 """
-`python -m hub_card.build_card`: result files to a card.
+`apex-music card`, or `python -m hub_card.build_card`: result files to a card.
 
 Writes the `README.md` of a model, or of a dataset that `datasets_scripts.build` made. Nothing is typed by hand: a fact
 that no file has stops the build with the name of the file and the field.
@@ -26,7 +26,7 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare where a card's facts come from; building and publishing share it."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", metavar="DIR", help="folder of a model")
-    source.add_argument("--dataset", metavar="DIR", help="folder that `python -m datasets_scripts.build` finished")
+    source.add_argument("--dataset", metavar="DIR", help="folder that `apex-music build` finished")
     parser.add_argument("--results", metavar="FILE", help="its evaluation (default: results.json beside the model)")
     parser.add_argument("--facts", metavar="FILE", help="JSON of what no program measures (default: facts.json there)")
     parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote (default: arena/ there)")
@@ -36,21 +36,29 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-arena-because", metavar="TEXT", help="why there are no results on battles")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command."""
-    parser = CommandParser(
-        prog="python -m hub_card.build_card",
-        description="Render the card of a model or a dataset from its result files. A missing fact stops the build.",
-        epilog="examples:\n"
-        "  python -m hub_card.build_card --model runs/best --arena runs/arena --repo you/apex\n"
-        '  python -m hub_card.build_card --model runs/best --no-arena-because "no battles at hand" --output card/\n'
-        "  python -m hub_card.build_card --dataset data/songeval",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and declare its arguments."""
+    parser.description = (
+        "Render the card of a model or a dataset from its result files. A missing fact stops the build."
     )
+    parser.epilog = (
+        "examples:\n"
+        "  %(prog)s --model runs/best --arena runs/arena --repo you/apex\n"
+        '  %(prog)s --model runs/best --no-arena-because "no battles at hand" --output card/\n'
+        "  %(prog)s --dataset data/songeval"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_card_arguments(parser)
     parser.add_argument("--repo", metavar="ID", help="the Hub repository that the card is for: owner/name")
     parser.add_argument("--output", metavar="DIR", help="folder for README.md and plots (default: the folder itself)")
-    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the card that the arguments describe, and print its path; return the exit status."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading weights: it takes a second
+    output = arguments.output or arguments.model or arguments.dataset
+    print_lines(write_card(arguments, output, repo_id=arguments.repo))
+    return 0
 
 
 def write_card(arguments: argparse.Namespace, output: str | os.PathLike, *, repo_id: str | None) -> Path:
@@ -121,17 +129,14 @@ def _copy_plots(source: Path | None, output: Path) -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading weights: it takes a second
-
-    def run(arguments: argparse.Namespace) -> int:
-        build_parser().parse_args(words, arguments)
-        print_lines(
-            write_card(arguments, arguments.output or arguments.model or arguments.dataset, repo_id=arguments.repo)
-        )
-        return 0
-
-    return run_command("build_card", run, words=words, when_interrupted="give the same command again")
+    parser = CommandParser(prog="python -m hub_card.build_card")
+    add_arguments(parser)
+    return run_command(
+        "build_card",
+        lambda arguments: run(parser.parse_args(words, arguments)),
+        words=words,
+        when_interrupted="give the same command again",
+    )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ NEW, CHANGED, SAME = "new", "changed", "same"
 class PublishError(RuntimeError):
     """The Hub did not take the folder; the message says what to do."""
 
+    exit_status = 1  # neither the user's fault nor this program's
+
 
 class RepositoryChangedError(PublishError):
     """Somebody else changed the repository after it was read."""

@@ -1,5 +1,5 @@
 """
-`python -m hub_card.publish`: a model or a dataset to the Hub.
+`apex-music publish`, or `python -m hub_card.publish`: a model or a dataset to the Hub.
 
 Exports the model, renders its card, checks the folder, says what it will send, sends it as one commit, and reads it
 back. `--dry-run` stops before anything is sent. The token comes from `hf auth login` or `HF_TOKEN`, never from here.
@@ -51,18 +51,26 @@ LEDGER_NAME = ".sources.jsonl"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command."""
-    parser = CommandParser(
-        prog="python -m hub_card.publish",
-        description="Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards. A "
-        "model without results is evaluated, and what only you know of it is asked for in its facts.json; answer "
-        "there, and give the same command again.",
-        epilog="examples:\n"
-        "  python -m hub_card.publish --model runs/first/best --repo you/first --dry-run\n"
-        "  python -m hub_card.publish --dataset data/songeval --repo you/songeval --private\n\n"
-        "The token comes from `hf auth login` or the variable HF_TOKEN.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Build the parser of `python -m hub_card.publish`."""
+    parser = CommandParser(prog="python -m hub_card.publish")
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and declare its arguments."""
+    parser.description = (
+        "Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards. A model without "
+        "results is evaluated, and what only you know of it is asked for in its facts.json; answer there, and give "
+        "the same command again."
     )
+    parser.epilog = (
+        "examples:\n"
+        "  %(prog)s --model runs/first/best --repo you/first --dry-run\n"
+        "  %(prog)s --dataset data/songeval --repo you/songeval --private\n\n"
+        "The token comes from `hf auth login` or the variable HF_TOKEN."
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_card_arguments(parser)
     parser.add_argument("--repo", required=True, metavar="ID", help="the Hub repository: owner/name")
     parser.add_argument(
@@ -84,7 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"refuse larger files (default: {DEFAULT_MAX_FILE_BYTES:,})",
     )
-    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Publish what the arguments name; return the exit status."""
+    publish(arguments)
+    return 0
 
 
 def publish(arguments: argparse.Namespace, *, api: Any = None, say: Callable[[str], None] = print_lines) -> str | None:
@@ -347,23 +360,13 @@ def _list_private_paths() -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 1 if the Hub did not take it, 2 if folder or words are wrong."""
-
-    def run(arguments: argparse.Namespace) -> int:
-        publish(build_parser().parse_args(words, arguments))
-        return 0
-
-    return run_upload("publish", run, words=words)
+    return run_upload("publish", lambda arguments: run(build_parser().parse_args(words, arguments)), words=words)
 
 
 def run_upload(name: str, run: Callable[[argparse.Namespace], int], *, words: Sequence[str] | None) -> int:
     """Run a command that sends something to the Hub; arguments as for [`run_command`]."""
-    return run_command(
-        name,
-        run,
-        words=words,
-        when_interrupted="a commit is all or nothing: give the command again",
-        statuses={PublishError: 1},
-    )
+    when_interrupted = "a commit is all or nothing: give the same command again"
+    return run_command(name, run, words=words, when_interrupted=when_interrupted)
 
 
 if __name__ == "__main__":

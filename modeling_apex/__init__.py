@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.inference.report_apex import flatten_reports, format_csv, format_rows
     from modeling_apex.inference.scoring_apex import SongScorer
+    from modeling_apex.inference.song_report_apex import SongReport
+    from modeling_apex.inference.whole_song_apex import load_whole_song
     from modeling_apex.loading import load_pipeline, load_scorer
 
 __version__ = "0.2.0"
@@ -50,6 +52,7 @@ _PUBLIC_NAMES = {
     "load_preference_head": "arena.preference",
     "rank_reports": "arena.ranking",
     "PreferenceHead": "arena.preference",
+    "SongReport": "inference.song_report_apex",
     "SongScorer": "inference.scoring_apex",
     "SongEvalConfig": "inference.configuration_songeval_apex",
     "SongEvalModel": "inference.modeling_songeval_apex",
@@ -70,6 +73,7 @@ __all__ = [
     "PreferenceHead",
     "SongEvalConfig",
     "SongEvalModel",
+    "SongReport",
     "SongScorer",
     "SpectrogramFusionConfig",
     "SpectrogramFusionModel",

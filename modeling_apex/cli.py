@@ -8,53 +8,65 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 from modeling_apex import __version__
+from modeling_apex.lazy_parser import LazyParser
 from modeling_apex.process_exit import CommandParser, run_command
 
-COMMANDS = (
-    "score",
-    "rank",
-    "select",
-    "embed",
-    "label",
-    "train",
-    "evaluate",
-    "calibrate",
-    "robustness",
-    "conditions",
-    "arena",
-    "anchors",
-    "convert",
-    "export",
-    "verify",
-    "validate",
-)
+# The commands by what people want to do.
+GROUPS = {
+    "score songs": ("score", "rank", "select", "demo"),
+    "train and compare": ("embed", "label", "train", "evaluate", "conditions", "calibrate", "robustness"),
+    "judge on battles": ("arena", "anchors"),
+    "make data": ("build",),
+    "share a model": ("card", "publish", "export"),
+    "take in and check a model": ("convert", "verify", "validate"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all sub-commands."""
     parser = CommandParser(
         prog="apex-music",
+        usage="%(prog)s [-h] [--version] [--traceback] COMMAND ...",
         description="Tell how popular and how good an AI-generated song is likely to be, from its audio alone.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"apex-music {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = import_module(f"modeling_apex.commands.{name}")
-        command = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.DESCRIPTION,
-            epilog="\n".join(["examples:", *(f"  apex-music {name} {words}" for words in module.EXAMPLES)]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
-        command.set_defaults(run=module.run, prog=command.prog, when_interrupted=when_interrupted)
+    modules = {name: import_module(f"modeling_apex.commands.{name}") for name in COMMANDS}
+    commands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        prog=parser.prog,
+        parser_class=LazyParser,
+        help=argparse.SUPPRESS,
+    )
+    for name, module in modules.items():
+        commands.add_parser(name, declare=partial(_declare, module=module))
+    width = max(map(len, COMMANDS))
+    lists = (
+        "\n".join([f"{group}:", *(f"  {name:<{width}}  {modules[name].HELP}" for name in names)])
+        for group, names in GROUPS.items()
+    )
+    parser.epilog = "\n\n".join([*lists, "`apex-music COMMAND --help` tells what a command takes, with examples."])
     return parser
+
+
+def _declare(command: LazyParser, module: Any) -> None:
+    """Describe a command and add its arguments; the module of a program of its own does the first as well."""
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    if hasattr(module, "DESCRIPTION"):
+        command.description = module.DESCRIPTION
+        command.epilog = "\n".join(["examples:", *(f"  {command.prog} {words}".rstrip() for words in module.EXAMPLES)])
+    module.add_arguments(command)
+    when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
+    command.set_defaults(run=module.run, prog=command.prog, when_interrupted=when_interrupted)
 
 
 def main(words: Sequence[str] | None = None) -> int:

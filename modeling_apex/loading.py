@@ -5,15 +5,15 @@ Load a scorer, a pipeline or a model the way the command line and most programs 
 is installed. Here the installed code always runs, and the errors say what to do.
 """
 
-import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from modeling_apex.engines import check_engine
-from modeling_apex.registration import EMBEDDED_MODEL, TASK
+from modeling_apex.model_names import choose_hub_options, explaining_missing_model, find_model
+from modeling_apex.registration import TASK
 from modeling_apex.storage.config_files import read_config_file
 
 if TYPE_CHECKING:
@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
     from modeling_apex.inference.pipeline_apex import ApexPopularityPipeline
     from modeling_apex.inference.scoring_apex import SongScorer
+    from modeling_apex.inference.song_report_apex import SongReport
+
+    class SongPipeline(ApexPopularityPipeline):
+        """What a type checker is to know of the pipeline, of which transformers tells it nothing."""
+
+        @overload
+        def __call__(self, inputs: list[Any] | tuple[Any, ...], **options: Any) -> list[SongReport]: ...
+        @overload
+        def __call__(self, inputs: str | bytes | os.PathLike | Mapping[str, Any], **options: Any) -> SongReport: ...
+        @overload
+        def __call__(self, inputs: Any, **options: Any) -> Any: ...
+        def __call__(self, inputs: Any, **options: Any) -> Any: ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +109,7 @@ def load_pipeline(
     compile: bool = False,
     require_validation: bool = True,
     **kwargs: Any,
-) -> "ApexPopularityPipeline":
+) -> "SongPipeline":
     """
     Load the `apex-popularity` pipeline.
 
@@ -137,14 +150,10 @@ def load_pipeline(
     source: Any = _name_model(model)
     source = _load_if_exported(source, engine) if isinstance(source, str) else source
     build_pipeline: Any = transformers.pipeline
-    with _explain_missing_model(source):
+    with explaining_missing_model(source):
         if isinstance(source, str) and "config" not in kwargs:
-            options = {**kwargs.get("model_kwargs", {}), **kwargs}
-            names = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-            find_model_class(source, **{name: options[name] for name in names if name in options})
-        pipeline: ApexPopularityPipeline = build_pipeline(
-            TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs
-        )
+            source, kwargs = _load_if_unreachable(source, kwargs)
+        pipeline: SongPipeline = build_pipeline(TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs)
     _set_engine(pipeline.model, engine, precision, compile, require_validation)
     return pipeline
 
@@ -166,10 +175,12 @@ def load_model(model: str | os.PathLike, **options: Any) -> "ApexModel | Spectro
         `ValueError`: If the config names a model of another package.
         `FileNotFoundError`: If there is no model of that name.
     """
-    with _explain_missing_model(model):
-        model_class: Any = find_model_class(model, **options)
+    name = _name_model(model)
+    options = choose_hub_options(name, options)
+    with explaining_missing_model(name):
+        model_class: Any = _read_model_class(name, options)
         loaded: ApexModel | SpectrogramFusionModel | SongEvalModel = model_class.from_pretrained(
-            os.fspath(model), **{"dtype": "float32", **options}
+            name, **{"dtype": "float32", **options}
         )
     return loaded
 
@@ -181,15 +192,17 @@ def load_apex_model(model: str | os.PathLike) -> "ApexModel":
     Raises:
         `ValueError`: If the model is of another type.
     """
-    with _explain_missing_model(model):
-        model_class: Any = find_model_class(model)
-    name = model_class.config_class.model_type
-    if name != "apex":
-        use = "it scores songs (`apex-music score`)"
-        if name == "spectrogram-fusion":
-            use = f"it learns from a dataset of songs (`apex-music train DATASET --model-type {name}`)"
-        raise ValueError(f"{model}: a {name} model has no embeddings to store; {use}. Pass an APEX model here.")
-    loaded: ApexModel = model_class.from_pretrained(os.fspath(model), dtype="float32")
+    name = _name_model(model)
+    options = choose_hub_options(name, {})
+    with explaining_missing_model(name):
+        model_class: Any = _read_model_class(name, options)
+        kind = model_class.config_class.model_type
+        if kind != "apex":
+            use = "it scores songs (`apex-music score`)"
+            if kind == "spectrogram-fusion":
+                use = f"it learns from a dataset of songs (`apex-music train DATASET --model-type {kind}`)"
+            raise ValueError(f"{model}: a {kind} model has no embeddings to store; {use}. Pass an APEX model here.")
+        loaded: ApexModel = model_class.from_pretrained(name, **{"dtype": "float32", **options})
     return loaded
 
 
@@ -202,15 +215,21 @@ def find_model_class(
     Raises:
         `ValueError`: If the config names a model of another package.
     """
+    name = find_model(model)
+    with explaining_missing_model(name):
+        return _read_model_class(name, choose_hub_options(name, options))
+
+
+def _read_model_class(model: str, options: Mapping[str, Any]) -> "type[ApexModel] | type[SpectrogramFusionModel]":
     from transformers import PreTrainedConfig
 
     from modeling_apex.inference.modeling_apex import ApexModel
     from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
     from modeling_apex.inference.modeling_spectrogram_fusion_apex import SpectrogramFusionModel
 
-    _check_config_file(os.fspath(model))
+    _check_config_file(model)
     try:
-        described, _ = PreTrainedConfig.get_config_dict(os.fspath(model), **options)
+        described, _ = PreTrainedConfig.get_config_dict(model, **options)
         name = described.get("model_type")
     except (TypeError, AttributeError) as error:  # the file of a Hub model, which transformers takes as it comes
         raise ValueError(
@@ -249,15 +268,6 @@ def check_device(device: "str | int | torch.device") -> None:
         )
 
 
-def check_embedded_model() -> None:
-    """Raise a `FileNotFoundError` if this installation came without the embedded demonstration model."""
-    if not (EMBEDDED_MODEL / "config.json").is_file():
-        raise FileNotFoundError(
-            "no model was named, and this installation has no embedded one. Pass a model: a folder, or a Hub id such "
-            "as amaai-lab/apex (`--model` on the command line, `model=` in Python)."
-        )
-
-
 def _check_options(engine: str, precision: str, compile: bool, dtype: Any) -> bool:
     """Refuse options that exclude each other; tell whether the default path is meant."""
     check_engine(engine, precision, compile=compile)
@@ -273,12 +283,9 @@ def _is_float32(dtype: Any) -> bool:
 
 def _name_model(model: Any) -> Any:
     """Return the folder or Hub id of a model that is yet to be loaded; a loaded one as it is."""
-    if model is None:
-        model = EMBEDDED_MODEL
-        check_embedded_model()
-    if not isinstance(model, (str, os.PathLike)):
+    if model is not None and not isinstance(model, (str, os.PathLike)):
         return model
-    name = os.path.expanduser(os.fspath(model))
+    name = find_model(model)
     if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
         raise FileNotFoundError(
             f"{name}: no config.json in this folder, so it is not a model. Pass a folder that `save_pretrained`, "
@@ -310,18 +317,18 @@ def _load_if_exported(model: str, engine: str) -> Any:
     return load_exported_model(model)
 
 
-@contextlib.contextmanager
-def _explain_missing_model(model: Any) -> Iterator[None]:
-    """Say what to do where loading a name that is no folder finds nothing on the Hub."""
-    try:
-        yield
-    except OSError as error:
-        if not isinstance(model, (str, os.PathLike)) or os.path.isdir(model):
-            raise
-        raise FileNotFoundError(
-            f"{model}: no such folder, and not to be had from the Hub: {error} To work offline, run "
-            f"`hf download {model}` once while connected, or pass a folder."
-        ) from error
+def _load_if_unreachable(model: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Check a model's type; load it from the cache where the Hub does not answer, and return the options left."""
+    given = {**options.get("model_kwargs", {}), **options}
+    names = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+    hub_options = choose_hub_options(model, {name: given[name] for name in names if name in given})
+    model_class: Any = _read_model_class(model, hub_options)
+    if not hub_options.get("local_files_only"):
+        return model, options
+    # `transformers.pipeline` takes that option too, and hands it on to our pipeline, which has none of that name.
+    dtype = {"dtype": options["dtype"]} if "dtype" in options else {}
+    loaded = model_class.from_pretrained(model, **hub_options, **dtype)
+    return loaded, {name: value for name, value in options.items() if name not in names}
 
 
 def _set_engine(model: Any, engine: str, precision: str, compile: bool, require_validation: bool) -> None:

@@ -61,7 +61,6 @@ def run_command(
     *,
     words: Sequence[str] | None,
     when_interrupted: str,
-    statuses: dict[type[Exception], int] | None = None,
 ) -> int:
     """
     Run a command and end it as every command here ends.
@@ -76,7 +75,6 @@ def run_command(
             The command line. Where it is that of the process, by default, the process is there for this command alone,
             and its signals are handled here.
         when_interrupted (`str`): What to do after an interruption, in words.
-        statuses (`dict[type[Exception], int]`, *optional*): Of errors that are neither the user's nor the program's.
 
     Returns:
         `int`: exit status.
@@ -109,7 +107,7 @@ def run_command(
         if arguments.traceback:
             raise
         _close_output()
-        status, message = _judge(error, arguments.output, statuses or {})
+        status, message = _judge(error, arguments.output)
         _say(f"{arguments.prog}: {escape_lines(hide_secrets(message))}")
     if signals is not None:
         signals.finish()
@@ -152,10 +150,8 @@ def is_slip(error: BaseException) -> bool:
     return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS"
 
 
-def _judge(
-    error: Exception, output: str | os.PathLike | None, statuses: dict[type[Exception], int]
-) -> tuple[int, str]:
-    """Return the exit status that an error means, and what to say of it."""
+def _judge(error: Exception, output: str | os.PathLike | None) -> tuple[int, str]:
+    """Return the exit status that an error means, and what to say of it; an error may have a status of its own."""
     is_of_reader = type(error).__module__.partition(".")[0] in READERS
     if not (isinstance(error, USER_ERRORS) or is_of_reader) or is_slip(error):
         return 3, (
@@ -165,8 +161,7 @@ def _judge(
     message = describe_failure(error, output).strip() or type(error).__name__
     if isinstance(error, MemoryError):
         message = f"there is not enough memory ({message}). Give it smaller files, or a machine with more memory."
-    status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 2)
-    return status, message
+    return getattr(error, "exit_status", 2), message
 
 
 def _say(text: str) -> None:

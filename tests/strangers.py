@@ -7,12 +7,21 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+# What may be installed here, and what nothing of ours may ask a stranger for.
+LACKING = (
+    *("accelerate", "av", "datasets", "evaluate", "gradio", "jinja2", "librosa", "matplotlib"),
+    *("pandas", "pyarrow", "scipy", "sklearn", "soxr", "tensorboard", "torchaudio", "torchcodec", "zstandard"),
+)
 
 
 def run_elsewhere(program: str, folder: Path, *words: str) -> dict:
-    """Run a program in a fresh process that has transformers but not this package, with the Hub out of reach."""
+    """
+    Run a program in a fresh process that has torch, transformers and soundfile, but neither this package nor anything
+    else that such a machine may lack, with the Hub out of reach.
+    """
     prologue = f"""
 import importlib.util, sys
+sys.modules.update(dict.fromkeys({LACKING!r}))  # to Python, these are not installed
 sys.path = [path for path in sys.path if path not in ("", {str(REPOSITORY)!r})]
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
 assert importlib.util.find_spec("modeling_apex") is None, "the package must not be importable here"

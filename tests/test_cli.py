@@ -1,6 +1,7 @@
 """The command line as its users meet it: output, exit status, refusals, interruption."""
 
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from hub_card.hub_upload import PublishError
 from modeling_apex import ApexModel, PreferenceHead, load_pipeline, load_preference_head, score_preference
-from modeling_apex.cli import build_parser, main
+from modeling_apex.cli import GROUPS, build_parser, main
 from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.scoring_apex import SongScorer
@@ -431,9 +433,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: 
 def test_without_an_embedded_model_the_error_says_what_to_pass(
     song_file: SongFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    import modeling_apex.loading
-
-    monkeypatch.setattr(modeling_apex.loading, "EMBEDDED_MODEL", tmp_path / "absent")
+    monkeypatch.setattr("modeling_apex.model_names.EMBEDDED_MODEL", tmp_path / "absent")
     assert main(["score", str(song_file())]) == 2
     assert "no model was named, and this installation has no embedded one" in capsys.readouterr().err
 
@@ -474,3 +474,64 @@ def test_an_error_message_is_no_terminal_code(tmp_path: Path, capsys: pytest.Cap
     assert "\\x1b[2J\\u202e*.wav: no file matches this pattern" in error
     assert "\x1b" not in error
     assert "\u202e" not in error
+
+
+def test_help_groups_every_command_by_what_it_is_for(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    for group, names in GROUPS.items():
+        listed = said.partition(f"\n{group}:\n")[2].partition("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in listed] == list(names)
+        assert all(len(line.split()) > 2 and len(line) <= 119 for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "words"),
+    [
+        (
+            "build",
+            "datasets_scripts.build",
+            ["training", "--source", "t.csv", "none", "suno", "--output", "o", "--seed", "3"],
+        ),
+        ("build", "datasets_scripts.build", ["synthetic", "--output", "o", "--num-songs", "7"]),
+        ("card", "hub_card.build_card", ["--model", "m", "--repo", "a/b"]),
+        ("publish", "hub_card.publish", ["--dataset", "d", "--repo", "a/b", "--dry-run"]),
+    ],
+)
+def test_a_command_and_its_program_are_one(
+    command: str, module: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    program = importlib.import_module(module)
+    monkeypatch.setattr(program, "run", lambda arguments: seen.append(vars(arguments).copy()) or 5)
+    assert main([command, *words]) == program.main(words) == 5
+    own = {"prog", "command", "run", "when_interrupted"}
+    first, second = ({name: value for name, value in found.items() if name not in own} for found in seen)
+    assert first == second
+    assert len(first) > 5
+
+
+def test_a_command_is_not_imported_for_another() -> None:
+    program = (
+        "import sys; from modeling_apex.cli import build_parser; build_parser().parse_args(['score', 'a.wav']); "
+        "print([name for name in sys.modules if name.startswith(('hub_card', 'datasets_scripts', 'spaces_demo'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_page_is_served_by_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spaces_demo.app.main", lambda: 130)
+    assert main(["demo"]) == 130
+
+
+def test_an_upload_that_the_hub_refuses_is_nobodys_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(arguments: object) -> None:
+        raise PublishError("the Hub took nothing")
+
+    monkeypatch.setattr("hub_card.publish.publish", refuse)
+    assert main(["publish", "--model", "m", "--repo", "a/b"]) == 1
+    assert capsys.readouterr().err == "apex-music publish: the Hub took nothing\n"

@@ -162,6 +162,7 @@ def test_a_config_on_the_hub_that_holds_no_fields_is_refused(
     path = tmp_path / "downloaded.json"
     path.write_text(content)
     monkeypatch.setattr("transformers.configuration_utils.cached_file", lambda *_, **__: str(path))
+    monkeypatch.setattr("modeling_apex.loading.choose_hub_options", lambda name, options: options)
     with pytest.raises(ValueError, match=r"owner/name: its config\.json must hold the fields of a config by name"):
         find_model_class("owner/name")
 

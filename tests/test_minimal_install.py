@@ -47,6 +47,11 @@ NEEDS = {
     ("datasets_scripts.build", "songeval", "--source", "songs", "--output", "built"): "data",
     ("datasets_scripts.build", "music-arena", "--source", "songs", "--output", "built"): "data",
     ("datasets_scripts.build", "synthetic", "--num-songs", "2", "--seconds", "8", "--output", "world"): "data",
+    (APEX, "build", "songeval", "--source", "songs", "--output", "built"): "data",
+    (APEX, "build", "synthetic", "--num-songs", "2", "--seconds", "8", "--output", "world"): "data",
+    (APEX, "card", "--model", MODEL, "--output", "card"): "hub",
+    (APEX, "publish", "--model", MODEL, "--repo", "a/b", "--dry-run"): "hub",
+    (APEX, "demo"): "demo",
     ("hub_card.build_card", "--model", MODEL, "--output", "card"): "hub",
     ("hub_card.publish", "--model", MODEL, "--repo", "a/b", "--dry-run"): "hub",
     ("spaces_demo.app",): "demo",
@@ -54,6 +59,8 @@ NEEDS = {
 HELP = [
     *((APEX, command, "--help") for command in COMMANDS),
     *((module, "--help") for module in MODULES_OF_PROGRAMS),
+    (APEX, "build", "training", "--help"),
+    (APEX, "build", "synthetic", "--help"),
     ("datasets_scripts.build", "training", "--help"),
     ("datasets_scripts.build", "synthetic", "--help"),
 ]
@@ -132,9 +139,21 @@ def test_a_new_command_gets_words_here() -> None:
     assert {run[1] for run in NEEDS if run[0] == APEX} | needs_no_extra == set(COMMANDS)
 
 
+def test_make_installs_for_a_target_what_it_needs() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = dict(re.findall(r"^([a-z-]+): .*?\$\(WITH\)(\S+) ##", makefile, flags=re.MULTILINE))
+    assert needed["score"] == "audio"
+    assert needed["test"] == "test"
+    for extras in (*needed.values(), *re.findall(r"^ALL := \$\(WITH\)(\S+)", makefile, flags=re.MULTILINE)):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"]), extras
+    runs = set(re.findall(r"^([a-z-]+):.*## .*\n\t\$\(BIN\)", makefile, flags=re.MULTILINE))
+    assert {*runs, "setup"} <= {*needed, *re.findall(r"^([a-z-]+): \$\(ALL\)", makefile, flags=re.MULTILINE)}
+
+
 def test_the_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    apart = {"all", "dev", "fuzz", "mutation", "release"}
+    apart = {"all", "dev", "fuzz", "mutation", "release", "test"}
     found: dict[str, set[str]] = {}
     for extra, requirements in project["optional-dependencies"].items():
         if extra not in apart:

@@ -21,7 +21,7 @@ import numpy as np
 
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.protocols import Fold, ProtocolUnavailableError, build_folds, build_random_folds
-from modeling_apex.registration import EMBEDDED_MODEL
+from modeling_apex.model_names import choose_hub_options, find_model
 from modeling_apex.statistics.logistic import compute_logistic, fit_logistic
 from modeling_apex.statistics.pair_metrics import compute_accuracy, compute_auc
 from modeling_apex.storage.output_folder import replace_text
@@ -369,16 +369,16 @@ def load_preference_head(model: str | os.PathLike | None = None, revision: str |
     Returns:
         [`PreferenceHead`] or `None`: `None` if the model has no preference head.
     """
-    folder = Path(os.path.expanduser(EMBEDDED_MODEL if model is None else model))
-    if folder.is_dir():
-        path = folder / PREFERENCE_HEAD_FILE
-        return PreferenceHead.from_pretrained(path) if path.is_file() else None
-    from transformers.utils import cached_file
-
     try:
-        found = cached_file(
-            str(model), PREFERENCE_HEAD_FILE, revision=revision, _raise_exceptions_for_missing_entries=False
-        )
-    except OSError:  # the Hub cannot be reached: loading the model itself says so, and says what to do
+        name = find_model(model)
+        if os.path.isdir(name):
+            path = os.path.join(name, PREFERENCE_HEAD_FILE)
+            found = path if os.path.isfile(path) else None
+        else:
+            from transformers.utils import cached_file
+
+            options = choose_hub_options(name, {"revision": revision})
+            found = cached_file(name, PREFERENCE_HEAD_FILE, **options, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # there is no such model, or none can be reached: loading the model says so, and what to do
         return None
     return None if found is None else PreferenceHead.from_pretrained(found)

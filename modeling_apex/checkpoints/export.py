@@ -13,19 +13,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import __version__ as transformers_version
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_apex import inference
 from modeling_apex.checkpoints.component_licenses import (
+    CODE,
     COMBINED_LICENSE_ID,
     COMBINED_LICENSE_NAME,
     LICENSES,
+    SYNTHETIC_SONGS,
     Component,
     compute_combined_license,
+    find_component,
 )
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.report_apex import SCORE_MEANINGS, format_score
 from modeling_apex.loading import load_model
+from modeling_apex.model_names import find_model
 from modeling_apex.registration import TASK
 from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import check_new_folder, write_new_folder
@@ -85,7 +90,8 @@ def export_model(model: Any, output: str | os.PathLike[str]) -> Path:
             _update_json(part / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": EXTRACTOR_CODE})
         for path in list_code(loaded.config.model_type):
             shutil.copyfile(path, part / path.name)
-        (part / "README.md").write_text(build_short_card(loaded.config), encoding="utf-8")
+        stated = None if loaded is model else _read_license(find_model(model))
+        (part / "README.md").write_text(build_short_card(loaded.config, stated), encoding="utf-8")
     return folder
 
 
@@ -97,12 +103,12 @@ def list_code(model_type: str) -> list[Path]:
     return sorted(paths | {Path(found) for path in paths for found in get_relative_import_files(path)})
 
 
-def build_short_card(config: Any) -> str:
+def build_short_card(config: Any, license_id: str | None = None) -> str:
     """
     Write the card that every exported folder carries, in Markdown: what the scores are and how to load them.
 
-    It states only what the config knows, licences where its provenance names them. Results and limits come from result
-    files, through `hub_card`.
+    It states only what the config knows, and the licence that the model's own card names. Results and limits come from
+    result files, through `hub_card`.
     """
     rows = "\n".join(
         f"| `{head['name']}` | {format_score(head['minimum'], 100)[:-2]} to {format_score(head['maximum'], 100)[:-2]} "
@@ -117,11 +123,9 @@ def build_short_card(config: Any) -> str:
     else:
         paper, title, summary = "2605.03395", "APEX song scores", "Scores of a song from its audio alone, after *APEX*"
     title = config.provenance.get("name") or title
-    parts = {
-        name: facts for name in ("encoder", "heads") if (facts := config.provenance.get(name) or {}).get("license")
-    }
+    front_matter, licences = _describe_licences(config.provenance, license_id)
     return f"""---
-{_build_license_fields(parts)}library_name: transformers
+{front_matter}library_name: transformers
 pipeline_tag: audio-classification
 tags:
 - music
@@ -139,13 +143,19 @@ tags:
 |---|---|---|
 {rows}
 
-{_build_license_section(parts)}
+It runs where torch, transformers, numpy and soundfile are installed (`pip install torch transformers soundfile`; it
+was written with transformers {transformers_version}), and faster with the package apex-music.
+
 ```python
 from transformers import pipeline
 
 scorer = pipeline("apex-popularity", model="THIS_REPOSITORY", trust_remote_code=True)
 print(scorer("song.mp3")["scores"])
 ```
+
+## Licences
+
+{licences}
 
 Where the weights come from:
 
@@ -155,29 +165,46 @@ Where the weights come from:
 """
 
 
-def _build_license_fields(parts: Mapping[str, Any]) -> str:
-    """Build the lines of the front matter on the licence; none where the config names no licence of a part."""
-    if not parts:
-        return ""
-    components = [Component(str(facts["source"]), part, facts["license"], True) for part, facts in parts.items()]
-    if (combined := compute_combined_license(components)) != COMBINED_LICENSE_ID:
-        return f"license: {combined}\n"
-    return f"license: {combined}\nlicense_name: {COMBINED_LICENSE_NAME}\nlicense_link: README.md#licences\n"
+def _read_license(folder: str) -> str | None:
+    """Return the licence that the card of a model's folder names, if it is one of which no more must be said."""
+    from huggingface_hub import ModelCard
+
+    try:
+        stated = ModelCard.load(Path(folder) / "README.md", ignore_metadata_errors=True).data.license
+    except Exception:  # no card, or none that can be read: it says nothing, as the export then shows
+        return None
+    return stated if str(stated) in LICENSES else None
 
 
-def _build_license_section(parts: Mapping[str, Any]) -> str:
-    """Build the section on the licence of each part, with what it asks for."""
-    if not parts:
-        return ""
+def _describe_licences(provenance: Mapping[str, Any], license_id: str | None) -> tuple[str, str]:
+    """Return what the front matter says of the licence, with its line break, and the section about it."""
+    parts = [part for part in ("encoder", "heads") if (provenance.get(part) or {}).get("source")]
+    sources = {part: str(provenance[part]["source"]) for part in parts}
+    components = [
+        Component(source, part, provenance[part].get("license"), is_in_weights=True)
+        if provenance[part].get("license")
+        else find_component(source) or Component(source, part, None, is_in_weights=True)
+        for part, source in sources.items()
+    ]
+    if find_component(str(provenance.get("name", ""))):
+        components.append(SYNTHETIC_SONGS)  # the embedded model itself
+    elif provenance.get("training"):
+        components.append(Component("what it was trained with", "songs and labels", None))
+    if not components and license_id is None:
+        return "", "Nothing says under which licence these weights may be used. Say so above, as `license:`."
+    license_id = license_id or compute_combined_license([CODE, *components])
     rows, limits = [], []
-    for part, facts in parts.items():
-        license, source = LICENSES.get(facts["license"]), escape_markdown(str(facts["source"]))
-        name = escape_markdown(str(facts["license"])) if license is None else f"[{license.name}]({license.url})"
-        rows.append([part, source, name])
-        if license is None or not license.allows_commercial_use:
-            limits.append(part)
-    note = f"The licence of the {' and the '.join(limits)} excludes commercial use.\n\n" if limits else ""
-    return f"## Licences\n\n{build_table(['part', 'from', 'licence'], rows)}\n\n{note}"
+    for part in (CODE, *components):
+        license = LICENSES.get(part.license_id or "")
+        shown = escape_markdown(part.license_id or "none stated")
+        rows.append([part.role, escape_markdown(part.name), f"[{license.name}]({license.url})" if license else shown])
+        if part.license_id and part.is_in_weights and not (license and license.allows_commercial_use):
+            limits.append(part.role)
+    note = f"\n\nThe licence of the {' and the '.join(limits)} excludes commercial use." if limits else ""
+    front_matter = f"license: {license_id}\n"
+    if license_id == COMBINED_LICENSE_ID:
+        front_matter += f"license_name: {COMBINED_LICENSE_NAME}\nlicense_link: README.md#licences\n"
+    return front_matter, build_table(["part", "from", "licence"], rows) + note
 
 
 def _describe_inputs(config: Any) -> str:

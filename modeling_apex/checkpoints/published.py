@@ -21,6 +21,7 @@ from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.checkpoints.limits import check_weight_files
 from modeling_apex.checkpoints.pickles import load_pickle
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
+from modeling_apex.model_names import choose_hub_options
 from modeling_apex.storage.output_folder import load_fields
 
 # The published aggregator was never trained or saved: the authors build `Conv1d(4, 1, 1)` right after
@@ -248,7 +249,7 @@ def _find_file(source: str | os.PathLike[str], names: tuple[str, ...], what: str
     errors = []
     for name in names:
         try:
-            found = cached_file(str(source), name, **hub_options)
+            found = cached_file(str(source), name, **choose_hub_options(str(source), hub_options, names))
         except OSError as error:
             errors.append(error)
         else:

@@ -24,6 +24,7 @@ from modeling_apex.engines.model_hashes import SCORE_FIELDS
 from modeling_apex.engines.plain_folder import ENCODER_FIELDS
 from modeling_apex.inference.configuration_fields_apex import ApexFields, list_fields
 from modeling_apex.loading import load_model
+from modeling_apex.model_names import choose_hub_options, find_model
 from modeling_apex.storage.output_folder import load_fields
 
 # Time masking is of training, and switched off by conversion.
@@ -43,6 +44,8 @@ def read_reference(source: str, options: Mapping[str, Any]) -> tuple[dict[str, t
     """
     if os.path.exists(source) and not os.path.isfile(os.path.join(source, "config.json")):
         return _describe_heads(read_heads(source))
+    source = find_model(source)
+    options = choose_hub_options(source, options)
     if os.path.isdir(source):
         load_fields(Path(source) / "config.json", "Name another model.")
     fields, _ = PreTrainedConfig.get_config_dict(source, **options)

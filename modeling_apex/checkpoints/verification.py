@@ -6,7 +6,6 @@ the published checkpoints whose numbers the model has. No code that lies beside 
 """
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ from modeling_apex.checkpoints.hub_files import (
 from modeling_apex.checkpoints.references import list_config_differences, read_reference
 from modeling_apex.inference.report_apex import escape_controls
 from modeling_apex.loading import find_model_class, load_model, load_pipeline
+from modeling_apex.model_names import explain_missing_model, find_model
 from modeling_apex.registration import EMBEDDED_MODEL
 
 OK, FAILED, NOT_CHECKED = "ok", "failed", "not checked"
@@ -123,7 +123,7 @@ def verify_model(
     Raises:
         `FileNotFoundError`: If there is no such folder and no such model on the Hub.
     """
-    name = os.path.expanduser(os.fspath(model))
+    name = find_model(model)
     result = Verification(name)
     folder, hub_files = _fetch(name, revision, api, hub_options)
     _check_hashes(result, folder, hub_files)
@@ -155,8 +155,6 @@ def _fetch(name: str, revision: str | None, api: Any, hub_options: dict[str, Any
         if not os.path.isfile(os.path.join(name, "config.json")):
             raise FileNotFoundError(f"{name}: no config.json in this folder, so it is not a model.")
         return Path(name), None
-    if os.path.exists(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
-        raise FileNotFoundError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
     from huggingface_hub import HfApi
 
     api = api or HfApi()
@@ -166,10 +164,7 @@ def _fetch(name: str, revision: str | None, api: Any, hub_options: dict[str, Any
         files = list_hub_files(api, name, revision=commit)
         return Path(api.snapshot_download(name, revision=commit, **hub_options)), files
     except get_hub_errors() as error:
-        raise FileNotFoundError(
-            f"{name}: no such folder, and not to be had from the Hub: {error} To work offline, run "
-            f"`hf download {name}` once while connected, and pass the folder."
-        ) from error
+        raise FileNotFoundError(explain_missing_model(name, error)) from error
 
 
 def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | None) -> None:

@@ -54,17 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embed import FAILURES_NAME, embed_songs
-    from modeling_apex.loading import check_embedded_model
-    from modeling_apex.registration import EMBEDDED_MODEL
+    from modeling_apex.model_names import find_model
     from modeling_apex.training.processes import close_processes, is_main_process
 
-    if arguments.model is None:
-        check_embedded_model()
     names = ("dtype", "engine", "precision", "compile", "resampler", "songs_per_shard", "batch_size", "retry_failures")
     summary = embed_songs(
         arguments.source,
         arguments.output,
-        arguments.model or EMBEDDED_MODEL,
+        find_model(arguments.model),
         limits=build_limits(arguments),
         num_decoders=arguments.decoders,
         rereads=arguments.recheck,

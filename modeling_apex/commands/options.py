@@ -146,7 +146,8 @@ def score_songs(
     )
     options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
     options["tail"] = arguments.tail
-    yield from follow_reports(scorer.score(inputs, on_error="report", **options), len(songs))
+    reports: Iterable[Any] = scorer.score(inputs, on_error="report", **options)
+    yield from follow_reports(reports, len(songs))
 
 
 def follow_reports(

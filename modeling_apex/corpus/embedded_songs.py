@@ -88,6 +88,7 @@ class EmbeddedSongs:
                 continue
             segments = _group_segments(read_shard(path, width), scorer.model.config)
             errors = {failure["id"]: failure["error"] for failure in facts["failures"]}
+            report: Any
             for song_id, found in audio.items():
                 if song_id in errors:
                     report = build_error_report(

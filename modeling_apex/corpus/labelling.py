@@ -59,7 +59,8 @@ def score_source(
                 yield {"id": song.id, "audio": song.audio}
 
     settled: ScoreOptions = {"read_ahead": True, **options, "on_error": "report"}
-    for report in scorer.score(choose(), **settled):
+    reports: Iterator[Any] = scorer.score(choose(), **settled)
+    for report in reports:
         song_id, audio = waiting.popleft()
         if audio.path is not None and identify_song(audio.path, audio).content != audio.content:
             audio = SongAudio(UNREADABLE, audio.path)  # it changed, perhaps before it was scored

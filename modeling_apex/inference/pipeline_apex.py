@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .feature_extraction_apex import ApexFeatureExtractor
 from .scoring_apex import SongScorer, split_options
+from .song_report_apex import SongReport
 
 logger = logging.get_logger(__name__)
 
@@ -91,7 +92,7 @@ class ApexPopularityPipeline(ChunkPipeline):
     def _forward(self, batch: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
         return self.scorer.encode(batch, **options)
 
-    def postprocess(self, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    def postprocess(self, outputs: list[dict[str, Any]], **options: Any) -> SongReport:
         return self.scorer.report(outputs, **options)
 
     def get_iterator(
@@ -115,9 +116,9 @@ class ApexPopularityPipeline(ChunkPipeline):
 class _Reports:
     """Reports as transformers gives results: they have a length where songs have one, and an iteration begins anew."""
 
-    def __init__(self, songs: Any, run: Callable[[], Iterator[dict[str, Any]]]):
+    def __init__(self, songs: Any, run: Callable[[], Iterator[SongReport]]):
         self._songs, self._run = songs, run
-        self._reports: Iterator[dict[str, Any]] | None = None
+        self._reports: Iterator[SongReport] | None = None
 
     def __len__(self) -> int:
         return len(self._songs)
@@ -126,7 +127,7 @@ class _Reports:
         self._reports = self._run()
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> SongReport:
         self._reports = self._reports or self._run()
         return next(self._reports)
 
@@ -161,8 +162,7 @@ def _iterate_dataset(dataset: Any) -> Iterator[Any]:
 
 
 def _iterate_rows(dataset: Any, column: str) -> Iterator[Any]:
-    if getattr((getattr(dataset, "features", None) or {}).get(column), "decode", False):
-        from datasets import Audio
-
-        dataset = dataset.cast_column(column, Audio(decode=False))
+    audio: Any = (getattr(dataset, "features", None) or {}).get(column)
+    if getattr(audio, "decode", False):
+        dataset = dataset.cast_column(column, type(audio)(decode=False))
     yield from dataset

@@ -20,7 +20,7 @@ from .audio_limits_apex import AudioLimits
 from .configuration_fields_apex import TAILS
 from .decoding_apex import name_song
 from .normalization_apex import normalize_segments
-from .song_report_apex import build_error_report, build_report
+from .song_report_apex import SongReport, build_error_report, build_report
 
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
@@ -106,7 +106,7 @@ class SongScorer:
 
     def score(
         self, songs: Iterable[Any], *, on_segment: Callable[[int], None] | None = None, **options: Unpack[ScoreOptions]
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[SongReport]:
         """
         Return an iterator over the reports of songs, in order; songs and options are as in [`ApexPopularityPipeline`].
 
@@ -132,12 +132,12 @@ class SongScorer:
         songs: Iterable[Any],
         read: Callable[[Any], Iterator[dict[str, Any]]],
         encode: Callable[[dict[str, Any]], list[dict[str, Any]]],
-        report: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        report: Callable[[list[dict[str, Any]]], Any],
         *,
         batch_size: int | None = None,
         read_ahead: bool = True,
         on_segment: Callable[[int], None] | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Any]:
         """Run the three steps, given as the methods of their names, over songs; the rest is as in the class."""
         start = type(self).read_ahead if read_ahead else None
         batch_size, on_segment = batch_size or self.batch_size, on_segment or self.on_segment
@@ -255,7 +255,7 @@ class SongScorer:
         return_embedding: bool = False,
         return_percentiles: bool = True,
         tail: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> SongReport:
         """Turn the encoded segments of one song into its report."""
         config, facts = self.model.config, [output["facts"] for output in outputs]
         name, row = facts[0]["song"], facts[0]["features"]

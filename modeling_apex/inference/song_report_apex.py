@@ -8,12 +8,38 @@ as rows and as text. Standard library only, so that reports can be made where no
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 INVERTED_TARGET = (
     "the inverted target: a score is an expected value, so low songs are told too high and high ones too low; a table "
     "of ranks is made by `apex-music calibrate`"
 )
+
+
+class SongReport(TypedDict, total=False):
+    """What is said of a song; one that was not scored has `song`, `model` and `error` alone."""
+
+    song: Required[str | None]
+    scores: dict[str, float]
+    percentiles: dict[str, float]
+    target_percentiles: dict[str, float]
+    reference_percentiles: dict[str, float]
+    percentile_basis: str
+    training_percentiles: dict[str, float]
+    interval_level: float
+    intervals: dict[str, list[float]]
+    ranges: dict[str, list[float]]
+    groups: dict[str, str]
+    scales: dict[str, str]
+    duration_seconds: float
+    num_segments: int
+    model: Required[dict[str, str | None]]
+    warnings: list[str]
+    features: dict[str, list[str]]
+    novelty: dict[str, Any]
+    segments: list[dict[str, Any]]
+    embedding: list[float]
+    error: str
 
 
 def compute_percentile(score: float, exponent: float, minimum: float = 0.0, maximum: float = 100.0) -> float:
@@ -74,7 +100,7 @@ def build_report(
     reference: Mapping[str, Any] | None = None,
     novelty: Mapping[str, Any] | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Any]:
+) -> SongReport:
     """
     Assemble the report of one song.
 
@@ -115,7 +141,7 @@ def build_report(
     report["model"] = {"id": model_id, "revision": model_revision}
     report["warnings"] = list(warnings)
     lists = {"features": features, "novelty": novelty, "segments": segments, "embedding": embedding}
-    return report | {name: value for name, value in lists.items() if value is not None}
+    return cast(SongReport, report | {name: value for name, value in lists.items() if value is not None})
 
 
 def _rank_scores(
@@ -164,6 +190,6 @@ def _name_scores(song: str | None, scores: Sequence[float], heads: Sequence[Mapp
 
 def build_error_report(
     song: str | None, error: str, *, model_id: str, model_revision: str | None = None
-) -> dict[str, Any]:
+) -> SongReport:
     """Assemble the report of a song that could not be scored: the same key fields, and `error` in place of scores."""
     return {"song": song, "error": error, "model": {"id": model_id, "revision": model_revision}}

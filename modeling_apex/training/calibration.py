@@ -21,6 +21,7 @@ from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor
 from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.loading import load_model
+from modeling_apex.model_names import find_model
 from modeling_apex.storage.output_folder import replace_text, write_new_folder
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.training.reference import INTERVAL_LEVEL, build_reference
@@ -108,7 +109,7 @@ def _score_all(
                 yield {"id": song.id, "audio": song.audio, **({"features": features} if features else {})}
 
     options: dict[str, Any] = {"on_error": "report", "return_embedding": True, "return_percentiles": False}
-    reports = list(scorer.score(list_songs(), limits=limits, **options))
+    reports: list[Any] = list(scorer.score(list_songs(), limits=limits, **options))
     return list(zip(listed, reports, strict=True))
 
 
@@ -143,8 +144,9 @@ def save_reference(
             _write_config(folder, reference)
         return folder
     with write_new_folder(output) as part:
-        if folder.is_dir():
-            shutil.copytree(folder, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        source = Path(find_model(model))
+        if source.is_dir():
+            shutil.copytree(source, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
         else:
             loaded: Any = load_model(model)
             loaded.save_pretrained(part)

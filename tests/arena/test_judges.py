@@ -97,7 +97,7 @@ def test_judges_of_other_battles_or_votes_are_refused(rows: list[dict[str, Any]]
         compare_judges(table, [judge, judge])
     turned = [row | {"preference": {"A": "B", "B": "A"}.get(row["preference"], "A")} for row in rows]
     other = load_judge(f"two={write_table(path, turned)}")
-    with pytest.raises(ValueError, match=r"scores\.jsonl: battle .* has the vote . but the table of battles says"):
+    with pytest.raises(ValueError, match=r"scores\.jsonl: battle .* has the vote A, but the table of battles says"):
         compare_judges(table, [judge, other])
     apart = load_judge(f"two={write_table(path, [row | {'battle_uuid': 'x' + row['battle_uuid']} for row in rows])}")
     with pytest.raises(ValueError, match=r"The judges share no battle with a winner; .* one 150, two 150, of 150"):

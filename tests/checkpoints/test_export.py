@@ -3,15 +3,19 @@
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoConfig, pipeline
+from transformers.dynamic_module_utils import get_imports
 
 from modeling_apex import ApexModel, load_pipeline
 from modeling_apex.checkpoints.export import build_short_card, export_model, list_code
+from modeling_apex.checkpoints.verification import verify_model
 
 from strangers import run_elsewhere
 
@@ -50,6 +54,12 @@ def test_code_is_all_that_its_files_import(model_type: str) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:
                 assert node.module in shipped, f"{path.name} imports {node.module}"
+
+
+@pytest.mark.parametrize("model_type", ["apex", "spectrogram-fusion"])
+def test_code_asks_for_what_its_readme_names(model_type: str) -> None:
+    asked = {name for path in list_code(model_type) for name in get_imports(path)} - set(sys.stdlib_module_names)
+    assert asked <= {"torch", "transformers", "numpy", "huggingface_hub"}, "transformers brings the last"
 
 
 def test_runs_as_remote_code_without_the_package(exported: Path, song_file, tmp_path: Path) -> None:
@@ -137,6 +147,75 @@ def test_card_names_scores_ranges_and_origin(tiny_model: ApexModel) -> None:
     assert "| `clarity` | 1 to 5 | clarity of song structure |" in card
     assert "> a demonstration model" in card
     assert '"epoch": 50' in card
+
+
+def test_the_card_names_requirements(tiny_model: ApexModel) -> None:
+    assert "(`pip install torch transformers soundfile`; it\nwas written with transformers 5." in build_short_card(
+        tiny_model.config
+    )
+
+
+@pytest.mark.parametrize(
+    ("provenance", "license_id", "named"),
+    [
+        (
+            {"name": "apex-tiny", "training": {"seed": 0}},
+            "apache-2.0",
+            "songs | synthetic songs of apex-music | [A",
+        ),
+        (
+            {"encoder": {"source": "m-a-p/MERT-v1-95M"}},
+            "cc-by-nc-4.0",
+            "encoder | m-a-p/MERT-v1-95M | [CC BY-NC 4.0]",
+        ),
+        (
+            {"encoder": {"source": "m-a-p/MERT-v1-95M"}, "heads": {"source": "amaai-lab/apex"}},
+            "other",
+            "heads | amaai-lab/apex | none stated",
+        ),
+        (
+            {"name": "mine", "encoder": {"source": "apex-tiny"}, "training": {"data": {}}},
+            "other",
+            "songs and labels | what it was trained with | none stated",
+        ),
+        ({"heads": {"source": "a|b\n# c"}}, "other", r"heads | a\|b\\n\# c | none stated"),
+    ],
+)
+def test_the_card_names_the_licence_that_the_parts_leave(
+    tiny_model: ApexModel, provenance: dict, license_id: str, named: str
+) -> None:
+    tiny_model.config.provenance = provenance
+    card = build_short_card(tiny_model.config)
+    data = ModelCard(card).data
+    assert data.license == license_id
+    assert (data.get("license_link") == "README.md#licences") == (license_id == "other")
+    assert f"| {named}" in card
+    assert "## Licences\n" in card
+
+
+def test_no_licence_is_made_up(tiny_model: ApexModel) -> None:
+    tiny_model.config.provenance = {}
+    card = build_short_card(tiny_model.config)
+    assert ModelCard(card).data.license is None
+    assert "Nothing says under which licence these weights may be used. Say so above, as `license:`." in card
+
+
+@pytest.mark.parametrize(
+    ("readme", "license_id"),
+    [("---\nlicense: mit\n---\n", "mit"), ("---\nlicense: [mine]\n---\n", None), ("---\nlicense: mine\n---\n", None)],
+)
+def test_the_licence_of_the_models_own_card_is_kept(
+    tiny_folder: Path, tmp_path: Path, readme: str, license_id: str | None
+) -> None:
+    (tiny_folder / "README.md").write_text(readme)
+    exported = export_model(tiny_folder, tmp_path / "exported")
+    assert ModelCard.load(exported / "README.md").data.license == license_id
+
+
+def test_verification_is_content_with_an_export(tmp_path: Path) -> None:
+    checks = {check.name: check for check in verify_model(export_model("apex-tiny", tmp_path / "exported")).checks}
+    assert checks["licence"].detail == "apache-2.0"
+    assert {check.status for check in checks.values()} == {"ok", "not checked"}
 
 
 def test_folder_that_holds_something_is_refused(tiny_model: ApexModel, exported: Path) -> None:

@@ -213,7 +213,7 @@ def test_probe_is_always_the_same_song() -> None:
     ("model", "message"),
     [
         ("{empty}", "so it is not a model"),
-        ("no such", "not a Hub id of the form"),
+        ("no such", "no such: no such folder. Pass the folder of a model"),
         ("me/x", "not to be had"),
     ],
 )

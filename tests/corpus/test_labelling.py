@@ -171,14 +171,8 @@ def test_songeval_teaches(tmp_path: Path) -> None:
     """A model that hears songs whole: random weights in the published layout, converted."""
     write_muq_folder(tmp_path / "muq")
     write_songeval_head(tmp_path / "head" / "model.safetensors")
-    words = [
-        "--muq",
-        str(tmp_path / "muq"),
-        "--songeval",
-        str(tmp_path / "head"),
-        "--output",
-        str(tmp_path / "teacher"),
-    ]
+    teacher = tmp_path / "teacher"
+    words = ["--muq", str(tmp_path / "muq"), "--songeval", str(tmp_path / "head"), "--output", str(teacher)]
     assert main(["convert", *words]) == 0
     (tmp_path / "songs").mkdir()
     for number in range(2):
