@@ -188,7 +188,7 @@ def build_apex_base() -> ApexModel:
         {"name": "popularity", "minimum": 0.0, "maximum": 100.0, "group": "popularity"},
         {"name": "hit_probability", "minimum": 0.0, "maximum": 1.0, "group": "popularity"},
     ]
-    described = tiny.config.to_dict() | {"heads": heads, "percentile_tables": {}, "provenance": {}}
+    described = tiny.config.to_dict() | {"heads": heads, "percentile_tables": {}, "reference": {}, "provenance": {}}
     base = ApexModel(ApexConfig.from_dict(described))
     base.encoder.load_state_dict(tiny.encoder.state_dict())
     base.aggregator.load_state_dict(tiny.aggregator.state_dict())

@@ -18,8 +18,6 @@ from modeling_apex.storage.markdown import build_table
 REPOSITORY = Path(__file__).parent.parent.parent
 README = REPOSITORY / "README.md"
 RESULTS = Path(__file__).parent / "results"
-# Tables whose result files were made before apex-tiny was trained anew; of those that are remade, it goes.
-EARLIER_WEIGHTS = " (its weights of version 0.1.0)"
 TINY = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny"
 TINY_RESULTS = TINY / "results.json"
 
@@ -32,7 +30,7 @@ def describe_resamplers(result: dict[str, Any]) -> str:
     ]
     return (
         build_table(["score", "mean change", "largest change"], rows)
-        + f"\n\nModel: {result['model']}{EARLIER_WEIGHTS}; {result['songs']}. Made by `{result['command']}`."
+        + f"\n\nModel: {result['model']}; {result['songs']}. Made by `{result['command']}`."
     )
 
 
@@ -181,7 +179,7 @@ def describe_presets(result: dict[str, Any]) -> str:
     ]
     return (
         build_table(["difference of mean Spearman", "popularity", "aesthetics"], rows)
-        + f"\n\nSynthetic songs, embedded by apex-tiny{EARLIER_WEIGHTS}; {result['num_seeds']} seeds, 95 % intervals; "
+        + f"\n\nSynthetic songs, embedded by apex-tiny; {result['num_seeds']} seeds, 95 % intervals; "
         "`tests/benchmarks/compare_presets.py`."
     )
 
@@ -441,7 +439,7 @@ def describe_fusion(result: dict[str, Any]) -> str:
         f"artists, {num_songs['unseen']} of unseen generators; means of {result['num_seeds']} seeds, 95 % intervals "
         "over seeds and artists. Who knows exactly what one hears and how the track was released, which is all that "
         f"is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of "
-        f"apex-tiny{EARLIER_WEIGHTS} was trained "
+        f"apex-tiny was trained "
         f"on {num_tiny:,} other synthetic songs with aesthetic labels, which no other model had. Seconds are of one "
         f"thread, from encoded audio to report. `{result['command']}`."
     )

