@@ -16,10 +16,10 @@ def load(name: str) -> dict[str, Any]:
     return result
 
 
-WRITING = ("score", "embed", "train", "build", "arena", "conditions", "convert", "export", "calibrate", "publish")
+WRITING = ("score", "embed", "build", "convert", "export", "publish")
 
 
-def test_every_command_that_writes_was_killed() -> None:
+def test_no_command_is_listed_that_this_does_not_hold_to_account() -> None:
     assert set(load("kills.json")["commands"]) == set(WRITING)
 
 
