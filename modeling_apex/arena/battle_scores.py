@@ -141,18 +141,22 @@ def compute_battle_scores(
                 journal.write(json.dumps(_describe(battle, found), ensure_ascii=False, default=str) + "\n")
                 journal.flush()
             rows.append(_describe(battle, found))
-    wanted = {row["battle_uuid"] for row in rows}
-    if foreign := [battle for battle in stored if battle not in wanted]:
-        raise ValueError(
-            f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
-            "Name another output, or delete the file."
-        )
+    _refuse_foreign(path, stored, rows)
     groups = {name: group for row in rows for name, group in row["groups"].items()}
     if not groups:
         reasons = sorted({str(row[f"error_{side}"]) for row in rows for side in "ab"})
         raise ValueError(f"No song of {len(rows)} battles could be scored. Reasons: {'; '.join(reasons[:5])}.")
     _save_table(path, rows, list(groups))
     return load_battle_table(path, scores=[f"{name}:{group}" for name, group in groups.items()])
+
+
+def _refuse_foreign(path: Path, stored: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    wanted = {row["battle_uuid"] for row in rows}
+    if foreign := [battle for battle in stored if battle not in wanted]:
+        raise ValueError(
+            f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
+            "Name another output, or delete the file."
+        )
 
 
 def _is_withheld(audio: Any) -> bool:
