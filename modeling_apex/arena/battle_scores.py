@@ -110,8 +110,7 @@ def compute_battle_scores(
         weights_sha256 (`str`): Hash of everything of it that scores depend on; a file of other weights is refused.
         loudness (`Callable`, *optional*): Takes a song and returns decibels; `None` leaves loudness unknown.
         rereads (`bool`, defaults to `False`): Whether to read audio files that look unchanged.
-        first_seconds (`float`, *optional*):
-            How much of each song `score_song` hears, as [`load_beginning`] cuts it; all by default.
+        first_seconds (`float`, *optional*): How much of each song is heard, see [`load_beginning`]; all by default.
 
     Returns:
         `BattleTable`: The battles of the dataset in its order, with scores, durations and loudness.
@@ -136,8 +135,7 @@ def compute_battle_scores(
                 raise ValueError(f"Row {number} of the dataset lacks {missing}. It has {sorted(battle)}.")
             found = _take_over(battle, stored.get(str(battle["battle_uuid"])), rereads)
             if found is None:
-                scored = _score_battle(battle, score_song, loudness)
-                found = {**scored, "scored_by": model_id, **identity}
+                found = {**_score_battle(battle, score_song, loudness), "scored_by": model_id, **identity}
                 journal.write(json.dumps(_describe(battle, found), ensure_ascii=False, default=str) + "\n")
                 journal.flush()
             rows.append(_describe(battle, found))
