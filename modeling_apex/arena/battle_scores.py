@@ -123,7 +123,7 @@ def compute_battle_scores(
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"Scores are stored as JSONL, but the output is {path}. Name a file ending in .jsonl.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    identity = {"weights_sha256": weights_sha256}
+    identity: dict[str, Any] = {"weights_sha256": weights_sha256}
     if first_seconds is not None:  # said only where it is, so that files of before go on
         identity["first_seconds"] = first_seconds
         score_song = functools.partial(_score_beginning, score_song, first_seconds)
