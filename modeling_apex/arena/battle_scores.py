@@ -110,8 +110,7 @@ def compute_battle_scores(
         weights_sha256 (`str`): Hash of everything of it that scores depend on; a file of other weights is refused.
         loudness (`Callable`, *optional*): Takes a song and returns decibels; `None` leaves loudness unknown.
         rereads (`bool`, defaults to `False`): Whether to read audio files that look unchanged.
-        first_seconds (`float`, *optional*):
-            How much of each song `score_song` hears, as [`load_beginning`] cuts it; all by default.
+        first_seconds (`float`, *optional*): How much of each song is heard, see [`load_beginning`]; all by default.
 
     Returns:
         `BattleTable`: The battles of the dataset in its order, with scores, durations and loudness.
@@ -136,23 +135,26 @@ def compute_battle_scores(
                 raise ValueError(f"Row {number} of the dataset lacks {missing}. It has {sorted(battle)}.")
             found = _take_over(battle, stored.get(str(battle["battle_uuid"])), rereads)
             if found is None:
-                scored = _score_battle(battle, score_song, loudness)
-                found = {**scored, "scored_by": model_id, **identity}
+                found = {**_score_battle(battle, score_song, loudness), "scored_by": model_id, **identity}
                 journal.write(json.dumps(_describe(battle, found), ensure_ascii=False, default=str) + "\n")
                 journal.flush()
             rows.append(_describe(battle, found))
-    wanted = {row["battle_uuid"] for row in rows}
-    if foreign := [battle for battle in stored if battle not in wanted]:
-        raise ValueError(
-            f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
-            "Name another output, or delete the file."
-        )
+    _refuse_foreign(path, stored, rows)
     groups = {name: group for row in rows for name, group in row["groups"].items()}
     if not groups:
         reasons = sorted({str(row[f"error_{side}"]) for row in rows for side in "ab"})
         raise ValueError(f"No song of {len(rows)} battles could be scored. Reasons: {'; '.join(reasons[:5])}.")
     _save_table(path, rows, list(groups))
     return load_battle_table(path, scores=[f"{name}:{group}" for name, group in groups.items()])
+
+
+def _refuse_foreign(path: Path, stored: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    wanted = {row["battle_uuid"] for row in rows}
+    if foreign := [battle for battle in stored if battle not in wanted]:
+        raise ValueError(
+            f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
+            "Name another output, or delete the file."
+        )
 
 
 def _is_withheld(audio: Any) -> bool:

@@ -120,13 +120,10 @@ def compare_judges(
             "table. Pass scores of the same battles."
         )
     resamples = draw_battle_resamples(shared, num_draws, seed, resample)
-    everyone = np.arange(len(shared))
-    measured = {}
-    for judge in judges:
-        for rule, by_battle in judge.margins.items():
-            margins = np.array([by_battle[str(battle)] for battle in shared.battle_ids])
-            name = f"{judge.name}: {rule}"
-            measured[name] = measure_subsets(PairPrediction(name, margins, everyone), shared, resamples.weights)
+    measured = {
+        prediction.name: measure_subsets(prediction, shared, resamples.weights)
+        for prediction in _list_predictions(judges, shared)
+    }
     return {
         "judges": [
             {"name": judge.name, "source": judge.source, "sha256": judge.sha256, "num_battles": len(judge.votes)}
@@ -148,6 +145,17 @@ def compare_judges(
             for first, second in itertools.combinations(measured, 2)
         ],
     }
+
+
+def _list_predictions(judges: Sequence[Judge], table: BattleTable) -> list[PairPrediction]:
+    everyone = np.arange(len(table))
+    return [
+        PairPrediction(
+            f"{judge.name}: {rule}", np.array([by_battle[str(battle)] for battle in table.battle_ids]), everyone
+        )
+        for judge in judges
+        for rule, by_battle in judge.margins.items()
+    ]
 
 
 def _check_votes(judge: Judge, votes: dict[str, str]) -> None:
