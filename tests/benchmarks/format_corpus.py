@@ -50,6 +50,7 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (r"adpcm_ima_wav", "differs", "FFmpeg 5.1 rounds IMA ADPCM in WAV otherwise than libsndfile and FFmpeg 8"),
     (r"vorbis", "differs", "of its own Vorbis encoder, FFmpeg 5.1 reads otherwise than libvorbis and FFmpeg 8"),
     (r"g726le", "differs", "libsndfile and FFmpeg differ on G.721 in AU, and each reads back what it wrote"),
+    (r"adpcm_ima_wav", "refused", "NUT states no size of blocks, without which FFmpeg 8 decodes no IMA ADPCM"),
     (r"wavpack", "refused", "FFmpeg 8 decodes no packet of the twelve channels that FFmpeg 5.1 writes"),
     (r"truehd", "refused", "what FFmpeg 5.1 writes of more than two channels, FFmpeg 8 does not decode and 7 did"),
 )
@@ -58,7 +59,7 @@ REFUSALS = (
     (r"is none that FFmpeg decodes", "FFmpeg, as PyAV brings it, does not decode this codec"),
 )
 LOSSLESS = re.compile(r"pcm_(?!alaw|mulaw)|flac|alac|wavpack|tta|truehd|mlp|s302m")
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 600
 NEEDING = ("differs", "refused")
 """Outcomes that need a reason."""
 MAX_NAMES = 12
