@@ -47,9 +47,11 @@ UNREADABLE = "FFmpeg does not read back the song that it wrote here"
 NEARER = "what this program reads is nearer to the song that went in"
 # Encoders of FFmpeg 5.1, how what they wrote is read, and why rightly so: looked into one by one.
 REASONS: tuple[tuple[str, str, str], ...] = (
-    (r"adpcm_ima_wav", "differs", "FFmpeg before 8 rounds IMA ADPCM in WAV otherwise than libsndfile, and it since"),
+    (r"adpcm_ima_wav", "differs", "FFmpeg 5.1 rounds IMA ADPCM in WAV otherwise than libsndfile and FFmpeg 8"),
     (r"vorbis", "differs", "of its own Vorbis encoder, FFmpeg 5.1 reads otherwise than libvorbis and FFmpeg 8"),
     (r"g726le", "differs", "libsndfile and FFmpeg differ on G.721 in AU, and each reads back what it wrote"),
+    (r"adpcm_ima_wav", "refused", "NUT states no size of blocks, without which FFmpeg 8 decodes no IMA ADPCM"),
+    (r"wavpack", "refused", "FFmpeg 8 decodes no packet of the twelve channels that FFmpeg 5.1 writes"),
     (r"truehd", "refused", "what FFmpeg 5.1 writes of more than two channels, FFmpeg 8 does not decode and 7 did"),
 )
 REFUSALS = (
@@ -57,7 +59,7 @@ REFUSALS = (
     (r"is none that FFmpeg decodes", "FFmpeg, as PyAV brings it, does not decode this codec"),
 )
 LOSSLESS = re.compile(r"pcm_(?!alaw|mulaw)|flac|alac|wavpack|tta|truehd|mlp|s302m")
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 600
 NEEDING = ("differs", "refused")
 """Outcomes that need a reason."""
 MAX_NAMES = 12
@@ -290,10 +292,10 @@ def find_reason(row: dict[str, Any], outcome: str, detail: str) -> str:
     """Name the reason of a difference or refusal; nothing where there is none that excuses it."""
     if outcome == "differs" and not row["ffmpeg_error"] <= MAX_READABLE_ERROR:
         return UNREADABLE
-    if outcome == "differs" and row["own_error"] < row["ffmpeg_error"]:
-        return NEARER
     known = [reason for encoder, of, reason in REASONS if of == outcome and re.fullmatch(encoder, row["encoder"])]
     known += [reason for sentence, reason in REFUSALS if outcome == "refused" and re.search(sentence, detail)]
+    if not known and outcome == "differs" and row["own_error"] < row["ffmpeg_error"]:
+        return NEARER
     return known[0] if known else ""
 
 
