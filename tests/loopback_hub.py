@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from patience import PATIENCE
 
 LARGE_SUFFIXES = (".safetensors", ".parquet", ".png")
 REPOSITORY = r"/api/(model|dataset|space)s/([^/]+/[^/]+)"
@@ -101,7 +102,7 @@ def run_loopback_hub() -> Iterator[LoopbackHub]:
     finally:
         hub.server.shutdown()
         hub.server.server_close()
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE)
 
 
 class _Handler(BaseHTTPRequestHandler):

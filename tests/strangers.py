@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import PATIENCE
+
 REPOSITORY = Path(__file__).parents[1]
 # What may be installed here, and what nothing of ours may ask a stranger for.
 LACKING = (
@@ -34,7 +36,7 @@ assert importlib.util.find_spec("modeling_apex") is None, "the package must not 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from patience import PATIENCE
 
 from hub_card.hub_upload import PublishError
 from modeling_apex import ApexModel, PreferenceHead, load_pipeline, load_preference_head, score_preference
@@ -423,7 +424,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: 
     while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") >= 2):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert "the same command goes on where this one stopped" in errors
     assert not output.exists()
@@ -447,7 +448,7 @@ def test_parquet_without_pyarrow_names_the_extra(tiny_folder: Path, song_file: S
 
 def test_broken_pipe_is_quiet(tiny_folder: Path, song_file: SongFile) -> None:
     program = f"{sys.executable} -m modeling_apex.cli score {song_file()} --model {tiny_folder} | true"
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
 
@@ -517,7 +518,7 @@ def test_a_command_is_not_imported_for_another() -> None:
         "import sys; from modeling_apex.cli import build_parser; build_parser().parse_args(['score', 'a.wav']); "
         "print([name for name in sys.modules if name.startswith(('hub_card', 'datasets_scripts', 'spaces_demo'))])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "[]\n", done.stderr
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from modeling_apex.cli import COMMANDS, main
 from modeling_apex.corpus.score_journal import ScoreJournal
@@ -56,7 +57,7 @@ def test_killed_at_random_moments_nothing_is_lost(command: str, tmp_path: Path) 
     """A few kills; `tests/benchmarks/kill_runs.py` deals fifty to each command, by the same code."""
     script = REPOSITORY / "tests" / "benchmarks" / "kill_runs.py"
     words = ["--kills", "3", "--interrupts", "1", "--commands", command, "--output", str(tmp_path / "kills.json")]
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     result = json.loads((tmp_path / "kills.json").read_text())["commands"][command]
     assert result["kills"] == 3
@@ -290,7 +291,7 @@ def test_ctrl_c_on_a_build_with_workers_is_one_message(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not list(tmp_path.glob("world/audio/*.flac")):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert "interrupted; the same command goes on where this one stopped" in errors
     assert "Traceback" not in errors

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from modeling_apex.cli import COMMANDS
 from modeling_apex.storage.failure_messages import EXTRAS
@@ -104,7 +105,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], t
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return {run: tuple(answer) for run, answer in zip(runs, json.loads(done.stdout.splitlines()[-1]), strict=True)}

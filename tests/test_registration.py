@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 
 PROGRAMS = {
     "package first": "import modeling_apex; from transformers import pipeline, AutoModel",
@@ -28,7 +29,9 @@ assert "apex-popularity" in PIPELINE_REGISTRY.get_supported_tasks()
 
 
 def run(program: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 @pytest.mark.parametrize("order", list(PROGRAMS))

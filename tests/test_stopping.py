@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from modeling_apex.storage.output_lock import OutputLock
 
@@ -148,7 +149,7 @@ def wait_for_end(*processes: str) -> None:
 def check_stopped(process: subprocess.Popen, number: int) -> str:
     """Send the signal; the process must end with its status and one sentence. Return what it said."""
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)  # a thing that is not interrupted would take ten minutes
+    _, errors = process.communicate(timeout=PATIENCE)  # a thing that is not interrupted would take ten minutes
     assert process.returncode == STATUSES[number], errors
     assert errors.count(SAID[number]) == 1, errors
     assert "Traceback" not in errors
@@ -173,7 +174,7 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
     with start("-c", PROGRAM.format(body=body), ignored=signal.SIGHUP) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGHUP)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors) == (0, "went on\n", "")
 
 
@@ -187,7 +188,7 @@ def test_a_signal_to_a_forked_child_does_not_stop_its_parent() -> None:
     """
     with start("-c", PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), " " * 8))) as process:
         process.stdout.readline()
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors) == (0, f"{-signal.SIGTERM}\n", "")
 
 

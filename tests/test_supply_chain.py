@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from patience import PATIENCE
 
 REPOSITORY = Path(__file__).parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -133,7 +134,7 @@ def test_the_wheel_holds_what_it_should_and_nothing_else(tmp_path: Path) -> None
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes((REPOSITORY / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*pip, "--wheel-dir", tmp_path, tree], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*pip, "--wheel-dir", tmp_path, tree], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -167,7 +168,7 @@ def test_import_touches_nothing_outside(tmp_path: Path) -> None:
         "PYTHONPATH": str(REPOSITORY),
     }
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", IMPORT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"

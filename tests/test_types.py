@@ -6,6 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import get_type_hints
 
+from patience import PATIENCE
+
 from modeling_apex import SongReport, load_scorer
 
 REPOSITORY = Path(__file__).parent.parent
@@ -58,7 +60,7 @@ def test_the_checker_passes_the_example_and_finds_the_slips(tmp_path: Path) -> N
         env={"MYPYPATH": str(REPOSITORY), "PATH": "", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     found = [line.partition(": error: ")[::2] for line in done.stdout.splitlines() if ": error: " in line]
     assert [place for place, _ in found] == [f"slips.py:{line}" for line in (5, 6, 7, 8, 9, 10)], done.stdout

@@ -118,6 +118,8 @@ EFFECTS: dict[str, tuple[Callable[[int, int], BattleTable], int, tuple[str, ...]
     "aesthetics differ by system": (build_system_level, 600, ("leave_one_system_out", "random_folds"), 200),
     "pairs repeat three times": (build_repeated, 600, ("leave_one_system_out", "random_folds"), 60),
     "aesthetics follow popularity": (build_following, 600, ("leave_one_system_out",), 60),
+    "planted, very faint": (build_planted(0.25), 600, ("leave_one_system_out",), 40),
+    "planted, faint": (build_planted(0.5), 600, ("leave_one_system_out",), 40),
     "planted, weak": (build_planted(1.5), 600, ("leave_one_system_out",), 40),
     "planted, strong": (build_planted(3.0), 600, ("leave_one_system_out",), 40),
 }
@@ -258,8 +260,8 @@ COVERAGE: dict[str, tuple[Callable[..., dict[str, float]], tuple[Any, ...], int]
     "60 users of 10 battles": (cover_pairs, (60, 10), 400),
     "a calibrated head on 252 battles": (cover_calibration, (252, 1.0), 400),
     "a head too sure by 1.4 on 600 battles": (cover_calibration, (600, 0.7), 400),
-    "11 systems, 1259 battles, correlation 0.5": (cover_leaderboard, (11, 1259, 0.5), 300),
-    "11 systems, 600 battles, correlation 0.95": (cover_leaderboard, (11, 600, 0.95), 300),
+    "11 systems, 1259 battles, correlation 0.5": (cover_leaderboard, (11, 1259, 0.5), 1000),
+    "11 systems, 600 battles, correlation 0.95": (cover_leaderboard, (11, 600, 0.95), 1000),
     "a regression on noise, 600 battles, leave_one_system_out": (
         cover_trained_predictor,
         (600, "leave_one_system_out"),

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from patience import PATIENCE
 
 import modeling_apex.corpus.embed as embed_module
 from modeling_apex import ApexFeatureExtractor, ApexModel, load_pipeline
@@ -291,7 +292,7 @@ def test_two_processes_share_the_shards(
         "ACCELERATE_USE_CPU": "true",
     }
     command += ["--output", str(tmp_path / "two")]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("13 songs") == 1  # one process speaks for both
     assert read_rows(tmp_path / "two") == read_rows(tmp_path / "one")

@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 from killed_build import build_until_killed, read_folder
+from patience import PATIENCE
 from source_trees import make_suno_row, save_json_lines
 
 from datasets_scripts.build import main
@@ -70,7 +71,7 @@ def test_every_dataset_is_read_back_in_a_fresh_process(
         "HF_HUB_OFFLINE": "1",
     }
     arguments = [sys.executable, "-c", READER, str(training_folder), *folders.values()]
-    done = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     training, songeval, arena, fma_report = map(json.loads, done.stdout.splitlines())
     assert sum(split["num_rows"] for split in training.values()) == 24

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENCE
 
 from modeling_apex.cli import main
 
@@ -46,7 +47,7 @@ def list_programs(folder: Path) -> list[list[str]]:
         (folder / "bin" / name).chmod(0o755)
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "NOTES": str(folder / "notes"), **INPUTS}
     script = "\n".join(["set -eu", *BLOCKS])
-    subprocess.run(["bash", "-c", script], cwd=folder, env=environment, check=True, timeout=60)
+    subprocess.run(["bash", "-c", script], cwd=folder, env=environment, check=True, timeout=PATIENCE)
     notes = (folder / "notes").read_text(encoding="utf-8")
     return [line.split("\0") for line in notes.removesuffix("\0\n").split("\0\n")]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
@@ -193,7 +194,7 @@ def test_nothing_is_asked_or_written_by_what_is_imported(tmp_path: Path) -> None
         os.mkdir(place)
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | places
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert [path for path in tmp_path.rglob("*") if path.parent != tmp_path] == []

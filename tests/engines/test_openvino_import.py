@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 
 PROGRAM = """
 import sys
@@ -18,5 +19,5 @@ assert converter.tm.__name__.endswith("telemetry_stub")
 
 def test_nothing_is_reported_to_anyone() -> None:
     pytest.importorskip("nncf")
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import HubertModel
@@ -268,7 +269,7 @@ def test_the_commands_import_no_transformers(tiny_folder: Path, song_file: SongF
     )
     songs = [str(song_file("a.wav", seed=1)), str(song_file("b.mp3", 0.5, 44_100, seed=2))]
     words = [command, *songs, "--model", str(tiny_folder), "--device", "cpu"]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['torch']"
     assert songs[1] in done.stdout
@@ -286,7 +287,7 @@ def test_a_core_installation_scores(tiny_folder: Path, song_file: SongFile, tmp_
     songs = [str(song_file("a.wav", seed=1)), str(song_file("b.wav", seed=2))]
     given = [word.format(tmp_path) for word in words]
     words = [given[0], *songs, *given[1:], "--model", str(tiny_folder), "--device", "cpu"]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "2 songs scored" in done.stderr if "--output" in words else songs[1] in done.stdout
 

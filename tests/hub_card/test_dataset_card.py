@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub import DatasetCard, HfApi
+from patience import PATIENCE
 
 from datasets_scripts.build import main as build_dataset
 from hub_card.build_card import main as build_card
@@ -120,7 +121,7 @@ def test_the_code_block_runs(dataset: Path, api: HfApi, hub: LoopbackHub, tmp_pa
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", block], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", block], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     manifest = json.loads((dataset / "manifest.json").read_text())

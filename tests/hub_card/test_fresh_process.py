@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from hub_card.publish import build_parser, publish
 from modeling_apex import load_pipeline
@@ -31,7 +32,7 @@ def build_environment(hub: LoopbackHub, home: Path, *, with_token: bool) -> dict
 
 def run(words: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
 
 

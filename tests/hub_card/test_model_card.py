@@ -13,6 +13,7 @@ import jinja2
 import pytest
 from huggingface_hub import HfApi, ModelCard
 from markdown_it import MarkdownIt
+from patience import PATIENCE
 
 from hub_card.build_card import main
 from hub_card.card_checks import find_card_problems
@@ -192,7 +193,7 @@ def run_blocks(card: str, folder: Path, environment: dict[str, str]) -> list[str
     # Each block in names of its own; one process, because importing torch takes longer than all of them.
     in_python = f"for block in {by_kind['python']!r}: exec(block, {{'__name__': '__main__'}})"
     for words in ([sys.executable, "-c", in_python], ["bash", "-ec", *by_kind["bash"]]):
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         assert "score_streams" in done.stdout
     json.loads(*by_kind["json"])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Audio, Dataset
+from patience import PATIENCE
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_apex import ApexModel, ApexPopularityPipeline, SongScorer, load_pipeline, load_scorer
@@ -323,7 +324,7 @@ def test_ctrl_c_stops_both_threads(tiny_folder: Path, tmp_path: Path) -> None:
     )
     assert process.stdout.readline() == "scored\n"
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert output.splitlines()[-1] == "1", "the main thread alone"
     assert errors == ""

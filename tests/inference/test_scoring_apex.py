@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from modeling_apex import ApexModel, SongScorer, load_pipeline
 from modeling_apex.inference import decoding_apex
@@ -63,7 +64,7 @@ def test_progress_counts_the_segments_of_a_call(tiny_model: ApexModel, songs: li
 
 
 def test_progress_of_two_calls_at_once_does_not_mix(tiny_model: ApexModel, songs: list[str]) -> None:
-    scorer, meet = SongScorer(tiny_model), threading.Barrier(2, timeout=60)
+    scorer, meet = SongScorer(tiny_model), threading.Barrier(2, timeout=PATIENCE)
 
     def score(song: str) -> list[int]:
         seen: list[int] = []

@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from modeling_apex.inference.worker_threads_apex import MAX_WORKERS, count_workers, map_in_workers
 
@@ -35,7 +36,7 @@ def test_full_groups_run_side_by_side_with_their_share_of_threads() -> None:
     def work(item: int, check: Callable[[], None]) -> tuple[int, int, bool, bool]:
         check()
         if item < 6:
-            meeting.wait(timeout=30)
+            meeting.wait(timeout=PATIENCE)
         is_worker = threading.current_thread() is not threading.main_thread()
         return item * item, torch.get_num_threads(), is_worker, torch.is_grad_enabled()
 
@@ -80,7 +81,7 @@ def test_an_error_reaches_the_caller_and_stops_the_others() -> None:
         if item == 0:
             has_failed.set()
             raise FloatingPointError("segment 0 is damaged")
-        has_failed.wait(timeout=30)
+        has_failed.wait(timeout=PATIENCE)
         try:
             for _ in range(3000):
                 check()
@@ -92,7 +93,7 @@ def test_an_error_reaches_the_caller_and_stops_the_others() -> None:
 
     with pytest.raises(FloatingPointError, match="segment 0 is damaged"):
         map_in_workers(work, [0, 1])
-    assert was_stopped.wait(timeout=30)
+    assert was_stopped.wait(timeout=PATIENCE)
     # The workers are there for the next.
     assert map_in_workers(lambda item, check: item + 1, [1, 2]) == [2, 3]
 
@@ -126,7 +127,7 @@ def test_a_forked_process_has_workers_of_its_own() -> None:
     torch.set_num_threads(2)
     map_in_workers(lambda item, check: item, range(2))  # a pool whose threads the child does not have
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply_async(_map_in_child).get(timeout=60) == [1, 2, 3, 4]
+        assert pool.apply_async(_map_in_child).get(timeout=PATIENCE) == [1, 2, 3, 4]
 
 
 def _map_in_child() -> list[int]:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from patience import PATIENCE
 
 from spaces_demo import app as app_module
 from spaces_demo.settings import SpaceSettings
@@ -100,13 +101,13 @@ def test_plain_http_works_as_the_readme_says(
 ) -> None:
     base = f"{space.url}gradio_api"
     with (songs_folder / "first.wav").open("rb") as file:
-        uploaded = httpx.post(f"{base}/upload", files={"files": ("first.wav", file)}).json()[0]
+        uploaded = httpx.post(f"{base}/upload", files={"files": ("first.wav", file)}, timeout=PATIENCE).json()[0]
     song = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
-    event = httpx.post(f"{base}/call/score", json={"data": [song, None]}).json()["event_id"]
-    text = httpx.get(f"{base}/call/score/{event}", timeout=60).text
+    event = httpx.post(f"{base}/call/score", json={"data": [song, None]}, timeout=PATIENCE).json()["event_id"]
+    text = httpx.get(f"{base}/call/score/{event}", timeout=PATIENCE).text
     assert json.loads(text.partition("event: complete\ndata: ")[2].splitlines()[0])[0] == report
-    about = httpx.post(f"{base}/call/about", json={"data": [None]}).json()["event_id"]
-    assert "event: complete" in httpx.get(f"{base}/call/about/{about}", timeout=60).text
+    about = httpx.post(f"{base}/call/about", json={"data": [None]}, timeout=PATIENCE).json()["event_id"]
+    assert "event: complete" in httpx.get(f"{base}/call/about/{about}", timeout=PATIENCE).text
 
 
 def test_too_large_an_upload_is_refused(client: Client, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE
 from starlette.routing import Route
 
 from modeling_apex import PreferenceHead
@@ -63,11 +64,11 @@ def held() -> Any:
 def ask(url: str, body: dict[str, Any], session: str) -> str:
     """Post to the queue as a page does, and past it as an attacker would; return everything that comes back."""
     body = {"session_hash": session, **body}
-    past = httpx.post(f"{url}gradio_api/run/predict", json=body, timeout=60).text
-    posted = httpx.post(f"{url}gradio_api/queue/join", json=body)
+    past = httpx.post(f"{url}gradio_api/run/predict", json=body, timeout=PATIENCE).text
+    posted = httpx.post(f"{url}gradio_api/queue/join", json=body, timeout=PATIENCE)
     if posted.status_code != 200:
         return posted.text + past
-    return httpx.get(f"{url}gradio_api/queue/data", params={"session_hash": session}, timeout=60).text + past
+    return httpx.get(f"{url}gradio_api/queue/data", params={"session_hash": session}, timeout=PATIENCE).text + past
 
 
 def find_answers(text: str) -> list[Any]:
@@ -85,7 +86,7 @@ def test_no_endpoint_draws_what_is_posted_to_it(space: SimpleNamespace, report: 
     comparison = {**compare_view.build_comparison(hostile, hostile, head), "note": SCRIPT}
     ranking = rank_view.build_ranking([hostile, {**hostile, "error": SCRIPT}])
     ranking["ranking"][0]["place"] = SCRIPT
-    dependencies = httpx.get(f"{space.url}config").json()["dependencies"]
+    dependencies = httpx.get(f"{space.url}config", timeout=PATIENCE).json()["dependencies"]
     assert dependencies
     num_answers, drawing = 0, set()
     for dependency in dependencies:
@@ -101,43 +102,43 @@ def test_no_endpoint_draws_what_is_posted_to_it(space: SimpleNamespace, report: 
 
 @pytest.mark.parametrize("path", CLOSED)
 def test_what_the_page_does_not_need_is_not_there(space: SimpleNamespace, path: str) -> None:
-    assert httpx.get(space.url.rstrip("/") + path).status_code == 404
+    assert httpx.get(space.url.rstrip("/") + path, timeout=PATIENCE).status_code == 404
 
 
 @pytest.mark.parametrize("path", CLOSED_POSTS)
 def test_nothing_skips_the_queue(space: SimpleNamespace, path: str) -> None:
     body = {"data": [None, None], "fn_index": 0, "session_hash": "a"}
-    assert httpx.post(f"{space.url}gradio_api/{path}", json=body).status_code == 404
+    assert httpx.post(f"{space.url}gradio_api/{path}", json=body, timeout=PATIENCE).status_code == 404
 
 
 def test_the_open_routes_are_these(held: SimpleNamespace) -> None:
-    gate = httpx.Client(base_url=held.url)
+    gate = httpx.Client(base_url=held.url, timeout=PATIENCE)
     paths = {route.path for route in held.app.app.routes if isinstance(route, Route) and "{" not in route.path}
     answering = {path for path in paths if gate.get(path).status_code != 404}
     assert answering <= {"/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
 
 
 def test_the_config_names_no_folder_but_that_of_the_samples(space: SimpleNamespace, model_folder: Path) -> None:
-    text = httpx.get(f"{space.url}config").text
+    text = httpx.get(f"{space.url}config", timeout=PATIENCE).text
     assert str(model_folder.parent) not in text
 
 
 def test_every_answer_carries_the_policy(space: SimpleNamespace) -> None:
     for path in ("", "config", "missing", "theme.css"):
-        headers = httpx.get(space.url + path).headers
+        headers = httpx.get(space.url + path, timeout=PATIENCE).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
         policy = headers["content-security-policy"]
         scripts = next(part for part in policy.split("; ") if part.startswith("script-src"))
         assert "unsafe-inline" not in scripts
         assert "frame-ancestors 'self' https://huggingface.co" in policy
-    assert "'sha256-" in httpx.get(space.url).headers["content-security-policy"]
+    assert "'sha256-" in httpx.get(space.url, timeout=PATIENCE).headers["content-security-policy"]
     assert "sha256" not in build_policy(b'<script type="module" src="a.js"></script>')
 
 
 def test_hundreds_of_posts_leave_a_bounded_number_of_answers_and_sessions(held: SimpleNamespace) -> None:
     about = next(fn for fn in held.app.fns.values() if fn.api_name == "about")
-    with httpx.Client(base_url=held.url) as client:
+    with httpx.Client(base_url=held.url, timeout=PATIENCE) as client:
         for number in range(300):
             body = {"fn_index": about._id, "data": [None], "session_hash": f"s{number}"}
             assert client.post("/gradio_api/queue/join", json=body).status_code == 200
@@ -150,10 +151,10 @@ def test_hundreds_of_posts_leave_a_bounded_number_of_answers_and_sessions(held: 
 
 
 def test_large_bodies_are_refused(space: SimpleNamespace) -> None:
-    answer = httpx.post(f"{space.url}gradio_api/queue/join", content=b"[" * (MAX_BODY_BYTES + 1))
+    answer = httpx.post(f"{space.url}gradio_api/queue/join", content=b"[" * (MAX_BODY_BYTES + 1), timeout=PATIENCE)
     assert answer.status_code == 413
     assert "Upload files first" in answer.text
-    deep = httpx.post(f"{space.url}gradio_api/queue/join", content=b"[" * 100_000)
+    deep = httpx.post(f"{space.url}gradio_api/queue/join", content=b"[" * 100_000, timeout=PATIENCE)
     assert deep.status_code == 400
 
 
@@ -172,9 +173,13 @@ def test_what_no_page_sends_is_refused(content: Any, message: str) -> None:
 
 
 def test_an_upload_by_http_is_refused_in_words(serve: Callable[..., Any], space: SimpleNamespace) -> None:
-    answer = httpx.post(f"{space.url}gradio_api/upload", files={"files": ("a.wav", bytes(2 * 1024**2))})
+    answer = httpx.post(
+        f"{space.url}gradio_api/upload", files={"files": ("a.wav", bytes(2 * 1024**2))}, timeout=PATIENCE
+    )
     assert answer.status_code == 413
-    page = httpx.post(f"{space.url}gradio_api/upload", files={"files": ("evil.html", f"<p>{SCRIPT}".encode())}).json()
-    shown = httpx.get(f"{space.url}gradio_api/file={page[0]}")
+    page = httpx.post(
+        f"{space.url}gradio_api/upload", files={"files": ("evil.html", f"<p>{SCRIPT}".encode())}, timeout=PATIENCE
+    ).json()
+    shown = httpx.get(f"{space.url}gradio_api/file={page[0]}", timeout=PATIENCE)
     assert shown.headers["content-disposition"].startswith("attachment")
     assert "sandbox" in shown.headers["content-security-policy"]

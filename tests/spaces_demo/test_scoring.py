@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from patience import PATIENCE
 
 from modeling_apex import load_pipeline
 from modeling_apex.inference import audio_limits_apex
@@ -42,7 +43,7 @@ def test_progress_counts_segments_up_to_what_the_header_promised(scorer: Scorer,
 
 
 def test_two_visitors_at_once_see_their_own_progress(scorer: Scorer, songs_folder: Path) -> None:
-    meet = threading.Barrier(2, timeout=60)
+    meet = threading.Barrier(2, timeout=PATIENCE)
 
     def visit(name: str) -> list[int]:
         seen: list[int] = []

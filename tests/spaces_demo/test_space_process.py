@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE
 
 from spaces_demo import app as app_module
 
@@ -85,10 +86,10 @@ def test_nothing_stays_however_a_space_ends(
     space = start()
     content = (songs_folder / "first.wav").read_bytes()
     api = f"{space.url}/gradio_api"
-    path = httpx.post(f"{api}/upload", files={"files": ("first.wav", content)}).json()[0]
+    path = httpx.post(f"{api}/upload", files={"files": ("first.wav", content)}, timeout=PATIENCE).json()[0]
     song = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    event = httpx.post(f"{api}/call/score", json={"data": [song, None]}).json()["event_id"]
-    assert "event: complete" in httpx.get(f"{api}/call/score/{event}", timeout=60).text
+    event = httpx.post(f"{api}/call/score", json={"data": [song, None]}, timeout=PATIENCE).json()["event_id"]
+    assert "event: complete" in httpx.get(f"{api}/call/score/{event}", timeout=PATIENCE).text
     assert [file.name for file in list_files(tmp_path)] == ["first.wav"]  # the report is in no file
     with begin_upload(space.url):
         while sum(file.stat().st_size for file in list_files(tmp_path)) <= len(content):

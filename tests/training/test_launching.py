@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from modeling_apex.training.processes import build_accelerator, explain_single_process, warn_once
 
@@ -25,7 +26,7 @@ def test_accelerate_launch_on_cpus_trains_in_one_process_and_says_so(
     words += ["--output", str(tmp_path / "run"), "--num-epochs", "1", "--report-to", "none"]
     unset = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", *SEVERAL)}
     environment = {**unset, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=250)
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr[-3000:]
     num_processes = json.loads((tmp_path / "run" / "environment.json").read_text())["num_processes"]
     is_said = "accelerate launch was asked for several processes and started one" in result.stderr

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 from safetensors.torch import load_file
 
 import modeling_apex.training.evaluate as evaluate
@@ -433,5 +434,5 @@ def test_two_processes_train_as_one(tmp_path: Path, embeddings: Path, tiny_folde
 
 def run_in_repository(words: list[str], environment: dict[str, str]) -> None:
     environment = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr[-3000:]
