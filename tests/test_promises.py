@@ -16,7 +16,7 @@ def load(name: str) -> dict[str, Any]:
     return result
 
 
-WRITING = ("score", "embed", "build", "convert", "export", "publish")
+WRITING = ("score", "embed", "train", "build", "convert", "export", "publish")
 
 
 def test_no_command_is_listed_that_this_does_not_hold_to_account() -> None:
