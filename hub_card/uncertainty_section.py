@@ -11,7 +11,7 @@ from typing import Any
 from hub_card.markdown import format_number
 from hub_card.result_files import Uncertainty
 from modeling_apex.inference.song_report_apex import INVERTED_TARGET
-from modeling_apex.statistics.bootstrap import compute_wilson_interval
+from modeling_apex.statistics.shares import compute_wilson_interval
 from modeling_apex.storage.markdown import build_table, escape_markdown
 
 

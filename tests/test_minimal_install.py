@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parent.parent
 MODEL = str(REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny")
 SONG = str(REPOSITORY / "spaces_demo" / "samples" / "1-good-pop.ogg")
 # Requirements whose module has another name.
-MODULES = {"scikit-learn": "sklearn"}
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}
 MODULES_OF_PROGRAMS = ("datasets_scripts.build", "hub_card.publish", "hub_card.build_card", "spaces_demo.deploy")
 APEX = "modeling_apex.cli"
 # Words of a command to the extra that it needs, or to `None` where it works without any.

@@ -14,7 +14,7 @@ from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.pair_features import PairFeatures
 from modeling_apex.arena.permutations import build_permutations, compute_null_differences
 from modeling_apex.arena.protocols import WITHIN_PAIRS, Fold
-from modeling_apex.statistics.bootstrap import INTERVAL_LEVEL
+from modeling_apex.statistics.shares import INTERVAL_LEVEL
 from modeling_apex.statistics.significance import (
     SIGNIFICANCE_LEVEL,
     compute_holm_rejections,

@@ -53,8 +53,9 @@ from modeling_apex.arena.protocols import (
     count_decisive_battles,
     drop_rare_systems,
 )
-from modeling_apex.statistics.bootstrap import INTERVAL_LEVEL, Resamples
+from modeling_apex.statistics.bootstrap import Resamples
 from modeling_apex.statistics.result_schema import build_opening
+from modeling_apex.statistics.shares import INTERVAL_LEVEL
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
-INTERVAL_LEVEL = 0.95
+from modeling_apex.statistics.shares import INTERVAL_LEVEL, compute_wilson_interval
+
 MINIMUM_UNITS = 2
 METHODS = ("bias_corrected", "joined", "mirrored")
 NO_SPREAD = "every resample gives the same value"
@@ -153,27 +154,6 @@ def draw_resamples(
         cells = listed[0][1] * units[listed[1][0]] + listed[1][1]
         blocks.append(draw_bootstrap_weights(num_items, num_draws, seed + 2, cells))
     return Resamples(np.concatenate(blocks), units, len(blocks))
-
-
-def compute_wilson_interval(share: float, num_items: float, level: float = INTERVAL_LEVEL) -> tuple[float, float]:
-    """
-    Compute Wilson's interval of a share (Wilson, 1927).
-
-    Args:
-        share (`float`): Observed share, 0 to 1.
-        num_items (`float`): Over how many; a fraction where items are not independent.
-        level (`float`, defaults to 0.95): Probability that the interval is meant to cover.
-
-    Returns:
-        `tuple[float, float]`: Lower and upper bound; NaN over nothing.
-    """
-    if not num_items > 0:
-        return float("nan"), float("nan")
-    z = float(ndtri(0.5 + level / 2))
-    spread = z * np.sqrt(share * (1 - share) / num_items + (z / (2 * num_items)) ** 2)
-    center, scale = share + z**2 / (2 * num_items), 1 + z**2 / num_items
-    low, high = (center - spread) / scale, (center + spread) / scale
-    return float(np.clip(min(low, share), 0, 1)), float(np.clip(max(high, share), 0, 1))
 
 
 def compute_interval(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from modeling_apex.statistics.bootstrap import INTERVAL_LEVEL, Resamples
+from modeling_apex.statistics.bootstrap import Resamples
 from modeling_apex.statistics.pair_metrics import divide_or_nan
+from modeling_apex.statistics.shares import INTERVAL_LEVEL
 
 NUM_BINS = 10  # of equal width
 

@@ -21,7 +21,7 @@ EXTRAS = {
     **dict.fromkeys(("accelerate", "tensorboard"), "train"),
     **dict.fromkeys(("evaluate", "sklearn", "matplotlib"), "eval"),
     "jinja2": "hub",
-    "gradio": "demo",
+    **dict.fromkeys(("gradio", "PIL"), "demo"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx"),
     **dict.fromkeys(("openvino", "nncf"), "openvino"),
 }

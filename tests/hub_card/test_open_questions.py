@@ -106,7 +106,7 @@ def test_what_is_answered_and_begun_is_kept(run: Callable, best: Path) -> None:
     assert facts["summary"] == ANSWERS["summary"]
     assert [entry["name"] for entry in facts["components"]] == ["my songs"]
     assert is_open(facts["components"][0]["license"])
-    with pytest.raises(MissingFactError, match="nothing says on which songs"):
+    with pytest.raises(MissingFactError, match="nothing says who gave the aesthetic labels"):
         build_model_facts(best, no_arena_because="none at hand")  # a card is not built from questions
 
 

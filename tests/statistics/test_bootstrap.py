@@ -7,12 +7,12 @@ from scipy.stats import binomtest
 from modeling_apex.statistics.bootstrap import (
     NO_SPREAD,
     compute_interval,
-    compute_wilson_interval,
     draw_bootstrap_weights,
     draw_resamples,
     summarize_draws,
 )
 from modeling_apex.statistics.pair_metrics import compute_accuracy
+from modeling_apex.statistics.shares import compute_wilson_interval
 
 
 def test_bootstrap_draws_are_seeded_and_can_draw_groups() -> None:
