@@ -16,14 +16,14 @@ LACKING = (
 )
 
 
-def run_elsewhere(program: str, folder: Path, *words: str) -> dict:
+def run_elsewhere(program: str, folder: Path, *words: str, having: tuple[str, ...] = ()) -> dict:
     """
     Run a program in a fresh process that has torch, transformers and soundfile, but neither this package nor anything
-    else that such a machine may lack, with the Hub out of reach.
+    else that such a machine may lack but for what is named in `having`, with the Hub out of reach.
     """
     prologue = f"""
 import importlib.util, sys
-sys.modules.update(dict.fromkeys({LACKING!r}))  # to Python, these are not installed
+sys.modules.update(dict.fromkeys(set({LACKING!r}) - set({having!r})))  # to Python, these are not installed
 sys.path = [path for path in sys.path if path not in ("", {str(REPOSITORY)!r})]
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
 assert importlib.util.find_spec("modeling_apex") is None, "the package must not be importable here"

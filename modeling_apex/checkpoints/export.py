@@ -143,8 +143,7 @@ tags:
 |---|---|---|
 {rows}
 
-It runs where torch, transformers, numpy and soundfile are installed (`pip install torch transformers soundfile`; it
-was written with transformers {transformers_version}), and faster with the package apex-music.
+{_describe_requirements(config.model_type)}
 
 ```python
 from transformers import pipeline
@@ -163,6 +162,16 @@ Where the weights come from:
 {json.dumps(config.provenance, indent=2)}
 ```
 """
+
+
+def _describe_requirements(model_type: str) -> str:
+    # SongEval hears what SoX's resampler makes of a song, and nothing else.
+    readers = ["soundfile", "soxr"] if model_type == "songeval" else ["soundfile"]
+    return (
+        f"It runs where torch, transformers, numpy and {' and '.join(readers)} are installed (`pip install torch "
+        f"transformers {' '.join(readers)}`; it was written with transformers {transformers_version}), and faster "
+        "with the package apex-music."
+    )
 
 
 def _read_license(folder: str) -> str | None:

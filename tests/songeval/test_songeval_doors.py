@@ -222,7 +222,8 @@ scorer = pipeline("apex-popularity", model=folder, trust_remote_code=True)
 reports = scorer([song, song], return_timeline=True, batch_size=2)
 print(json.dumps({"reports": reports}))
 """
-    first, second = run_elsewhere(program, tmp_path, str(exported), str(song))["reports"]
+    first, second = run_elsewhere(program, tmp_path, str(exported), str(song), having=("soxr",))["reports"]
+    assert "pip install torch transformers soundfile soxr" in (exported / "README.md").read_text()
     assert first == second
     assert first["scores"] == pytest.approx(load_pipeline(conversion.folder)(str(song))["scores"], abs=1e-6)
     assert first["warnings"]
