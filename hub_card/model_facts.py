@@ -217,18 +217,19 @@ def _load_config(folder: Path) -> Any:
 
 def find_arena(folder: str | os.PathLike, arena: str | os.PathLike | None) -> Path | None:
     """Return the folder of arena results that belongs to a model: the given one, else `arena` beside it, else none."""
-    if arena is not None:
-        return Path(arena)
-    beside = Path(folder) / ARENA_NAME
-    return beside if (beside / RESULTS_NAME).is_file() else None
+    return _find_beside(folder, arena, ARENA_NAME, RESULTS_NAME)
 
 
 def find_robustness(folder: str | os.PathLike, robustness: str | os.PathLike | None) -> Path | None:
     """Return the folder of a model's robustness results: the given one, else `robustness` beside it, else none."""
-    if robustness is not None:
-        return Path(robustness)
-    beside = Path(folder) / ROBUSTNESS_FOLDER
-    return beside if (beside / ROBUSTNESS_NAME).is_file() else None
+    return _find_beside(folder, robustness, ROBUSTNESS_FOLDER, ROBUSTNESS_NAME)
+
+
+def _find_beside(folder: str | os.PathLike, given: str | os.PathLike | None, name: str, file: str) -> Path | None:
+    if given is not None:
+        return Path(given)
+    beside = Path(folder) / name
+    return beside if (beside / file).is_file() else None
 
 
 def _load_uncertainty(folder: Path, reference: Mapping[str, Any]) -> Uncertainty | None:

@@ -10,7 +10,7 @@ dictionaries of the last two. Every number of a card passes through here, and a 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,13 +261,7 @@ def read_arena(path: str | os.PathLike) -> dict[str, Any]:
         `FileNotFoundError`: If there are none.
         [`MissingFactError`]: If a part of the experiment is missing.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "results.json"
-    content = load_result_file(file)
-    for part in ARENA_PARTS:
-        get_fact(content, part, source=str(file))
-    return content
+    return _read_parts(Path(path), "results.json", ARENA_PARTS)
 
 
 def read_uncertainty(path: str | os.PathLike, reference: Mapping[str, Any]) -> Uncertainty:
@@ -314,10 +308,13 @@ def read_robustness(path: str | os.PathLike) -> dict[str, Any]:
         `FileNotFoundError`: If there is none.
         [`MissingFactError`]: If a part is missing.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / ROBUSTNESS_NAME
+    return _read_parts(Path(path), ROBUSTNESS_NAME, ROBUSTNESS_PARTS)
+
+
+def _read_parts(path: Path, name: str, parts: Sequence[str]) -> dict[str, Any]:
+    """Read a result file, or the one of that name in a folder, and make sure that no part is missing."""
+    file = path / name if path.is_dir() else path
     content = load_result_file(file)
-    for part in ROBUSTNESS_PARTS:
+    for part in parts:
         get_fact(content, part, source=str(file))
     return content

@@ -150,9 +150,9 @@ def load_pipeline(
     source: Any = _name_model(model)
     source = _load_if_exported(source, engine) if isinstance(source, str) else source
     build_pipeline: Any = transformers.pipeline
+    if isinstance(source, str) and "config" not in kwargs:
+        source, kwargs = _load_if_unreachable(source, kwargs)
     with explaining_missing_model(source):
-        if isinstance(source, str) and "config" not in kwargs:
-            source, kwargs = _load_if_unreachable(source, kwargs)
         pipeline: SongPipeline = build_pipeline(TASK, model=source, pipeline_class=ApexPopularityPipeline, **kwargs)
     _set_engine(pipeline.model, engine, precision, compile, require_validation)
     return pipeline
@@ -216,8 +216,9 @@ def find_model_class(
         `ValueError`: If the config names a model of another package.
     """
     name = find_model(model)
+    options = choose_hub_options(name, options)
     with explaining_missing_model(name):
-        return _read_model_class(name, choose_hub_options(name, options))
+        return _read_model_class(name, options)
 
 
 def _read_model_class(model: str, options: Mapping[str, Any]) -> "type[ApexModel] | type[SpectrogramFusionModel]":
@@ -322,12 +323,13 @@ def _load_if_unreachable(model: str, options: dict[str, Any]) -> tuple[Any, dict
     given = {**options.get("model_kwargs", {}), **options}
     names = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
     hub_options = choose_hub_options(model, {name: given[name] for name in names if name in given})
-    model_class: Any = _read_model_class(model, hub_options)
-    if not hub_options.get("local_files_only"):
-        return model, options
-    # `transformers.pipeline` takes that option too, and hands it on to our pipeline, which has none of that name.
-    dtype = {"dtype": options["dtype"]} if "dtype" in options else {}
-    loaded = model_class.from_pretrained(model, **hub_options, **dtype)
+    with explaining_missing_model(model):
+        model_class: Any = _read_model_class(model, hub_options)
+        if not hub_options.get("local_files_only"):
+            return model, options
+        # `transformers.pipeline` takes that option too, and hands it on to our pipeline, which has none of that name.
+        dtype = {"dtype": options["dtype"]} if "dtype" in options else {}
+        loaded = model_class.from_pretrained(model, **hub_options, **dtype)
     return loaded, {name: value for name, value in options.items() if name not in names}
 
 

@@ -116,7 +116,7 @@ def explaining_missing_model(model: Any) -> Iterator[None]:
         yield
     except OSError as error:
         name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else ""
-        if not name or os.path.isdir(name) or str(error).startswith(f"{name}: no such folder"):
+        if not name or os.path.isdir(name):
             raise
         raise FileNotFoundError(explain_missing_model(name, error)) from error
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from modeling_apex.arena.ranking import compute_places
+from modeling_apex.storage.cell_values import parse_number
 
 FLOORS = ("first", "median")
 PAIRINGS = ("best-worst", "all")
@@ -28,14 +29,12 @@ class Candidate:
         song (`str`): What it is called.
         group (`str`): What it is compared within.
         scores (`dict[str, float]`): Its scores by name.
-        columns (`dict`): What else is known of it.
-        report (`dict`): Its row as it came.
+        report (`dict`): Its row as it came, with what else is known of it.
     """
 
     song: str
     group: str
     scores: Mapping[str, float]
-    columns: Mapping[str, Any]
     report: Mapping[str, Any]
 
 
@@ -94,7 +93,7 @@ def build_key(
         columns = [(1.0, base)]
         for name, weight in fused.items():
             sign = 1.0 if weight >= 0 else -1.0
-            columns.append((abs(weight), [sign * _get_number(candidate, name) for candidate in group]))
+            columns.append((abs(weight), [sign * _read_column(candidate, name) for candidate in group]))
         total = sum(weight for weight, _ in columns)
         ranks = [[weight * rank for rank in rank_within(values)] for weight, values in columns]
         return [float(value) for value in np.sum(ranks, axis=0) / total]
@@ -102,15 +101,12 @@ def build_key(
     return compute
 
 
-def _get_number(candidate: Candidate, column: str) -> float:
-    value = candidate.scores.get(column, candidate.columns.get(column))
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not np.isfinite(number):
+def _read_column(candidate: Candidate, column: str) -> float:
+    value = candidate.scores.get(column, candidate.report.get(column))
+    number = parse_number(value)
+    if number is None:
         raise ValueError(f"{candidate.song}: the column {column!r} holds {value!r}, and a finite number is needed.")
-    return number
+    return float(number)
 
 
 def choose_best(

@@ -1,11 +1,11 @@
 """`apex-music label`: pseudo-labels for a corpus, from a model that teaches."""
 
 import argparse
-import sys
 from typing import Any
 
 from modeling_apex.commands.options import (
     add_computing_arguments,
+    add_journal_arguments,
     add_model_arguments,
     build_limits,
     build_settings,
@@ -14,10 +14,9 @@ from modeling_apex.commands.options import (
     open_embedded_songs,
     refuse_audio_options,
     say_how_many_are_done,
+    say_what_came_of_it,
 )
-from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
-from modeling_apex.inference.report_apex import escape_controls, format_count
-from modeling_apex.process_exit import print_lines
+from modeling_apex.corpus.score_journal import ScoreJournal
 
 HELP = "pseudo-labels for a corpus, from a model that teaches"
 DESCRIPTION = (
@@ -42,16 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     add_computing_arguments(parser)
-    parser.add_argument(
-        "--output", required=True, metavar="FILE", help=f"the table of labels ({', '.join(OUTPUT_FORMATS)})"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
-    parser.add_argument(
-        "--recheck",
-        action="store_true",
-        help="read songs of an interrupted run again to see whether they changed, whatever size and times of the "
-        "files say, and score URLs again",
-    )
+    add_journal_arguments(parser, "the table of labels", is_required=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,6 +82,4 @@ def run(arguments: argparse.Namespace) -> int:
         for _ in follow_reports(reports, len(ids), num_done=len(journal)):
             pass  # each is in the journal
         num_failed = sum("error" in report for report in journal.finish(ids))
-    labelled = format_count(len(ids) - num_failed, "song")
-    print_lines(escape_controls(f"{arguments.output}: {labelled} labelled, {num_failed} failed"), file=sys.stderr)
-    return 1 if num_failed else 0
+    return say_what_came_of_it(arguments.output, len(ids), num_failed, "labelled")

@@ -169,6 +169,23 @@ def follow_reports(
             yield report
 
 
+def add_journal_arguments(parser: argparse.ArgumentParser, words: str, *, is_required: bool) -> None:
+    """Declare the file that a journal of scores becomes, and what becomes of one that is there."""
+    from modeling_apex.corpus.score_journal import OUTPUT_FORMATS
+
+    where = "" if is_required else "with --output: "
+    parser.add_argument(
+        "--output", required=is_required, metavar="FILE", help=f"{words} ({', '.join(OUTPUT_FORMATS)})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help=f"{where}read songs of an interrupted run again to see whether they changed, whatever size and times of "
+        "the files say, and score URLs again",
+    )
+
+
 def refuse_audio_options(arguments: argparse.Namespace, folder: Path) -> None:
     """Refuse what says how audio is read and encoded, where embeddings are stored and it would say nothing."""
     usual: dict[str, Any] = {"dtype": "float32", "engine": "torch", "precision": "float32", "resampler": "sinc"}
@@ -211,6 +228,13 @@ def say_how_many_are_done(journal: "ScoreJournal", num_done: int, num_songs: int
     if num_done:
         words = f"resuming: {num_done} of {format_count(num_songs, 'song')} already in {journal.path}"
         print_lines(escape_controls(words), file=sys.stderr)
+
+
+def say_what_came_of_it(output: str, num_songs: int, num_failed: int, done: str) -> int:
+    """Tell the user how many songs are in an output and how many failed; return the exit status."""
+    words = f"{output}: {format_count(num_songs - num_failed, 'song')} {done}, {num_failed} failed"
+    print_lines(escape_controls(words), file=sys.stderr)
+    return 1 if num_failed else 0
 
 
 def positive_int(text: str) -> int:

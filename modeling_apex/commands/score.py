@@ -1,12 +1,12 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modeling_apex.commands.options import (
+    add_journal_arguments,
     add_scoring_arguments,
     build_settings,
     follow_reports,
@@ -14,16 +14,16 @@ from modeling_apex.commands.options import (
     open_embedded_songs,
     refuse_audio_options,
     say_how_many_are_done,
+    say_what_came_of_it,
     score_songs,
 )
 from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
-from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
+from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.report_apex import (
     describe_scales,
     escape_controls,
-    format_count,
     format_duration,
     format_interval,
     format_report,
@@ -49,16 +49,7 @@ WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring_arguments(parser)
-    parser.add_argument(
-        "--output", metavar="FILE", help=f"write reports to a file instead ({', '.join(OUTPUT_FORMATS)})"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
-    parser.add_argument(
-        "--recheck",
-        action="store_true",
-        help="with --output: read songs of an interrupted run again to see whether they changed, whatever size and "
-        "times of the files say, and score URLs again",
-    )
+    add_journal_arguments(parser, "write reports to a file instead", is_required=False)
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
 
@@ -133,9 +124,7 @@ def _score_to_file(songs: list[str], folder: Path | None, arguments: argparse.Na
             for song, report in zip(remaining, found, strict=True):
                 journal.add(song, report)
         num_failed = sum("error" in report for report in journal.finish(songs))
-    scored = format_count(len(songs) - num_failed, "song")
-    print_lines(escape_controls(f"{arguments.output}: {scored} scored, {num_failed} failed"), file=sys.stderr)
-    return 1 if num_failed else 0
+    return say_what_came_of_it(arguments.output, len(songs), num_failed, "scored")
 
 
 def format_score_table(reports: list[dict[str, Any]]) -> str:

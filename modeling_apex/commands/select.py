@@ -19,11 +19,12 @@ from modeling_apex.arena.selection import (
     choose_best,
     take_top_share,
 )
-from modeling_apex.commands.options import add_scoring_arguments, load_scorer, positive_int, score_songs
+from modeling_apex.commands.options import add_scoring_arguments, positive_int, score_songs
 from modeling_apex.corpus.song_files import find_songs
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_count, format_table
 from modeling_apex.process_exit import print_lines
+from modeling_apex.storage.cell_values import parse_number
 from modeling_apex.storage.output_folder import replace_texts
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.storage.table_reader import get_table_suffix, iterate_rows
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     first = Path(os.path.expanduser(arguments.songs[0]))
     is_table = len(arguments.songs) == 1 and get_table_suffix(first) != "" and first.is_file()
     with OutputLock(arguments.output):
-        reports = list(read_reports(first) if is_table else score_folder(arguments))
+        reports = list(read_reports(first) if is_table else score_songs(find_songs(arguments.songs), arguments))
         scored = [report for report in reports if not report.get("error")]
         if not scored:
             raise ValueError("there is no scored song to choose from.")
@@ -147,10 +148,6 @@ def read_reports(path: Path) -> Iterator[dict[str, Any]]:
         yield report
 
 
-def score_folder(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    yield from score_songs(find_songs(arguments.songs), arguments, scorer=load_scorer(arguments))
-
-
 def build_candidates(reports: Sequence[Mapping[str, Any]], group_column: str) -> list[Candidate]:
     """
     Take reports apart.
@@ -176,18 +173,15 @@ def build_candidates(reports: Sequence[Mapping[str, Any]], group_column: str) ->
         if list(report["scores"]) != expected:
             raise ValueError(f"{song}: has the scores {list(report['scores'])}, but the first song has {expected}.")
         scores = {name: _read_score(song, name, value) for name, value in report["scores"].items()}
-        candidates.append(Candidate(song, str(group), scores, report, report))
+        candidates.append(Candidate(song, str(group), scores, report))
     return candidates
 
 
 def _read_score(song: str, name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not abs(number) < float("inf"):
+    number = parse_number(value)
+    if number is None:
         raise ValueError(f"{song}: the score {name} is {value!r}, and a finite number is needed.")
-    return number
+    return float(number)
 
 
 def choose_key(

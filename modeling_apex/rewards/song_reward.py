@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_apex.arena.preference import load_preference_head
+from modeling_apex.inference.score_heads_apex import place_rows
 from modeling_apex.loading import load_model
 from modeling_apex.registration import EMBEDDED_MODEL
 from modeling_apex.rewards.waveforms import check_samples, cut_segments, list_waveforms, pad_rows, resample
@@ -184,9 +185,7 @@ class SongReward:
             return scores, errors
         scored = [row for row, error in enumerate(errors) if error is None]
         real = pad_rows(counts, self.model.device)  # (B, S)
-        embeddings = self._encode(torch.cat(segments))  # (N, D)
-        per_segment = embeddings.new_zeros(*real.shape, embeddings.shape[-1])
-        per_segment = per_segment.masked_scatter((real > 0).unsqueeze(-1), embeddings)  # (B, S, D)
+        per_segment = place_rows(self._encode(torch.cat(segments)), real > 0)  # (B, S, D)
         output = self.model(segment_embeddings=per_segment, segment_mask=real > 0, num_real_samples=real)
         return scores.index_copy(0, torch.tensor(scored, device=scores.device), output.scores.float()), errors
 

@@ -18,7 +18,7 @@ from modeling_apex.cli import main
 
 
 def make(song, group="a", columns=None, **scores):
-    return Candidate(song, group, scores, columns or {}, {"song": song})
+    return Candidate(song, group, scores, {"song": song, **(columns or {})})
 
 
 def test_percentile_ranks_within_a_group():
