@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 
 _HOME = tempfile.mkdtemp(prefix="apex-tests-")
@@ -58,6 +59,14 @@ def one_thread() -> None:
     several threads say how many.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator() -> Iterator[None]:
+    """Let no trainer leave its precision to the next one: accelerate keeps one state for the whole process."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
