@@ -30,7 +30,7 @@ WRONG_TURNS = (
     "final norm",
 )
 FAINT_TURNS = ("symmetric window", "zeros at the edges")  # which long windows and long songs nearly hide
-HEAD_WRONG_TURNS = ("residual", "positions", "last output", "maximum of attended", "maximum first")
+HEAD_WRONG_TURNS = ("residual", "positions", "maximum of attended", "maximum first")
 
 
 def widen(weights: Weights) -> Weights:
@@ -164,7 +164,7 @@ def pool(tokens: torch.Tensor, weights: Weights, wrong: str = "") -> torch.Tenso
         query, key, value = (attended @ weight.T + bias).chunk(3, dim=-1)
         before = attended if wrong == "residual" else 0
         attended = before + linear(softmax_attention(query, key, value, 8), weights, f"attn.{index}.out_proj")
-    mean = attended[:, -1] if wrong == "last output" else attended.mean(1)
+    mean = attended.mean(1)
     highest = (attended if wrong == "maximum of attended" else tokens).max(1).values
     return torch.cat([highest, mean] if wrong == "maximum first" else [mean, highest], dim=-1)
 
