@@ -563,6 +563,33 @@ def describe_rewards(result: dict[str, Any]) -> str:
     )
 
 
+def describe_distillation(result: dict[str, Any]) -> str:
+    """Say how well a small student repeats a larger teacher, and how both follow the truth."""
+
+    def cell(judges: dict[str, Any], name: str, metric: str) -> str:
+        value = judges[name][metric]
+        return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
+
+    rows = []
+    for score, targets in result["scores"].items():
+        teacher, truth = (targets[f"following the {target}"] for target in ("teacher", "truth"))
+        agreement = [cell(teacher, "distilled", "spearman"), cell(teacher, "distilled", "mae")]
+        agreement.append(f"{teacher['mean']['mae']:.2f}")
+        rows.append([f"`{score}`", *agreement, *(cell(truth, name, "spearman") for name in truth if name != "mean")])
+    header = ["score", "student follows teacher: Spearman", "MAE", "MAE of the mean"]
+    header += [f"{who} follows truth: Spearman" for who in ("teacher", "student", "student of exact labels")]
+    songs, weights = result["num_songs"], result["num_parameters"]
+    return (
+        build_table(header, rows)
+        + f"\n\n{songs['student']['test']} synthetic songs of {result['song_seconds']:g} s that no student learnt "
+        f"from, 95 % intervals. The teacher's encoder has {weights['teacher']:,} weights, the student's, of the shape "
+        f"of apex-tiny's, {weights['student']:,}; both are untrained filterbanks on which heads were trained, "
+        f"the teacher's on exact labels of {songs['teacher']['train']} songs of another world, the student's on what "
+        f"the teacher said of {songs['student']['train']}, and, beside it, on the exact labels of the same songs. Made by "
+        f"`{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -586,6 +613,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "uncertainty": (TINY / "uncertainty.json", describe_uncertainty),
     "robustness": (TINY / "robustness" / "robustness.json", describe_robustness),
     "statistics": (RESULTS / "statistics.json", describe_statistics),
+    "distillation": (RESULTS / "distillation.json", describe_distillation),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
 }

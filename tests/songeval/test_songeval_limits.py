@@ -1,4 +1,4 @@
-"""The longest song is stated and refused by every door, never cut; dots, capitals and seven outputs keep their names."""
+"""The longest song is stated and refused by every door, never cut; names keep dots, capitals and seven outputs."""
 
 import csv
 import json
