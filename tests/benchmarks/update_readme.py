@@ -585,8 +585,8 @@ def describe_distillation(result: dict[str, Any]) -> str:
         f"from, 95 % intervals. The teacher's encoder has {weights['teacher']:,} weights, the student's, of the shape "
         f"of apex-tiny's, {weights['student']:,}; both are untrained filterbanks on which heads were trained, "
         f"the teacher's on exact labels of {songs['teacher']['train']} songs of another world, the student's on what "
-        f"the teacher said of {songs['student']['train']}, and, beside it, on the exact labels of the same songs. Made by "
-        f"`{result['command']}`."
+        f"the teacher said of {songs['student']['train']}, and, beside it, on the exact labels of the same songs. "
+        f"Made by `{result['command']}`."
     )
 
 
