@@ -211,7 +211,13 @@ def _load_config(folder: Path) -> Any:
 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json in this folder, so it is not a model.")
-    load_fields(folder / "config.json", "Download the model again.")
+    kind = load_fields(folder / "config.json", "Download the model again.").get("model_type")
+    if kind != ApexConfig.model_type:
+        raise ValueError(
+            f"{folder}: a card with results is made of APEX models, and this one's `model_type` is {kind!r}. "
+            f"`apex-music export --model {folder} --output DIR` writes its card, with the licence of each part, beside "
+            "its weights and code."
+        )
     return ApexConfig.from_pretrained(folder)
 
 

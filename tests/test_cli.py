@@ -389,8 +389,12 @@ def test_an_interrupted_run_is_taken_up(
     journal = tmp_path / "scores.jsonl.partial"
     with open(journal, "a") as file:
         file.write('{"song": "torn by a ki')
-    assert main([*words, "--dtype", "bfloat16"]) == 2
-    assert "an unfinished run with other settings" in capsys.readouterr().err
+    for other in (("dtype", "bfloat16"), ("tail", "drop")):
+        assert main([*words, f"--{other[0]}", other[1]]) == 2
+        said = capsys.readouterr().err
+        assert "an unfinished run with other settings (" in said
+        assert f"{other[0]} " in said
+        assert f"instead of {other[1]!r}" in said
     scored = []
 
     def add_and_note(journal: ScoreJournal, song: str, report: dict) -> None:

@@ -177,9 +177,10 @@ def compute_interval(
             How many units were drawn. Few units spread less than what they come from does, so the percentiles are
             taken further out (Hesterberg, 2015).
         method (`str`, defaults to `"bias_corrected"`):
-            `"joined"` spans the percentiles and the normal interval around the estimate, for rank correlations of few
-            items: noise pulls them towards zero, and that of the draws a second time. `"mirrored"` mirrors the upper
-            percentile at the estimate, for what noise pulls up, such as a sum of absolute gaps.
+            `"joined"` spans the percentiles, the normal interval around the estimate, and the lower percentile
+            mirrored at it, for rank correlations of few items: noise pulls them down, and that of the draws a second
+            time. `"mirrored"` mirrors the upper percentile at the estimate, for what noise pulls up, such as a sum of
+            absolute gaps.
 
     Returns:
         `tuple[float, float]`: Lower and upper bound over the draws that are defined; NaN where none is.
@@ -206,7 +207,7 @@ def compute_interval(
         low = 2 * estimate - high
     elif method == "joined":
         margin = z * float(np.std(usable))
-        low, high = min(low, estimate - margin), max(high, estimate + margin)
+        low, high = min(low, estimate - margin), max(high, estimate + margin, 2 * estimate - low)
     return min(low, float(estimate)), max(high, float(estimate))
 
 

@@ -7,7 +7,8 @@ Weights are random: neither time nor memory depends on training. Each measuremen
 weights in memory before it begins. The original's way is restated from what its packages do: the whole song at once,
 transformers' conformer with eager attention, all twelve layers with every hidden state kept, and a head that computes
 its attention weights; a song of ten minutes is out of its reach (14 GB for one matrix of attention) and is measured on
-ours alone. Processor seconds are stated beside wall seconds, as they bear other work on the machine. Result:
+ours alone. The same song is also scored as users have it, from a stereo file at 44.1 kHz through a [`SongScorer`], and
+in bfloat16. Processor seconds are stated beside wall seconds, as they bear other work on the machine. Result:
 results/songeval.json.
 """
 
@@ -16,10 +17,12 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from bench_scoring import describe_machine
 from torch import nn
@@ -28,6 +31,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import W
 
 from modeling_apex.inference.configuration_songeval_apex import SongEvalConfig
 from modeling_apex.inference.modeling_songeval_apex import SongEvalModel
+from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.inference.songeval_mel_apex import compute_log_mel
 
 RESULT = Path(__file__).parent / "results" / "songeval.json"
@@ -92,17 +96,19 @@ def main() -> None:
         return
     songs = {}
     for seconds in arguments.seconds:
-        ours, original = (run_apart(path, seconds, arguments.threads) for path in ("ours", "original"))
+        paths = ("ours", "file", "bfloat16", "original")
+        found = {path: run_apart(path, seconds, arguments.threads) for path in paths}
+        ours, original = found["ours"], found["original"]
         songs[f"{seconds:g} s"] = {
-            "ours": ours,
-            "original": original,
+            **found,
             "original_over_ours_cpu_seconds": original["cpu_seconds"] / ours["cpu_seconds"],
             "original_over_ours_memory": original["memory_gib"] / ours["memory_gib"],
-            "largest_score_difference": max(
-                abs(a - b) for a, b in zip(ours["scores"], original["scores"], strict=True)
-            ),
+            "bfloat16_over_ours_cpu_seconds": found["bfloat16"]["cpu_seconds"] / ours["cpu_seconds"],
+            "largest_score_difference": compute_difference(ours, original),
+            "largest_score_difference_of_bfloat16": compute_difference(ours, found["bfloat16"]),
         }
-    songs[f"{arguments.long_seconds:g} s"] = {"ours": run_apart("ours", arguments.long_seconds, arguments.threads)}
+    long = {path: run_apart(path, arguments.long_seconds, arguments.threads) for path in ("ours", "file")}
+    songs[f"{arguments.long_seconds:g} s"] = long
     result = {
         "command": "python tests/benchmarks/bench_songeval.py",
         "machine": describe_machine(),
@@ -112,6 +118,11 @@ def main() -> None:
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def compute_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the largest difference between the scores of two measurements."""
+    return max(abs(a - b) for a, b in zip(one["scores"], other["scores"], strict=True))
 
 
 def run_apart(path: str, seconds: float, threads: int) -> dict[str, Any]:
@@ -130,19 +141,36 @@ def measure(path: str, seconds: float) -> dict[str, Any]:
         model = OriginalPath(model)
     else:
         del model.encoder.layers[6:]
-    before = read_memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew from here
+    if path == "bfloat16":
+        model.to(torch.bfloat16)
     generator = torch.Generator().manual_seed(1)
-    waveform = torch.empty(1, round(seconds * 24_000)).normal_(0, 0.1, generator=generator)
-    start, cpu_start = time.perf_counter(), read_cpu_seconds()
-    output = model(waveform)
-    scores = output if path == "original" else output.scores
-    return {
-        "wall_seconds": time.perf_counter() - start,
-        "cpu_seconds": read_cpu_seconds() - cpu_start,
-        "memory_gib": (read_memory("VmHWM") - before) / 2**30,
-        "scores": scores[0].tolist(),
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        if path == "file":
+            song = write_file(Path(folder) / "song.wav", seconds, generator)
+        before = read_memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew from here
+        start, cpu_start = time.perf_counter(), read_cpu_seconds()
+        if path == "file":
+            scores = list(next(SongScorer(model).score([song]))["scores"].values())
+        else:
+            waveform = torch.empty(1, round(seconds * 24_000)).normal_(0, 0.1, generator=generator)
+            output = model(waveform)
+            scores = (output if path == "original" else output.scores)[0].tolist()
+        return {
+            "wall_seconds": time.perf_counter() - start,
+            "cpu_seconds": read_cpu_seconds() - cpu_start,
+            "memory_gib": (read_memory("VmHWM") - before) / 2**30,
+            "scores": scores,
+        }
+
+
+def write_file(path: Path, seconds: float, generator: torch.Generator) -> Path:
+    """Write stereo noise at 44.1 kHz, a second at a time."""
+    with soundfile.SoundFile(path, "w", 44_100, 2) as file:
+        for start in range(0, round(seconds * 44_100), 44_100):
+            count = min(44_100, round(seconds * 44_100) - start)
+            file.write(torch.empty(count, 2).normal_(0, 0.1, generator=generator).numpy())
+    return path
 
 
 def read_memory(field: str) -> int:

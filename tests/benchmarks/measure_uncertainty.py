@@ -28,7 +28,7 @@ from modeling_apex.training.tiny.songs import FULL_SCALE, SAMPLING_RATE, SongTab
 
 RESULT_NAME = "uncertainty.json"
 FRESH_SEED = 5_000_005
-NUM_FRESH_SONGS = 400
+NUM_FRESH_SONGS = 1200  # so many that shares are known to a hundredth
 NUM_SOUNDS = 60  # of each kind that is no song, and of songs to which silence is appended
 NUM_SECONDS = 20
 TENTHS = np.linspace(0, 100, 11)

@@ -259,3 +259,13 @@ def test_outputs_are_named_on_the_command_line(
     report = load_pipeline(tmp_path / "made")(str(song_file("song.wav", 1.0)))
     assert list(report["scores"]) == list("abcdefg")
     assert report["ranges"]["g"] == [1.0, 5.0]
+
+
+def test_a_card_with_results_is_refused_and_the_licensed_one_named(
+    conversion: SongEvalConversion, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["card", "--model", str(conversion.folder)]) == 2
+    said = capsys.readouterr().err
+    assert "a card with results is made of APEX models, and this one's `model_type` is 'songeval'" in said
+    assert f"`apex-music export --model {conversion.folder} --output DIR`" in said
+    assert "You are using a model of type" not in said

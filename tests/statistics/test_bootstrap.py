@@ -99,6 +99,13 @@ def test_no_interval_excludes_its_own_estimate(method: str, estimate: float) -> 
     assert low <= estimate <= high
 
 
+def test_what_noise_pulled_down_twice_is_taken_up_again() -> None:
+    draws = np.random.default_rng(0).normal(0.6, 0.05, size=2000)  # of an estimate that noise pulled down to 0.8
+    low, high = compute_interval(draws, estimate=0.8, method="joined")
+    assert low == pytest.approx(0.5, abs=0.01)
+    assert high == pytest.approx(0.8 + (0.8 - 0.5), abs=0.01)
+
+
 def test_wilson_interval_of_a_share() -> None:
     for right in (0, 7, 20):
         expected = binomtest(right, 20).proportion_ci(method="wilson")
