@@ -192,7 +192,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("METADATA", "AUDIO"),
-        help="a table and its audio, then perhaps its platform; can be given several times",
+        help="a table, its audio and, if you like, its platform; can be given several times",
     )
     parser.add_argument(
         "--column",
@@ -365,7 +365,7 @@ def _read_popularity_options(args: argparse.Namespace) -> dict[str, Any]:
 def _get_shared_options(args: argparse.Namespace) -> dict[str, str]:
     if args.license and args.license not in HUB_LICENSES:
         raise ValueError(
-            f"--license {args.license!r} is none that the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}."
+            f"--license {args.license!r} is not one the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}."
         )
     # This command has a folder of its own: nothing needs to be read to name one in the cache of `datasets`.
     return {"cache_key": "none"} | ({"license_id": args.license} if args.license else {})

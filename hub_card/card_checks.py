@@ -160,7 +160,7 @@ def _find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
         problems.append("the front matter names no license")
     elif data.license not in HUB_LICENSES:
         problems.append(
-            f"the license {data.license!r} is none that the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}"
+            f"the license {data.license!r} is not one the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}"
         )
     elif data.license == COMBINED_LICENSE_ID and not (data.get("license_name") and data.get("license_link")):
         problems.append("the license is `other`, which needs license_name and license_link beside it")

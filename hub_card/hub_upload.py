@@ -248,9 +248,9 @@ def build_upload_plan(
     removed = tuple(target.find_other_files(there, (file.path for file in files)))
     if removed and not target.removes_other_files:
         raise PublishError(
-            f"{target.repo_id} holds files that this folder does not have: {', '.join(removed)}. What it then holds "
-            "would be no one's work. Pass --remove-other-files to remove them in the same commit, or choose another "
-            "repository."
+            f"{target.repo_id} holds files that this folder does not have: {', '.join(removed)}. The "
+            "result would be a mixture of two models. Pass --remove-other-files to remove them in the same commit, or "
+            "choose another repository."
         )
     return UploadPlan(root, target, state, tuple(files), removed, is_state_known)
 

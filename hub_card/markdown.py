@@ -27,7 +27,9 @@ def format_number(value: float, digits: int | None = None) -> str:
 
 
 def format_estimate(estimate: Estimate, digits: int | None = None) -> str:
-    """Format an estimate and, where there is one, its interval: `0.52 [0.47, 0.57]`."""
+    """Format an estimate and, where there is one, its interval: `0.52 [0.47, 0.57]`; a dash where it is undefined."""
+    if estimate.value is None:
+        return "–"
     value = format_number(estimate.value, digits)
     if estimate.low is None or estimate.high is None:
         return value

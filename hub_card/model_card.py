@@ -121,6 +121,7 @@ def build_environment() -> Any:
         "popularity_score": lambda percentile, exponent: 100 * (percentile / 100) ** exponent,
         "results_table": _build_results_table,
         "missed_sentences": _list_missed_targets,
+        "undefined_sentences": _list_undefined,
         "plot_title": _get_plot_title,
     }
     return environment
@@ -149,6 +150,7 @@ def _build_metadata(facts: ModelFacts) -> str:
             ("mae", "MAE", score.mae),
             ("mse", "MSE", score.mse),
         )
+        if estimate.value is not None
     ]
     licence: dict[str, Any] = {"license": facts.license_id}
     if facts.license_id == COMBINED_LICENSE_ID:
@@ -274,15 +276,26 @@ def _list_missed_targets(evaluation: Evaluation) -> list[str]:
         f"`{score.name}` falls short: a rank correlation of {format_number(score.target)} was asked for, "
         f"{format_number(score.spearman.value)} was reached."
         for score in evaluation.scores
-        if score.is_missed and score.target is not None
+        if score.is_missed and score.target is not None and score.spearman.value is not None
     ]
     sentences += [
         f"`{score.name}` errs more than the trivial baselines by MSE: {format_number(score.mse.value)} against "
         f"{format_number(score.mse_of_mean)}."
         for score in evaluation.scores
-        if score.mse.value > score.mse_of_mean
+        if score.mse.value is not None and score.mse.value > score.mse_of_mean
     ]
     return sentences
+
+
+def _list_undefined(evaluation: Evaluation) -> list[str]:
+    """Say which numbers or intervals of an evaluation are not defined, a sentence for each reason."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for score in evaluation.scores:
+        for estimate in (score.spearman, score.pearson, score.mae, score.mse):
+            if estimate.reason:
+                kind = "number" if estimate.value is None else "interval"
+                found.setdefault((kind, estimate.reason), {})[f"`{score.name}`"] = None
+    return [f"No {kind} for {', '.join(names)}: {reason}." for (kind, reason), names in found.items()]
 
 
 def _get_plot_title(path: str) -> str:

@@ -44,11 +44,12 @@ class MissingFactError(ValueError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number with its 95 % interval, where there is one."""
+    """A measured number with its 95 % interval; what is `None` is not defined, and `reason` says why."""
 
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class ScoreResult:
     @property
     def is_missed(self) -> bool:
         """Whether a rank correlation was asked for and not reached."""
-        return self.target is not None and self.spearman.value < self.target
+        reached = self.spearman.value
+        return self.target is not None and reached is not None and reached < self.target
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,13 @@ def _read_scores(
 
 
 def _read_estimate(content: Mapping[str, Any], path: tuple[str, ...], source: str) -> Estimate:
-    value, low, high = (get_fact(content, *path, field, source=source) for field in ("value", "low", "high"))
-    return Estimate(value, low, high)
+    stored = get_fact(content, *path[:-1], source=source).get(path[-1])
+    reason = stored.get("reason") if isinstance(stored, Mapping) else None
+    if not reason:
+        return Estimate(*(get_fact(content, *path, field, source=source) for field in ("value", "low", "high")))
+    # A number that is `null` for a stated reason is a result; without one it is missing.
+    value, low, high = (stored.get(field) for field in ("value", "low", "high"))
+    return Estimate(value, low, high, str(reason))
 
 
 def _build_title(name: str) -> str:

@@ -250,7 +250,7 @@ def check_device(device: "str | int | torch.device") -> None:
     Refuse a device that this machine, or this build of torch, does not have.
 
     Raises:
-        `ValueError`: If it is no device, or not to be had; the message lists those that are.
+        `ValueError`: If it is no device, or not available; the message lists those that are.
     """
     import torch
 
@@ -264,7 +264,7 @@ def check_device(device: "str | int | torch.device") -> None:
         raise ValueError(f"{device!r} is no device. This machine has {', '.join(there)}.") from error
     if wanted.type != "cpu" and f"{wanted.type}:{wanted.index or 0}" not in there:
         raise ValueError(
-            f"the device {str(device)!r} is not to be had with torch {torch.__version__} on this machine, which has "
+            f"the device {str(device)!r} is not available with torch {torch.__version__} on this machine, which has "
             f"{', '.join(there)}. Pass one of these, or none."
         )
 

@@ -104,7 +104,7 @@ def explain_missing_model(name: str, error: object, options: Mapping[str, Any] |
             encoder = json.loads(Path(config).read_text(encoding="utf-8")).get("mert_model_name")
     downloads = " and ".join(f"`hf download {repository}`" for repository in (name, encoder) if repository)
     return (
-        f"{name}: no such folder, and not to be had from the Hub: {error} To work offline, run {downloads} once while "
+        f"{name}: no such folder, and not available from the Hub: {error} To work offline, run {downloads} once while "
         "connected, or pass a folder."
     )
 

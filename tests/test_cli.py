@@ -206,7 +206,7 @@ def test_export_lists_what_it_wrote(tiny_folder: Path, tmp_path: Path, capsys: p
         (["score", "{song}", "--model", "{empty}"], "no config.json in this folder, so it is not a model"),
         (
             ["score", "{song}", "--model", "nobody/nowhere"],
-            "nobody/nowhere: no such folder, and not to be had",
+            "nobody/nowhere: no such folder, and not available",
         ),
         (
             ["score", "{song}", "--model", "{model}", "--output", "x.xls"],
@@ -268,8 +268,8 @@ def test_an_output_whose_name_no_file_can_have_is_refused(
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda:99", "the device 'cuda:99' is not to be had with torch"),
-        ("meta", "the device 'meta' is not to be had with torch"),
+        ("cuda:99", "the device 'cuda:99' is not available with torch"),
+        ("meta", "the device 'meta' is not available with torch"),
         ("gpu", "'gpu' is no device. This machine has cpu"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("load", [load_scorer, load_pipeline, load_model, load_apex_model, find_model_class])
 def test_a_hub_that_does_not_answer_is_asked_once(load: Any, asked: list[str]) -> None:
     with pytest.raises(
-        FileNotFoundError, match="nobody/nowhere: no such folder, and not to be had from the Hub: the n"
+        FileNotFoundError, match="nobody/nowhere: no such folder, and not available from the Hub: the n"
     ):
         load("nobody/nowhere")
     assert asked == ["https://huggingface.co/nobody/nowhere/resolve/main/config.json"]

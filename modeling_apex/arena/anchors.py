@@ -2,7 +2,7 @@
 Anchor calibration: what a few battles of a newly released generator add to scores that have never heard it.
 
 What comes in is a table with scores; what leaves is, per number of anchor battles, how well the remaining battles of
-the new system are foretold. A head is fitted without the system; the anchors then give the system one offset in
+the new system are predicted. A head is fitted without the system; the anchors then give the system one offset in
 logits, with a normal prior around zero, and nothing else changes.
 """
 

@@ -70,7 +70,7 @@ def _draw_roc(axes: Any, results: dict[str, Any]) -> bool:
         style = "-" if "aesthetics" in name else "--"
         axes.plot(x, y, style, linewidth=1.2, label=name.replace("_", " "))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="coin")
-    axes.set(xlabel="B won, but A foretold", ylabel="A won and A foretold", title=f"ROC, {protocol.replace('_', ' ')}")
+    axes.set(xlabel="A predicted, B won", ylabel="A predicted, A won", title=f"ROC, {protocol.replace('_', ' ')}")
     axes.legend(fontsize=6)
     return True
 

@@ -136,7 +136,7 @@ def _refuse_repeated_ids(ids: Sequence[str], source: str) -> None:
     for number, battle_id in enumerate(ids, start=1):
         if battle_id in first_rows:
             raise ValueError(
-                f"Battle {battle_id!r} stands in row {first_rows[battle_id]} and again in row {number} of {source}. "
+                f"Battle {battle_id!r} appears in row {first_rows[battle_id]} and again in row {number} of {source}. "
                 "Keep one row a battle."
             )
         first_rows[battle_id] = number

@@ -136,7 +136,7 @@ def find_singing_systems(table: BattleTable, stated: Sequence[str] | None = None
     if stated is None:
         return {str(name) for name in table.systems[table.instrumental == 0].reshape(-1)}
     if unknown := sorted(set(stated) - {str(name) for name in table.systems.reshape(-1)}):
-        raise ValueError(f"Systems {unknown} are said to sing, but stand in no battle of the table.")
+        raise ValueError(f"Systems {unknown} are said to sing, but appear in no battle of the table.")
     return set(stated)
 
 

@@ -10,7 +10,7 @@ RESULTS_NAME = "anchors.json"
 HELP = "anchor calibration: how much a few battles of a new system help"
 DESCRIPTION = (
     "Leave each system of a table of battles out of training, give back a few of its battles as anchors, and measure "
-    "how well the others are foretold, per number of anchors. Writes anchors.json."
+    "how well the others are predicted, per number of anchors. Writes anchors.json."
 )
 EXAMPLES = (
     "battles.csv --output runs/anchors",

@@ -28,7 +28,7 @@ class FeatureTable:
 
     Raises:
         `FileNotFoundError`: If there is no such file.
-        [`TableError`]: If the table cannot be read, a row has no song, or a song stands in two rows.
+        [`TableError`]: If the table cannot be read, a row has no song, or a song has two rows.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -43,7 +43,7 @@ class FeatureTable:
             if song is None:
                 raise TableError(f"{row.location} has no `{SONG_COLUMN}`; its columns: {', '.join(row.values)}.")
             if song in names:
-                raise TableError(f"{row.location}: {song!r} stands in two rows; keep one.")
+                raise TableError(f"{row.location}: {song!r} has two rows; keep one of them.")
             names.add(song)
             self._index.add(song)
             self._rows.append({name: _read_cell(value) for name, value in row.values.items()})

@@ -230,4 +230,4 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
         }
         for name, size in sizes.items():
             if size > MAXIMUM_SIZE:
-                raise ValueError(f"`{name}` {size:,} is absurd; at most {MAXIMUM_SIZE:,} is allowed.")
+                raise ValueError(f"`{name}` {size:,} is too large; at most {MAXIMUM_SIZE:,} is allowed.")

@@ -21,7 +21,7 @@ from .song_report_apex import SongReport
 
 logger = logging.get_logger(__name__)
 
-AS_SUITS = 0  # the batch size of whoever named none; transformers would make it 1
+AS_SUITS = 0  # used where no batch size is named; transformers would make it 1
 
 
 class ApexPopularityPipeline(ChunkPipeline):

@@ -99,7 +99,7 @@ def compute_auc(
 
 def compute_accuracy(margins: np.ndarray, outcomes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """
-    Compute the share of decisive battles whose winner was foretold; a margin of zero counts as half.
+    Compute the share of decisive battles whose winner was predicted; a margin of zero counts as half.
 
     Args and returns are those of [`compute_auc`], without strata.
     """

@@ -38,7 +38,7 @@ def read_extractor_fields(source: str | os.PathLike, **options: Any) -> tuple[di
 
     Raises:
         `ValueError`: If the file is no JSON, or does not hold fields by name.
-        `OSError`: If it is not to be had.
+        `OSError`: If it is not available.
     """
     from transformers.feature_extraction_utils import FeatureExtractionMixin
     from transformers.utils import FEATURE_EXTRACTOR_NAME

@@ -105,7 +105,7 @@ def test_unknown_votes_are_refused_and_name_the_row(vote: Any) -> None:
         ([], "holds no battles"),
         ([{"preference": "A"}], r"lacks the columns \['battle_uuid'\]"),
         ([{"system_a": "s"}], r"lacks the columns \['battle_uuid', 'preference', 'system_b'\]"),
-        ([build_row(), build_row()], "Battle 'x' stands in row 1 and again in row 2"),
+        ([build_row(), build_row()], "Battle 'x' appears in row 1 and again in row 2"),
         ([build_row(system_a=" ")], "Column 'system_a' is empty in row 1"),
         ([build_row(musicality_a="loud", musicality_b=1)], "'musicality_a' holds 'loud' in row 1"),
         ([build_row(musicality_a="inf", musicality_b=1)], "'musicality_a' holds 'inf' .* finite"),

@@ -127,7 +127,7 @@ def measure(device: torch.device, batch_size: int, seconds: float, with_compile:
         "paths": rows,
     }
     if not is_gpu:
-        result["note"] = "No GPU was at hand. These numbers show that the script runs, and say nothing about a GPU."
+        result["note"] = "No GPU was available. These numbers show that the script runs, and say nothing about a GPU."
     return result
 
 

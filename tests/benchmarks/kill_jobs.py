@@ -1,6 +1,6 @@
 """
 The commands that `kill_runs.py` kills: for each, inputs that take it seconds, how it is run and taken up again, and
-how its output is told from that of a run in peace.
+how its output is told from that of an undisturbed run.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class Job:
         list_rows (`Callable[[Path], list[str]]`):
             Names the rows of a finished output.
         list_files (`Callable[[Path], list[Path]]`):
-            The files whose bytes must be those of a run in peace.
+            The files whose bytes must be those of an undisturbed run.
         list_folders (`Callable[[Path], list[Path]]`):
             The folders that must be whole or not there at any moment.
     """
@@ -169,7 +169,7 @@ def list_names(output: Path) -> list[str]:
 
 
 def build_arena_job(folder: Path, model: Path) -> Job:
-    """Score the songs of 40 battles and compare two baselines on them."""
+    """Score the songs of twelve battles and compare two baselines on them."""
     battles = write_battles(folder / "battles")
     options = ["--no-plots", "--num-folds", 2, "--num-draws", 100, "--classifiers", "logistic_regression"]
     words = ["arena", battles, "--model", model, *options, "--protocols", "random_folds", "--output"]

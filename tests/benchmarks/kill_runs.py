@@ -3,10 +3,10 @@ Kill the commands without warning at random moments, and compare what is left at
 
     python tests/benchmarks/kill_runs.py --kills 50 --output tests/benchmarks/results/kills.json
 
-Each command first runs in peace. Then the same command is started again and again on one output, killed by SIGKILL,
+Each command first runs undisturbed. Then the same command is started again and again on one output, killed by SIGKILL,
 and started again, until it ends by itself; what it wrote is compared with the peaceful run: rows lost, rows there
 twice, hash of the files. Then the next output, until there were enough kills. A kill comes after a random share of the
-time that the command took in peace; three of four times the clock starts with the first change of its output, so that
+time that the undisturbed run took; three of four times the clock starts with the first change of its output, so that
 the kill hits the writing. Ctrl-C and SIGTERM are tried in the same way. At last a kill comes right before each of the
 moments at which something gets its name. After every kill, what bears its final name must be whole. Processes are
 forked from one that has imported everything: a kill hits work, not imports. What is published goes to a Hub on the
@@ -150,7 +150,9 @@ class Trial:
         self.num_renames = folder / "renames"
         self.peaceful = self._run(lambda: die_at_rename(lambda: job.run(self.output), 0, self.num_renames))
         if self.peaceful.status != 0:
-            raise RuntimeError(f"the run in peace ended with {self.peaceful.status}:\n{self.log.read_text()[-3000:]}")
+            raise RuntimeError(
+                f"the undisturbed run ended with {self.peaceful.status}:\n{self.log.read_text()[-3000:]}"
+            )
         self.expected, self.rows = job.compute_hash(self.output), Counter(job.list_rows(self.output))
         self.folders = self._list_whole()
         names = ("kills", "kills_after_first_output", *STOPS.values(), "kills_at_renames", "finished_runs", "starts")

@@ -25,7 +25,7 @@ def test_peak_rate_is_that_of_the_device_or_unknown() -> None:
 
 def test_without_a_gpu_it_runs_and_says_so() -> None:
     result = measure(torch.device("cpu"), batch_size=2, seconds=0.05, with_compile=False)
-    assert "No GPU was at hand" in result["note"]
+    assert "No GPU was available" in result["note"]
     errors = {row["precision"]: row["relative_error_to_cpu"] for row in result["paths"]}
     assert errors["float32"] < 1e-5 < errors["bf16"] < 0.05
     assert all(row["segments_per_second"] > 0 and row["share_of_peak"] is None for row in result["paths"])

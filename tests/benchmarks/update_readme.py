@@ -264,8 +264,8 @@ def describe_kills(result: dict[str, Any]) -> str:
     rows = [[f"`{name}`", *(str(found[fact]) for fact in columns)] for name, found in result["commands"].items()]
     return (
         build_table(["command", *columns.values()], rows)
-        + f"\n\nEach was killed and started again until it ended, and compared with a run in peace; after a kill, a "
-        f"folder that bears its final name must be whole. Made by `{result['command']}`."
+        + f"\n\nEach was killed and started again until it ended, and compared with an undisturbed run; after a kill, "
+        f"a folder that bears its final name must be whole. Made by `{result['command']}`."
     )
 
 
@@ -342,7 +342,7 @@ def describe_engines(result: dict[str, Any]) -> str:
 def describe_gpu(result: dict[str, Any]) -> str:
     """Say how fast a GPU is, or that none was measured."""
     if not result["is_gpu"]:
-        return f"On a GPU nothing was measured yet: none was at hand. `{result['command']}` does it."
+        return f"On a GPU nothing was measured yet: no GPU was available. `{result['command']}` does it."
     rows = [
         [
             f"{path['precision']}{', compiled' if path['is_compiled'] else ''}",

@@ -214,7 +214,7 @@ def test_probe_is_always_the_same_song() -> None:
     [
         ("{empty}", "so it is not a model"),
         ("no such", "no such: no such folder. Pass the folder of a model"),
-        ("me/x", "not to be had"),
+        ("me/x", "not available"),
     ],
 )
 def test_models_that_are_not_there_are_named(

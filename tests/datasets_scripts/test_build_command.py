@@ -270,7 +270,7 @@ def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
         (["--column", "stars=likes"], "Unknown field 'stars'"),
         (["--splits", "90:10"], "Split ratios must be three numbers"),
         (["--as-of", "soon"], "--as-of: DATE is 'soon', expected a time"),
-        (["--license", "nope-1.0"], "--license 'nope-1.0' is none that the Hub knows; name one of "),
+        (["--license", "nope-1.0"], "--license 'nope-1.0' is not one the Hub knows; name one of "),
         (["--max-shard-size", "-1"], "`max_shard_bytes` must be positive"),
         (["--labels", "nowhere.csv"], "No metadata table at nowhere.csv"),
     ],

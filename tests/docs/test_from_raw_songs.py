@@ -1,28 +1,20 @@
 """
 The page from raw songs to a trained model: its own commands run, one after the other, on a small synthetic world.
-
-The shell runs each block as a reader's would; where it would start a program, it notes the words, and the program runs
-here, in this process, so that torch is imported once.
 """
 
 import json
-import os
 import re
-import subprocess
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from patience import PATIENCE
 
 from modeling_apex.cli import main
 
+from executed_pages import find_broken_links, list_blocks, list_programs, run_programs
 from published_songeval import write_muq_folder, write_songeval_head
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-raw-songs.md"
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 # The page's own variables: few songs, short ones, and no look at a hub.
 INPUTS = {
     "NUM_SONGS": "32",
@@ -33,30 +25,6 @@ INPUTS = {
     "MUQ": "published/muq",
     "SONGEVAL": "published/songeval/model.safetensors",
 }
-NOTER = """#!/bin/sh
-printf '%s\\0' "${0##*/}" "$@" >> "$NOTES"
-printf '\\n' >> "$NOTES"
-"""
-
-
-def list_programs(folder: Path) -> list[list[str]]:
-    """Run the blocks of the page in one shell, and return the words of each program that it would start."""
-    (folder / "bin").mkdir()
-    for name in ("apex-music", "python"):
-        (folder / "bin" / name).write_text(NOTER)
-        (folder / "bin" / name).chmod(0o755)
-    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "NOTES": str(folder / "notes"), **INPUTS}
-    script = "\n".join(["set -eu", *BLOCKS])
-    subprocess.run(["bash", "-c", script], cwd=folder, env=environment, check=True, timeout=PATIENCE)
-    notes = (folder / "notes").read_text(encoding="utf-8")
-    return [line.split("\0") for line in notes.removesuffix("\0\n").split("\0\n")]
-
-
-def find_program(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
-    if words[0] == "apex-music":
-        return main, words[1:]
-    assert words[:2] == ["python", "-m"]
-    return import_module(words[2]).main, words[3:]
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +33,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     write_muq_folder(folder / "published" / "muq")
     write_songeval_head(folder / "published" / "songeval" / "model.safetensors")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        for words in list_programs(folder):
-            run, rest = find_program(words)
-            assert run(rest) == 0, words
-    finally:
-        os.chdir(before)
+    for words, status in run_programs(list_programs(list_blocks(PAGE), folder, INPUTS), folder):
+        assert status == 0, words
     return folder
-
-
-def test_every_block_is_run() -> None:
-    assert len(BLOCKS) == PAGE.read_text(encoding="utf-8").count("\n```") // 2 >= 9
 
 
 def test_the_labels_are_the_teachers(ran: Path) -> None:
@@ -111,5 +69,4 @@ def test_the_corpus_has_the_scores_of_the_student(ran: Path, capsys: pytest.Capt
 
 
 def test_links_to_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", PAGE.read_text(encoding="utf-8")):
-        assert (PAGE.parent / target).exists(), target
+    assert find_broken_links(PAGE) == []

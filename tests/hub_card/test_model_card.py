@@ -272,6 +272,26 @@ def test_an_undefined_number_stops_the_build(render: Render, tiny_release: Path,
         render()
 
 
+def test_what_is_not_defined_is_said_with_its_reason(render: Render, tiny_release: Path) -> None:
+    few, same = "only 1 creator to resample, and 2 are needed", "the labels do not vary, so no correlation is defined"
+    edit_json(
+        tiny_release / "results.json",
+        lambda content: content["evaluations"]["test"]["scores"]["clarity"].update(
+            spearman={"value": None, "low": None, "high": None, "reason": same},
+            mae={"value": 0.4, "low": None, "high": None, "reason": few},
+        ),
+    )
+    card = render()
+    cells = next(line for line in card.splitlines() if line.startswith("| `clarity` | 105")).split(" | ")
+    assert cells[2] == "–"
+    assert "0.40" in cells
+    assert f"- No interval for `clarity`: {few}." in card
+    assert f"- No number for `clarity`: {same}." in card
+    found = {(r.dataset_split, r.metric_name) for r in ModelCard(card, ignore_metadata_errors=False).data.eval_results}
+    assert ("test", "Spearman, clarity") not in found
+    assert ("test", "MAE, clarity") in found
+
+
 def test_an_empty_list_of_evaluations_stops_the_build(render: Render, tiny_release: Path) -> None:
     edit_json(tiny_release / "results.json", lambda content: content.update(evaluations={}))
     with pytest.raises(MissingFactError, match="the list of evaluations is empty"):

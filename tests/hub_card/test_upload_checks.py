@@ -295,5 +295,5 @@ def test_code_and_addresses_are_no_gaps(tmp_path: Path) -> None:
 def test_a_licence_that_the_hub_does_not_know_is_refused_with_those_that_it_does(tmp_path: Path) -> None:
     card = "---\nlicense: {}\n---\n\n# Songs\n"
     (problem,) = find_card_problems(card.format("nope-1.0"), tmp_path, repo_type="dataset")
-    assert problem.startswith("the license 'nope-1.0' is none that the Hub knows; name one of afl-3.0, agpl-3.0, ")
+    assert problem.startswith("the license 'nope-1.0' is not one the Hub knows; name one of afl-3.0, agpl-3.0, ")
     assert find_card_problems(card.format("cc-by-4.0"), tmp_path, repo_type="dataset") == []

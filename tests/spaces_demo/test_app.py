@@ -157,5 +157,5 @@ def test_main_reads_the_environment(
 
 
 def test_a_wrong_model_stops_the_start() -> None:
-    with pytest.raises(FileNotFoundError, match="not to be had from the Hub"):
+    with pytest.raises(FileNotFoundError, match="not available from the Hub"):
         app_module.build_app(SpaceSettings(models=("nobody/nothing",)))

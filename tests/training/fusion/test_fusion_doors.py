@@ -274,7 +274,7 @@ def test_few_matches_of_a_feature_table_are_warned_of(tmp_path: Path, caplog: py
     [
         ("t.txt", "x", r"Unknown table format of .*t\.txt: expected a name ending in \.csv"),
         ("t.csv", "name,tempo\na,1\n", r"t\.csv:2 has no `song`; its columns: name, tempo"),
-        ("t.csv", "song,tempo\na,1\na,2\n", r"t\.csv:3: 'a' stands in two rows; keep one"),
+        ("t.csv", "song,tempo\na,1\na,2\n", r"t\.csv:3: 'a' has two rows; keep one of them"),
         ("t.csv", "song,tempo\na,1,2\n", r"t\.csv:2 has 3 cells but the header has 2"),
         ("t.json", "{", r"t\.json:1 is not JSON"),
         ("t.json", "[1]", r"t\.json, row 1 is a JSON int, expected an object per row"),

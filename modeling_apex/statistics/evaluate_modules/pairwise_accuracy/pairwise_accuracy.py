@@ -1,7 +1,7 @@
 """
 Pairwise accuracy with ties, as an `evaluate` metric: `evaluate.load("<this folder>")`.
 
-What comes in are margins of A over B and human votes; what leaves are shares of votes that the margins foretold.
+What comes in are margins of A over B and human votes; what leaves are shares of votes that the margins predicted.
 """
 
 from typing import Any
