@@ -10,6 +10,7 @@ from modeling_apex.commands.options import (
     add_scoring_arguments,
     build_settings,
     follow_reports,
+    list_names,
     load_scorer,
     open_embedded_songs,
     refuse_audio_options,
@@ -34,13 +35,15 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
-    "Score songs from their audio. One broken song is reported and the others are scored; the exit status is then 1. "
+    "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3. "
+    "One broken song is reported and the others are scored; the exit status is then 1. "
     "With --output, an interrupted run is taken up by the same command. A folder of `apex-music embed` is scored from "
     "its embeddings, by a model whose encoder made them: other heads over a corpus in seconds."
 )
 EXAMPLES = (
     "song.mp3",
     "album/ --output scores.csv",
+    "--songs list.txt --output scores.parquet",
     "'takes/*.wav' --model amaai-lab/apex --segments",
     "embeddings/suno --model runs/first/best --output scores.parquet",
 )
@@ -48,7 +51,7 @@ WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_scoring_arguments(parser)
+    add_scoring_arguments(parser, has_list=True)
     add_journal_arguments(parser, "write reports to a file instead", is_required=False)
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
@@ -58,10 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embedding_manifest import find_embeddings
 
     _refuse_without_place(arguments)
-    folder = find_embeddings(arguments.songs)
+    names = list_names(arguments)
+    folder = find_embeddings(names)
     if folder is not None:
         refuse_audio_options(arguments, folder)
-    songs = [] if folder is not None else find_songs(arguments.songs)
+    songs = [] if folder is not None else find_songs(names)
     if arguments.output:
         return _score_to_file(songs, folder, arguments)
     reports = []

@@ -21,14 +21,13 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from modeling_apex.corpus.identity import URL_PREFIXES
+from modeling_apex.corpus.identity import URL_PREFIXES, is_uri
 from modeling_apex.inference.audio_limits_apex import AudioError, AudioLimits
 from modeling_apex.storage.source_names import hide_secrets, name_source
 
 BLOCK_NUM_BYTES = 4 * 1024**2
 NUM_ATTEMPTS = 3
 NUM_STORES = 16  # connections to so many buckets are kept
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = frozenset(
     {"arrow_hdfs", "asynclocal", "async_wrapper", "asyncwrapper", "blockcache", "cached", "data", "dir", "file"}
     | {"filecache", "generic", "libarchive", "local", "memory", "reference", "simplecache", "tar", "zip"}
@@ -39,17 +38,12 @@ _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 _OWN_HOST = ("endpoint_override", "scheme")
 
 
-def is_uri(audio: Any) -> bool:
-    """Tell whether the audio of a song is named by a URL or another URI rather than by a path."""
-    return isinstance(audio, str) and _URI.match(audio) is not None
-
-
 def open_song(uri: Any, *, limits: AudioLimits | None = None) -> Any:
     """
     Make of the place of a song what the pipeline and the scorer take.
 
     Args:
-        uri (`str`):
+        uri (`str`, or `dict` with `path`):
             `s3://bucket/key`, `gs://bucket/key`, `hf://datasets/owner/name/path`, or a URI of another protocol of
             fsspec. As in all URIs, `%20` stands for a space, and a `#` or `?` of a name is written `%23` or `%3F`.
         limits ([`AudioLimits`], *optional*):
@@ -59,6 +53,8 @@ def open_song(uri: Any, *, limits: AudioLimits | None = None) -> Any:
         `BinaryIO` or what was given: a [`RemoteSong`], whose errors are raised when it is read; paths, `http(s)` URLs,
         which are fetched where they are decoded, and all other audio are returned as they are.
     """
+    if isinstance(uri, dict) and uri.get("bytes") is None and uri.get("array") is None:
+        return open_song(uri["path"], limits=limits) if is_uri(uri.get("path")) else uri
     if not is_uri(uri) or uri.lower().startswith(URL_PREFIXES):
         return uri
     return cast(BinaryIO, RemoteSong(uri, limits or AudioLimits()))

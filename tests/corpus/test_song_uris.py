@@ -1,10 +1,14 @@
 """Songs in object stores: what is read, what a store may do wrong, and what a URI from a stranger does not reach."""
 
 import io
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec.implementations.memory
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from loopback_store import (
@@ -17,8 +21,10 @@ from loopback_store import (
     send_half,
 )
 
+from modeling_apex.cli import main
 from modeling_apex.corpus import song_uris
-from modeling_apex.corpus.song_uris import RemoteSong, is_uri, open_song
+from modeling_apex.corpus.identity import is_uri
+from modeling_apex.corpus.song_uris import RemoteSong, open_song
 from modeling_apex.inference.audio_apex import AudioError, AudioLimits, load_audio
 
 from loopback_hub import LoopbackHub
@@ -205,6 +211,55 @@ def test_a_host_of_its_own_is_read_where_that_is_allowed(
     store.objects["songs/a.flac"] = SONG
     uri = f"s3://songs/a.flac?scheme=http&endpoint_override={store.host}"
     np.testing.assert_array_equal(load(uri, LOCAL), load_audio(SONG, target_rate=8000))
+
+
+def test_the_commands_read_uris_and_name_them_without_what_opens_them(
+    store: LoopbackStore, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    store.objects["songs/a.flac"] = SONG
+    (tmp_path / "a.flac").write_bytes(SONG)
+    (tmp_path / "list.txt").write_text(f"s3://AKIA:5ecre7@songs/a.flac\n\n  {tmp_path / 'a.flac'}\n")
+    songs = ["--songs", str(tmp_path / "list.txt"), "s3://songs/gone.flac", "file:///etc/passwd"]
+    words = {"score": ["--model", str(tiny_folder)], "label": ["--teacher", str(tiny_folder)]}
+    for command, more in words.items():
+        output = tmp_path / f"{command}.jsonl"
+        assert main([command, *songs, *more, "--output", str(output)]) == 1
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        names = [row["song" if command == "score" else "id"] for row in rows]
+        assert names == ["s3://songs/gone.flac", "file:///etc/passwd", "s3://songs/a.flac", str(tmp_path / "a.flac")]
+        assert ["there is no such song" in rows[0]["error"], "leads to this machine" in rows[1]["error"]] == [
+            True,
+            True,
+        ]
+        scores = [row.get("scores", row.get("clarity")) for row in rows[2:]]
+        assert scores[0] == scores[1] is not None
+        assert "5ecre7" not in output.read_text() + "".join(capsys.readouterr())
+
+
+def test_a_dataset_may_name_its_audio_by_uris(store: LoopbackStore, tiny_folder: Path, tmp_path: Path) -> None:
+    store.objects["songs/a.flac"] = SONG
+    (tmp_path / "set").mkdir()
+    audio = [{"bytes": None, "path": "s3://songs/a.flac"}, {"bytes": SONG, "path": None}]
+    pq.write_table(pa.table({"id": ["a", "b"], "audio": audio}), tmp_path / "set" / "train-00000-of-00001.parquet")
+    output = tmp_path / "labels.jsonl"
+    assert main(["label", str(tmp_path / "set"), "--teacher", str(tiny_folder), "--output", str(output)]) == 0
+    first, second = (json.loads(line) for line in output.read_text().splitlines())
+    assert first["clarity"] == second["clarity"]
+    assert main(["embed", str(tmp_path / "set"), "--model", str(tiny_folder), "--output", str(tmp_path / "e")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "no such list of songs"), ("\n \n", "this list names no song")]
+)
+def test_a_list_without_songs_is_refused(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, content: str | None, reason: str
+) -> None:
+    if content is not None:
+        (tmp_path / "list.txt").write_text(content)
+    assert main(["score", "--songs", str(tmp_path / "list.txt"), "--model", str(tiny_folder)]) == 2
+    assert reason in capsys.readouterr().err
+    assert main(["score", "--model", str(tiny_folder)]) == 2
+    assert "no song is named. Name files" in capsys.readouterr().err
 
 
 def test_other_protocols_are_read_by_what_fsspec_has(monkeypatch: pytest.MonkeyPatch) -> None:
