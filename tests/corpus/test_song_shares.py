@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from modeling_apex import ApexModel
 from modeling_apex.cli import main
+from modeling_apex.corpus.embedding_manifest import build_identity
 from modeling_apex.corpus.song_shares import SongShare
+
+from song_folders import write_embeddings
 
 SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN")
 
@@ -75,11 +79,13 @@ def test_shares_hold_every_song_once(
     assert sorted((tmp_path / "all.jsonl").read_text().splitlines()) == whole
 
 
-def test_a_share_has_its_place_in_a_file(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_share_has_its_place_in_a_file(
+    tiny_model: ApexModel, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["score", "a.wav", "--model", str(tiny_folder), "--shard", "1/2"]) == 2
     assert "--shard has its place in a file: name an --output" in capsys.readouterr().err
-    (tmp_path / "embeddings").mkdir()
-    (tmp_path / "embeddings" / "manifest.json").write_text("{}")
+    identity = build_identity(tiny_model, dtype="float32", resampler="sinc")
+    write_embeddings(tmp_path / "embeddings", {"train": 8, "validation": 4, "test": 4}, identity)
     words = ["score", str(tmp_path / "embeddings"), "--model", str(tiny_folder), "--output", str(tmp_path / "a.csv")]
     assert main([*words, "--shard", "1/2"]) == 2
     assert "--shard is for songs that are decoded, and " in capsys.readouterr().err
