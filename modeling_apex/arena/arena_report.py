@@ -131,16 +131,6 @@ def _build_direct_rules(results: dict[str, Any]) -> str:
     return f"## Direct rules\n\n{build_table(header, rows)}\n\n{note}"
 
 
-def _list_beyond_luck(compared: dict[str, Any]) -> str:
-    """Say which pairs differ in AUC over all battles by more than luck."""
-    told = [
-        escape_markdown(f"{pair['first']} and {pair['second']}")
-        for pair in compared["differences"]
-        if pair["subsets"].get("all", {}).get("auc", {}).get("is_beyond_luck")
-    ]
-    return f"the AUC over all battles tells apart {'; '.join(told)}" if told else "the AUC tells no pair apart"
-
-
 def _build_judges(compared: dict[str, Any] | None) -> str:
     if not compared:
         return ""
@@ -155,8 +145,6 @@ def _build_judges(compared: dict[str, Any] | None) -> str:
         f"the higher score wins. Intervals draw {describe_units(compared['resampled'])}, the same for all, so that "
         "differences are paired: one whose interval holds zero may be luck."
     )
-    if pairs:
-        note += f" Where all pairs are asked about at once (Holm), {_list_beyond_luck(compared)}."
     tables = [build_table(["judge", *columns], rows)]
     tables += [build_table(["difference", *columns], pairs)] if pairs else []
     return "\n\n".join(["## Judges side by side", *tables, note])

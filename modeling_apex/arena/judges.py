@@ -8,22 +8,19 @@ that every judge scored, by the same bootstrap draws, so that differences are pa
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr
 
 from modeling_apex.arena.battle_files import load_battle_table
 from modeling_apex.arena.battle_resamples import draw_battle_resamples
 from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.direct_rules import build_direct_rules
-from modeling_apex.arena.predictions import MeasuredPrediction, PairPrediction, compare_measured, measure_subsets
+from modeling_apex.arena.predictions import PairPrediction, compare_measured, measure_subsets
 from modeling_apex.corpus.identity import identify_file
-from modeling_apex.statistics.bootstrap import Resamples
-from modeling_apex.statistics.significance import compute_holm_rejections
 
 # Published runners judge by musicality alone or by the mean of the aesthetic scores, and do not say which.
 DEFAULT_RULES = ("musicality", "aesthetics_mean")
@@ -102,8 +99,7 @@ def compare_judges(
     Returns:
         `dict`: `judges` (name, source, hash, number of battles), `num_battles` with a winner that all scored,
         `num_left_out`, `resampled`, `rules` (by `judge: rule`, subset and metric) and `differences` (of each pair,
-        first minus second, with a paired interval, `p_value`, and `is_beyond_luck`: whether it is told from zero when
-        all pairs are asked about, by Holm's correction within a subset and metric). Survives JSON.
+        first minus second, with a paired interval). Survives JSON.
 
     Raises:
         `ValueError`: If two judges have one name, a judge's table has another vote, or the judges share no battle with
@@ -128,11 +124,6 @@ def compare_judges(
         prediction.name: measure_subsets(prediction, shared, resamples.weights)
         for prediction in _list_predictions(judges, shared)
     }
-    differences = [
-        {"first": first, "second": second, "subsets": compare_measured(measured[first], measured[second], resamples)}
-        for first, second in itertools.combinations(measured, 2)
-    ]
-    _correct_for_many(differences, measured, resamples)
     return {
         "judges": [
             {"name": judge.name, "source": judge.source, "sha256": judge.sha256, "num_battles": len(judge.votes)}
@@ -145,32 +136,15 @@ def compare_judges(
             name: {subset: part.summarize(resamples) for subset, part in found.items()}
             for name, found in measured.items()
         },
-        "differences": differences,
+        "differences": [
+            {
+                "first": first,
+                "second": second,
+                "subsets": compare_measured(measured[first], measured[second], resamples),
+            }
+            for first, second in itertools.combinations(measured, 2)
+        ],
     }
-
-
-def _correct_for_many(
-    differences: Sequence[dict[str, Any]],
-    measured: Mapping[str, Mapping[str, MeasuredPrediction]],
-    resamples: Resamples,
-) -> None:
-    """Add to each difference its p-value, and whether it stands when all pairs of rules are asked about at once."""
-    tests: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    num_units = min(resamples.units.values())
-    for pair in differences:
-        first, second = measured[pair["first"]], measured[pair["second"]]
-        for subset, metrics in pair["subsets"].items():
-            for metric, found in metrics.items():
-                found |= {"p_value": None, "is_beyond_luck": False}
-                if found["low"] is None:  # undefined, or the same on every draw
-                    continue
-                draws = resamples.combine(first[subset].draws[metric] - second[subset].draws[metric])
-                spread = max(float(np.nanstd(draws, ddof=1)), 1e-12)
-                found["p_value"] = float(2 * stdtr(num_units - 1, -abs(found["estimate"]) / spread))
-                tests.setdefault((subset, metric), []).append(found)
-    for together in tests.values():
-        for found, stands in zip(together, compute_holm_rejections([f["p_value"] for f in together]), strict=True):
-            found["is_beyond_luck"] = stands
 
 
 def _list_predictions(judges: Sequence[Judge], table: BattleTable) -> list[PairPrediction]:

@@ -205,7 +205,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "differences": {
                     "type": "array",
                     "items": _describe_object(
-                        "Of a pair of rules, first minus second: a paired interval, and Holm's correction over pairs.",
+                        "Of a pair of rules, first minus second, with a paired interval.",
                         {"first": _TEXT, "second": _TEXT, "subsets": _SUBSETS},
                     ),
                 },
