@@ -19,7 +19,8 @@ from modeling_apex.process_exit import CommandParser, run_command
 # The commands by what people want to do.
 GROUPS = {
     "score songs": ("score", "rank", "select", "demo"),
-    "train and compare": ("embed", "label", "train", "evaluate", "conditions", "calibrate", "robustness"),
+    "train and compare": ("embed", "label", "train", "evaluate", "conditions", "robustness"),
+    "fit a model to your songs": ("calibrate", "personalise"),
     "judge on battles": ("arena", "anchors"),
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),

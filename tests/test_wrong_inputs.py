@@ -52,6 +52,12 @@ PLACES: dict[str, list[list[str]]] = {
     "anchors": [[WRONG, "--output", "out"]],
     "select": [[WRONG, "--output", "out"], ["song.wav", "--model", WRONG, "--output", "out"]],
     "calibrate": [[WRONG, "embeddings", "--output", "out"], ["model", WRONG, "--output", "out"]],
+    "personalise": [
+        [WRONG, "--embeddings", "embeddings", "--output", "out"],
+        ["ratings.csv", "--embeddings", WRONG, "--output", "out"],
+        ["ratings.csv", "--songs", WRONG, "--output", "out"],
+        ["ratings.csv", "--embeddings", "embeddings", "--model", WRONG, "--output", "out"],
+    ],
     "robustness": [[WRONG, "song.wav", "--output", "out"], ["model", WRONG, "--output", "out"]],
     "convert": [
         ["--encoder", WRONG, "--heads", "model", "--output", "out"],
@@ -176,6 +182,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         path.write_bytes(make_wav(0, 0.2))
     (folder / "t.csv").write_text("id,play_count,upvote_count\na,1,1\nb,2,1\n")
     (folder / "battles.csv").write_text("battle_uuid,preference,system_a,system_b\na,A,x,y\n")
+    (folder / "ratings.csv").write_text("song,rating\n" + "".join(f"{row},{row % 5}\n" for row in range(20)))
     before = os.getcwd()
     os.chdir(folder)
     yield make_wrong_things(folder)
