@@ -21,7 +21,7 @@ GROUPS = {
     "score songs": ("score", "rank", "select", "demo"),
     "train and compare": ("embed", "label", "train", "evaluate", "conditions", "robustness"),
     "fit a model to your songs": ("calibrate", "personalise"),
-    "judge on battles": ("arena", "anchors"),
+    "judge on battles": ("arena", "anchors", "bench"),
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),
     "take in and check a model": ("convert", "verify", "validate"),

@@ -1,6 +1,6 @@
 """
-The schema of result files: what `apex-music arena`, `anchors`, `train`, `evaluate`, `conditions`, `personalise` and
-`robustness` write, field by field.
+The schema of result files: what `apex-music arena`, `anchors`, `bench`, `train`, `evaluate`, `conditions`,
+`personalise` and `robustness` write, field by field.
 
 What comes in is the kind of a result; what leaves is its JSON Schema (draft 2020-12, the part of it that plain
 dictionaries say: types, required fields, choices), and the fields that every result file opens with: its kind, the
@@ -238,6 +238,36 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "differences": _describe_map("Personal minus generic, paired, by score.", ESTIMATE),
             "not_beaten": {"type": "array", "items": _TEXT},
             "conclusion": _TEXT,
+        },
+    ),
+    "bench": _describe_object(
+        "What `apex-music bench` writes.",
+        {
+            **_OPENING,
+            "benchmark": _TEXT,
+            "score": {**_TEXT, "description": "Which score judges."},
+            "max_seconds": {**_NUMBER, "description": "How much of each song is heard; null for all."},
+            "models": {"type": "array", "items": {"type": "object"}, "description": "Name, hash, songs that failed."},
+            "datasets": _describe_map(
+                "By dataset, on the rows that all models scored.",
+                _describe_object(
+                    "Metric, rows that count and that do not, and why.",
+                    {
+                        "metric": _TEXT,
+                        "num_rows": _COUNT,
+                        "num_left_out": _describe_map("By reason.", _COUNT),
+                        "results": _describe_map("By model.", ESTIMATE),
+                        "num_predicted_ties": _describe_map("By model; of pairs, each counts as B.", _COUNT),
+                        "differences": {
+                            "type": "array",
+                            "items": _describe_object("First minus second, paired.", ESTIMATE["properties"]),
+                        },
+                        "published": _describe_map("What others report, of all rows.", {"type": "number"}),
+                    },
+                ),
+            ),
+            "published_source": _TEXT,
+            "num_rows_left_out": _describe_map("By reason, rows that belong to no dataset.", _COUNT),
         },
     ),
     "robustness": _describe_object(
