@@ -135,8 +135,8 @@ def list_bench_songs(rows: Sequence[BenchRow], root: str | os.PathLike) -> tuple
                 continue
             try:
                 refuse_outside(Path(song), [Path(os.path.expanduser(root))], location=row.location, flag="")
-            except AudioPathError as error:
-                absent[song] = str(error)
+            except (ValueError, OSError) as error:  # outside, or no name that a file can have
+                absent[song] = str(error) if isinstance(error, AudioPathError) else f"{row.location}: {error}."
                 continue
             if os.path.isfile(song):
                 found[song] = None

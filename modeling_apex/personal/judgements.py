@@ -145,7 +145,7 @@ def read_judgements(path: str | os.PathLike) -> Judgements:
         groups.append(read_text(row.values.get(GROUP)))
     if len(rows) < MINIMUM_JUDGEMENTS:
         raise ValueError(
-            f"{file}: {len(rows)} judgements are too few to learn a taste from; at least {MINIMUM_JUDGEMENTS} are "
+            f"{file}: judgements ({len(rows)}) are too few to learn a taste from; at least {MINIMUM_JUDGEMENTS} are "
             "needed, and some 150 are good."
         )
     found = Judgements(

@@ -124,7 +124,9 @@ def test_missing_and_broken_songs_are_named_and_cost_their_rows(
 ) -> None:
     (benchmark / "data" / "PAM" / "0.wav").unlink()
     (benchmark / "data" / "PAM" / "1.wav").write_bytes(b"not audio at all")
-    rows = [*make_rows(), {**COMMON, "source": "PAM", "audio-path": "../../out.wav", "musicality": 2.0}]
+    rows = make_rows()
+    for path in ("../../out.wav", "a\x00b.wav", "x" * 5000):
+        rows.append({**COMMON, "source": "PAM", "audio-path": path, "musicality": 2.0})
     write_rows(benchmark, rows)
     assert run(benchmark, tiny_folder, "--num-draws", "20") == 1
     said = capsys.readouterr().err
@@ -134,11 +136,11 @@ def test_missing_and_broken_songs_are_named_and_cost_their_rows(
     assert "lies outside of" in said
     results = json.loads((benchmark / "out" / "results.json").read_text())
     assert results["datasets"]["PAM"]["num_left_out"] == {
-        "audio is not there": 2,
+        "audio is not there": 4,
         "audio could not be scored": 1,
     }
     assert results["datasets"]["PAM"]["num_rows"] == 3
-    assert results["num_missing_songs"] == 2
+    assert results["num_missing_songs"] == 4
     assert results["models"][0]["num_failed_songs"] == 1
 
 

@@ -580,8 +580,8 @@ def describe_selection(result: dict[str, Any]) -> str:
         f"True appeal, in standard deviations, of the best of {takes['num_takes']} takes by {result['model']} above "
         f"that of a take by chance; {takes['num_prompts']} prompts of systems that it never heard:\n\n"
         + build_table(["chosen by", "over chance", "all scores lead by"], gains)
-        + f"\n\nWhat {personal['num_ratings']} ratings of a listener with a taste of their own teach: rank correlation "
-        f"with that taste on {personal['num_other_songs']} songs that they did not rate, mean of "
+        + f"\n\nWhat {personal['num_ratings']} ratings of a listener with a taste of their own teach: rank "
+        f"correlation with that taste on {personal['num_other_songs']} songs that they did not rate, mean of "
         f"{personal['num_listeners']} listeners:\n\n"
         + build_table(["score", "correlation", "the personal head leads by"], tastes)
         + f"\n\nOver the score that happens to suit each listener best, which nobody knows beforehand, it leads by "

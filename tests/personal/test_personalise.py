@@ -201,7 +201,11 @@ def test_no_song_of_a_judgement_is_learnt_from_before_it_is_told() -> None:
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        (["song", "rating"], [[f"train-{n}", n % 5] for n in range(19)], "19 judgements are too few .* at least 20"),
+        (
+            ["song", "rating"],
+            [[f"train-{n}", n % 5] for n in range(19)],
+            r"judgements \(19\) are too few .* 20",
+        ),
         (["song", "rating"], [[f"train-{n}", 3] for n in range(30)], "all ratings are 3, from which no taste"),
         (["song", "rating"], [["train-1", 1], ["train-1", 2]], r"ratings\.csv:3: train-1 stood in .*csv:2 already"),
         (["song", "rating"], [["train-1", "good"]], "rating is 'good', and a finite number is needed"),
