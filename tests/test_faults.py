@@ -36,6 +36,8 @@ WORDS = {
     "robustness": ["robustness", "model", "a.wav", "--output", "out"],
     "build": ["build", "songeval", "--source", "songs", "--output", "out"],
     "calibrate": ["calibrate", "model", "songs", "--output", "out"],
+    "bench": ["bench", "cmi", "--rows", "all_test.jsonl", "--audio", "songs", "--output", "out"],
+    "personalise": ["personalise", "ratings.csv", "--embeddings", "embeddings", "--output", "out"],
     "card": ["card", "--model", "model"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "demo": ["demo"],

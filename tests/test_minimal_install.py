@@ -42,6 +42,8 @@ NEEDS = {
     (APEX, "arena", "battles.csv", "--output", "arena"): "data",
     (APEX, "anchors", "battles.csv", "--output", "anchors"): "data",
     (APEX, "calibrate", MODEL, "songs", "--output", "calibrated"): "data",
+    (APEX, "bench", "cmi", "--rows", "all_test.jsonl", "--audio", "songs", "--output", "bench"): "data",
+    (APEX, "personalise", "ratings.csv", "--embeddings", "embeddings", "--output", "mine"): "data",
     (APEX, "robustness", MODEL, SONG, "--output", "robustness"): "eval",
     (APEX, "arena", "songs", "--model", MODEL, "--output", "arena"): "data",
     ("datasets_scripts.build", "training", "--source", "t.csv", "none", "suno", "--output", "built"): "data",

@@ -563,6 +563,37 @@ def describe_rewards(result: dict[str, Any]) -> str:
     )
 
 
+def describe_selection(result: dict[str, Any]) -> str:
+    """Say what choosing among takes gains, and what a listener's own head gains over the scores of everyone."""
+    takes, personal = result["best_of_takes"], result["personal"]
+    gains = [
+        [way, _format_estimate(found), _format_estimate(takes["all_scores_over"].get(way))]
+        for way, found in takes["over_chance"].items()
+    ]
+    tastes = [
+        [name, _format_estimate(found), _format_estimate(personal["personal_over"].get(name))]
+        for name, found in personal["correlation"].items()
+    ]
+    best = _format_estimate(personal["personal_over"]["the best for each listener"])
+    share = personal["share_of_listeners_better_than_their_best"]
+    return (
+        f"True appeal, in standard deviations, of the best of {takes['num_takes']} takes by {result['model']} above "
+        f"that of a take by chance; {takes['num_prompts']} prompts of systems that it never heard:\n\n"
+        + build_table(["chosen by", "over chance", "all scores lead by"], gains)
+        + f"\n\nWhat {personal['num_ratings']} ratings of a listener with a taste of their own teach: rank "
+        f"correlation with that taste on {personal['num_other_songs']} songs that they did not rate, mean of "
+        f"{personal['num_listeners']} listeners:\n\n"
+        + build_table(["score", "correlation", "the personal head leads by"], tastes)
+        + f"\n\nOver the score that happens to suit each listener best, which nobody knows beforehand, it leads by "
+        f"{best}, for {100 * share:.0f} % of them. 95 % intervals in brackets; synthetic songs of "
+        f"{result['song_seconds']:g} s. Made by `python tests/benchmarks/simulate_selection.py`."
+    )
+
+
+def _format_estimate(found: dict[str, Any] | None) -> str:
+    return "" if found is None else f"{found['estimate']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -588,6 +619,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "statistics": (RESULTS / "statistics.json", describe_statistics),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
+    "selection": (RESULTS / "selection.json", describe_selection),
 }
 
 
