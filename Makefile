@@ -13,7 +13,7 @@ WITH := $(VENV)/.installed-with-
 ALL := $(WITH)dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics robustness readme tiny tiny-arena presets compare demo card quality style \
+.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics robustness readme tiny tiny-arena presets compare demo card quality style docs release-check \
   lock licenses wheel sbom clean
 
 help: ## List every target with one line
@@ -83,7 +83,7 @@ robustness: $(ALL) ## Measure what a song's file does to the scores of apex-tiny
 	  --num-channels 2 --output runs/robustness-songs
 	$(BIN)/apex-music robustness $(TINY) runs/robustness-songs/audio --output $(TINY)/robustness --overwrite --device cpu
 
-readme: $(ALL) ## Write the tables of README.md from the result files
+readme: $(ALL) ## Write the tables of README.md and docs from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 tiny: $(ALL) ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
@@ -121,6 +121,9 @@ quality: $(ALL) ## Lint, format check and type check; changes nothing
 style: $(ALL) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(WITH)docs ## Build the documentation as a website in build/docs; nothing is fetched, a warning is an error
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 
 lock: $(ALL) $(WITH)release ## Pin the newest versions that pyproject.toml allows, for CI; torch stays in constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --extra mutation --extra fuzz --python-version 3.11 \
