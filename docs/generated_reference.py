@@ -153,6 +153,7 @@ def use_literals(app: Sphinx, what: str, name: str, obj: object, options: object
     """Turn the Markdown of our docstrings, backticks and fences, into what autodoc reads."""
     text = "\n".join(lines)
     text = re.sub(r"^( *)```(\w+)\n(.*?)^ *```$", _indent_code, text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^( +)((?:`\w+`, )+`\w+`): (.*)$", _list_errors, text, flags=re.MULTILINE)
     text = re.sub(r"\[(`[^`\n]+`)\]", r"\1", text)
     text = re.sub(r"(?<![`:])`((?:[^`\n]|\n(?!\s*\n))+)`(?!`)", r"``\1``", text)
     lines[:] = text.split("\n")
@@ -162,6 +163,11 @@ def _indent_code(match: re.Match) -> str:
     space = match[1]
     code = "\n".join(f"    {line}" if line.strip() else "" for line in match[3].rstrip("\n").split("\n"))
     return f"{space}.. code-block:: {match[2]}\n\n{code}\n"
+
+
+def _list_errors(match: re.Match) -> str:
+    """Give each of several errors that are raised for one reason a line, which is how autodoc reads them."""
+    return "\n".join(f"{match[1]}{error}: {match[3]}" for error in match[2].split(", "))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
