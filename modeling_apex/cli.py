@@ -25,6 +25,7 @@ GROUPS = {
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),
     "take in and check a model": ("convert", "verify", "validate"),
+    "report a problem": ("env",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 

@@ -41,6 +41,7 @@ WORDS = {
     "card": ["card", "--model", "model"],
     "convert": ["convert", "--encoder", "mert", "--heads", "apex", "--output", "out"],
     "demo": ["demo"],
+    "env": ["env"],
     "export": ["export", "--model", "model", "--output", "out"],
     "publish": ["publish", "--model", "model", "--repo", "me/model"],
     "validate": ["validate", "a.wav", "--precision", "bf16"],

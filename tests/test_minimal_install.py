@@ -27,6 +27,7 @@ NEEDS = {
     (APEX, "score", SONG): None,
     (APEX, "rank", SONG): None,
     (APEX, "select", SONG, "--output", "chosen"): None,
+    (APEX, "env"): None,
     (APEX, "verify", "--model", MODEL): None,
     (APEX, "export", "--model", MODEL, "--output", "exported"): None,
     (APEX, "export", "--model", MODEL, "--format", "onnx", "--output", "graph"): "onnx",

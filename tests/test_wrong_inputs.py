@@ -94,8 +94,8 @@ PLACES: dict[str, list[list[str]]] = {
         ["--model", "model", "--results", WRONG],
     ],
 }
-# It serves a page, and takes no words.
-NO_PLACES = {"demo"}
+# These take no file or folder.
+NO_PLACES = {"demo", "env"}
 LONG_NAME = "long-" + 300 * "a"
 
 

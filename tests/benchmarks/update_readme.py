@@ -1,9 +1,9 @@
 """
-Write the tables of README.md from result files, between its `<!-- begin NAME -->` and `<!-- end NAME -->` marks.
+Write the tables of README.md and docs from result files, between `<!-- begin NAME -->` and `<!-- end NAME -->` marks.
 
     python tests/benchmarks/update_readme.py
 
-A test compares README.md with what this makes, so a number in it cannot outlive the run that it came from.
+A test compares the pages with what this makes, so a number in them cannot outlive the run that it came from.
 """
 
 import json
@@ -16,7 +16,7 @@ from modeling_apex.robustness.robustness_report import build_changes_table, desc
 from modeling_apex.storage.markdown import build_table
 
 REPOSITORY = Path(__file__).parent.parent.parent
-README = REPOSITORY / "README.md"
+PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 TINY = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny"
 TINY_RESULTS = TINY / "results.json"
@@ -623,8 +623,8 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
 }
 
 
-def build_readme(text: str) -> str:
-    """Return README text with every marked section made anew from its result file."""
+def build_page(text: str) -> str:
+    """Return the text of a page with every marked section made anew from its result file."""
     for name in re.findall(r"<!-- begin (\S+) -->", text):
         path, describe = SECTIONS[name]
         section = describe(json.loads(path.read_text(encoding="utf-8")))
@@ -636,7 +636,10 @@ def build_readme(text: str) -> str:
 
 
 def main() -> None:
-    README.write_text(build_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (made := build_page(text)) != text:
+            page.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":
