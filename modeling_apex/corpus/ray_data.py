@@ -92,6 +92,10 @@ def map_songs(
             f"`num_gpus` ({num_gpus}) at least 0."
         )
     has_room = ray.is_initialized() and ray.cluster_resources().get("CPU", 0) >= num_actors + NUM_FREE_CPUS
+    pool = {"min_size": 1, "max_size": num_actors}
+    if songs_per_block == 1:
+        # What waits at a process dies with it; alone means that a death tells on one song. Such a pool never grows.
+        pool |= {"initial_size": num_actors, "max_tasks_in_flight_per_actor": 1}
     blocks = dataset.repartition(target_num_rows_per_block=songs_per_block)
     with warnings.catch_warnings():
         # Up to Ray 2.63 there is no other door for the number of retries; the extra keeps newer ones out.
@@ -101,7 +105,7 @@ def map_songs(
             fn_constructor_kwargs=dict(arguments),
             batch_format="pyarrow",
             batch_size=None if batch_size is None else min(batch_size, songs_per_block),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors),
+            compute=ray.data.ActorPoolStrategy(**pool),
             num_cpus=1 if has_room else 0,
             num_gpus=num_gpus or None,
             max_task_retries=NUM_RETRIES,

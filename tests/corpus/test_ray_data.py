@@ -18,12 +18,14 @@ from modeling_apex.corpus.ray_job import score_table, write_rows
 from modeling_apex.corpus.scored_tables import SongTableScorer
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
 
+from executed_pages import list_blocks
 from small_model import build_small_model
 from waveforms import make_waveform
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.enable_socket
 NUM_SONGS = 12
+PAGE = Path(__file__).parents[2] / "docs" / "score-millions.md"
 
 
 class KillerOfProcesses(SongTableScorer):
@@ -138,6 +140,19 @@ def test_songs_that_kill_their_process_or_fail_oddly_become_rows(
             assert "nothing came of it" in rows[row["id"]]["error"]
         else:
             assert rows[row["id"]] == row
+
+
+def test_the_program_of_the_page_scores_a_table(
+    cluster: None, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "songs.csv").write_text(f"id,path\na,{table.parent / '0.wav'}\nb,{table.parent / 'broken.mp3'}\n")
+    monkeypatch.chdir(tmp_path)
+    (program,) = list_blocks(PAGE, "python")
+    with pytest.raises(SystemExit) as ended:
+        exec(program, {})  # noqa: S102
+    assert ended.value.code == 1
+    assert f"2 songs, 1 of them failed: {Path('scores')}" in capsys.readouterr().out
+    assert [row["id"] for row in read(tmp_path / "scores")] == ["a", "b"]
 
 
 class TestWithoutAClusterRunning:
