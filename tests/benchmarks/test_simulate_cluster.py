@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 from simulate_cluster import RESULTS, Assumptions, Fleet, list_fleets, main, read_rates, simulate
+from update_readme import build_readme
 
+from executed_pages import find_broken_links
+
+PAGE = Path(__file__).parents[2] / "docs" / "score-millions.md"
 FLEET = Fleet(num_songs=6_400, num_workers=4, songs_per_block=64, has_accelerators=False)
 RATES = {"decode": 0.001, "decode_spread": 1.0, "encode_on_a_core": 0.01}
 SAME_LENGTH = Assumptions(spread_of_songs=0.0, start_seconds=0.0)
@@ -55,3 +59,10 @@ def test_the_result_says_what_is_measured_and_what_assumed(tmp_path: Path) -> No
 
 def test_the_committed_result_has_all_fleets() -> None:
     assert json.loads((RESULTS / "cluster.json").read_text())["fleets"].keys() == list_fleets().keys()
+
+
+def test_the_tables_and_links_of_the_page_are_those_of_its_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert build_readme(text) == text
+    assert "songs a second" in text
+    assert find_broken_links(PAGE) == []

@@ -1,5 +1,6 @@
 """
-Write the tables of README.md from result files, between its `<!-- begin NAME -->` and `<!-- end NAME -->` marks.
+Write the tables of README.md and of a page in docs/ from result files, between `<!-- begin NAME -->` and
+`<!-- end NAME -->` marks.
 
     python tests/benchmarks/update_readme.py
 
@@ -563,6 +564,32 @@ def describe_rewards(result: dict[str, Any]) -> str:
     )
 
 
+def describe_cluster(result: dict[str, Any]) -> str:
+    """Say what simulated clusters need for millions of songs."""
+    rows = [
+        [
+            name,
+            f"{fleet['hours']:,.0f}" if fleet["hours"] >= 10 else f"{fleet['hours']:.1f}",
+            f"{fleet['worker_hours']:,.0f}",
+            f"{fleet['songs_per_second']:,.0f}",
+            f"{fleet['skew_seconds'] / 60:,.0f}",
+            f"{fleet['failures']:,.0f}",
+            f"{fleet['share_of_work_lost']:.2%}",
+            f"{fleet['driver_gigabytes']['checkpoint of Ray Data']:,.1f}",
+        ]
+        for name, fleet in result["fleets"].items()
+    ]
+    header = ["fleet", "hours", "worker hours", "songs a second", "last minutes", "failures", "work lost"]
+    assumed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in result["assumed"].items())
+    return (
+        build_table([*header, "GB of Ray's checkpoint"], rows)
+        + "\n\nThe last minutes are those from the end of the median worker to that of the last one. Measured: a "
+        f"second of audio is decoded in {result['measured']['decode'] * 1000:.1f} ms and encoded on a core in "
+        f"{result['measured']['encode_on_a_core'] * 1000:.0f} ms at the size of MERT-v1-95M. Assumed: {assumed}. Made "
+        f"by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -588,6 +615,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "statistics": (RESULTS / "statistics.json", describe_statistics),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
+    "cluster": (RESULTS / "cluster.json", describe_cluster),
 }
 
 
@@ -604,7 +632,8 @@ def build_readme(text: str) -> str:
 
 
 def main() -> None:
-    README.write_text(build_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (README, REPOSITORY / "docs" / "score-millions.md"):
+        page.write_text(build_readme(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
