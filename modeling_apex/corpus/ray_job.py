@@ -83,8 +83,7 @@ def score_table(
     Score the songs of a table on a cluster, or on this machine, into a folder of Parquet files.
 
     The same call goes on where a killed one stopped, also with another number of nodes, actors or songs a block. Until
-    all songs have a row, the folder is called `OUTPUT.partial`. What is scored is not scored again; of its audio only
-    the place is compared, as reading a corpus again to see whether it changed costs what scoring it costs.
+    all songs have a row, the folder is called `OUTPUT.partial`. Of a song that has a row only the place is compared.
 
     Args:
         table (`str` or `os.PathLike`):
@@ -94,23 +93,18 @@ def score_table(
         model (`str`, `os.PathLike` or a loaded model, *optional*), resampler, tail, limits, loading:
             As for [`SongTableScorer`].
         address (`str`, *optional*):
-            Of a cluster of Ray: `"auto"`, `"host:6379"`. By default what `RAY_ADDRESS` says, or this machine alone.
-            Where Ray runs already in this process, it is used as it is.
+            Of a cluster: `"auto"`, `"host:6379"`; by default what `RAY_ADDRESS` says, or this machine alone.
         num_actors (`int`, *optional*):
-            Processes with a model each, at most; by default as many as the cards, or the CPUs less two, allow.
-        num_gpus (`float`, defaults to 0), songs_per_block (`int`, defaults to 64):
-            As for [`score_corpus`].
-        id_column (`str`, defaults to `"id"`), audio_column (`str`, *optional*):
-            Columns of the table.
+            Processes with a model each, at most; by default as many as there is room for.
+        num_gpus, songs_per_block, id_column, audio_column:
+            As for [`score_corpus`] and [`SongTableScorer`].
 
     Returns:
         [`ScoredCorpus`]: every song of the table has one row, a song that failed has its `error` in it.
 
     Raises:
-        `ImportError`: If Ray Data is not installed.
-        `FileExistsError`: If the output exists.
-        `ValueError`: If a song has no id or no place, two have one id, or what an earlier run left is of other
-            settings or other songs.
+        `ImportError`, `FileExistsError`: If Ray Data is not installed; if the output exists.
+        `ValueError`: If a song lacks an id or a place, two share one, or what is there is of other settings or songs.
         [`OutputInUseError`]: If another run is writing the output.
         `RuntimeError`: If not one song could be scored or refused, so that the cluster is at fault and not the songs.
     """
