@@ -93,7 +93,7 @@ def score_table(
         model (`str`, `os.PathLike` or a loaded model, *optional*), resampler, tail, limits, loading:
             As for [`SongTableScorer`].
         address (`str`, *optional*):
-            Of a cluster: `"auto"`, `"host:6379"`; by default what `RAY_ADDRESS` says, or this machine alone.
+            Of a cluster: `"auto"`, `"host:6379"`; by default `RAY_ADDRESS`, or one that runs here, or a new one.
         num_actors (`int`, *optional*):
             Processes with a model each, at most; by default as many as there is room for.
         num_gpus, songs_per_block, id_column, audio_column:

@@ -74,7 +74,7 @@ def cluster() -> Iterator[None]:
     # Workers find this package, and what a test sends them, where this process does.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     ray_data.import_ray()
-    ray.init(num_cpus=2, object_store_memory=80 * 1024**2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, object_store_memory=80 * 1024**2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
     for name, value in before.items():
