@@ -4,10 +4,10 @@ Kill workers, nodes and the driver of a corpus on Ray at random moments, and com
     python tests/benchmarks/ray_runs.py --runs 20 --output tests/benchmarks/results/ray.json
 
 A cluster of two nodes of this machine scores synthetic songs of 1 s to 10 min, one of 60 min among them and broken
-ones. First one process scores them, then the cluster with one worker in peace, which gives the overhead. Then each run
-loses a worker, a node and the driver, in random order and at random moments of the time that is left of the peaceful
-run; the node comes back as a new one, and the driver is started again until it ends by itself. Rows are compared with
-those of the one process. With `--resume`, what the result file knows is kept and the runs that are missing are made.
+ones. First one process scores them, then the cluster with one worker and no kills, which gives the overhead. Then each
+run loses a worker, a node and the driver, in random order, each within a quarter of the time that one worker needed;
+the node comes back as a new one, and the driver is started again until it ends by itself. Rows are compared with those
+of the one process. With `--resume`, what the result file knows is kept and the runs that are missing are made.
 Nothing is killed that does not bear the mark of this command in its environment.
 """
 
@@ -160,7 +160,7 @@ def run_once(fleet: Fleet, world: Path, folder: Path, seconds: float, moments: r
     driver = fleet.start(world, output, NUM_ACTORS, log)
     status = None
     for victim in victims:
-        status = wait(driver, moments.uniform(0.1, 1.0) * seconds / 2)
+        status = wait(driver, moments.uniform(0.05, 0.25) * seconds)
         if status is not None:
             break
         if victim == "worker":
