@@ -337,7 +337,13 @@ class _Job:
         for path in self._output.glob("scores-*.parquet"):
             errors = pq.read_table(path, columns=["error"])["error"]
             num_songs, num_failed = num_songs + len(errors), num_failed + len(errors) - errors.null_count
-        shutil.rmtree(self._work)
+        for path in self._work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != SETTINGS:
+                path.unlink()
+        (self._work / SETTINGS).unlink()  # at last: by it a run that was killed here is known
+        self._work.rmdir()
         return ScoredCorpus(self._output, num_songs, num_failed)
 
 

@@ -229,6 +229,31 @@ class TestWithoutAClusterRunning:
         assert (done.num_songs, done.num_failed) == (NUM_SONGS, 2)
         assert not (tmp_path / "out.partial").exists()
 
+    def test_a_kill_amid_the_removal_of_what_a_job_worked_with_is_taken_up(
+        self, table: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever order the file system lists a folder in, a kill leaves what the job is known by until the end."""
+
+        def remove_and_die(folder: Path, **_: object) -> None:
+            """Remove the files of a folder, as far as a kill lets it, and leave its folders."""
+            for path in Path(folder).iterdir():
+                if path.is_file():
+                    path.unlink()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as context:
+            gather = ray_job._Job.gather
+            context.setattr(
+                ray_job._Job,
+                "gather",
+                lambda job: (gather(job), context.setattr(ray_job.shutil, "rmtree", remove_and_die)),
+            )
+            with pytest.raises(KeyboardInterrupt):
+                score_table(table, tmp_path / "out", model, device="cpu")
+        done = score_table(table, tmp_path / "out", model, device="cpu")
+        assert done.num_songs == NUM_SONGS
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
     def test_a_folder_of_something_else_is_left_alone(self, table: Path, model: Path, tmp_path: Path) -> None:
         (tmp_path / "out.partial").mkdir()
         (tmp_path / "out.partial" / "mine").touch()
