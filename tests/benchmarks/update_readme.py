@@ -594,6 +594,32 @@ def _format_estimate(found: dict[str, Any] | None) -> str:
     return "" if found is None else f"{found['estimate']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
+def describe_cluster(result: dict[str, Any]) -> str:
+    """Say what simulated clusters need for millions of songs."""
+    rows = [
+        [
+            name,
+            f"{fleet['hours']:,.0f}" if fleet["hours"] >= 10 else f"{fleet['hours']:.1f}",
+            f"{fleet['worker_hours']:,.0f}",
+            f"{fleet['songs_per_second']:,.0f}",
+            f"{fleet['skew_seconds'] / 60:,.0f}",
+            f"{fleet['failures']:,.0f}",
+            f"{fleet['share_of_work_lost']:.2%}",
+            f"{fleet['driver_gigabytes']['checkpoint of Ray Data']:,.1f}",
+        ]
+        for name, fleet in result["fleets"].items()
+    ]
+    header = ["fleet", "hours", "worker hours", "songs a second", "last minutes", "failures", "work lost"]
+    assumed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in result["assumed"].items())
+    return (
+        build_table([*header, "GB of Ray's checkpoint"], rows)
+        + "\n\nThe last minutes are those from the end of the median worker to that of the last one. Measured: a "
+        f"second of audio is decoded in {result['measured']['decode'] * 1000:.1f} ms and encoded on a core in "
+        f"{result['measured']['encode_on_a_core'] * 1000:.0f} ms at the size of MERT-v1-95M. Assumed: {assumed}. Made "
+        f"by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -620,6 +646,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
     "selection": (RESULTS / "selection.json", describe_selection),
+    "cluster": (RESULTS / "cluster.json", describe_cluster),
 }
 
 
