@@ -22,7 +22,15 @@ WRONG_TURNS = (
     "last frame kept",
     "frequency-major flatten",
     "top_db",
+    "symmetric window",
+    "zeros at the edges",
+    "amplitude",
+    "loudness normalised",
+    "value rotated",
+    "final norm",
 )
+FAINT_TURNS = ("symmetric window", "zeros at the edges")  # which long windows and long songs nearly hide
+HEAD_WRONG_TURNS = ("residual", "positions", "last output", "maximum of attended", "maximum first")
 
 
 def widen(weights: Weights) -> Weights:
@@ -47,11 +55,15 @@ def mel_filters(*, slaney: bool = False) -> np.ndarray:
 
 def log_mel(waveform: np.ndarray, wrong: str = "") -> torch.Tensor:
     """(N,) to normalised decibels (1, 128, N // 240)."""
-    padded = np.pad(waveform.astype(np.float64), WINDOW // 2, mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    if wrong == "loudness normalised":
+        waveform = waveform / np.abs(waveform).max()
+    mode = "constant" if wrong == "zeros at the edges" else "reflect"
+    padded = np.pad(waveform.astype(np.float64), WINDOW // 2, mode=mode)
+    period = WINDOW - 1 if wrong == "symmetric window" else WINDOW
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / period)
     count = 1 + len(waveform) // HOP
     frames = np.stack([padded[i * HOP : i * HOP + WINDOW] * window for i in range(count)])
-    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    power = np.abs(np.fft.rfft(frames, axis=1)) ** (1 if wrong == "amplitude" else 2)
     decibels = 10 * np.log10(np.maximum(mel_filters(slaney=wrong == "Slaney mel") @ power.T, 1e-10))
     if wrong == "top_db":
         decibels = np.maximum(decibels, decibels.max() - 80)
@@ -117,7 +129,7 @@ def conformer_layer(
     else:
         turned = turn(normed, num_heads, wrong)
         query, key = (linear(turned, weights, f"{attention}_{part}") for part in "qk")
-    value = linear(normed, weights, f"{attention}_v")
+    value = linear(turn(normed, num_heads) if wrong == "value rotated" else normed, weights, f"{attention}_v")
     tokens = tokens + linear(softmax_attention(query, key, value, num_heads), weights, f"{attention}_out")
 
     conv = f"{prefix}.conv_module"
@@ -138,18 +150,23 @@ def hidden_states(waveform: np.ndarray, weights: Weights, num_heads: int, wrong:
     states = [subsample(log_mel(waveform, wrong), weights, wrong)]
     for index in range(6):
         states.append(conformer_layer(states[-1], weights, index, num_heads, wrong))
+    if wrong == "final norm":
+        states[-1] = norm(states[-1], weights, "model.conformer.layer_norm")
     return states
 
 
-def pool(tokens: torch.Tensor, weights: Weights) -> torch.Tensor:
+def pool(tokens: torch.Tensor, weights: Weights, wrong: str = "") -> torch.Tensor:
     """The head up to its last layer: (1, T, D) to (1, 2 D)."""
     tokens = linear(torch.relu(linear(tokens, weights, "ffd.0")), weights, "ffd.2")
-    attended = tokens
+    attended = turn(tokens, 8) if wrong == "positions" else tokens
     for index in range(4):
         weight, bias = weights[f"attn.{index}.in_proj_weight"], weights[f"attn.{index}.in_proj_bias"]
         query, key, value = (attended @ weight.T + bias).chunk(3, dim=-1)
-        attended = linear(softmax_attention(query, key, value, 8), weights, f"attn.{index}.out_proj")
-    return torch.cat([attended.mean(1), tokens.max(1).values], dim=-1)
+        before = attended if wrong == "residual" else 0
+        attended = before + linear(softmax_attention(query, key, value, 8), weights, f"attn.{index}.out_proj")
+    mean = attended[:, -1] if wrong == "last output" else attended.mean(1)
+    highest = (attended if wrong == "maximum of attended" else tokens).max(1).values
+    return torch.cat([highest, mean] if wrong == "maximum first" else [mean, highest], dim=-1)
 
 
 def score(pooled: torch.Tensor, weights: Weights) -> torch.Tensor:

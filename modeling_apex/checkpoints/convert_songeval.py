@@ -52,7 +52,7 @@ UNNEEDED = re.compile(
 NUM_LAYERS = 6  # SongEval reads the output of MuQ's sixth layer
 # What the model cannot represent otherwise, in MuQ's config and in the part of it that describes the conformer.
 FIXED_FIELDS = {"features": ["melspec_2048"], "label_rate": 25, "is_flash": False}
-FIXED_CONFORMER_FIELDS = {"hidden_act": "swish", "position_embeddings_type": "rotary"}
+FIXED_CONFORMER_FIELDS = {"hidden_act": "swish", "position_embeddings_type": "rotary", "layer_norm_eps": 1e-5}
 
 
 @dataclass
@@ -145,9 +145,10 @@ def name_scores(names: Sequence[str]) -> list[dict[str, Any]]:
 def _build_config(config_path: Path, head_path: Path, heads: list[dict[str, Any]] | None) -> SongEvalConfig:
     """Translate MuQ's config, and the shapes of the head, to ours."""
     fields = load_fields(config_path, "Download MuQ again.")
-    conformer = fields.get("w2v2_config")
-    if not isinstance(conformer, dict):
-        raise ValueError(f"{config_path}: has no `w2v2_config`, so it is not MuQ's. Pass the folder of {MUQ_ID}.")
+    for name in ("w2v2_config", "stat"):
+        if not isinstance(fields.get(name), dict):
+            raise ValueError(f"{config_path}: has no `{name}`, so it is not MuQ's. Pass the folder of {MUQ_ID}.")
+    conformer = fields["w2v2_config"]
     for found, fixed in ((fields, FIXED_FIELDS), (conformer, FIXED_CONFORMER_FIELDS)):
         for name, value in fixed.items():
             if found.get(name) != value:
@@ -182,6 +183,8 @@ def _build_config(config_path: Path, head_path: Path, heads: list[dict[str, Any]
         )
     except KeyError as error:
         raise ValueError(f"{config_path}: lacks the field {error}. Pass the folder of {MUQ_ID}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{config_path}: does not describe a MuQ: {error} Pass the folder of {MUQ_ID}.") from error
 
 
 def _match_names(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from modeling_apex.checkpoints import convert_songeval as converter
 from modeling_apex.checkpoints.convert_songeval import SongEvalConversion, convert_songeval
@@ -156,7 +156,11 @@ def test_head_weights_are_refused_by_name(
         ({"label_rate": 50}, "`label_rate` is 50, but this model needs 25"),
         ({"hidden_act": "gelu"}, "`hidden_act` is 'gelu', but this model needs 'swish'"),
         ({"position_embeddings_type": "relative"}, "`position_embeddings_type` is 'relative', but"),
+        ({"layer_norm_eps": 1e-6}, "`layer_norm_eps` is 1e-06, but this model needs 1e-05"),
         ({"w2v2_config": ...}, "has no `w2v2_config`, so it is not MuQ's"),
+        ({"stat": None}, "has no `stat`, so it is not MuQ's"),
+        ({"encoder_dim": "wide"}, r"config\.json: does not describe a MuQ: `encoder_size` must be an integer"),
+        ({"stat": {"melspec_2048_mean": 6.8, "melspec_2048_std": 0.0}}, r"config\.json: does not .*`mel_std` must be"),
         ({"conv_dim": ...}, "lacks the field 'conv_dim'"),
         ({"encoder_dim": 10**9}, "`encoder_size` must be at most 16384"),
     ],
@@ -199,6 +203,19 @@ def test_a_full_folder_is_not_touched(published, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not an empty folder"):
         convert_songeval(published.head, published.encoder, tmp_path)
+
+
+@pytest.mark.parametrize(("num_outputs", "num_bytes"), [(5, 100_792_244), (7, 100_808_636)])
+def test_heads_have_the_size_of_the_published_files(num_outputs: int, num_bytes: int) -> None:
+    """SongEval's head, and SongBench's, to the byte: only names, shapes and types make the size of a file."""
+    small = layout.build_songeval_head(num_outputs=num_outputs)
+    widths = {32: 1024, 48: 4096, 64: 2048, 96: 3072}
+    weights = {
+        name: torch.empty([widths.get(width, width) for width in tensor.shape]) for name, tensor in small.items()
+    }
+    assert len(weights) == 22
+    assert len(save(weights)) == num_bytes
+    assert num_outputs != 5 or sum(tensor.numel() for tensor in weights.values()) == 25_197_573
 
 
 @pytest.mark.slow

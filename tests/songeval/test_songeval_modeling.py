@@ -92,6 +92,23 @@ def test_songs_of_equal_length_share_a_batch(model: SongEvalModel) -> None:
 
 
 @torch.no_grad()
+def test_padding_would_be_heard(model: SongEvalModel) -> None:
+    """Why songs of different lengths are never padded to one batch: a second of zeros changes what came before it."""
+    song = make_song()
+    padded = torch.nn.functional.pad(song, (0, 24_000))
+    alone, beside = (model.encoder(compute_log_mel(some, model.config)) for some in (song, padded))
+    assert (alone - beside[:, : alone.shape[1]]).abs().max() > 1e-2
+    assert (model(song).scores - model(padded).scores).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_mean_of_parts_is_not_the_whole(model: SongEvalModel) -> None:
+    song = make_song(4.0)
+    parts = torch.stack([model(part).scores for part in song.split(48_000, dim=1)]).mean(0)
+    assert (model(song).scores - parts).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_loudness_counts(model: SongEvalModel) -> None:
     song = make_song()
     shift = compute_log_mel(song / 2, model.config) - compute_log_mel(song, model.config)
