@@ -77,6 +77,9 @@ mutation: $(ALL) $(WITH)mutation ## Mutate audio, losses, metrics and targets, a
 statistics: $(ALL) ## Simulate what intervals, tests and percentiles promise (resumable)
 	$(BIN)/python tests/benchmarks/simulate_statistics.py --output tests/benchmarks/results/statistics.json
 	$(BIN)/python tests/benchmarks/measure_uncertainty.py
+	$(BIN)/python tests/benchmarks/simulate_selection.py
+	$(BIN)/python tests/benchmarks/simulate_cluster.py --output tests/benchmarks/results/cluster.json
+	$(BIN)/python tests/benchmarks/distil.py
 
 robustness: $(ALL) ## Measure what a song's file does to the scores of apex-tiny
 	$(BIN)/python -m datasets_scripts.build synthetic --layout factors --num-songs 40 --seconds 30 --seed 17 --sampling-rate 44100 \

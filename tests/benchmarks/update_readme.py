@@ -563,6 +563,32 @@ def describe_rewards(result: dict[str, Any]) -> str:
     )
 
 
+def describe_distillation(result: dict[str, Any]) -> str:
+    """Say how a student that repeats a larger teacher follows it and the truth, beside one that learnt the truth."""
+    columns = {
+        "distilled student": ("following the teacher", "distilled"),
+        "informed student": ("following the teacher", "informed"),
+        "teacher, truth": ("following the truth", "teacher"),
+        "distilled, truth": ("following the truth", "distilled"),
+        "informed, truth": ("following the truth", "informed"),
+    }
+    rows = []
+    for name, found in result["scores"].items():
+        cells = (found[followed][who]["spearman"] for followed, who in columns.values())
+        rows.append(
+            [f"`{name}`", *(f"{cell['value']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells)]
+        )
+    numbers, sizes = result["num_songs"], result["num_parameters"]
+    return (
+        build_table(["Spearman", *columns], rows)
+        + f"\n\nSynthetic songs of {result['song_seconds']:g} s: a teacher of {sizes['teacher']:,} parameters learnt "
+        f"the truth of {numbers['teacher']['train']} and labelled others; the distilled student, {sizes['student']:,} "
+        f"parameters, learnt what it said of {numbers['student']['train']}, the informed one the truth of the same. "
+        f"Measured on {numbers['student']['test']} songs that neither student learnt from; encoders are untrained. "
+        f"Made by `{result['command']}`."
+    )
+
+
 def describe_selection(result: dict[str, Any]) -> str:
     """Say what choosing among takes gains, and what a listener's own head gains over the scores of everyone."""
     takes, personal = result["best_of_takes"], result["personal"]
@@ -645,6 +671,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "statistics": (RESULTS / "statistics.json", describe_statistics),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
+    "distillation": (RESULTS / "distillation.json", describe_distillation),
     "selection": (RESULTS / "selection.json", describe_selection),
     "cluster": (RESULTS / "cluster.json", describe_cluster),
 }
