@@ -13,7 +13,7 @@ WITH := $(VENV)/.installed-with-
 ALL := $(WITH)dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics robustness readme tiny tiny-arena presets compare demo card quality style \
+.PHONY: help setup score test test-slow bench formats hostile fuzz faults mutation statistics robustness readme tiny tiny-arena presets compare demo card quality style docs release-check \
   lock licenses wheel sbom clean
 
 help: ## List every target with one line
@@ -77,13 +77,16 @@ mutation: $(ALL) $(WITH)mutation ## Mutate audio, losses, metrics and targets, a
 statistics: $(ALL) ## Simulate what intervals, tests and percentiles promise (resumable)
 	$(BIN)/python tests/benchmarks/simulate_statistics.py --output tests/benchmarks/results/statistics.json
 	$(BIN)/python tests/benchmarks/measure_uncertainty.py
+	$(BIN)/python tests/benchmarks/simulate_selection.py
+	$(BIN)/python tests/benchmarks/simulate_cluster.py --output tests/benchmarks/results/cluster.json
+	$(BIN)/python tests/benchmarks/distil.py
 
 robustness: $(ALL) ## Measure what a song's file does to the scores of apex-tiny
 	$(BIN)/python -m datasets_scripts.build synthetic --layout factors --num-songs 40 --seconds 30 --seed 17 --sampling-rate 44100 \
 	  --num-channels 2 --output runs/robustness-songs
 	$(BIN)/apex-music robustness $(TINY) runs/robustness-songs/audio --output $(TINY)/robustness --overwrite --device cpu
 
-readme: $(ALL) ## Write the tables of README.md from the result files
+readme: $(ALL) ## Write the tables of README.md and docs from the result files
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 tiny: $(ALL) ## Train the embedded demonstration model anew (up to 90 minutes on two cores)
@@ -122,6 +125,9 @@ style: $(ALL) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(WITH)docs ## Build the documentation as a website in build/docs; nothing is fetched, a warning is an error
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+
 lock: $(ALL) $(WITH)release ## Pin the newest versions that pyproject.toml allows, for CI; torch stays in constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --extra mutation --extra fuzz --python-version 3.11 \
 	  --constraints constraints.txt --no-emit-package torch --no-annotate --custom-compile-command "make lock" \
@@ -129,6 +135,18 @@ lock: $(ALL) $(WITH)release ## Pin the newest versions that pyproject.toml allow
 
 licenses: $(ALL) ## Report the licence of every dependency; fails on one that is not allowed
 	$(BIN)/python tests/benchmarks/report_licenses.py --output tests/benchmarks/results/licenses.json
+
+release-check: $(ALL) $(WITH)release ## Check what a release needs: version, both sets of dependencies, docs, licences, SBOM, the wheel by itself
+	$(BIN)/python -m pytest --quiet tests/test_release.py
+	@if grep -n "(unreleased)" CHANGELOG.md; then echo "CHANGELOG.md: give the newest version its date"; exit 1; fi
+	@mkdir -p build
+	$(BIN)/uv pip compile pyproject.toml --extra all --python-version 3.11 --resolution lowest-direct --quiet --output-file build/lowest.txt
+	$(BIN)/uv pip compile pyproject.toml --extra all --python-version 3.13 --resolution highest --quiet --output-file build/newest.txt
+	$(MAKE) docs
+	$(MAKE) licenses
+	$(MAKE) sbom
+	cd build && HF_HUB_OFFLINE=1 installation/bin/apex-music env
+	cd build && HF_HUB_OFFLINE=1 installation/bin/apex-music score ../spaces_demo/samples
 
 wheel: $(ALL) $(WITH)release ## Build the wheel and the source archive into dist
 	$(BIN)/python -m build --no-isolation --outdir dist

@@ -8,6 +8,7 @@ their names. Nothing is guessed: a vote that is none of the four known ones stop
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,13 @@ DUPLICATE_RULES = ("refuse", "drop")
 # Size of a row without its audio, for cutting shards.
 BATTLE_BYTES = 4000
 TABLE_AUDIO_BYTES = 32 * 1024**2
+
+# MIREX 2026 tests music reward models on the battles of these months: first day, and the day after the last.
+BENCHMARK = "the test of MIREX 2026 (Music Arena battles of July to December 2025)"
+BENCHMARK_DAYS = ("2025-07", "2026-01")
+BENCHMARK_MONTHS = ("2025JUL", "2025AUG", "2025SEP", "2025OCT", "2025NOV", "2025DEC")  # ends of their folders' names
+
+logger = logging.getLogger(__name__)
 
 TEXT, NUMBER, DURATION, COUNT, FLAG = "text", "number", "duration", "count", "flag"
 FIELD_KINDS: Mapping[str, str] = {
@@ -288,6 +296,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
             raise EmptyDatasetError(f"No battle is left of {len(paths)} ({counts or 'there are none'}).")
         facts = {
             "num_records": len(paths),
+            "num_of_benchmark": _warn_of_benchmark(chosen),
             "num_dropped": dropped,
             "num_leave_out_ids_not_found": len(left_out) - dropped["on the leave-out list"],
             "preferences": {name: preferences[name] for name in PREFERENCES},
@@ -318,6 +327,24 @@ class MusicArena(datasets.ArrowBasedBuilder):
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise_changed(path)
         return {"bytes": data, "path": path.name}
+
+
+def _warn_of_benchmark(battles: Sequence[_Battle]) -> int:
+    """Count the battles that a benchmark tests on, and warn of them: who trains on them cannot be tested by it."""
+    first, end = BENCHMARK_DAYS
+    found = [
+        battle
+        for battle in battles
+        if first <= str(battle.fields["date"] or "") < end
+        or (not battle.fields["date"] and battle.month.upper().endswith(BENCHMARK_MONTHS))
+    ]
+    if found:
+        logger.warning(
+            f"{len(found)} of {len(battles)} battles are in {BENCHMARK}, the first being "
+            f"{found[0].fields['battle_uuid']}. To train on what is built, leave them out: --leave-out FILE with the "
+            "ids of that test, or --months with other months."
+        )
+    return len(found)
 
 
 def read_battle(path: Path) -> dict[str, Any]:

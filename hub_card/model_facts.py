@@ -215,8 +215,8 @@ def _load_config(folder: Path) -> Any:
     if kind != ApexConfig.model_type:
         raise ValueError(
             f"{folder}: a card with results is made of APEX models, and this one's `model_type` is {kind!r}. "
-            f"`apex-music export --model {folder} --output DIR` writes its card, with the licence of each part, beside "
-            "its weights and code."
+            f"`apex-music export --model {folder} --output DIR` writes its card, with the licence of each part, "
+            "beside its weights and code."
         )
     return ApexConfig.from_pretrained(folder)
 

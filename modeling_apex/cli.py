@@ -19,11 +19,13 @@ from modeling_apex.process_exit import CommandParser, run_command
 # The commands by what people want to do.
 GROUPS = {
     "score songs": ("score", "rank", "select", "demo"),
-    "train and compare": ("embed", "label", "train", "evaluate", "conditions", "calibrate", "robustness"),
-    "judge on battles": ("arena", "anchors"),
+    "train and compare": ("embed", "label", "train", "evaluate", "conditions", "robustness"),
+    "fit a model to your songs": ("calibrate", "personalise"),
+    "judge on battles": ("arena", "anchors", "bench"),
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),
     "take in and check a model": ("convert", "verify", "validate"),
+    "report a problem": ("env",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 

@@ -24,10 +24,13 @@ MAX_REDIRECTS = 5
 MAX_ADDRESSES = 4
 """Addresses of one host that are tried before giving up."""
 CONNECT_SECONDS = 10.0
+RETRY_SECONDS = (0.5, 2.0)
+"""Waits before a song is asked for again, after a server that is busy or a connection that broke."""
 SILENCE_SECONDS = 30.0
 """How long a server may send nothing."""
 
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+_BUSY_STATUS = frozenset({429, 500, 502, 503, 504})
 _HIDE_SECRETS = HideSecrets()
 _LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
 # Public unicast, by IANA's registries: of IPv4 what they give to no special purpose, of IPv6 what they have given to
@@ -79,7 +82,7 @@ def download(url: str, limits: AudioLimits, resources: ExitStack) -> tuple[str, 
     handle = create_temporary_file(resources)
     with _Deadline(limits.max_download_seconds) as deadline, _Clients(httpx) as clients:
         try:
-            _fetch(httpx, clients, name, httpx.URL(url), handle, limits, deadline)
+            _fetch_patiently(httpx, clients, name, httpx.URL(url), handle, limits, deadline)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             # UnicodeError: a host name that the encoding of domain names (IDNA) does not have.
             _refuse_slowness(name, limits, deadline)
@@ -171,7 +174,7 @@ class _Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.has_passed = False
+        self.passed = threading.Event()
         self._streams: list[Any] = []
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
@@ -187,22 +190,42 @@ class _Deadline:
         """Take note of a connection; httpx calls this for whatever happens to it."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._streams.append(facts["return_value"])
-            if self.has_passed:
+            if self.passed.is_set():
                 self._cut()
 
     def _cut(self) -> None:
-        self.has_passed = True
+        self.passed.set()
         for stream in self._streams:
             with suppress(OSError):  # closed by now, or wrapped in TLS, which is a stream of its own
                 stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 def _refuse_slowness(name: str, limits: AudioLimits, deadline: _Deadline) -> None:
-    if deadline.has_passed:
+    if deadline.passed.is_set():
         raise AudioError(
             f"{name}: the download takes longer than {limits.max_download_seconds:g} s. Download the song first, or "
             "raise the limit with AudioLimits(max_download_seconds=...)."
         )
+
+
+class _BusyError(AudioError):
+    """A server that may answer otherwise in a moment."""
+
+
+def _fetch_patiently(
+    httpx: Any, clients: _Clients, name: str, target: Any, handle: BinaryIO, limits: AudioLimits, deadline: _Deadline
+) -> None:
+    """Fetch a song, from its beginning again where a server is busy or a connection breaks, a few times."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return _fetch(httpx, clients, name, target, handle, limits, deadline)
+        except (_BusyError, httpx.ReadError, httpx.RemoteProtocolError):
+            deadline.passed.wait(seconds)
+            if deadline.passed.is_set():
+                raise
+        handle.seek(0)
+        handle.truncate()
+    return _fetch(httpx, clients, name, target, handle, limits, deadline)
 
 
 def _fetch(
@@ -288,9 +311,8 @@ def _resolve_public(name: str, target: Any) -> list[str]:
 
 def _save_body(name: str, response: Any, handle: BinaryIO, limits: AudioLimits) -> None:
     if not response.is_success:
-        raise AudioError(
-            f"{name}: the server answered {response.status_code} {response.reason_phrase}. Check the URL."
-        )
+        kind = _BusyError if response.status_code in _BUSY_STATUS else AudioError
+        raise kind(f"{name}: the server answered {response.status_code} {response.reason_phrase}. Check the URL.")
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise AudioError(

@@ -32,7 +32,7 @@ def list_blocks(page: Path, language: str = "bash") -> list[str]:
 def list_programs(blocks: Sequence[str], folder: Path, variables: Mapping[str, str]) -> list[list[str]]:
     """Run blocks in one shell, in a folder, and return the words of each program that it would start."""
     places = folder / "bin"
-    places.mkdir()
+    places.mkdir(exist_ok=True)
     for name in ("apex-music", "python"):
         (places / name).write_text(_NOTER)
         (places / name).chmod(0o755)

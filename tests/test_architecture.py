@@ -25,6 +25,17 @@ ROOMS = {
     "rewards": {"arena", "loading", "inference", "registration"},
     "robustness": {"arena", "corpus", "engines", "inference", "statistics", "storage"},
     "training": {"corpus", "checkpoints", "loading", "model_names", "engines", "inference", "statistics", "storage"},
+    "personal": {
+        "training",
+        "arena",
+        "corpus",
+        "loading",
+        "model_names",
+        "engines",
+        "inference",
+        "statistics",
+        "storage",
+    },
 }
 PACKAGE = ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo")
 REMOTE_REQUIREMENTS = {"torch", "transformers", "numpy"}

@@ -59,6 +59,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer({}, *[bytes(1 << 16)] * 40)
         elif kind == "slow":
             self.answer({}, *[self.song[:1]] * 200, pause=0.02)
+        elif kind in ("busy", "breaking", "recovering", "healing"):
+            self.server.num_failures += 1  # type: ignore[attr-defined]
+            if kind in ("recovering", "healing") and self.server.num_failures > 1:  # type: ignore[attr-defined]
+                self.answer({"Content-Length": str(len(self.song))}, self.song)
+            elif kind in ("busy", "recovering"):
+                self.send_error(503)
+            else:
+                self.answer({"Content-Length": str(len(self.song))}, self.song[: len(self.song) // 2])
         elif kind == "mute":
             time.sleep(2)
         else:
@@ -89,6 +97,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.hosts: list[str] = []
+        self.num_failures = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *arguments: object) -> None:
@@ -104,6 +113,12 @@ def site() -> Iterator[Server]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a server that failed again at once."""
+    monkeypatch.setattr(download_module, "RETRY_SECONDS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -155,6 +170,20 @@ class TestSongs:
     def test_connection_that_breaks(self, site: Server) -> None:
         with pytest.raises(AudioError, match=r"/broken: the download failed \(RemoteProtocolError.*Check the URL"):
             open_audio(f"{site.url}/broken", limits=LOCAL)
+
+    @pytest.mark.parametrize("page", ["busy", "breaking"])
+    def test_a_server_that_fails_is_asked_a_few_times(self, site: Server, page: str) -> None:
+        site.num_failures = 0
+        reason = "the server answered 503" if page == "busy" else r"the download failed \(RemoteProtocolError"
+        with pytest.raises(AudioError, match=rf"/{page}: {reason}"):
+            open_audio(f"{site.url}/{page}", limits=LOCAL)
+        assert site.num_failures == 3
+
+    @pytest.mark.parametrize("page", ["recovering", "healing"])
+    def test_a_server_that_recovers_costs_nothing_and_no_byte_twice(self, site: Server, page: str) -> None:
+        site.num_failures = 0
+        found = load_audio(f"{site.url}/{page}", target_rate=8000, limits=LOCAL)
+        np.testing.assert_array_equal(found, load_audio(Handler.song, target_rate=8000))
 
     def test_no_server(self) -> None:
         with pytest.raises(AudioError, match=r"http://127.0.0.1:1/a.mp3: the download failed \(ConnectError"):

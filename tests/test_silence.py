@@ -117,6 +117,7 @@ STEPS = [
     ("a song by ONNX", APEX, "score", SONG, "--model", "onnx", "--engine", "onnx"),
     ("a graph of OpenVINO", APEX, "export", "--model", "model", "--format", "openvino", "--output", "openvino"),
     ("a song by OpenVINO", APEX, "score", SONG, "--model", "openvino", "--engine", "openvino"),
+    ("the environment", APEX, "env"),
     ("verification", APEX, "verify", "--model", "exported"),
 ]
 

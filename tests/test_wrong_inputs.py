@@ -1,5 +1,6 @@
 """Every command, given a wrong kind of thing in each of its places: a sentence that names it, never a traceback."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,8 +51,19 @@ PLACES: dict[str, list[list[str]]] = {
         ["battles.csv", "--truth", WRONG, "--output", "out"],
     ],
     "anchors": [[WRONG, "--output", "out"]],
+    "bench": [
+        ["cmi", "--rows", WRONG, "--audio", "songs", "--output", "out"],
+        ["cmi", "--rows", "all_test.jsonl", "--audio", WRONG, "--output", "out"],
+        ["cmi", "--rows", "all_test.jsonl", "--audio", ".", "--model", WRONG, "--output", "out"],
+    ],
     "select": [[WRONG, "--output", "out"], ["song.wav", "--model", WRONG, "--output", "out"]],
     "calibrate": [[WRONG, "embeddings", "--output", "out"], ["model", WRONG, "--output", "out"]],
+    "personalise": [
+        [WRONG, "--embeddings", "embeddings", "--output", "out"],
+        ["ratings.csv", "--embeddings", WRONG, "--output", "out"],
+        ["ratings.csv", "--songs", WRONG, "--output", "out"],
+        ["ratings.csv", "--embeddings", "embeddings", "--model", WRONG, "--output", "out"],
+    ],
     "robustness": [[WRONG, "song.wav", "--output", "out"], ["model", WRONG, "--output", "out"]],
     "convert": [
         ["--encoder", WRONG, "--heads", "model", "--output", "out"],
@@ -82,8 +94,8 @@ PLACES: dict[str, list[list[str]]] = {
         ["--model", "model", "--results", WRONG],
     ],
 }
-# It serves a page, and takes no words.
-NO_PLACES = {"demo"}
+# These take no file or folder.
+NO_PLACES = {"demo", "env"}
 LONG_NAME = "long-" + 300 * "a"
 
 
@@ -176,6 +188,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         path.write_bytes(make_wav(0, 0.2))
     (folder / "t.csv").write_text("id,play_count,upvote_count\na,1,1\nb,2,1\n")
     (folder / "battles.csv").write_text("battle_uuid,preference,system_a,system_b\na,A,x,y\n")
+    row = {"source": "PAM-Music", "split": "test", "audio-path": "song.wav", "musicality": 3.0}
+    (folder / "all_test.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "ratings.csv").write_text("song,rating\n" + "".join(f"{row},{row % 5}\n" for row in range(20)))
     before = os.getcwd()
     os.chdir(folder)
     yield make_wrong_things(folder)

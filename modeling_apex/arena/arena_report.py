@@ -145,6 +145,14 @@ def _build_judges(compared: dict[str, Any] | None) -> str:
         f"the higher score wins. Intervals draw {describe_units(compared['resampled'])}, the same for all, so that "
         "differences are paired: one whose interval holds zero may be luck."
     )
+    standing = [
+        escape_markdown(f"{pair['first']} and {pair['second']}")
+        for pair in compared["differences"]
+        if pair["subsets"]["all"]["accuracy"].get("survives_correction")
+    ]
+    if pairs:
+        note += f" With Holm's correction over {len(pairs)} pairs, accuracy differs between: "
+        note += f"{'; '.join(standing) or 'none'}."
     tables = [build_table(["judge", *columns], rows)]
     tables += [build_table(["difference", *columns], pairs)] if pairs else []
     return "\n\n".join(["## Judges side by side", *tables, note])

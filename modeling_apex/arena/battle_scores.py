@@ -76,7 +76,8 @@ def load_beginning(audio: Any, seconds: float) -> dict[str, Any]:
         return {"array": np.concatenate(pieces)[:length], "sampling_rate": stream.sampling_rate}
 
 
-def _score_beginning(score_song: Callable[[Any], Mapping[str, Any]], seconds: float, audio: Any) -> Mapping[str, Any]:
+def score_beginning(score_song: Callable[[Any], Mapping[str, Any]], seconds: float, audio: Any) -> Mapping[str, Any]:
+    """Score the beginning of a song alone, see [`load_beginning`]; what cannot be decoded has an `error`."""
     from modeling_apex.inference.scoring_apex import SONG_ERRORS
 
     try:
@@ -126,7 +127,7 @@ def compute_battle_scores(
     identity: dict[str, Any] = {"weights_sha256": weights_sha256}
     if first_seconds is not None:  # said only where it is, so that files of before go on
         identity["first_seconds"] = first_seconds
-        score_song = functools.partial(_score_beginning, score_song, first_seconds)
+        score_song = functools.partial(score_beginning, score_song, first_seconds)
     stored = _read_stored(path, identity)
     rows: list[dict[str, Any]] = []
     with open_to_append(path, encoding="utf-8") as journal:

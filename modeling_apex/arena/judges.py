@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from modeling_apex.arena.battle_files import load_battle_table
 from modeling_apex.arena.battle_resamples import draw_battle_resamples
@@ -21,6 +22,7 @@ from modeling_apex.arena.battle_table import BattleTable
 from modeling_apex.arena.direct_rules import build_direct_rules
 from modeling_apex.arena.predictions import PairPrediction, compare_measured, measure_subsets
 from modeling_apex.corpus.identity import identify_file
+from modeling_apex.statistics.significance import compute_holm_rejections
 
 # Published runners judge by musicality alone or by the mean of the aesthetic scores, and do not say which.
 DEFAULT_RULES = ("musicality", "aesthetics_mean")
@@ -99,7 +101,7 @@ def compare_judges(
     Returns:
         `dict`: `judges` (name, source, hash, number of battles), `num_battles` with a winner that all scored,
         `num_left_out`, `resampled`, `rules` (by `judge: rule`, subset and metric) and `differences` (of each pair,
-        first minus second, with a paired interval). Survives JSON.
+        first minus second, with a paired interval, and whether it `survives_correction`). Survives JSON.
 
     Raises:
         `ValueError`: If two judges have one name, a judge's table has another vote, or the judges share no battle with
@@ -124,6 +126,11 @@ def compare_judges(
         prediction.name: measure_subsets(prediction, shared, resamples.weights)
         for prediction in _list_predictions(judges, shared)
     }
+    differences = [
+        {"first": first, "second": second, "subsets": compare_measured(measured[first], measured[second], resamples)}
+        for first, second in itertools.combinations(measured, 2)
+    ]
+    _correct_for_number(differences)
     return {
         "judges": [
             {"name": judge.name, "source": judge.source, "sha256": judge.sha256, "num_battles": len(judge.votes)}
@@ -136,15 +143,31 @@ def compare_judges(
             name: {subset: part.summarize(resamples) for subset, part in found.items()}
             for name, found in measured.items()
         },
-        "differences": [
-            {
-                "first": first,
-                "second": second,
-                "subsets": compare_measured(measured[first], measured[second], resamples),
-            }
-            for first, second in itertools.combinations(measured, 2)
-        ],
+        "differences": differences,
     }
+
+
+def _correct_for_number(differences: Sequence[dict[str, Any]]) -> None:
+    """Note of each difference whether it stands when all pairs are looked at: Holm's correction, by metric."""
+    cells = [
+        ((subset, metric), found)
+        for pair in differences
+        for subset, metrics in pair["subsets"].items()
+        for metric, found in metrics.items()
+    ]
+    for family in dict.fromkeys(place for place, _ in cells):
+        members = [found for place, found in cells if place == family]
+        rejected = compute_holm_rejections([_estimate_p_value(found) for found in members])
+        for found, is_rejected in zip(members, rejected, strict=True):
+            found["survives_correction"] = is_rejected
+
+
+def _estimate_p_value(found: dict[str, Any]) -> float:
+    """Read a two-sided p-value off an estimate and its 95 % interval, as if it were normal."""
+    if found["estimate"] is None or found["low"] is None:
+        return 1.0
+    deviation = (found["high"] - found["low"]) / (2 * ndtri(0.975))
+    return float(2 * ndtr(-abs(found["estimate"]) / deviation)) if deviation > 0 else 1.0
 
 
 def _list_predictions(judges: Sequence[Judge], table: BattleTable) -> list[PairPrediction]:

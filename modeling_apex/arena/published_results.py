@@ -1,6 +1,6 @@
 """
-What the paper reports on its Music Arena battles (arXiv 2605.03395), to stand beside ours and never to be mistaken for
-it.
+What others report: the paper on its Music Arena battles (arXiv 2605.03395), and CMI-RewardBench of its judges. It
+stands beside ours and is never mistaken for it.
 
 The published rules let the lower score win; `DIRECT_RULES` holds what the published scores reach when read rightly.
 """
@@ -20,3 +20,11 @@ CLASSIFIERS: dict[tuple[str, str], dict[str, float]] = {
     ("logistic_regression", "popularity_and_aesthetics"): {"auc_all": 0.613},
 }
 DIRECT_RULES: dict[str, float] = {"score_streams": 0.443, "score_likes": 0.482, "aesthetics_mean": 0.473}
+
+CMI_SOURCE = "musicality, from the README of github.com/Haiwen-Xia/CMI-RewardBench: measured by its authors, not here"
+# Spearman's correlation on PAM and MusicEval, accuracy on Music Arena and CMI-Pref.
+CMI_RESULTS: dict[str, dict[str, float]] = {
+    "SongEval-RM": {"PAM": 0.6977, "MusicEval": 0.6949, "MusicArena": 0.7388, "CMI-Pref": 0.7240},
+    "CMI-RM": {"PAM": 0.6606, "MusicEval": 0.8266, "MusicArena": 0.7343, "CMI-Pref": 0.7820},
+    "Gemini 3 Pro": {"PAM": 0.5967, "MusicEval": 0.6018, "MusicArena": 0.6885, "CMI-Pref": 0.6580},
+}

@@ -6,10 +6,12 @@ from typing import Any
 from modeling_apex.commands.options import (
     add_computing_arguments,
     add_journal_arguments,
+    add_list_argument,
     add_model_arguments,
     build_limits,
     build_settings,
     follow_reports,
+    list_names,
     load_scorer,
     open_embedded_songs,
     refuse_audio_options,
@@ -35,7 +37,8 @@ WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
+    parser.add_argument("songs", nargs="*", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
+    add_list_argument(parser)
     parser.add_argument(
         "--teacher", dest="model", required=True, metavar="M", help="folder or Hub id of the model that labels"
     )
@@ -56,10 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from modeling_apex.corpus.song_source import open_songs
 
-    folder = find_embeddings(arguments.songs)
+    names = list_names(arguments)
+    folder = find_embeddings(names)
     if folder is not None:
         refuse_audio_options(arguments, folder)
-    songs: Any = open_songs(arguments.songs) if folder is None else None
+    songs: Any = open_songs(names) if folder is None else None
     scorer = load_scorer(arguments)
     refuse_teacher_without_labels(scorer)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeling_apex.corpus.feature_table import FeatureTable
+from modeling_apex.corpus.song_files import read_song_list
+from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
@@ -25,9 +27,11 @@ RESAMPLERS = ("sinc", "soxr")
 MEGABYTE = 1024**2
 
 
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what every command that reports on songs takes."""
-    add_song_arguments(parser)
+def add_scoring_arguments(parser: argparse.ArgumentParser, *, has_list: bool = False) -> None:
+    """Declare what every command that reports on songs takes; with a list, none need stand on the command line."""
+    add_song_arguments(parser, "*" if has_list else "+")
+    if has_list:
+        add_list_argument(parser)
     parser.add_argument(
         "--features",
         metavar="TABLE",
@@ -51,9 +55,27 @@ def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
-def add_song_arguments(parser: argparse.ArgumentParser) -> None:
+def add_list_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare a list of songs beside those of the command line; `list_names` reads both."""
+    parser.add_argument("--songs", dest="song_list", metavar="LIST", help="text file with more songs, one a line")
+
+
+def list_names(arguments: argparse.Namespace) -> list[str]:
+    """
+    Return the names of songs that a command line gives, and those of its list.
+
+    Raises:
+        `ValueError`: If it gives none.
+    """
+    names: list[str] = arguments.songs + (read_song_list(arguments.song_list) if arguments.song_list else [])
+    if not names:
+        raise ValueError("no song is named. Name files, folders, patterns or URLs, or a list of them with --songs.")
+    return names
+
+
+def add_song_arguments(parser: argparse.ArgumentParser, number: str = "+") -> None:
     """Declare the songs, the model and what runs it."""
-    parser.add_argument("songs", nargs="+", metavar="SONG", help="file, folder, pattern or URL")
+    parser.add_argument("songs", nargs=number, metavar="SONG", help="file, folder, pattern or URL")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
     add_model_arguments(parser)
 
@@ -140,11 +162,12 @@ def score_songs(
         return
     features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
     scorer = scorer or load_scorer(arguments)
+    limits = build_limits(arguments)
     inputs = (
-        song if row is None else {"id": song, "audio": song, "features": row}
+        {"id": song, "audio": open_song(song, limits=limits)} | ({} if row is None else {"features": row})
         for song, row in zip(songs, features, strict=True)
     )
-    options |= {"resampler": arguments.resampler, "limits": build_limits(arguments), "read_ahead": True}
+    options |= {"resampler": arguments.resampler, "limits": limits, "read_ahead": True}
     options["tail"] = arguments.tail
     reports: Iterable[Any] = scorer.score(inputs, on_error="report", **options)
     yield from follow_reports(reports, len(songs))

@@ -1,6 +1,7 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from modeling_apex.commands.options import (
     add_scoring_arguments,
     build_settings,
     follow_reports,
+    list_names,
     load_scorer,
     open_embedded_songs,
     refuse_audio_options,
@@ -21,6 +23,7 @@ from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.corpus.song_shares import find_share
 from modeling_apex.inference.report_apex import (
     describe_scales,
     escape_controls,
@@ -34,13 +37,15 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
-    "Score songs from their audio. One broken song is reported and the others are scored; the exit status is then 1. "
+    "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3. "
+    "One broken song is reported and the others are scored; the exit status is then 1. "
     "With --output, an interrupted run is taken up by the same command. A folder of `apex-music embed` is scored from "
     "its embeddings, by a model whose encoder made them: other heads over a corpus in seconds."
 )
 EXAMPLES = (
     "song.mp3",
     "album/ --output scores.csv",
+    "--songs list.txt --output scores.parquet",
     "'takes/*.wav' --model amaai-lab/apex --segments",
     "embeddings/suno --model runs/first/best --output scores.parquet",
 )
@@ -48,8 +53,14 @@ WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_scoring_arguments(parser)
+    add_scoring_arguments(parser, has_list=True)
     add_journal_arguments(parser, "write reports to a file instead", is_required=False)
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="with --output: score every N-th song only, from the I-th on, to a file of its own, such as "
+        "scores-00001-of-00020.csv (default: as torchrun and SLURM say, where they started several processes)",
+    )
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
 
@@ -58,12 +69,23 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embedding_manifest import find_embeddings
 
     _refuse_without_place(arguments)
-    folder = find_embeddings(arguments.songs)
+    names = list_names(arguments)
+    folder = find_embeddings(names)
     if folder is not None:
         refuse_audio_options(arguments, folder)
-    songs = [] if folder is not None else find_songs(arguments.songs)
+    songs = [] if folder is not None else find_songs(names)
     if arguments.output:
+        share = None if folder is not None and arguments.shard is None else find_share(arguments.shard)
+        if share is not None and folder is not None:
+            raise ValueError(f"--shard is for songs that are decoded, and {folder} holds embeddings: leave it out.")
+        if share is not None:
+            num_songs, songs = len(songs), share.take(songs)
+            arguments.output = share.name(arguments.output)
+            words = f"share {share.number} of {share.count} ({share.source}): {len(songs)} of {num_songs} songs"
+            print_lines(escape_controls(f"{words}, to {arguments.output}"), file=sys.stderr)
         return _score_to_file(songs, folder, arguments)
+    if arguments.shard is not None:
+        raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
     reports = []
     for report in _score(songs, folder, arguments):
         reports.append(report)

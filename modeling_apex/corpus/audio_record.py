@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from modeling_apex.corpus.identity import URL_PREFIXES, ContentIdentity, FileStamp, identify_audio
+from modeling_apex.corpus.identity import ContentIdentity, FileStamp, identify_audio, is_uri
 from modeling_apex.storage.output_folder import replace_text
 
 if TYPE_CHECKING:  # datasets need pyarrow, and the journal of `score` does without
@@ -72,7 +72,7 @@ def identify_song(audio: Any, known: SongAudio | None = None, *, rereads: bool =
         array = audio.get("array")
         audio = audio.get("bytes") or audio.get("path") if array is None else np.asarray(array).tobytes()
     path = os.path.abspath(audio) if isinstance(audio, (str, os.PathLike)) else None
-    if path is not None and str(audio).startswith(URL_PREFIXES):
+    if path is not None and is_uri(str(audio)):
         return SongAudio(f"{ADDRESS}{hashlib.sha256(str(audio).encode('utf-8', 'surrogatepass')).hexdigest()}")
     before = ContentIdentity(known.content, known.stamp) if known and path and known.path == path else None
     try:

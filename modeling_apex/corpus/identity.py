@@ -13,6 +13,7 @@ be set by a program, so content that changes never passes. Standard library only
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from typing import Any, Self
 SETTLING_NS = 2_000_000_000
 READ_ATTEMPTS = 3
 URL_PREFIXES = ("http://", "https://")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,17 @@ def identify_audio(
         audio = audio.get("bytes") if audio.get("bytes") is not None else audio.get("path")
     if isinstance(audio, (bytes, bytearray, memoryview)):
         return ContentIdentity(hashlib.sha256(audio).hexdigest())
-    if not isinstance(audio, (str, os.PathLike)) or os.fspath(audio).startswith(URL_PREFIXES):
+    if not isinstance(audio, (str, os.PathLike)) or is_uri(os.fspath(audio)):
         return None
     try:
         return identify_file(audio, known, rereads=rereads)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
+
+
+def is_uri(audio: Any) -> bool:
+    """Tell whether a song is named by a URL or another URI rather than by a path."""
+    return isinstance(audio, str) and _URI.match(audio) is not None
 
 
 def hash_json(value: Any) -> str:

@@ -17,6 +17,7 @@ from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_so
 from modeling_apex.corpus.label_teacher import MAX_NAME_LENGTH, TEACHER_COLUMNS, LabelTeacher
 from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint
+from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import escape_controls
@@ -56,7 +57,7 @@ def score_source(
             audio = identify_song(song.audio, journal.find_audio(song.id), rereads=rereads)
             if not journal.holds(song.id, audio) or (rereads and audio.is_address):
                 waiting.append((song.id, audio))
-                yield {"id": song.id, "audio": song.audio}
+                yield {"id": song.id, "audio": open_song(song.audio, limits=options.get("limits"))}
 
     settled: ScoreOptions = {"read_ahead": True, **options, "on_error": "report"}
     reports: Iterator[Any] = scorer.score(choose(), **settled)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
-from modeling_apex.corpus.identity import URL_PREFIXES, FileStamp, list_differences
+from modeling_apex.corpus.identity import FileStamp, is_uri, list_differences
 from modeling_apex.inference.report_apex import flatten_reports, format_json, format_rows
 from modeling_apex.storage.links import open_new, open_to_append, refuse_link
 from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json
@@ -243,7 +243,7 @@ class ScoreJournal(AbstractContextManager):
 
 
 def _get_key(song: str) -> str:
-    return identify_song(song).content if song.startswith(URL_PREFIXES) else song
+    return identify_song(song).content if is_uri(song) else song
 
 
 def _stamp(song: str) -> FileStamp | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modeling_apex.corpus.song_source import Song
+from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.inference.audio_apex import stream_segments
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.feature_extraction_apex import ApexFeatureExtractor, normalize_segments
@@ -49,7 +50,7 @@ def decode_song(
         return
     try:
         with stream_segments(
-            song.audio,
+            open_song(song.audio, limits=limits),
             target_rate=extractor.sampling_rate,
             segment_seconds=extractor.segment_seconds,
             resampler=resampler,

@@ -10,6 +10,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modeling_apex.corpus.identity import is_uri
+from modeling_apex.storage.table_reader import iterate_lines
+
 # What a folder is searched for. A file that is named outright is tried whatever its suffix.
 AUDIO_SUFFIXES = frozenset(
     {".aac", ".ac3", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov"}
@@ -23,7 +26,7 @@ def find_songs(names: Iterable[str]) -> list[str]:
 
     Args:
         names (`Iterable[str]`):
-            Files, folders (searched with their sub-folders), glob patterns, `http(s)` URLs.
+            Files, folders (searched with their sub-folders), glob patterns, URLs and other URIs.
 
     Returns:
         `list[str]`: paths and URLs, each once; those of a folder or pattern are sorted. What is hidden in a folder is
@@ -35,7 +38,7 @@ def find_songs(names: Iterable[str]) -> list[str]:
     """
     songs: dict[str, None] = {}
     for name in names:
-        if name.startswith(("http://", "https://")):
+        if is_uri(name):
             songs[name] = None
             continue
         if not name.strip():
@@ -55,6 +58,25 @@ def find_songs(names: Iterable[str]) -> list[str]:
             found = [str(path)]
         songs.update(dict.fromkeys(found))
     return list(songs)
+
+
+def read_song_list(path: str | os.PathLike) -> list[str]:
+    """
+    Read the songs of a list: a text file with a path, pattern, URL or other URI on each line, as a command line has
+    them; empty lines are passed over.
+
+    Raises:
+        `FileNotFoundError`: If there is no such file.
+        `ValueError`: If it names no song.
+        [`TableError`]: If it is no text.
+    """
+    place = Path(os.path.expanduser(path))
+    if not place.is_file():
+        raise FileNotFoundError(f"{path}: no such list of songs. Name a text file with a song on each line.")
+    songs = [line.strip() for _, line in iterate_lines(place) if not line.isspace()]
+    if not songs:
+        raise ValueError(f"{path}: this list names no song. Write a path, pattern or URL on each line.")
+    return songs
 
 
 def _search(folder: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from modeling_apex.corpus.identity import is_uri
 from modeling_apex.corpus.song_files import AUDIO_SUFFIXES
 from modeling_apex.storage.table_reader import TableError
 
@@ -33,7 +34,7 @@ def compute_exact_key(text: str) -> int:
 
 def loosen_id(song_id: str) -> str:
     """Reduce an id to what programs keep of it: no folders, no audio suffix, no `.0`, no leading zeros."""
-    path = urlsplit(song_id).path if song_id.startswith(("http://", "https://")) else song_id
+    path = urlsplit(song_id).path if is_uri(song_id) else song_id
     name = strip_audio_suffix(path.replace("\\", "/").rstrip("/").rpartition("/")[2].strip())
     number = _WHOLE_NUMBER.fullmatch(name)
     return (number[1].lstrip("0") or "0") if number else name

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_apex.corpus.identity import is_uri
 from modeling_apex.corpus.song_files import AUDIO_SUFFIXES, find_songs
 from modeling_apex.inference.report_apex import format_count
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
@@ -310,7 +311,7 @@ def list_caches() -> list[Path]:
 def locate_audio(audio: Any, folders: Sequence[Path], location: str) -> Any:
     """Complete the path of audio that lies beside a table, and refuse one that leads elsewhere."""
     path = audio.get("path") if isinstance(audio, dict) and audio.get("bytes") is None else audio
-    if not isinstance(path, str) or not path or path.startswith(("http://", "https://")):
+    if not isinstance(path, str) or not path or is_uri(path):
         return audio
     allowed = [Path(folder) for folder in os.environ.get(AUDIO_FOLDERS_VARIABLE, "").split(os.pathsep) if folder]
     flag = f"the environment variable {AUDIO_FOLDERS_VARIABLE}=FOLDER"

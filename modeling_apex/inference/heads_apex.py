@@ -12,7 +12,7 @@ POPULARITY_EXPONENT = math.log(0.5) / math.log(0.8)
 
 # What kind of number a score is, by its group where a head does not say. A "percentile" is a power of the percentile
 # rank, stretched to the range of its head, so the rank can be computed from it.
-GROUP_SCALES = {"popularity": "percentile", "aesthetics": "rating", "hit": "probability"}
+GROUP_SCALES = {"popularity": "percentile", "aesthetics": "rating", "hit": "probability", "personal": "rating"}
 HEAD_SCALES = ("percentile", "rating", "probability")
 DEFAULT_HEADS: tuple[dict[str, Any], ...] = (
     {"name": "score_streams", "minimum": 0.0, "maximum": 100.0, "group": "popularity", "scale": "percentile"},

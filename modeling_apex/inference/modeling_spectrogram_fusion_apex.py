@@ -42,9 +42,9 @@ class SpectrogramFusionOutput(ModelOutput):
             Mean of the segment embeddings of each song; it knows nothing of the track features.
         segment_embeddings (`torch.FloatTensor` of shape `(batch_size, num_segments, hidden_size)`):
             Embedding of each segment; zero where `segment_mask` is false.
-        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*, returned when
-            `output_segment_scores=True`):
-            Scores of each segment on its own, with the song's features; zero where `segment_mask` is false.
+        segment_scores (`torch.FloatTensor` of shape `(batch_size, num_segments, num_heads)`, *optional*):
+            With `output_segment_scores=True`, scores of each segment on its own, with the song's features; zero where
+            `segment_mask` is false.
     """
 
     loss: torch.Tensor | None = None

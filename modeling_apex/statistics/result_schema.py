@@ -1,6 +1,6 @@
 """
-The schema of result files: what `apex-music arena`, `anchors`, `train`, `evaluate`, `conditions` and `robustness`
-write, field by field.
+The schema of result files: what `apex-music arena`, `anchors`, `bench`, `train`, `evaluate`, `conditions`,
+`personalise` and `robustness` write, field by field.
 
 What comes in is the kind of a result; what leaves is its JSON Schema (draft 2020-12, the part of it that plain
 dictionaries say: types, required fields, choices), and the fields that every result file opens with: its kind, the
@@ -219,6 +219,55 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "gains": {"type": "array", "items": {"type": "object"}},
             "per_system": {"type": "object"},
             "left_out": _describe_map("Battles of each system that has too few.", _COUNT),
+        },
+    ),
+    "personal": _describe_object(
+        "What `apex-music personalise` writes.",
+        {
+            **_OPENING,
+            "kind": {"enum": ["ratings", "pairs"]},
+            "num_judgements": _COUNT,
+            "num_left_out": _describe_map("By reason, rows of the table that no head was fitted to.", _COUNT),
+            "folds": {"type": "object", "description": "How many, and of what that repeats."},
+            "penalty": {**_NUMBER, "description": "Of the fit to all judgements, for each and standardised features."},
+            "head": {"type": "object", "description": "As `config.heads` has it."},
+            "metric": {"enum": ["spearman", "accuracy"]},
+            "resampled": RESAMPLED,
+            "personal": {**ESTIMATE, "description": "Of judgements that the fit has not seen."},
+            "generic": _describe_map("Of the same judgements, by score.", ESTIMATE),
+            "differences": _describe_map("Personal minus generic, paired, by score.", ESTIMATE),
+            "not_beaten": {"type": "array", "items": _TEXT},
+            "conclusion": _TEXT,
+        },
+    ),
+    "bench": _describe_object(
+        "What `apex-music bench` writes.",
+        {
+            **_OPENING,
+            "benchmark": _TEXT,
+            "score": {**_TEXT, "description": "Which score judges."},
+            "max_seconds": {**_NUMBER, "description": "How much of each song is heard; null for all."},
+            "models": {"type": "array", "items": {"type": "object"}, "description": "Name, hash, songs that failed."},
+            "datasets": _describe_map(
+                "By dataset, on the rows that all models scored.",
+                _describe_object(
+                    "Metric, rows that count and that do not, and why.",
+                    {
+                        "metric": _TEXT,
+                        "num_rows": _COUNT,
+                        "num_left_out": _describe_map("By reason.", _COUNT),
+                        "results": _describe_map("By model.", ESTIMATE),
+                        "num_predicted_ties": _describe_map("By model; of pairs, each counts as B.", _COUNT),
+                        "differences": {
+                            "type": "array",
+                            "items": _describe_object("First minus second, paired.", ESTIMATE["properties"]),
+                        },
+                        "published": _describe_map("What others report, of all rows.", {"type": "number"}),
+                    },
+                ),
+            ),
+            "published_source": _TEXT,
+            "num_rows_left_out": _describe_map("By reason, rows that belong to no dataset.", _COUNT),
         },
     ),
     "robustness": _describe_object(

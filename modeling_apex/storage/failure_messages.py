@@ -24,6 +24,7 @@ EXTRAS = {
     **dict.fromkeys(("gradio", "PIL"), "demo"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx"),
     **dict.fromkeys(("openvino", "nncf"), "openvino"),
+    "ray": "ray",
 }
 
 

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
-_USER = re.compile(r"^(\w+:/*)[^/?#]*@")
+# A password may hold a slash that nobody wrote as %2F; a port is a number.
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*:/*)(?:[^/?#]*|[^/?#:]*:(?!\d*/)[^?#]*)@", re.IGNORECASE)
 # Names of parameters that sign a request or say who sends it: the clouds', the content networks', and common ones.
 _SECRET_NAME = re.compile(
     r"tok|sig|key|auth|pass|pwd|pw$|secret|cred|sess|jwt|code|policy|hmac|hash|md5|sha\d*$|ticket|sas|bearer|otp|pin$|"

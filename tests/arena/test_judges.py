@@ -11,7 +11,7 @@ import soundfile
 from modeling_apex.arena.arena_report import build_report
 from modeling_apex.arena.battle_files import build_battle_table
 from modeling_apex.arena.battle_scores import compute_battle_scores, load_beginning
-from modeling_apex.arena.judges import compare_judges, load_judge
+from modeling_apex.arena.judges import _correct_for_number, compare_judges, load_judge
 from modeling_apex.checkpoints.convert_songeval import convert_songeval
 from modeling_apex.cli import main
 
@@ -196,3 +196,19 @@ def test_cutting_needs_audio(rows: list[dict[str, Any]], tmp_path: Path, capsys:
     words = [write_table(tmp_path / "t.jsonl", rows), "--first-seconds", "5", "--output", str(tmp_path / "out")]
     assert main(["arena", *words]) == 2
     assert "--first-seconds cuts audio, and without --model there is none" in capsys.readouterr().err
+
+
+def test_differences_are_corrected_for_how_many_there_are() -> None:
+    """What one pair alone would show to differ does not stand among twenty that do not; what is plain does."""
+
+    def build(estimate: float | None) -> dict[str, Any]:
+        low, high = (None, None) if estimate is None else (estimate - 0.1, estimate + 0.1)
+        return {"subsets": {"all": {"auc": {"estimate": estimate, "low": low, "high": high}}}}
+
+    pairs = [build(0.11), build(0.5), build(None), *(build(0.01) for _ in range(20))]
+    _correct_for_number(pairs)
+    found = [pair["subsets"]["all"]["auc"]["survives_correction"] for pair in pairs]
+    assert found == [False, True, *[False] * 21]
+    alone = [build(0.11)]
+    _correct_for_number(alone)
+    assert alone[0]["subsets"]["all"]["auc"]["survives_correction"]

@@ -1,9 +1,9 @@
 """
-Write the tables of README.md from result files, between its `<!-- begin NAME -->` and `<!-- end NAME -->` marks.
+Write the tables of README.md and docs from result files, between `<!-- begin NAME -->` and `<!-- end NAME -->` marks.
 
     python tests/benchmarks/update_readme.py
 
-A test compares README.md with what this makes, so a number in it cannot outlive the run that it came from.
+A test compares the pages with what this makes, so a number in them cannot outlive the run that it came from.
 """
 
 import json
@@ -16,7 +16,7 @@ from modeling_apex.robustness.robustness_report import build_changes_table, desc
 from modeling_apex.storage.markdown import build_table
 
 REPOSITORY = Path(__file__).parent.parent.parent
-README = REPOSITORY / "README.md"
+PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 TINY = REPOSITORY / "modeling_apex" / "pretrained" / "apex-tiny"
 TINY_RESULTS = TINY / "results.json"
@@ -564,29 +564,85 @@ def describe_rewards(result: dict[str, Any]) -> str:
 
 
 def describe_distillation(result: dict[str, Any]) -> str:
-    """Say how well a small student repeats a larger teacher, and how both follow the truth."""
-
-    def cell(judges: dict[str, Any], name: str, metric: str) -> str:
-        value = judges[name][metric]
-        return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
-
+    """Say how a student that repeats a larger teacher follows it and the truth, beside one that learnt the truth."""
+    columns = {
+        "distilled student": ("following the teacher", "distilled"),
+        "informed student": ("following the teacher", "informed"),
+        "teacher, truth": ("following the truth", "teacher"),
+        "distilled, truth": ("following the truth", "distilled"),
+        "informed, truth": ("following the truth", "informed"),
+    }
     rows = []
-    for score, targets in result["scores"].items():
-        teacher, truth = (targets[f"following the {target}"] for target in ("teacher", "truth"))
-        agreement = [cell(teacher, "distilled", "spearman"), cell(teacher, "distilled", "mae")]
-        agreement.append(f"{teacher['mean']['mae']:.2f}")
-        rows.append([f"`{score}`", *agreement, *(cell(truth, name, "spearman") for name in truth if name != "mean")])
-    header = ["score", "student follows teacher: Spearman", "MAE", "MAE of the mean"]
-    header += [f"{who} follows truth: Spearman" for who in ("teacher", "student", "student of exact labels")]
-    songs, weights = result["num_songs"], result["num_parameters"]
+    for name, found in result["scores"].items():
+        cells = (found[followed][who]["spearman"] for followed, who in columns.values())
+        rows.append(
+            [f"`{name}`", *(f"{cell['value']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells)]
+        )
+    numbers, sizes = result["num_songs"], result["num_parameters"]
     return (
-        build_table(header, rows)
-        + f"\n\n{songs['student']['test']} synthetic songs of {result['song_seconds']:g} s that no student learnt "
-        f"from, 95 % intervals. The teacher's encoder has {weights['teacher']:,} weights, the student's, of the shape "
-        f"of apex-tiny's, {weights['student']:,}; both are untrained filterbanks on which heads were trained, "
-        f"the teacher's on exact labels of {songs['teacher']['train']} songs of another world, the student's on what "
-        f"the teacher said of {songs['student']['train']}, and, beside it, on the exact labels of the same songs. "
+        build_table(["Spearman", *columns], rows)
+        + f"\n\nSynthetic songs of {result['song_seconds']:g} s: a teacher of {sizes['teacher']:,} parameters learnt "
+        f"the truth of {numbers['teacher']['train']} and labelled others; the distilled student, {sizes['student']:,} "
+        f"parameters, learnt what it said of {numbers['student']['train']}, the informed one the truth of the same. "
+        f"Measured on {numbers['student']['test']} songs that neither student learnt from; encoders are untrained. "
         f"Made by `{result['command']}`."
+    )
+
+
+def describe_selection(result: dict[str, Any]) -> str:
+    """Say what choosing among takes gains, and what a listener's own head gains over the scores of everyone."""
+    takes, personal = result["best_of_takes"], result["personal"]
+    gains = [
+        [way, _format_estimate(found), _format_estimate(takes["all_scores_over"].get(way))]
+        for way, found in takes["over_chance"].items()
+    ]
+    tastes = [
+        [name, _format_estimate(found), _format_estimate(personal["personal_over"].get(name))]
+        for name, found in personal["correlation"].items()
+    ]
+    best = _format_estimate(personal["personal_over"]["the best for each listener"])
+    share = personal["share_of_listeners_better_than_their_best"]
+    return (
+        f"True appeal, in standard deviations, of the best of {takes['num_takes']} takes by {result['model']} above "
+        f"that of a take by chance; {takes['num_prompts']} prompts of systems that it never heard:\n\n"
+        + build_table(["chosen by", "over chance", "all scores lead by"], gains)
+        + f"\n\nWhat {personal['num_ratings']} ratings of a listener with a taste of their own teach: rank "
+        f"correlation with that taste on {personal['num_other_songs']} songs that they did not rate, mean of "
+        f"{personal['num_listeners']} listeners:\n\n"
+        + build_table(["score", "correlation", "the personal head leads by"], tastes)
+        + f"\n\nOver the score that happens to suit each listener best, which nobody knows beforehand, it leads by "
+        f"{best}, for {100 * share:.0f} % of them. 95 % intervals in brackets; synthetic songs of "
+        f"{result['song_seconds']:g} s. Made by `python tests/benchmarks/simulate_selection.py`."
+    )
+
+
+def _format_estimate(found: dict[str, Any] | None) -> str:
+    return "" if found is None else f"{found['estimate']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def describe_cluster(result: dict[str, Any]) -> str:
+    """Say what simulated clusters need for millions of songs."""
+    rows = [
+        [
+            name,
+            f"{fleet['hours']:,.0f}" if fleet["hours"] >= 10 else f"{fleet['hours']:.1f}",
+            f"{fleet['worker_hours']:,.0f}",
+            f"{fleet['songs_per_second']:,.0f}",
+            f"{fleet['skew_seconds'] / 60:,.0f}",
+            f"{fleet['failures']:,.0f}",
+            f"{fleet['share_of_work_lost']:.2%}",
+            f"{fleet['driver_gigabytes']['checkpoint of Ray Data']:,.1f}",
+        ]
+        for name, fleet in result["fleets"].items()
+    ]
+    header = ["fleet", "hours", "worker hours", "songs a second", "last minutes", "failures", "work lost"]
+    assumed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in result["assumed"].items())
+    return (
+        build_table([*header, "GB of Ray's checkpoint"], rows)
+        + "\n\nThe last minutes are those from the end of the median worker to that of the last one. Measured: a "
+        f"second of audio is decoded in {result['measured']['decode'] * 1000:.1f} ms and encoded on a core in "
+        f"{result['measured']['encode_on_a_core'] * 1000:.0f} ms at the size of MERT-v1-95M. Assumed: {assumed}. Made "
+        f"by `{result['command']}`."
     )
 
 
@@ -616,11 +672,14 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "distillation": (RESULTS / "distillation.json", describe_distillation),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
+    "distillation": (RESULTS / "distillation.json", describe_distillation),
+    "selection": (RESULTS / "selection.json", describe_selection),
+    "cluster": (RESULTS / "cluster.json", describe_cluster),
 }
 
 
-def build_readme(text: str) -> str:
-    """Return README text with every marked section made anew from its result file."""
+def build_page(text: str) -> str:
+    """Return the text of a page with every marked section made anew from its result file."""
     for name in re.findall(r"<!-- begin (\S+) -->", text):
         path, describe = SECTIONS[name]
         section = describe(json.loads(path.read_text(encoding="utf-8")))
@@ -632,7 +691,10 @@ def build_readme(text: str) -> str:
 
 
 def main() -> None:
-    README.write_text(build_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (made := build_page(text)) != text:
+            page.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -167,3 +167,22 @@ def test_durations_of_battles_are_seconds(tmp_path):
     path.write_text(json.dumps(make_battle(0, MONTH, duration_a=174315)))
     with pytest.raises(TableError, match=r"battle\.json: duration_a is 174315, .* Is it in milliseconds\?"):
         read_battle(path)
+
+
+def test_warns_of_battles_that_a_benchmark_tests_on(tmp_path, caplog):
+    tree = tmp_path / "tree"
+    for number, date in enumerate(("2025-06-30", "2025-07-01", "2025-12-31", "2026-01-01", None, None)):
+        month = "02-2025AUG" if number == 5 else MONTH
+        battle = {**make_battle(number, month), "audio_a": "", "audio_b": "", "date": date}
+        folder = tree / "battle_data" / month
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"battle-{number}.json").write_text(json.dumps(battle))
+    prepared, _ = read_rows(tmp_path, source=str(tree))
+    assert prepared.facts["num_of_benchmark"] == 3
+    assert "3 of 6 battles are in the test of MIREX 2026 (Music Arena battles of July to December 2025)" in caplog.text
+    assert "To train on what is built, leave them out: --leave-out FILE" in caplog.text
+    caplog.clear()
+    prepared, rows = read_rows(tmp_path, source=str(tree), leave_out=("battle-1", "battle-2", "battle-5"))
+    assert set(rows) == {"battle-0", "battle-3", "battle-4"}
+    assert prepared.facts["num_of_benchmark"] == 0
+    assert "MIREX" not in caplog.text

@@ -1,4 +1,4 @@
-"""The longest song is stated and refused by every door, never cut; names keep dots, capitals and seven outputs."""
+"""The longest song is refused and never cut, by every door; dots, capitals and seven outputs keep their names."""
 
 import csv
 import json

@@ -28,6 +28,10 @@ from modeling_apex.storage.source_names import HideSecrets, hide_secrets, name_s
         ("https://c/a?4f1c9a77e1b24c0d8d3d9a1c0b7f2e6a", "https://c/a?***"),
         ("https://c/go?to=https%3A%2F%2Fme%3Apw%40host", "https://c/go?to=***"),
         ("songs/what?token=1.wav", "songs/what?token=1.wav"),
+        ("s3://AKIA:se/cret@bucket/a.mp3", "s3://bucket/a.mp3"),
+        ("abfs+ssl://me:pw@host/a.mp3", "abfs+ssl://host/a.mp3"),
+        ("http://host:81/me@home.mp3", "http://host:81/me@home.mp3"),
+        ("s3://bucket/me@home.mp3", "s3://bucket/me@home.mp3"),
     ],
 )
 def test_names(source: str, name: str) -> None:
