@@ -669,7 +669,6 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "uncertainty": (TINY / "uncertainty.json", describe_uncertainty),
     "robustness": (TINY / "robustness" / "robustness.json", describe_robustness),
     "statistics": (RESULTS / "statistics.json", describe_statistics),
-    "distillation": (RESULTS / "distillation.json", describe_distillation),
     "decoding": (RESULTS / "decoding.json", describe_decoding),
     "rewards": (RESULTS / "rewards.json", describe_rewards),
     "distillation": (RESULTS / "distillation.json", describe_distillation),
