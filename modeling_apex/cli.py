@@ -18,7 +18,7 @@ from modeling_apex.process_exit import CommandParser, run_command
 
 # The commands by what people want to do.
 GROUPS = {
-    "score songs": ("score", "rank", "select", "demo"),
+    "score songs": ("score", "merge", "rank", "select", "demo"),
     "train and compare": ("embed", "label", "train", "evaluate", "conditions", "robustness"),
     "fit a model to your songs": ("calibrate", "personalise"),
     "judge on battles": ("arena", "anchors", "bench"),

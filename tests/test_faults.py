@@ -32,6 +32,7 @@ WORDS = {
     "conditions": ["conditions", "embeddings", "--output", "out"],
     "arena": ["arena", "battles.csv", "--output", "out"],
     "anchors": ["anchors", "battles.csv", "--output", "out"],
+    "merge": ["merge", "a-00001-of-00002.csv", "--output", "out.csv"],
     "select": ["select", "a.wav", "--output", "out"],
     "robustness": ["robustness", "model", "a.wav", "--output", "out"],
     "build": ["build", "songeval", "--source", "songs", "--output", "out"],

@@ -26,6 +26,7 @@ APEX = "modeling_apex.cli"
 NEEDS = {
     (APEX, "score", SONG): None,
     (APEX, "rank", SONG): None,
+    (APEX, "merge", "a-00001-of-00001.csv", "--output", "whole.csv"): None,
     (APEX, "select", SONG, "--output", "chosen"): None,
     (APEX, "env"): None,
     (APEX, "verify", "--model", MODEL): None,
@@ -99,6 +100,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], t
     folder = tmp_path_factory.mktemp("minimal")
     (folder / "songs").mkdir()
     (folder / "battles.csv").write_text("battle_uuid,vote\n")
+    (folder / "a-00001-of-00001.csv").write_text("song,clarity\n")
     (folder / "t.csv").write_text("id,play_count\n1,2\n")
     runs = [*NEEDS, *HELP]
     done = subprocess.run(

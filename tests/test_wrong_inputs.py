@@ -56,6 +56,7 @@ PLACES: dict[str, list[list[str]]] = {
         ["cmi", "--rows", "all_test.jsonl", "--audio", WRONG, "--output", "out"],
         ["cmi", "--rows", "all_test.jsonl", "--audio", ".", "--model", WRONG, "--output", "out"],
     ],
+    "merge": [[WRONG, "--output", "out.jsonl"]],
     "select": [[WRONG, "--output", "out"], ["song.wav", "--model", WRONG, "--output", "out"]],
     "calibrate": [[WRONG, "embeddings", "--output", "out"], ["model", WRONG, "--output", "out"]],
     "personalise": [

@@ -3,6 +3,7 @@ What the commands that score songs share: their options, and what they make of t
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.corpus.song_files import read_song_list
+from modeling_apex.corpus.song_shares import find_own_card
 from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
@@ -148,7 +150,10 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     from modeling_apex import loading
 
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
-    scorer = loading.load_scorer(arguments.model, **{name: getattr(arguments, name) for name in names})
+    options = {name: getattr(arguments, name) for name in names}
+    if options["device"] is None and arguments.engine == "torch":
+        options["device"] = find_own_card(os.environ)
+    scorer = loading.load_scorer(arguments.model, **options)
     if arguments.precision != "float32":
         print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
     return scorer

@@ -70,8 +70,8 @@ class SongShare:
         if not all(text.isascii() and text.isdigit() for text in texts):
             return None
         position, number, start = map(int, texts)
-        step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1") or 1) if index == "SLURM_ARRAY_TASK_ID" else 1
-        position = (position - start) // max(1, step)
+        step = environment.get("SLURM_ARRAY_TASK_STEP", "") if index == "SLURM_ARRAY_TASK_ID" else ""
+        position = (position - start) // max(1, int(step) if step.isascii() and step.isdigit() else 1)
         if not 0 <= position < number:
             raise ValueError(
                 f"{index} is {texts[0]} and {count} is {texts[1]}, which is no share of a whole. Say which share this "
@@ -93,3 +93,15 @@ def find_share(text: str | None) -> SongShare | None:
     """Return the share that a command line or the environment names; `None` for all songs."""
     share = SongShare.parse(text) if text is not None else SongShare.find(os.environ)
     return share if share is not None and share.count > 1 else None
+
+
+def find_own_card(environment: Mapping[str, str]) -> str | None:
+    """Return the card of a process that torchrun or srun started beside others on a machine; `None` for the usual."""
+    numbers = (environment.get(name, "") for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+    number = next((text for text in numbers if text.isascii() and text.isdigit()), None)
+    if number is None:
+        return None
+    import torch
+
+    num_cards = torch.cuda.device_count()  # a scheduler that gives each process its own card shows it that one alone
+    return f"cuda:{int(number) % num_cards}" if num_cards > 1 else None

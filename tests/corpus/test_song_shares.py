@@ -8,16 +8,26 @@ import pytest
 from modeling_apex import ApexModel
 from modeling_apex.cli import main
 from modeling_apex.corpus.embedding_manifest import build_identity
-from modeling_apex.corpus.song_shares import SongShare
+from modeling_apex.corpus.song_shares import SongShare, find_own_card
 
 from song_folders import write_embeddings
 
+LOCAL = ("LOCAL_RANK", "SLURM_LOCALID", "SLURM_ARRAY_TASK_STEP")
 SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN")
 
 
 @pytest.fixture(autouse=True)
 def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_ID", *SLURM):
+    for name in (
+        "RANK",
+        "WORLD_SIZE",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        "SLURM_JOB_ID",
+        "SLURM_STEP_ID",
+        *SLURM,
+        *LOCAL,
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,3 +99,37 @@ def test_a_share_has_its_place_in_a_file(
     words = ["score", str(tmp_path / "embeddings"), "--model", str(tiny_folder), "--output", str(tmp_path / "a.csv")]
     assert main([*words, "--shard", "1/2"]) == 2
     assert "--shard is for songs that are decoded, and " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "num_cards", "card"),
+    [
+        ({}, 8, None),
+        ({"LOCAL_RANK": "3"}, 8, "cuda:3"),
+        ({"SLURM_LOCALID": "9"}, 4, "cuda:1"),
+        ({"LOCAL_RANK": "3"}, 1, None),
+        ({"LOCAL_RANK": "3"}, 0, None),
+        ({"LOCAL_RANK": "x"}, 8, None),
+    ],
+)
+def test_each_process_of_a_machine_takes_its_own_card(
+    environment: dict[str, str], num_cards: int, card: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: num_cards)
+    assert find_own_card(environment) == card
+
+
+def test_a_step_that_is_no_number_says_nothing() -> None:
+    environment = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_STEP": "x"}
+    share = SongShare.find(environment)
+    assert share is not None
+    assert (share.number, share.count) == (3, 3)
+
+
+def test_the_commands_load_models_onto_their_own_card(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert main(["score", "a.wav", "--model", str(tiny_folder)]) == 2
+    assert "the device 'cuda:1' is not available" in capsys.readouterr().err

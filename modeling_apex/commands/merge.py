@@ -1,0 +1,32 @@
+"""`apex-music merge`: the parts that many machines scored, as the file that one would have written."""
+
+import argparse
+from pathlib import Path
+
+from modeling_apex.commands.options import say_what_came_of_it
+
+HELP = "put the parts of `score --shard` together"
+DESCRIPTION = (
+    "Put the files of `apex-music score --shard I/N` together, songs in the order in which they were listed. One part "
+    "is enough to name: the others are looked for beside it. Missing parts and those of several models are refused."
+)
+EXAMPLES = ("scores-00001-of-00020.parquet --output scores.parquet",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", nargs="+", metavar="PART", help="one part, or all of them")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the whole, in the format of the parts")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from modeling_apex.corpus.merged_scores import find_parts, merge_parts
+    from modeling_apex.storage.output_lock import OutputLock
+
+    output = Path(arguments.output).expanduser()
+    parts = find_parts(arguments.parts)
+    with OutputLock(output, is_file=True):
+        if output.exists() and not arguments.overwrite:
+            raise FileExistsError(f"{output}: exists. Name another output, or pass --overwrite to replace it.")
+        num_songs, num_failed = merge_parts(parts, output)
+    return say_what_came_of_it(str(output), num_songs, num_failed, "scored")
