@@ -2,10 +2,10 @@
 CMI-RewardBench by its own rows and rules: how well a score tells ratings and preferences of PAM, MusicEval, Music
 Arena and CMI-Pref.
 
-What comes in is the benchmark's `all_test.jsonl` and scores of its songs; what leaves are its metrics (Spearman's
-correlation, or the share of pairs told right), with intervals, for one model or several on the same rows. As in the
-benchmark, a tie of two scores counts as a vote for B, and a pair of which people like both or neither as half right,
-whatever is said. Of its two questions only musicality is asked: no model here hears the prompt.
+What comes in is the benchmark's `all_test.jsonl` and scores of its songs; what leaves are its metrics (Spearman's,
+Pearson's and Kendall's correlation, or the share of pairs told right), with intervals, for one model or several on the
+same rows. As in the benchmark, a tie of two scores counts as a vote for B, and a pair of which people like both or
+neither as half right, whatever is said. Of its two questions only musicality is asked: no model here hears the prompt.
 """
 
 import itertools
@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import kendalltau
 
 from modeling_apex.arena.published_results import CMI_RESULTS, CMI_SOURCE
 from modeling_apex.statistics.bootstrap import Resamples, draw_resamples
-from modeling_apex.statistics.metrics import compute_spearman
+from modeling_apex.statistics.metrics import compute_pearson, compute_spearman
 from modeling_apex.statistics.pair_metrics import divide_or_nan
 from modeling_apex.storage.cell_values import parse_number, read_text
 from modeling_apex.storage.contained_paths import AudioPathError, refuse_outside
@@ -194,8 +195,9 @@ def _measure_dataset(
         "num_left_out": left_out,
         "results": {},
         "num_predicted_ties": {},
+        "other_correlations": {},
         "differences": [],
-        "published": {judge: found[dataset] for judge, found in CMI_RESULTS.items()},
+        "published": {judge: found[dataset] for judge, found in CMI_RESULTS.items() if dataset in found},
     }
     if not kept:
         return result
@@ -207,6 +209,13 @@ def _measure_dataset(
         songs = np.array([[found[song] for song in row.songs] for row in kept])
         if is_pair:
             result["num_predicted_ties"][name] = int((songs[:, 0] == songs[:, 1]).sum())
+        else:
+            result["other_correlations"][name] = {
+                kind: resamples.summarize(
+                    float(compute(songs[:, 0], values)), compute(songs[:, 0], values, resamples.weights)
+                )
+                for kind, compute in (("pearson", compute_pearson), ("kendall", compute_kendall))
+            }
         estimates[name], draws[name] = _measure(songs, values, resamples)
         result["results"][name] = (
             resamples.summarize_share(estimates[name], draws[name], len(kept))
@@ -226,3 +235,11 @@ def _measure(songs: NDArray, values: NDArray, resamples: Resamples) -> tuple[flo
         return float(compute_spearman(songs[:, 0], values)), compute_spearman(songs[:, 0], values, resamples.weights)
     is_right = 1.0 - np.abs((songs[:, 0] > songs[:, 1]) - values)
     return float(is_right.mean()), divide_or_nan(resamples.weights @ is_right, resamples.weights.sum(axis=1))
+
+
+def compute_kendall(scores: NDArray, labels: NDArray, weights: NDArray | None = None) -> Any:
+    """Compute Kendall's tau-b, of the items or of each bootstrap sample; NaN where one side does not vary."""
+    if weights is None:
+        return kendalltau(scores, labels).statistic
+    counts = np.rint(weights).astype(int)
+    return np.array([compute_kendall(np.repeat(scores, row), np.repeat(labels, row)) for row in counts])

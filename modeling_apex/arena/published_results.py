@@ -27,4 +27,7 @@ CMI_RESULTS: dict[str, dict[str, float]] = {
     "SongEval-RM": {"PAM": 0.6977, "MusicEval": 0.6949, "MusicArena": 0.7388, "CMI-Pref": 0.7240},
     "CMI-RM": {"PAM": 0.6606, "MusicEval": 0.8266, "MusicArena": 0.7343, "CMI-Pref": 0.7820},
     "Gemini 3 Pro": {"PAM": 0.5967, "MusicEval": 0.6018, "MusicArena": 0.6885, "CMI-Pref": 0.6580},
+    "TuneJury": {"MusicArena": 0.7194, "CMI-Pref": 0.7140},
+    "TuneJury without prompt": {"MusicArena": 0.7007, "CMI-Pref": 0.7240},
+    "MuQ-Eval": {"MusicArena": 0.6761, "CMI-Pref": 0.6600},
 }

@@ -182,7 +182,7 @@ def format_results(results: Mapping[str, Any]) -> str:
             found["metric"],
             str(found["num_rows"]),
             *(_format(found["results"].get(model)) for model in models),
-            *(f"{found['published'][judge]:.3f}" for judge in judges),
+            *(f"{found['published'][judge]:.3f}" if judge in found["published"] else "" for judge in judges),
         ]
         for dataset, found in results["datasets"].items()
     ]
@@ -190,6 +190,11 @@ def format_results(results: Mapping[str, Any]) -> str:
     for dataset, found in results["datasets"].items():
         lines += [
             f"{dataset}: {pair['first']} minus {pair['second']}: {_format(pair)}" for pair in found["differences"]
+        ]
+        lines += [
+            f"{dataset}: {model}: {kind} {_format(measured)}"
+            for model, kinds in found["other_correlations"].items()
+            for kind, measured in kinds.items()
         ]
         left_out = [
             f"{format_count(count, 'row')} whose {reason}" for reason, count in found["num_left_out"].items() if count

@@ -258,6 +258,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                         "num_left_out": _describe_map("By reason.", _COUNT),
                         "results": _describe_map("By model.", ESTIMATE),
                         "num_predicted_ties": _describe_map("By model; of pairs, each counts as B.", _COUNT),
+                        "other_correlations": _describe_map(
+                            "By model, of ratings: `pearson` and `kendall`.", _describe_map("By name.", ESTIMATE)
+                        ),
                         "differences": {
                             "type": "array",
                             "items": _describe_object("First minus second, paired.", ESTIMATE["properties"]),

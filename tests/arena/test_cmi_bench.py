@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from modeling_apex.arena.cmi_bench import BenchRow, measure_bench, read_bench_rows
 from modeling_apex.cli import main
@@ -87,6 +88,22 @@ def test_models_are_compared_in_pairs_on_the_rows_that_all_scored() -> None:
     assert result["published"]["CMI-RM"] == 0.7343
 
 
+def test_ratings_are_correlated_as_scipy_does() -> None:
+    generator = np.random.default_rng(0)
+    ratings = generator.integers(1, 6, 60).astype(float)
+    found = {str(number): float(rating + generator.normal()) for number, rating in enumerate(ratings)}
+    rows = [BenchRow("PAM", [str(number)], rating, f"p{number}", "") for number, rating in enumerate(ratings)]
+    result = measure_bench(rows, {"m": found}, {}, num_draws=100)["datasets"]["PAM"]
+    scores = list(found.values())
+    assert result["results"]["m"]["estimate"] == pytest.approx(spearmanr(scores, ratings).statistic)
+    others = result["other_correlations"]["m"]
+    assert others["kendall"]["estimate"] == pytest.approx(kendalltau(scores, ratings).statistic)
+    assert others["pearson"]["estimate"] == pytest.approx(pearsonr(scores, ratings).statistic)
+    for measured in others.values():
+        assert measured["low"] < measured["estimate"] < measured["high"]
+    assert "TuneJury" not in result["published"]
+
+
 def test_the_whole_command(benchmark: Path, tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(benchmark, tiny_folder, "--num-draws", "50", "--max-seconds", "0.2") == 0
     said = capsys.readouterr().out
@@ -105,6 +122,7 @@ def test_the_whole_command(benchmark: Path, tiny_folder: Path, capsys: pytest.Ca
         "without a label (MusicEval)": 1,
     }
     assert "CMI-RM *" in said
+    assert "tiny-model: kendall " in said
     assert "measured by its authors, not here" in said
     (path,) = (benchmark / "out").glob("*.jsonl")
     reports = [json.loads(line) for line in path.read_text().splitlines()]
