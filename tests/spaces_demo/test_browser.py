@@ -15,6 +15,7 @@ import gradio.utils
 import numpy as np
 import pytest
 import soundfile
+from patience import PATIENCE
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TABS = ("Score", "Compare", "Rank", "About")
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=PATIENCE * 1000)
 
 # What sticks out of the window or is wider than its own box, regions that scroll by design left out.
 FIND_OVERFLOW = """
@@ -128,6 +129,7 @@ def visit(browser: Browser, space: SimpleNamespace) -> Iterator[Callable[..., Pa
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if is_dark else "light"
         )
+        context.set_default_timeout(PATIENCE * 1000)
         contexts.append(context)
         page = context.new_page()
         page.add_init_script(script)
