@@ -314,7 +314,7 @@ def test_our_own_slips_are_not_called_the_mistake_of_the_user(
 
 def test_wrong_words_exit_with_two(capsys: pytest.CaptureFixture) -> None:
     for words in (
-        ["score"],
+        ["rank"],
         ["score", "a.wav", "--batch-size", "0"],
         ["embed", "album", "--output", "out", "--features", "t.csv"],  # an encoder hears the audio alone
         ["sing"],
@@ -324,6 +324,8 @@ def test_wrong_words_exit_with_two(capsys: pytest.CaptureFixture) -> None:
             main(words)
         assert stop.value.code == 2
     assert "must be at least 1, got 0" in capsys.readouterr().err
+    assert main(["score"]) == 2  # which takes songs as words or as a list
+    assert "--songs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
