@@ -159,7 +159,7 @@ def test_make_installs_for_a_target_what_it_needs() -> None:
 
 def test_the_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    apart = {"all", "dev", "fuzz", "mutation", "release", "test"}
+    apart = {"all", "dev", "docs", "fuzz", "mutation", "release", "test"}
     found: dict[str, set[str]] = {}
     for extra, requirements in project["optional-dependencies"].items():
         if extra not in apart:

@@ -1,6 +1,7 @@
 """`apex-music merge`: the parts that many machines scored, as the file that one would have written."""
 
 import argparse
+import os
 from pathlib import Path
 
 from modeling_apex.commands.options import say_what_came_of_it
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.merged_scores import find_parts, merge_parts
     from modeling_apex.storage.output_lock import OutputLock
 
-    output = Path(arguments.output).expanduser()
+    output = Path(os.path.expanduser(arguments.output))
     parts = find_parts(arguments.parts)
     with OutputLock(output, is_file=True):
         if output.exists() and not arguments.overwrite:

@@ -109,7 +109,7 @@ def score_table(
         `RuntimeError`: If not one song could be scored or refused, so that the cluster is at fault and not the songs.
     """
     ray = import_ray()
-    place = Path(output).expanduser()
+    place = Path(os.path.expanduser(output))
     with OutputLock(place, is_file=True):
         scorer = SongTableScorer(model, resampler=resampler, tail=tail, limits=limits, **loading)
         settings = {"weights_sha256": scorer.weights_sha256, "resampler": resampler, "tail": tail} | _name(loading)
@@ -355,7 +355,7 @@ def _compute_keys(ids: list[str], places: list[str]) -> np.ndarray:
 
 def _read_songs(table: str | os.PathLike, id_column: str, audio_column: str | None) -> Iterator[pa.Table]:
     """Yield ids and places of a table, in pieces; paths are absolute, since workers run in other folders."""
-    path = Path(table).expanduser().absolute()
+    path = Path(os.path.expanduser(table)).absolute()
     audio, pending = "", []
     for row in iterate_rows(path, keeps_audio=False):
         if not audio:
@@ -365,7 +365,7 @@ def _read_songs(table: str | os.PathLike, id_column: str, audio_column: str | No
         place = row.values.get(audio)
         if not isinstance(place, str) or not place.strip():
             raise ValueError(f"{row.location}: its {audio} is {place!r:.80}; expected the path or the URI of a song.")
-        place = place if is_uri(place) else str(path.parent / Path(place).expanduser())
+        place = place if is_uri(place) else str(path.parent / Path(os.path.expanduser(place)))
         song = {"id": read_id(row.values.get(id_column), id_column, row.location), "uri": place}
         pending.append({name: escape_surrogates(value) for name, value in song.items()})
         if len(pending) == ROWS_PER_SHARD:
