@@ -92,17 +92,24 @@ class LoopbackHub:
 
 
 @contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Let a server answer in a thread of its own until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=PATIENCE)
+
+
+@contextmanager
 def run_loopback_hub() -> Iterator[LoopbackHub]:
     """Run a Hub until the block ends."""
     hub = LoopbackHub()
-    thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(hub.server):
         yield hub
-    finally:
-        hub.server.shutdown()
-        hub.server.server_close()
-        thread.join(timeout=PATIENCE)
 
 
 class _Handler(BaseHTTPRequestHandler):

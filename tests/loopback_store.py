@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from patience import PATIENCE
 
+from loopback_hub import serving
+
 Fault = Callable[["_Handler", bytes], bool]
 
 
@@ -40,15 +42,11 @@ class LoopbackStore:
 def run_loopback_store() -> Iterator[LoopbackStore]:
     """Run a store until the block ends."""
     store = LoopbackStore()
-    thread = threading.Thread(target=store.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield store
-    finally:
-        store.stopped.set()
-        store.server.shutdown()
-        store.server.server_close()
-        thread.join(timeout=PATIENCE)
+    with serving(store.server):
+        try:
+            yield store
+        finally:
+            store.stopped.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -174,6 +174,8 @@ def _score_all(
 
 def format_results(results: Mapping[str, Any]) -> str:
     """Return what each model reaches as a table, beside what others report, and what was left out."""
+    from modeling_apex.statistics.bootstrap import format_summary
+
     models = [model["name"] for model in results["models"]]
     judges = sorted({judge for found in results["datasets"].values() for judge in found["published"]})
     rows = [
@@ -181,7 +183,7 @@ def format_results(results: Mapping[str, Any]) -> str:
             dataset,
             found["metric"],
             str(found["num_rows"]),
-            *(_format(found["results"].get(model)) for model in models),
+            *(format_summary(found["results"].get(model)) for model in models),
             *(f"{found['published'][judge]:.3f}" if judge in found["published"] else "" for judge in judges),
         ]
         for dataset, found in results["datasets"].items()
@@ -189,10 +191,11 @@ def format_results(results: Mapping[str, Any]) -> str:
     lines = [format_table(["dataset", "metric", "rows", *models, *(f"{judge} *" for judge in judges)], rows)]
     for dataset, found in results["datasets"].items():
         lines += [
-            f"{dataset}: {pair['first']} minus {pair['second']}: {_format(pair)}" for pair in found["differences"]
+            f"{dataset}: {pair['first']} minus {pair['second']}: {format_summary(pair)}"
+            for pair in found["differences"]
         ]
         lines += [
-            f"{dataset}: {model}: {kind} {_format(measured)}"
+            f"{dataset}: {model}: {kind} {format_summary(measured)}"
             for model, kinds in found["other_correlations"].items()
             for kind, measured in kinds.items()
         ]
@@ -207,10 +210,3 @@ def format_results(results: Mapping[str, Any]) -> str:
     heard = "whole songs" if results["max_seconds"] is None else f"the first {results['max_seconds']:g} s of each song"
     lines.append(f"judged by {results['score']} of {heard}; a tie of two scores counts as B, as in the benchmark")
     return "\n".join([*lines, f"* {results['published_source']}"])
-
-
-def _format(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["estimate"] is None:
-        return "not defined"
-    ends = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    return f"{found['estimate']:.3f}{ends}"

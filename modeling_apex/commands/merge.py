@@ -22,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.merged_scores import find_parts, merge_parts
+    from modeling_apex.storage.output_folder import refuse_existing_file
     from modeling_apex.storage.output_lock import OutputLock
 
     output = Path(os.path.expanduser(arguments.output))
     parts = find_parts(arguments.parts)
     with OutputLock(output, is_file=True):
-        if output.exists() and not arguments.overwrite:
-            raise FileExistsError(f"{output}: exists. Name another output, or pass --overwrite to replace it.")
+        if not arguments.overwrite:
+            refuse_existing_file(output)
         num_songs, num_failed = merge_parts(parts, output)
     return say_what_came_of_it(str(output), num_songs, num_failed, "scored")

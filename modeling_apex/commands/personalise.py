@@ -79,10 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def format_results(results: dict[str, Any]) -> str:
     """Return what the personal head and the other scores reach as a table, and what it means."""
+    from modeling_apex.statistics.bootstrap import format_summary
+
     head = results["head"]
     entries = {head["name"]: (results["personal"], None)}
     entries |= {name: (found, results["differences"][name]) for name, found in results["generic"].items()}
-    rows = [[name, _format(found), _format(lead)] for name, (found, lead) in entries.items()]
+    rows = [
+        [name, format_summary(found), "" if lead is None else format_summary(lead)]
+        for name, (found, lead) in entries.items()
+    ]
     metric = {"spearman": "rank correlation", "accuracy": "pairs told right"}[results["metric"]]
     folds = results["folds"]
     left_out = ", ".join(f"{count} {reason}" for reason, count in results["num_left_out"].items() if count)
@@ -93,12 +98,3 @@ def format_results(results: dict[str, Any]) -> str:
         results["conclusion"],
     ]
     return "\n".join([format_table(["score", metric, "personal leads by"], rows), *notes])
-
-
-def _format(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    if found["estimate"] is None:
-        return "not defined"
-    ends = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
-    return f"{found['estimate']:.3f}{ends}"

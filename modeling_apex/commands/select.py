@@ -21,6 +21,7 @@ from modeling_apex.arena.selection import (
 )
 from modeling_apex.commands.options import add_scoring_arguments, positive_int, score_songs
 from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.corpus.song_ids import SONG_COLUMNS
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import format_count, format_table
 from modeling_apex.process_exit import print_lines
@@ -41,7 +42,6 @@ EXAMPLES = (
     "scores.csv --of-group prompt --fuse word_error_rate=-1 --fuse clap=0.5 --output runs/best",
 )
 FOLDER = "folder"
-NAME_COLUMNS = ("song", "id", "path", "file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,9 +158,9 @@ def build_candidates(reports: Sequence[Mapping[str, Any]], group_column: str) ->
     candidates = []
     expected = list(reports[0]["scores"])
     for number, report in enumerate(reports, start=1):
-        song = next((str(report[name]) for name in NAME_COLUMNS if report.get(name) not in (None, "")), None)
+        song = next((str(report[name]) for name in SONG_COLUMNS if report.get(name) not in (None, "")), None)
         if song is None:
-            raise ValueError(f"row {number} has no name: a column {', '.join(NAME_COLUMNS)} is needed.")
+            raise ValueError(f"row {number} has no name: a column {', '.join(SONG_COLUMNS)} is needed.")
         if group_column in report:
             group = report[group_column]
         elif group_column == FOLDER:

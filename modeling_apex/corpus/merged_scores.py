@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modeling_apex.corpus.score_journal import OUTPUT_FORMATS
-from modeling_apex.inference.report_apex import format_json
+from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, format_json_lines
+from modeling_apex.inference.report_apex import format_json, format_row
 from modeling_apex.storage.output_folder import TEXT_ERRORS, replace_file
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
@@ -112,23 +112,11 @@ def _read_rows(part: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _write_rows(columns: Sequence[str], rows: Sequence[dict[str, Any]], suffix: str, file: BinaryIO) -> None:
-    if suffix == ".csv":
-        lines = io.StringIO(newline="")
-        writer = csv.writer(lines, lineterminator="\r\n")
-        written = []
-        for cells in (columns, *(list(row.values()) for row in rows)):
-            lines.seek(0)
-            lines.truncate()
-            writer.writerow(cells)
-            written.append(lines.getvalue().removesuffix("\r\n") + "\n")
-        text = "".join(written)
+    if suffix == ".csv":  # cells are text by now, and safe in a spreadsheet
+        text = "".join(map(format_row, (columns, *(row.values() for row in rows))))
     else:
-        text = format_json(rows) if suffix == ".json" else "".join(_format_line(row) for row in rows)
+        text = format_json(rows) if suffix == ".json" else format_json_lines(rows)
     file.write(text.encode("utf-8", TEXT_ERRORS))
-
-
-def _format_line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _merge_parquet(parts: Sequence[Path], output: Path) -> tuple[int, int]:

@@ -30,7 +30,6 @@ from modeling_apex.corpus.ray_data import (
 from modeling_apex.corpus.scored_tables import (
     AUDIO_COLUMNS,
     SongTableScorer,
-    escape_surrogates,
     find_column,
     read_id,
 )
@@ -39,7 +38,7 @@ from modeling_apex.corpus.song_uris import is_uri
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import format_count
 from modeling_apex.storage.links import open_new, refuse_links_out_of
-from modeling_apex.storage.output_folder import check_new_folder, load_json, replace_file, save_json
+from modeling_apex.storage.output_folder import check_new_folder, escape_surrogates, load_json, replace_file, save_json
 from modeling_apex.storage.output_lock import OutputLock
 from modeling_apex.storage.source_names import name_source
 from modeling_apex.storage.table_reader import iterate_rows

@@ -9,7 +9,7 @@ never share a journal: the second is refused.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,13 @@ from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_so
 from modeling_apex.corpus.identity import FileStamp, is_uri, list_differences
 from modeling_apex.inference.report_apex import flatten_reports, format_json, format_rows
 from modeling_apex.storage.links import open_new, open_to_append, refuse_link
-from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json
+from modeling_apex.storage.output_folder import (
+    PART_NAME,
+    TEXT_ERRORS,
+    escape_surrogates,
+    parse_json,
+    refuse_existing_file,
+)
 from modeling_apex.storage.output_lock import OutputLock
 
 JOURNAL_FORMAT = 2  # that of version 0.1 had no number, and no audio in its lines
@@ -101,8 +107,8 @@ class ScoreJournal(AbstractContextManager):
         if overwrite and is_finished:
             self.path.unlink()
             whole = []
-        if self.output.exists() and not (overwrite or is_finished):
-            raise FileExistsError(f"{self.output}: exists. Name another output, or pass --overwrite to replace it.")
+        if not (overwrite or is_finished):
+            refuse_existing_file(self.output)
         if whole:
             self._take_up([self._parse(whole, number) for number in range(1, len(whole) + 1)])
         file = open_to_append(self.path, encoding="utf-8", errors=TEXT_ERRORS)  # closed by `__exit__`
@@ -224,7 +230,7 @@ class ScoreJournal(AbstractContextManager):
         suffix = self.output.suffix
         entries = reports if self._lay_out is None else [self._lay_out(report) for report in reports]
         if suffix in (".json", ".jsonl"):
-            text = format_json(entries) if suffix == ".json" else _format_json_lines(entries)
+            text = format_json(entries) if suffix == ".json" else format_json_lines(entries)
             file.write(text.encode("utf-8", TEXT_ERRORS))
             return
         names, rows = flatten_reports(reports, self._columns) if self._lay_out is None else (self._columns, entries)
@@ -232,7 +238,7 @@ class ScoreJournal(AbstractContextManager):
             file.write(format_rows(list(names), rows).encode("utf-8", TEXT_ERRORS))
             return
         pyarrow = _import_pyarrow()
-        cells = {name: [_escape_surrogates(row[name]) for row in rows] for name in names}
+        cells = {name: [escape_surrogates(row[name]) for row in rows] for name in names}
         kinds = {name: pyarrow.type_for_alias(kind) for name, kind in self._columns.items()}
         pyarrow.parquet.write_table(
             pyarrow.table({name: pyarrow.array(cells[name], kinds.get(name)) for name in names}), file
@@ -253,12 +259,9 @@ def _stamp(song: str) -> FileStamp | None:
         return None
 
 
-def _format_json_lines(reports: Sequence[Mapping[str, Any]]) -> str:
+def format_json_lines(reports: Iterable[Mapping[str, Any]]) -> str:
+    """Return reports as JSON Lines."""
     return "".join(json.dumps(report, ensure_ascii=False) + "\n" for report in reports)
-
-
-def _escape_surrogates(value: Any) -> Any:
-    return value.encode("utf-8", TEXT_ERRORS).decode("utf-8") if isinstance(value, str) else value
 
 
 def _import_pyarrow() -> Any:

@@ -18,7 +18,7 @@ from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import flatten_report
 from modeling_apex.loading import load_scorer
-from modeling_apex.storage.output_folder import TEXT_ERRORS
+from modeling_apex.storage.output_folder import escape_surrogates
 from modeling_apex.storage.source_names import name_source
 
 # What the place of a song is called, in this order.
@@ -181,8 +181,3 @@ def locate_model(model: Any) -> Any:
 
 def _restore(scorer_class: type[SongTableScorer], arguments: Mapping[str, Any]) -> SongTableScorer:
     return scorer_class(**arguments)
-
-
-def escape_surrogates(value: Any) -> Any:
-    """Make text of a name that holds bytes which are none, as Arrow takes nothing else."""
-    return value.encode("utf-8", TEXT_ERRORS).decode("utf-8") if isinstance(value, str) else value

@@ -23,6 +23,8 @@ from modeling_apex.storage.table_reader import TableError
 
 logger = logging.getLogger(__name__)
 
+# What a table of songs may call the column that names them.
+SONG_COLUMNS = ("song", "id", "path", "file")
 _WHOLE_NUMBER = re.compile(r"(\d+)(\.0)?", re.ASCII)
 
 

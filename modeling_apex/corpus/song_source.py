@@ -26,7 +26,7 @@ from modeling_apex.corpus.song_files import AUDIO_SUFFIXES, find_songs
 from modeling_apex.inference.report_apex import format_count
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
 from modeling_apex.storage.contained_paths import refuse_outside
-from modeling_apex.storage.output_folder import TEXT_ERRORS
+from modeling_apex.storage.output_folder import escape_surrogates
 from modeling_apex.storage.source_names import name_source
 
 # What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
@@ -252,8 +252,7 @@ class AudioFileSource:
             yield Song(self._name(path), path, {})
 
     def _name(self, path: str) -> str:
-        name = os.path.relpath(path, self._folder) if self._folder else name_source(path)
-        return name.encode("utf-8", TEXT_ERRORS).decode("utf-8")
+        return str(escape_surrogates(os.path.relpath(path, self._folder) if self._folder else name_source(path)))
 
 
 class AudioFolderSource(AudioFileSource):

@@ -87,15 +87,18 @@ def format_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> st
     Text that a spreadsheet would take for a formula, such as a song called `=1+1.wav`, gets a `'` in front, as is
     usual; numbers stay numbers.
     """
-    lines = []
-    for cells in (columns, *([row.get(column) for column in columns] for row in rows)):
-        line = io.StringIO()
-        # With this terminator, a cell that holds either of its characters is quoted.
-        csv.writer(line, lineterminator="\r\n").writerow(
-            f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in cells
-        )
-        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
-    return "".join(lines)
+    return "".join(
+        format_row(f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in cells)
+        for cells in (columns, *([row.get(column) for column in columns] for row in rows))
+    )
+
+
+def format_row(cells: Iterable[Any]) -> str:
+    """Return cells as one line of CSV."""
+    line = io.StringIO()
+    # With this terminator, a cell that holds either of its characters is quoted.
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def format_json(reports: Iterable[Mapping[str, Any]]) -> str:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from modeling_apex.corpus.song_ids import IdIndex
+from modeling_apex.corpus.song_ids import SONG_COLUMNS, IdIndex
 from modeling_apex.statistics.pair_metrics import OUTCOMES
 from modeling_apex.storage.cell_values import parse_number, read_text
 from modeling_apex.storage.table_reader import TableError, TableRow, iterate_rows
 
-SONG_COLUMNS = ("song", "id", "path", "file")
 RATING, GROUP = "rating", "group"
 MINIMUM_JUDGEMENTS = 20
 MINIMUM_GROUPS = 10  # that folds are made of

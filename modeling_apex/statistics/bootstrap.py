@@ -241,6 +241,14 @@ def summarize_draws(
     return {"estimate": float(estimate), "low": low, "high": high}
 
 
+def format_summary(summary: Mapping[str, Any] | None) -> str:
+    """Return an estimate with its interval in words, `0.712 (0.650 to 0.771)`; where there is none, that it is not."""
+    if summary is None or summary["estimate"] is None:
+        return "not defined"
+    ends = "" if summary["low"] is None else f" ({summary['low']:.3f} to {summary['high']:.3f})"
+    return f"{summary['estimate']:.3f}{ends}"
+
+
 def drop_undefined(numbers: Mapping[str, float]) -> dict[str, float | None]:
     """Build the JSON form of numbers: `None` for each that is not finite."""
     return {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}

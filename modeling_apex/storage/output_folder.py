@@ -77,6 +77,17 @@ def replace_file(path: Path, *, is_shared: bool = False) -> Iterator[BinaryIO]:
         raise
 
 
+def refuse_existing_file(output: Path) -> None:
+    """Raise a `FileExistsError` if a file is there that a command would replace."""
+    if output.exists():
+        raise FileExistsError(f"{output}: exists. Name another output, or pass --overwrite to replace it.")
+
+
+def escape_surrogates(value: Any) -> Any:
+    """Make text of a name that holds bytes which are none, for what takes nothing else; anything else stays."""
+    return value.encode("utf-8", TEXT_ERRORS).decode("utf-8") if isinstance(value, str) else value
+
+
 def replace_text(path: Path, text: str, *, is_shared: bool = False) -> None:
     """Write a text file by `replace_file`, in UTF-8 with `TEXT_ERRORS`."""
     with replace_file(path, is_shared=is_shared) as file:
