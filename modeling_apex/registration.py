@@ -104,6 +104,7 @@ HOOKS = {
 # through: our classes cannot be made yet, so registration waits for them as well.
 AWAITED_MODULES = (
     "transformers.configuration_utils",
+    "transformers.modeling_layers",
     "transformers.modeling_utils",
     "transformers.models.hubert.configuration_hubert",
     "transformers.models.hubert.modeling_hubert",

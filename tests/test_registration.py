@@ -15,6 +15,8 @@ PROGRAMS = {
     "encoder after package": "import modeling_apex; from transformers import HubertModel, pipeline",
     "encoder's config after package": "import modeling_apex; from transformers import HubertConfig, pipeline",
     "base class after package": "import modeling_apex; from transformers import PreTrainedModel, pipeline",
+    "layers after package": "import modeling_apex, transformers.modeling_layers; from transformers import pipeline",
+    "rewards first": "from modeling_apex.rewards import SongReward; from transformers import pipeline",
     "names first": "from modeling_apex import ApexConfig, ApexModel, load_audio; from transformers import pipeline",
 }
 CHECK = """
