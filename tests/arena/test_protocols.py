@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from modeling_apex.arena.baselines import predict_by_position, predict_by_system
 from modeling_apex.arena.predictions import build_system_pairs, measure_prediction
@@ -105,6 +107,24 @@ def test_system_tags_are_fitted_again_on_every_draw() -> None:
             expected, _ = predict_by_system(repeated, [Fold("one", np.arange(len(train)), asked)])
             np.testing.assert_allclose(row[start : start + len(asked)], expected.margins, atol=1e-8)
             start += len(asked)
+
+
+def test_system_tags_tell_systems_that_were_left_out_as_scikit_learn_does() -> None:
+    table = build_table(300, num_systems=7, system_effect=1.0)
+    names, systems = np.unique(table.systems.astype(str), return_inverse=True)
+    met = np.eye(len(names))[systems.reshape(table.systems.shape)]
+    design, outcomes = met[:, 0] - met[:, 1], table.preferences == "A"
+    margins, truth = [], []
+    for system in range(len(names)):
+        is_left_out = design[:, system] != 0
+        model = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=10_000)
+        model.fit(design[~is_left_out], outcomes[~is_left_out])
+        margins.append(model.decision_function(design[is_left_out]))
+        truth.append(outcomes[is_left_out])
+    expected = roc_auc_score(np.concatenate(truth), np.concatenate(margins))
+    found, _ = predict_by_system(table, build_folds("leave_one_system_out", table, 7, 0))
+    estimates = measure_prediction(found, table, np.ones((1, 300))).estimates
+    assert estimates["auc"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_class_only_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
@@ -45,6 +45,8 @@ def test_scores_are_computed_in_float64():
 
 
 @given(counts)
+@example([0])
+@example([0, 0, 7, 7, 2**60])
 @settings(max_examples=50, deadline=None)
 def test_percentiles_agree_with_scipy_and_average_fifty(values):
     percentiles = compute_percentile_ranks(values)
