@@ -65,8 +65,8 @@ def choose_encoder(
             Whether a precision below float32 needs its record. False only to make that record.
 
     Returns:
-        `Callable` or `None`: for the default path on a CPU, the packed form of the model's present weights, which a
-        model without an `encoder_engine` asks for anew each time; else an [`EncoderEngine`] to set as its
+        `Callable` or `None`: for the default path, the arranged form of the model's present weights, which a model
+        without an `encoder_engine` asks for anew each time; else an [`EncoderEngine`] to set as its
         `encoder_engine`. `None` where the encoder itself is due.
 
     Raises:
@@ -87,17 +87,19 @@ def choose_encoder(
 
 
 def _choose_default(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    if model.device.type == "cuda":
-        # On a GPU even float32 is an engine: torch's own default lets cuDNN round convolutions to TF32.
-        return TorchEngine(model)
-    if model.device.type != "cpu":
-        return None
     # In the model, so that it lives as long; a copied model starts with an empty one.
     cache: PackedEncoderCache = model.__dict__.setdefault("_packed_encoders", PackedEncoderCache())
-    packed = cache.get(model.encoder, before_packing=lambda: check_weights(model))
-    if packed is None:  # the encoder itself runs: by then its weights are not to lie in a file
+    arranged = cache.get(model.encoder, before_packing=lambda: check_weights(model))
+    if arranged is None:  # the encoder itself runs: by then its weights are not to lie in a file
         copy_mapped(model)
-    return None if packed is None else lambda segments: packed(segments, model.config.layer_indices)
+        # On a GPU even float32 is an engine: torch's own default lets cuDNN round convolutions to TF32.
+        return TorchEngine(model) if model.device.type == "cuda" else None
+
+    def encode(segments: torch.Tensor) -> torch.Tensor:
+        with allow_tf32(False):
+            return arranged(segments, model.config.layer_indices)
+
+    return encode
 
 
 def _build_engine(

@@ -1,7 +1,7 @@
 """
 The engine `torch` away from its defaults: bfloat16, TF32, and `torch.compile`, on a CPU or a GPU.
 
-On a CPU, bfloat16 is the default path with its matrix products in bfloat16; norms, residuals and means are float32.
+In bfloat16, the matrix products are in bfloat16; norms, residuals and means are float32.
 
 A compiled path is compiled once, for one shape: a group of segments that is too small is filled up with silence. On a
 GPU the fixed shape lets CUDA graphs replay the whole encoder without asking Python.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from modeling_apex.engines.encoder_engine import EncoderEngine
-from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
+from modeling_apex.engines.packed_cache import arrange, is_plain
 from modeling_apex.inference.modeling_apex import pool_hidden_states
 
 
@@ -38,14 +38,16 @@ class TorchEngine(EncoderEngine):
         self._layer_indices: Sequence[int] = model.config.layer_indices
         self._group = model.segments_per_pass or (1 if model.device.type == "cpu" else 8)
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._pool
-        config = model.config.encoder_config
-        if precision == "bf16" and model.device.type == "cpu" and not compile and can_arrange(config):
-            packed = PackedEncoder(model.encoder.state_dict(), config, torch.bfloat16)
-            self._run = lambda segments: packed(segments, self._layer_indices)
+        dtype = torch.bfloat16 if precision == "bf16" else model.encoder.dtype
+        is_gpu = model.device.type == "cuda"
+        # On a CPU the packed products are opaque to the compiler, and in float32 they are the default path already.
+        if is_plain(model.encoder) and (is_gpu or (precision == "bf16" and not compile)):
+            arranged = arrange(model.encoder, dtype)
+            self._run = lambda segments: arranged(segments, self._layer_indices)
         elif precision == "bf16":
-            self._encoder = copy.deepcopy(model.encoder).to(torch.bfloat16)
+            self._encoder = copy.deepcopy(model.encoder).to(dtype)
         if compile:
-            self._run = compile_encoder(self._pool, model.device)
+            self._run = compile_encoder(self._run, model.device)
 
     def _pool(self, segments: torch.Tensor) -> torch.Tensor:
         return pool_hidden_states(self._encoder, segments, self._layer_indices)

@@ -1,6 +1,7 @@
 """The torch engine: precisions, one compiled shape, and switches that are left as they were found."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from modeling_apex import ApexModel
 from modeling_apex.engines import torch_engine
 from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import EncoderGraph, compute_relative_error
+from modeling_apex.engines.gpu_encoder import GpuEncoder
+from modeling_apex.engines.packed_cache import ARRANGEMENTS
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 
 
@@ -85,11 +88,59 @@ def test_tf32_is_switched_and_put_back(is_allowed: bool, monkeypatch: pytest.Mon
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
-def test_float32_on_a_gpu_forbids_tf32(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_on_a_gpu_forbids_tf32(
+    tiny_model: ApexModel, probe: torch.Tensor, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Encoder(GpuEncoder):
+        def forward(self, *arguments: Any) -> torch.Tensor:
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return super().forward(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(ARRANGEMENTS, "cpu", Encoder)
+    encode = choose_encoder(tiny_model.requires_grad_(False))
+    assert encode is not None
+    assert compute_relative_error(encode(probe), expected) < 1e-6
+    assert seen == [(False, False)]
+
+
+def test_encoder_that_is_not_plain_runs_as_it_is_on_a_gpu(
+    tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ApexModel, "device", torch.device("cuda"))
+    tiny_model.encoder.feature_projection.register_forward_hook(lambda *arguments: None)
     engine = choose_encoder(tiny_model)
     assert isinstance(engine, TorchEngine)
     assert engine.precision == "float32"
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize(("precision", "largest_error"), [("float32", 1e-6), ("tf32", 1e-6), ("bf16", 0.05)])
+def test_gpu_runs_the_arranged_encoder(
+    tiny_model: ApexModel,
+    probe: torch.Tensor,
+    expected: torch.Tensor,
+    precision: str,
+    largest_error: float,
+    is_compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything but the GPU: its arrangement on a CPU, by the way that a model on `cuda` takes."""
+    built = []
+
+    def build(weights: Any, config: Any, dtype: torch.dtype) -> GpuEncoder:
+        built.append(dtype)
+        return GpuEncoder(weights, config, dtype)
+
+    monkeypatch.setitem(ARRANGEMENTS, "cpu", build)
+    monkeypatch.setattr(ApexModel, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch_engine, "compile_encoder", lambda run, device: run)
+    found = TorchEngine(tiny_model, precision, compile=is_compiled)(probe)
+    assert built == [torch.bfloat16 if precision == "bf16" else torch.float32]
+    assert found.dtype == torch.float32
+    assert compute_relative_error(found, expected) < largest_error
 
 
 @pytest.mark.slow
