@@ -8,6 +8,8 @@ TINY := modeling_apex/pretrained/apex-tiny
 # The versions that CI runs on; `make setup LOCK=` takes the newest that pyproject.toml allows instead.
 LOCK ?= requirements-ci.lock
 PINS := -c constraints.txt $(if $(LOCK),-c $(LOCK))
+# Whole files of tests side by side, since their fixtures are made once a file; more than four at once want much memory.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 # `$(WITH)NAMES` stands for an installation with these extras: a target installs what it needs and no more.
 WITH := $(VENV)/.installed-with-
 ALL := $(WITH)dev
@@ -34,10 +36,10 @@ score: $(WITH)audio ## Score the sample songs, or your own: make score FILES="a.
 	$(BIN)/apex-music score $(FILES)
 
 test: $(WITH)test ## Run the tests (offline, CPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(WITH)test ## Run the tests at full model size as well
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow"
 
 bench: $(ALL) ## Run the benchmarks and write their results to tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/compare_resamplers.py
