@@ -3,8 +3,8 @@ Room 5 on a GPU: a HuBERT encoder, arranged for matrix units and memory, equal t
 
 What differs from transformers' `HubertModel`, which stays the reference (`pool_hidden_states` in `modeling_apex`):
 
-- the convolutions are products of frames that lie channels last, which is what matrix units read; cuDNN turns the
-  plain layout over and back for each of them;
+- the convolutions work on frames that lie channels last, which is what matrix units read; cuDNN turns the plain layout
+  over and back for each of them;
 - the first convolution is one product with the patches of the samples, and the group norm after it is folded into its
   weight, because the moments of a linear map follow from those of the samples; that leaves one pass over the largest
   tensor of the model, where the plain way makes four;
@@ -167,34 +167,45 @@ class _FirstConvolution(nn.Module):
 class _Convolution(nn.Module):
     """From frames `(N, F, C)` to activated frames `(N, F', C')`."""
 
+    weight: torch.Tensor
     bias: torch.Tensor | None
 
     def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, index: int, dtype: torch.dtype):
         super().__init__()
         name = f"feature_extractor.conv_layers.{index}"
-        weight = weights[f"{name}.conv.weight"].to(dtype, copy=True).permute(2, 1, 0)  # (k, C, C')
-        self.kernel, self.stride = config.conv_kernel[index], config.conv_stride[index]
-        # As many taps as frames are stepped over lie side by side in memory, and are one product.
-        self.parts = nn.ParameterList(nn.Parameter(part.flatten(0, 1)) for part in weight.split(self.stride))
+        weight = weights[f"{name}.conv.weight"][..., None].to(dtype, copy=True)  # (C', C, k, 1)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         bias = weights[f"{name}.conv.bias"].to(dtype, copy=True) if config.conv_bias else None
         self.register_buffer("bias", bias)
         has_norm = config.feat_extract_norm == "layer"
         self.norm = _build_norm(weights, f"{name}.layer_norm", 1e-5) if has_norm else None
+        self.kernel, self.stride = config.conv_kernel[index], config.conv_stride[index]
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        if frames.dtype == torch.float32 and not torch.compiler.is_compiling():
+            frames = self._multiply(frames)
+        else:
+            image = frames[:, :, None].permute(0, 3, 1, 2)  # (N, C, F, 1), channels last
+            frames = F.conv2d(image, self.weight, self.bias, (self.stride, 1)).permute(0, 2, 3, 1)[:, :, 0]
+        if self.norm is not None:
+            frames = self.norm(frames.float()).to(frames.dtype)
+        return F.gelu(frames)
+
+    def _multiply(self, frames: torch.Tensor) -> torch.Tensor:
+        """Convolve by plain products: for channels last, cuDNN has fast kernels in bfloat16 and TF32 only."""
         num_segments, num_inputs, width = frames.shape
         num_frames = (num_inputs - self.kernel) // self.stride + 1
-        strides = (frames.stride(0), self.stride * width, 1)
-        convolved = torch.empty(0)
-        for start, part in zip(range(0, self.kernel, self.stride), self.parts, strict=True):
-            patches = frames[:, start:].as_strided((num_segments, num_frames, len(part)), strides)
-            part = part.expand(num_segments, -1, -1)
+        rows = self.weight[..., 0].permute(0, 2, 1)  # (C', k, C), as it lies in memory
+        convolved = frames.new_empty(0)
+        # As many taps as frames are stepped over lie side by side in memory, and are one product.
+        for start, part in zip(range(0, self.kernel, self.stride), rows.split(self.stride, 1), strict=True):
+            taps = part.shape[1] * width
+            patches = frames.as_strided(
+                (num_segments, num_frames, taps), (num_inputs * width, self.stride * width, 1), start * width
+            )
+            part = part.flatten(1).T.expand(num_segments, -1, -1)
             convolved = convolved.baddbmm_(patches, part) if start else torch.bmm(patches, part)
-        if self.bias is not None:
-            convolved = convolved + self.bias
-        if self.norm is not None:
-            convolved = self.norm(convolved.float()).to(frames.dtype)
-        return F.gelu(convolved)
+        return convolved if self.bias is None else convolved + self.bias
 
 
 class _PositionalConvolution(nn.Module):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from bench_gpu import count_flops, get_peak_rate, measure
+from bench_gpu import SHAPES, build_parser, count_flops, get_peak_rate, measure
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import HubertModel
 
-from modeling_apex import ApexModel
+from modeling_apex import ApexConfig, ApexModel
 from modeling_apex.engines.encoder_graph import EncoderGraph
 
 
@@ -24,8 +25,22 @@ def test_peak_rate_is_that_of_the_device_or_unknown() -> None:
 
 
 def test_without_a_gpu_it_runs_and_says_so() -> None:
-    result = measure(torch.device("cpu"), batch_size=2, seconds=0.05, with_compile=False)
+    words = "--batch-size 2 --batch-sizes 1 --seconds 0.05 --num-songs 2 --song-seconds 2 --decoders 1 --no-compile"
+    result = measure(torch.device("cpu"), build_parser().parse_args(words.split()))
     assert "No GPU was available" in result["note"]
-    errors = {row["precision"]: row["relative_error_to_cpu"] for row in result["paths"]}
-    assert errors["float32"] < 1e-5 < errors["bf16"] < 0.05
-    assert all(row["segments_per_second"] > 0 and row["share_of_peak"] is None for row in result["paths"])
+    (shape,) = result["shapes"].values()
+    errors = {(row["way"], row["precision"]): row["relative_error_to_cpu"] for row in shape["paths"]}
+    assert errors["published", "float32"] < 1e-6
+    assert errors["ours", "float32"] < 1e-5 < errors["ours", "bf16"] < 0.05
+    assert [row["batch_size"] for row in shape["paths"]] == [2, 2, 2, 2, 1]
+    assert all(row["segments_per_second"] > 0 and row["share_of_peak"] is None for row in shape["paths"])
+    assert result["files"]["embed_songs_per_second"].keys() == {1}
+    assert result["files"]["score_songs_per_second"] > 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_the_published_ones(shape: str) -> None:
+    config = ApexConfig(encoder_config=SHAPES[shape] or None).encoder_config
+    with torch.device("meta"):
+        num_weights = sum(weight.numel() for weight in HubertModel(config).parameters())
+    assert num_weights / 1e6 == pytest.approx({"MERT-v1-95M": 94, "MERT-v1-330M": 315}[shape], abs=1)

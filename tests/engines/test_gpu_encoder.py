@@ -84,3 +84,12 @@ def test_segments_do_not_see_each_other() -> None:
     arranged = GpuEncoder(encoder.state_dict(), encoder.config)
     alone = torch.cat([arranged(segment[None], LAYERS) for segment in samples])
     assert compute_relative_error(arranged(samples, LAYERS), alone) < 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["95M", "330M"])
+def test_compiled_it_is_the_same(kind: str) -> None:
+    encoder, samples = build_encoder(**KINDS[kind]), build_samples(2_000)
+    compiled = torch.compile(GpuEncoder(encoder.state_dict(), encoder.config), dynamic=False)
+    with torch.no_grad():
+        assert compute_relative_error(compiled(samples, LAYERS), pool_hidden_states(encoder, samples, LAYERS)) < 2e-6

@@ -54,10 +54,14 @@ def test_compiled_shape_never_changes(
     assert engine.describe() == "engine torch, float32, compiled: equal to the default path within rounding"
 
 
-def test_compiled_float32_that_differs_is_refused(tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "compile_encoder", lambda pool, device: lambda segments: 1.001 * pool(segments))
-    with pytest.raises(RuntimeError, match=r"the engine torch differs from torch by a relative 1\.0e-03"):
-        choose_encoder(tiny_model, compile=True)
+@pytest.mark.parametrize(("precision", "factor"), [("float32", 1.001), ("bf16", 1.11)])
+def test_compiled_encoder_that_differs_is_refused(
+    precision: str, factor: float, tiny_model: ApexModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = EncoderGraph(tiny_model)
+    monkeypatch.setattr(torch_engine, "compile_encoder", lambda run, device: lambda x: factor * exact(x.float()))
+    with pytest.raises(RuntimeError, match=r"the engine torch differs from torch by a relative 1\.[01]e-0"):
+        choose_encoder(tiny_model, precision=precision, compile=True, require_validation=False)
 
 
 @pytest.mark.slow
