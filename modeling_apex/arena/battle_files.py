@@ -86,7 +86,9 @@ def build_battle_table(
         rows (`Iterable[Mapping[str, Any]]`):
             `preference`, an id (`battle_uuid` or `battle_id`), and where known `system_a` and `system_b`,
             `is_instrumental`, `prompt`, `user_pseudonym`, `duration_a`/`_b`, `loudness_a`/`_b` and score columns.
-        scores (`Sequence[str]`, *optional*): Score declarations, see [`build_score_columns`].
+        scores (`Sequence[str]`, *optional*):
+            Score declarations, see [`build_score_columns`]. Defaults to the scores that the rows themselves name in
+            `groups`, as the stored scores of a model do.
         source (`str`, defaults to `"the table"`): Name of the table in error messages.
         locations (`Sequence[str]`, *optional*): Where each row stands, for messages; its number by default.
 
@@ -109,7 +111,7 @@ def build_battle_table(
         missing.insert(0, "battle_uuid")
     if missing:
         raise ValueError(f"{source} lacks the columns {missing}. It has {sorted(columns)}.")
-    score_columns = build_score_columns(columns, scores)
+    score_columns = build_score_columns(columns, scores or _list_stored_scores(listed))
 
     locations = locations or [f"row {number} of {source}" for number in range(1, len(listed) + 1)]
     readers = [_RowReader(row, where) for row, where in zip(listed, locations, strict=True)]
@@ -129,6 +131,12 @@ def build_battle_table(
         scores=np.array(scores_by_side, dtype=np.float64).reshape(len(listed), 2, len(score_columns)),
         score_columns=score_columns,
     )
+
+
+def _list_stored_scores(rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Declare the scores of a table that says of which groups they are: a model may have others than the paper's."""
+    stored = [row["groups"] for row in rows if isinstance(row.get("groups"), dict)]
+    return list(dict.fromkeys(f"{name}:{group}" for groups in stored for name, group in groups.items())) or None
 
 
 def _refuse_repeated_ids(ids: Sequence[str], source: str) -> None:

@@ -12,7 +12,7 @@ from modeling_apex.arena.arena_report import build_report
 from modeling_apex.arena.battle_files import build_battle_table
 from modeling_apex.arena.battle_scores import compute_battle_scores, load_beginning
 from modeling_apex.arena.judges import _correct_for_number, compare_judges, load_judge
-from modeling_apex.checkpoints.convert_songeval import convert_songeval
+from modeling_apex.checkpoints.convert_songeval import convert_songeval, name_scores
 from modeling_apex.cli import main
 
 import published_songeval
@@ -154,6 +154,10 @@ def test_apex_and_songeval_side_by_side_whole_and_their_beginnings(
     published_songeval.write_muq_folder(tmp_path / "MuQ")
     published_songeval.write_songeval_head(tmp_path / "head" / "model.safetensors")
     convert_songeval(tmp_path / "head", tmp_path / "MuQ", tmp_path / "songeval")
+    seven = tmp_path / "SongBench" / "model.safetensors"
+    published_songeval.write_songeval_head(seven, published_songeval.build_songeval_head(num_outputs=7))
+    names = ["melody", "coherence", "musicality", "memorability", "clarity", "naturalness", "vocals"]
+    convert_songeval(seven, tmp_path / "MuQ", tmp_path / "songbench", heads=name_scores(names))
     rows = [
         {
             "battle_uuid": f"battle-{number}",
@@ -170,20 +174,23 @@ def test_apex_and_songeval_side_by_side_whole_and_their_beginnings(
     (tmp_path / "battles").mkdir()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "battles" / "test-00000-of-00001.parquet")
     runs, judges = tmp_path / "runs", []
-    for name, model, words in (
+    for judge, model, words in (
         ("apex", tiny_folder, []),
         ("songeval", tmp_path / "songeval", []),
         ("songeval-beginning", tmp_path / "songeval", ["--first-seconds", "0.2"]),
+        ("songbench:melody,all_scores_mean", tmp_path / "songbench", []),
     ):
+        name = judge.partition(":")[0]
         place = ["--model", str(model), "--output", str(runs / name), *words]
         assert main(["arena", str(tmp_path / "battles"), *place, *QUICK]) == 0, capsys.readouterr().err
-        judges += ["--judge", f"{name}={runs / name / 'battle_scores.jsonl'}"]
+        judges += ["--judge", f"{judge}={runs / name / 'battle_scores.jsonl'}"]
     table = str(runs / "apex" / "battle_scores.jsonl")
     assert main(["arena", table, *judges, "--output", str(runs / "all"), *QUICK]) == 0, capsys.readouterr().err
     results = json.loads((runs / "all" / "results.json").read_text())
     check_result(results)
     assert results["judges"]["num_battles"] == 9
-    assert len(results["judges"]["differences"]) == 15
+    assert len(results["judges"]["differences"]) == 8 * 7 // 2
+    assert {"songbench: melody", "songbench: all_scores_mean"} < results["judges"]["rules"].keys()
     pair = {"songeval: musicality", "songeval-beginning: musicality"}
     assert any({found["first"], found["second"]} == pair for found in results["judges"]["differences"])
     report = (runs / "all" / "report.md").read_text()
