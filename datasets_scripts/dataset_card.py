@@ -44,8 +44,9 @@ kinship and links nothing: {num_prompts} such prompts, of {num_songs} songs."""
 
 BATTLES_TEXT = """\
 Battles in the layout of Music Arena (music-arena/music-arena-dataset): two systems answered one prompt, and a person
-heard both songs and said which one they prefer. `preference` is `A`, `B`, `TIE` or `BOTH_BAD`. There is one config a
-month, and `default` has them all; every battle is in the split `test`, because battles judge models and train none.
+heard both songs and said which one they prefer. `preference` is `A`, `B`, `TIE` or `BOTH_BAD`. There is one config
+per month, and `default` has them all; every battle is in the split `test`, because battles are for judging models, not
+for training them.
 """
 
 

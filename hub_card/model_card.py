@@ -183,7 +183,7 @@ def _build_licences_text(facts: ModelFacts) -> str:
             stated, commercial = escape_markdown(component.license_id or "none stated by its owner"), "ask its owner"
         role = ROLE_TEXTS.get(component.role) or escape_markdown(component.role)
         rows.append([escape_markdown(component.name), role, stated, commercial])
-    table = build_table(["component", "what it is here", "licence", "commercial use"], rows)
+    table = build_table(["component", "role", "licence", "commercial use"], rows)
     return f"{table}\n\n{_explain_commercial_use(facts)}"
 
 
@@ -243,7 +243,7 @@ def _build_components_table(components: Sequence[Component]) -> str:
         for item in components
         if item.role != "code"
     ]
-    return build_table(["source", "what it is here"], rows)
+    return build_table(["source", "role"], rows)
 
 
 def _build_results_table(evaluation: Evaluation) -> str:
@@ -279,7 +279,7 @@ def _list_missed_targets(evaluation: Evaluation) -> list[str]:
         if score.is_missed and score.target is not None and score.spearman.value is not None
     ]
     sentences += [
-        f"`{score.name}` errs more than the trivial baselines by MSE: {format_number(score.mse.value)} against "
+        f"`{score.name}` has a larger MSE than the trivial baselines: {format_number(score.mse.value)} against "
         f"{format_number(score.mse_of_mean)}."
         for score in evaluation.scores
         if score.mse.value is not None and score.mse.value > score.mse_of_mean

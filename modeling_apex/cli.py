@@ -24,7 +24,7 @@ GROUPS = {
     "judge on battles": ("arena", "anchors", "bench"),
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),
-    "take in and check a model": ("convert", "verify", "validate"),
+    "convert and check a model": ("convert", "verify", "validate"),
     "report a problem": ("env",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="apex-music",
         usage="%(prog)s [-h] [--version] [--traceback] COMMAND ...",
-        description="Tell how popular and how good an AI-generated song is likely to be, from its audio alone.",
+        description="Estimate how popular and how good an AI-generated song is likely to be, from its audio alone.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"apex-music {__version__}")
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         "\n".join([f"{group}:", *(f"  {name:<{width}}  {modules[name].HELP}" for name in names)])
         for group, names in GROUPS.items()
     )
-    parser.epilog = "\n\n".join([*lists, "`apex-music COMMAND --help` tells what a command takes, with examples."])
+    parser.epilog = "\n\n".join([*lists, "`apex-music COMMAND --help` shows the options of a command, with examples."])
     return parser
 
 

@@ -39,7 +39,7 @@ RESULT_COLUMNS = {
 # What is told of a preference head, by its name among the head's training facts.
 PREFERENCE_TITLES = {
     "num_battles": "Battles learned from",
-    "held_out_auc": "AUC on battles it had not seen (0.5 is a coin)",
+    "held_out_auc": "AUC on battles it had not seen (0.5 is chance)",
     "expected_calibration_error": "Mean error of its probabilities",
 }
 PREFERENCE_MEANING = "the part that gives Compare a probability"

@@ -30,7 +30,9 @@ OTHERS = (datasets_scripts.build.main, hub_card.build_card.main, hub_card.publis
     ],
 )
 def test_an_empty_word_is_refused_by_its_place(words: list[str], place: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{place} of the command line is the empty word '.*'\. Say what is meant"):
+    with pytest.raises(
+        ValueError, match=rf"^{place} of the command line is an empty string, '.*'\. Say what is meant"
+    ):
         refuse_empty_words(words)
 
 
@@ -45,14 +47,14 @@ def test_no_command_takes_an_empty_word(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([command, *words]) == 2
-    assert re.fullmatch(r"apex-music: .+ is the empty word ''\. .+\n", capsys.readouterr().err)
+    assert re.fullmatch(r"apex-music: .+ is an empty string, ''\. .+\n", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("run", OTHERS)
 def test_no_other_command_takes_an_empty_word(run: Callable, capsys: pytest.CaptureFixture) -> None:
     assert run(["training", "--output", ""]) == 2
-    assert "--output of the command line is the empty word ''" in capsys.readouterr().err
+    assert "--output of the command line is an empty string, ''" in capsys.readouterr().err
 
 
 NOBODY = "~nobody-of-this-name/x"

@@ -227,8 +227,8 @@ def _read_stored(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str,
     for row in rows:
         if "weights_sha256" not in row:
             raise ValueError(
-                f"{path}: holds scores of battles by version 0.1, which did not say of what weights and audio they "
-                f"are. {REMEDY}"
+                f"{path}: holds scores of battles by version 0.1, which did not record their weights and "
+                f"audio. {REMEDY}"
             )
         what = f"scores of battles by {row['scored_by']}"
         stored, wanted = (

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--counts", nargs="+", type=int, metavar="N", help="numbers of anchors, 0 among them (default: 0 5 10 20 40)"
     )
-    parser.add_argument("--num-repeats", type=int, default=50, metavar="N", help="choices of anchors (default: 50)")
+    parser.add_argument(
+        "--num-repeats", type=int, default=50, metavar="N", help="random choices of anchors (default: 50)"
+    )
     parser.add_argument("--num-draws", type=int, default=1000, metavar="N", help="bootstrap draws (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of anchors and draws (default: 0)")
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="N", help="what reports call these songs (default: the name of the folder)")
     parser.add_argument(
-        "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
+        "--split", action="append", metavar="S", help="split to use, repeatable (default: all but train)"
     )
     parser.add_argument(
         "--level",

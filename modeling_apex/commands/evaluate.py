@@ -20,12 +20,12 @@ EXAMPLES = ("embeddings/suno --model runs/first/best --output results.json", "da
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data", metavar="DATA", help="folder of apex-music embed; for a spectrogram-fusion model a dataset"
+        "data", metavar="DATA", help="folder written by apex-music embed; for a spectrogram-fusion model a dataset"
     )
     parser.add_argument("--model", metavar="M", required=True, help="folder or Hub id of the model")
     parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
     parser.add_argument(
-        "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
+        "--split", action="append", metavar="S", help="split to use, repeatable (default: all but train)"
     )
     parser.add_argument("--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
     parser.add_argument(

@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="EMBEDDINGS",
-        help="folder of apex-music embed; with --train-encoder or --model-type spectrogram-fusion a dataset",
+        help="folder written by apex-music embed; with --train-encoder or --model-type spectrogram-fusion a dataset",
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="the run folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
+    parser.add_argument("--resume", action="store_true", help="resume the run in that folder")
     add_label_arguments(parser)
     add_training_arguments(parser)
 

@@ -79,7 +79,7 @@ _EFFECT_ROW = _describe_object(
         "low": {**_NUMBER, "description": "Paired bootstrap interval of the difference of these predictions."},
         "high": _NUMBER,
         "verdict": {"enum": ["helps", "hurts", "no evidence", "not testable"]},
-        "p_value": {**_NUMBER, "description": "Two-sided, by permutations that fit again."},
+        "p_value": {**_NUMBER, "description": "Two-sided, by permutations with refitting."},
     },
     null_mean={**_NUMBER, "description": "Mean difference with permuted aesthetics: what noise columns cost."},
     excess={**_NUMBER, "description": "Estimate minus null mean."},

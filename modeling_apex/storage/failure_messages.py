@@ -61,7 +61,7 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
 def _describe_missing(error: ImportError, module: str) -> str:
     """Say what to install for an import that failed."""
     if module not in EXTRAS:
-        return f"{module} cannot be imported ({error}). Install apex-music anew: its dependencies are not complete."
+        return f"{module} cannot be imported ({error}). Reinstall apex-music: its dependencies are incomplete."
     install = f'pip install "apex-music[{EXTRAS[module]}]"'
     if isinstance(error, ModuleNotFoundError):
         return f"{module} is needed here and is not installed: {install}."

@@ -40,8 +40,8 @@ def check_new_folder(output: str | os.PathLike) -> Path:
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
     if os.path.ismount(os.path.realpath(folder)) or folder.samefile(os.curdir):
         raise FileExistsError(
-            f"{folder}: is a mount point or the current folder, whose place a whole folder cannot take in one step; "
-            "name a new folder in it."
+            f"{folder}: is a mount point or the current folder, which a finished folder cannot replace in one step; "
+            "choose a new folder in it."
         )
     return folder
 
@@ -164,7 +164,7 @@ def parse_json(content: str | bytes, place: str, remedy: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: damaged, for it is not JSON ({error}). {remedy}") from error
+        raise ValueError(f"{place}: damaged: not JSON ({error}). {remedy}") from error
 
 
 def share_files(folder: Path) -> None:

@@ -185,9 +185,9 @@ def test_an_interrupted_run_goes_on(
 
 def test_refusals(benchmark: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = benchmark / "data" / "all_test.jsonl"
-    with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl: no such file\. Name data/all_test\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl: no such file\. Pass data/all_test\.jsonl"):
         read_bench_rows(tmp_path / "nothing.jsonl", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no such folder\. Name the folder that the paths"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder\. Pass the folder that the paths"):
         read_bench_rows(rows, tmp_path / "nothing")
     other = tmp_path / "other.jsonl"
     other.write_text('{"split": "test", "source": "mine"}\n{"split": "test", "source": "Music Arena"}\n')

@@ -93,7 +93,7 @@ def test_declarations_are_refused(
 def test_judges_of_other_battles_or_votes_are_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     table, path = build_battle_table(rows), tmp_path / "scores.jsonl"
     judge = load_judge(f"one={write_table(path, rows)}")
-    with pytest.raises(ValueError, match="Judges must have names of their own, got one, one"):
+    with pytest.raises(ValueError, match="Names of judges must be unique, got one, one"):
         compare_judges(table, [judge, judge])
     turned = [row | {"preference": {"A": "B", "B": "A"}.get(row["preference"], "A")} for row in rows]
     other = load_judge(f"two={write_table(path, turned)}")

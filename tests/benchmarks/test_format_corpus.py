@@ -112,7 +112,7 @@ def test_the_summary_counts_every_file_once() -> None:
         {**row, **equal},
         {**row, "refusal": "holds 3 samples"},
         {**row, "refusal": "holds 4 samples", "rate": 8_000},
-        {**row, "refusal": "the codec of this MP4 file is none that FFmpeg decodes."},
+        {**row, "refusal": "the codec of this MP4 file is not one that FFmpeg decodes."},
     ]
     summary = summarise(rows, "5.1")
     assert summary["num_files"] == 4

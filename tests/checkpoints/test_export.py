@@ -196,7 +196,7 @@ def test_no_licence_is_made_up(tiny_model: ApexModel) -> None:
     tiny_model.config.provenance = {}
     card = build_short_card(tiny_model.config)
     assert ModelCard(card).data.license is None
-    assert "Nothing says under which licence these weights may be used. Say so above, as `license:`." in card
+    assert "No licence is stated for these weights. State it above, as `license:`." in card
 
 
 @pytest.mark.parametrize(

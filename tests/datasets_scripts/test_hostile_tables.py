@@ -247,7 +247,7 @@ def test_a_folder_without_the_audio_of_any_song_is_refused(tmp_path, capsys):
     (tmp_path / "audio" / "else.mp3").touch()
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(n) for n in range(3)])
     assert run(tmp_path, table, audio=tmp_path / "audio") == 2
-    assert "none of the 3 songs has its audio there; the table has for example 'song-000'" in capsys.readouterr().err
+    assert "none of the 3 songs has audio there; the table has for example 'song-000'" in capsys.readouterr().err
 
 
 # What is cut off

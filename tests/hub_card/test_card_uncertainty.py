@@ -94,7 +94,7 @@ def test_intervals_stand_beside_how_often_they_held(calibrated: Path) -> None:
 
 def test_warnings_stand_beside_their_false_alarms_and_hits(calibrated: Path) -> None:
     card = render(calibrated)
-    assert "farther off than that of 99 % of the reference songs" in card
+    assert "farther away than that of 99 % of the reference songs" in card
     assert "| alike | 200 | 1.0 % |" in card
     assert "| noise | 60 | 100.0 % |" in card
 
@@ -189,7 +189,7 @@ def test_robustness_of_other_weights_is_refused(shaken: Path) -> None:
     with torch.no_grad():
         next(model.parameters()).mul_(1.5)
     model.save_pretrained(shaken)
-    with pytest.raises(ValueError, match=r"found here is of other weights, or of other settings of the model, than"):
+    with pytest.raises(ValueError, match=r"are for other weights or settings of the model than"):
         render(shaken)
 
 

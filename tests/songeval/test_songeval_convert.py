@@ -183,7 +183,7 @@ def test_a_damaged_header_is_refused(sources: tuple[Path, Path], tmp_path: Path)
     head, encoder = sources
     content = head.read_bytes()
     head.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match=r"head\.safetensors: not a sound safetensors file"):
+    with pytest.raises(ValueError, match=r"head\.safetensors: not a valid safetensors file"):
         convert_songeval(head, encoder, tmp_path / "songeval")
 
 

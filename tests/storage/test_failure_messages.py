@@ -66,4 +66,4 @@ def test_a_package_that_is_too_old_is_named_with_its_extra() -> None:
 
 def test_a_package_that_every_installation_has_is_named_too() -> None:
     error = ModuleNotFoundError("No module named 'soxr'", name="soxr")
-    assert describe_failure(error).startswith("soxr cannot be imported (No module named 'soxr'). Install apex-music")
+    assert describe_failure(error).startswith("soxr cannot be imported (No module named 'soxr'). Reinstall apex-music")

@@ -149,7 +149,7 @@ DAMAGE = {
     "a percentile table for each of the heads": {"percentile_tables": {}},
     "must be a list of 101 finite numbers": {"percentile_tables": {name: [1.0] for name in HEAD_NAMES}},
     "must not descend": {"percentile_tables": {name: [2.0, *[1.0] * 100] for name in HEAD_NAMES}},
-    "must be a width, not below 0": {"intervals": {"coherence": -1.0}},
+    "must be a width of at least 0": {"intervals": {"coherence": -1.0}},
     "exactly mean, directions": {"novelty": {"mean": [1.0]}},
 }
 NOVELTY_DAMAGE = {
