@@ -27,12 +27,12 @@ DESCRIPTION = """\
 Build the datasets that training and evaluation read.
 
 Every sub-command but `synthetic` writes a folder with Parquet shards, a dataset card and manifest.json (row counts,
-hashes, options, versions), read by datasets.load_dataset(FOLDER), offline and as a stream. A build that was stopped,
-however it was, goes on when the same command is given again, and ends with the same bytes.
+hashes, options, versions). datasets.load_dataset(FOLDER) reads it, offline and as a stream. Run the same command again
+to resume a build that was interrupted, in whatever way; it ends with the same bytes.
 
-A finished dataset is valid for exactly the tables, labels and audio that made it. Given again, a command says that it
-is finished if they are the same, or refuses and names what changed; --overwrite then builds anew. Files whose size,
-times and inode are as before are not read again; --recheck reads them all.
+A finished dataset is valid for exactly the tables, labels and audio that made it. Run again, a command says that the
+dataset is finished if they are the same; otherwise it refuses and says what changed, and --overwrite rebuilds. Files
+whose size, times and inode are unchanged are not read again; --recheck reads them all.
 """
 TRAINING_DESCRIPTION = f"""\
 Songs with play and like counts: filter, turn counts into targets, split, join aesthetic labels.
@@ -43,13 +43,13 @@ A source is METADATA AUDIO [PLATFORM], and --source can be given several times:
   AUDIO     the folder with <id>.mp3, .flac ..., or `{AUDIO_IN_TABLE}` (a column of the table), or `{NO_AUDIO}`
   PLATFORM  where the songs were published; counts are ranked within a platform (default: the table's column)
 
-Songs with zero plays, repeated ids, byte-equal or corrupt audio, audio of which a part is missing, and (with
---minimum-age-days) young songs are dropped, each counted in the card. A song's split is a hash of its creator: adding
-songs later moves none.
+Songs with zero plays, repeated ids, and duplicate, corrupt or truncated audio are dropped, and so are (with
+--minimum-age-days) recent songs; the card counts each kind. A song's split is a hash of its creator, so songs added
+later do not change the split of any other.
 """
 TRAINING_EPILOG = f"""\
 Columns are those of a Suno song object unless told otherwise; dots reach into objects, | separates alternatives. Those
-of --labels are set by their own names, or behind `{LABELS}:`: --column coherence=Coh --column {LABELS}:id=track.
+of --labels are set by name, or with `{LABELS}:` in front: --column coherence=Coh --column {LABELS}:id=track.
 {chr(10).join(f"  {name:<16}{column}" for name, column in DEFAULT_COLUMNS.items())}
 
 Examples:
@@ -80,7 +80,7 @@ Example: %(prog)s --tracks fma_metadata/tracks.csv --audio fma_large --output da
 
 SPOTIFY_DESCRIPTION = """\
 Tracks of a Spotify-like table (popularity 0 to 100, acoustic attributes, genre, release, artist) joined to audio,
-split by artist. Features that leak the target (artist_popularity, artist_followers, play_count, like_count) are named
+split by artist. Features that leak the target (artist_popularity, artist_followers, play_count, like_count) are marked
 as such in the card; --leaking-features drop leaves them out.
 
 Example: %(prog)s --tracks tracks.csv --audio audio --output data/tracks
@@ -177,12 +177,17 @@ def _add_corpus_arguments(parser: argparse.ArgumentParser, *, group_by: Sequence
 def _add_popularity_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("filters")
     group.add_argument("--keep-zero-plays", action="store_true", help="keep songs with zero plays")
-    group.add_argument("--minimum-age-days", type=float, default=0.0, metavar="N", help="drop songs younger than that")
+    group.add_argument(
+        "--minimum-age-days", type=float, default=0.0, metavar="N", help="drop songs younger than N days"
+    )
     group.add_argument(
         "--as-of", metavar="DATE", help="date that ages are counted from (default: that of the newest song)"
     )
     group.add_argument(
-        "--duplicate-ids", choices=("drop", "refuse"), default="drop", help="what to do with them (default: drop)"
+        "--duplicate-ids",
+        choices=("drop", "refuse"),
+        default="drop",
+        help="what to do with repeated ids (default: drop)",
     )
 
 
@@ -194,14 +199,14 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("METADATA", "AUDIO"),
-        help="a table, its audio and, if you like, its platform; can be given several times",
+        help="a table, its audio and, optionally, its platform; repeatable",
     )
     parser.add_argument(
         "--column",
         action="append",
         default=[],
         metavar="[PLATFORM:]FIELD=NAME",
-        help="where a field is found, also of --labels",
+        help="column that a field is read from, also for --labels",
     )
     parser.add_argument("--hub-split", default="train", metavar="NAME", help="split of Hub sources (default: train)")
     parser.add_argument("--hub-revision", metavar="REV", help="revision of Hub sources")
@@ -218,7 +223,9 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_songeval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with metadata.jsonl and the audio")
-    parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="FIELD=NAME", help="column that a field is read from"
+    )
     parser.add_argument(
         "--label-source",
         choices=LABEL_SOURCES,
@@ -252,7 +259,9 @@ def _add_fma_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_spotify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracks", required=True, metavar="TABLE", help="a table, a folder of tables, or a Hub id")
     parser.add_argument("--audio", metavar="DIR", help="the folder with <id>.mp3, .flac ...; without it, no audio")
-    parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="FIELD=NAME", help="column that a field is read from"
+    )
     parser.add_argument(
         "--leaking-features",
         choices=("keep", "drop"),

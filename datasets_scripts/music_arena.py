@@ -397,7 +397,7 @@ def load_battle_ids(path: str | Path) -> list[str]:
     ids = [line.partition("#")[0].strip() for _, line in iterate_lines(Path(os.path.expanduser(path)))]
     ids = [battle_id for battle_id in ids if battle_id]
     if not ids:
-        raise ValueError(f"{path} lists no battle ids: expected one a line.")
+        raise ValueError(f"{path} lists no battle ids: expected one per line.")
     return ids
 
 

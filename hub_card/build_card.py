@@ -31,9 +31,9 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--facts", metavar="FILE", help="JSON of facts that are not measured (default: facts.json there)"
     )
-    parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote (default: arena/ there)")
+    parser.add_argument("--arena", metavar="DIR", help="folder that `apex-music arena` wrote (default: arena/ there)")
     parser.add_argument(
-        "--robustness", metavar="DIR", help="what `apex-music robustness` wrote (default: robustness/ there)"
+        "--robustness", metavar="DIR", help="folder that `apex-music robustness` wrote (default: robustness/ there)"
     )
     parser.add_argument("--no-arena-because", metavar="TEXT", help="why there are no results on battles")
 

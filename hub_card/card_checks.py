@@ -164,7 +164,7 @@ def _find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
             f"{', '.join(sorted(HUB_LICENSES))}"
         )
     elif data.license == COMBINED_LICENSE_ID and not (data.get("license_name") and data.get("license_link")):
-        problems.append("the license is `other`, which needs license_name and license_link beside it")
+        problems.append("the license is `other`, which also needs license_name and license_link")
     if repo_type == "model":
         names = ("library_name", "pipeline_tag")
         problems += [f"the front matter names no {name}" for name in names if not data.get(name)]

@@ -272,7 +272,7 @@ def upload(api: Any, plan: UploadPlan, message: str) -> str:
     except get_hub_errors() as error:
         raise PublishError(
             f"{plan.target.repo_id} could not be sent and read back completely: {describe_error(error)} Run the same "
-            "command again: it reads the repository anew."
+            "command again: it reads the repository again."
         ) from error
     return commit
 
@@ -338,8 +338,7 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
             ) from error
         raise PublishError(
             f"the upload to {plan.target.repo_id} was interrupted: {describe_error(error)} Run the same command "
-            f"again: it "
-            "reads the repository anew, and large files that arrived whole are not sent twice."
+            f"again: it reads the repository again, and large files that arrived whole are not sent twice."
         ) from error
     except ValueError as error:  # what the Hub says about the front matter, before anything is sent
         raise PublishError(f"the Hub refuses the card: {describe_error(error)} Nothing was committed.") from error

@@ -44,10 +44,10 @@ PLOT_TITLES = {
 }
 # What the end of a song counts, by the config's `tail`.
 TAIL_TEXTS = {
-    "full": "Segments have equal weight, and the last one is padded with silence: the end of a song that is little "
-    "longer than a whole number of segments counts more than it lasts.",
-    "weighted": "A segment counts by the seconds of song in it, and the last one is padded with silence: what is "
-    "heard of a short end is silence for the most part, though it counts little.",
+    "full": "Segments have equal weight, and the last one is padded with silence: where only a few seconds are left "
+    "for it, they count as much as a whole segment.",
+    "weighted": "A segment counts by the seconds of song in it, and the last one is padded with silence: where only a "
+    "few seconds are left for it, the model hears mostly silence there, but that segment counts little.",
     "drop": "A last segment of less than {seconds:g} s is not heard, unless the song has no other; a longer one is "
     "padded with silence and counts as much as the others.",
 }
@@ -197,7 +197,7 @@ def _explain_commercial_use(facts: ModelFacts) -> str:
         ]
         return (
             "Every part may be used commercially; keep the notices that the licences ask for. "
-            f"The published APEX weights are another matter: they stand on {', '.join(bound)}, so a product cannot "
+            f"The published APEX weights are another matter: they contain {', '.join(bound)}, so a product cannot "
             "use those without an agreement with their owners."
         )
     stored = [escape_markdown(component.name) for component in restricting if component.is_in_weights]
@@ -273,8 +273,8 @@ def _has_ceiling(evaluation: Evaluation) -> bool:
 
 def _list_missed_targets(evaluation: Evaluation) -> list[str]:
     sentences = [
-        f"`{score.name}` falls short: a rank correlation of {format_number(score.target)} was asked for, "
-        f"{format_number(score.spearman.value)} was reached."
+        f"`{score.name}` misses its target: the rank correlation is {format_number(score.spearman.value)}, "
+        f"the target {format_number(score.target)}."
         for score in evaluation.scores
         if score.is_missed and score.target is not None and score.spearman.value is not None
     ]

@@ -290,7 +290,7 @@ def _stage_model(arguments: argparse.Namespace, staged: Path) -> None:
     if measured is not None and measured != compute_scores_hash(loaded):
         raise FolderRefusedError(
             f"{results}: not published, because these are results of another model than {source} (or of its earlier "
-            f"weights, percentiles or reference set). Remove the file, and it is made anew."
+            f"weights, percentiles or reference set). Remove the file, and it is made again."
         )
     export_model(loaded, staged)
     if "model" in content:  # where it lay on this machine is nobody's business

@@ -76,7 +76,7 @@ def _describe_intervals(
 
 def _judge_coverage(level: float, uncertainty: Uncertainty | None) -> str:
     if uncertainty is None:
-        return "How many labels of other songs lie in these intervals was not measured."
+        return "How many labels of other songs these intervals contain was not measured."
     share, head, songs = min(
         (share, head, songs) for songs, found in uncertainty.coverage.items() for head, (share, _) in found.items()
     )
@@ -99,7 +99,7 @@ def _format_share(share: float, count: int) -> str:
 def _describe_novelty(reference: Mapping[str, Any], uncertainty: Uncertainty | None) -> str:
     known = reference["novelty"]
     if not known:
-        return "The reference set is too small to tell which songs are unlike it, so reports warn of none."
+        return "The reference set is too small to show which songs are unlike it, so reports warn of none."
     text = (
         "A song that is unlike the reference set is flagged in `novelty` of a report, with a warning: its embedding "
         f"is farther away than that of {100 * known['level']:g} % of the reference songs (a distance above "

@@ -234,7 +234,7 @@ def _read_model_class(model: str, options: Mapping[str, Any]) -> "type[ApexModel
         name = described.get("model_type")
     except (TypeError, AttributeError) as error:  # the file of a Hub model, which transformers takes as it comes
         raise ValueError(
-            f"{model}: its config.json must hold the fields of a config by name ({error}). Name another model."
+            f"{model}: its config.json must hold the fields of a config by name ({error}). Choose another model."
         ) from error
     known: tuple[Any, ...] = (ApexModel, SpectrogramFusionModel, SongEvalModel)
     classes = {model_class.config_class.model_type: model_class for model_class in known}

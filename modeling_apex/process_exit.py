@@ -160,7 +160,7 @@ def _judge(error: Exception, output: str | os.PathLike | None) -> tuple[int, str
         )
     message = describe_failure(error, output).strip() or type(error).__name__
     if isinstance(error, MemoryError):
-        message = f"there is not enough memory ({message}). Give it smaller files, or a machine with more memory."
+        message = f"there is not enough memory ({message}). Use smaller files, or a machine with more memory."
     return getattr(error, "exit_status", 2), message
 
 

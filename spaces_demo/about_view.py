@@ -156,7 +156,7 @@ def _describe_evaluation(title: str, scores: Mapping[str, Any]) -> dict[str, Any
     counts = [numbers["num_songs"] for numbers in scores.values() if isinstance(numbers.get("num_songs"), int)]
     if counts:
         span = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-        title = f"{title}: {span} songs a score"
+        title = f"{title}: {span} songs per score"
     return {
         "title": title,
         "columns": [RESULT_COLUMNS[column] for column in columns],

@@ -217,10 +217,10 @@ def _build_aesthetics_effect(results: dict[str, Any]) -> str:
     ]
     header = ["protocol", "classifier", "AUC difference (paired interval)", "noise columns bring", "over noise", "p",
               "smallest effect shown in 4 of 5", "verdict"]  # fmt: skip
-    claim = "between songs of one system" if effect.get("claim") == "songs" else "of songs or of systems"
+    claim = "between songs of one system" if effect.get("claim") == "songs" else "between songs or systems"
     note = (
         f"p by up to {effect.get('num_permutations', 0)} permutations of all aesthetic scores together, each "
-        f"refitted; the question is what aesthetics tell {claim}. The primary row ({effect['primary']['protocol']}, "
+        f"refitted; the question is what aesthetics add {claim}. The primary row ({effect['primary']['protocol']}, "
         f"{effect['primary']['classifier']}) is judged alone, the others after Holm's correction."
     )
     reasons = dict.fromkeys(row["reason"] for row in effect["rows"] if row.get("verdict") == "not testable")

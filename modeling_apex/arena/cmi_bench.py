@@ -1,11 +1,12 @@
 """
-CMI-RewardBench by its own rows and rules: how well a score tells ratings and preferences of PAM, MusicEval, Music
+CMI-RewardBench by its own rows and rules: how well a score predicts ratings and preferences of PAM, MusicEval, Music
 Arena and CMI-Pref.
 
 What comes in is the benchmark's `all_test.jsonl` and scores of its songs; what leaves are its metrics (Spearman's,
-Pearson's and Kendall's correlation, or the share of pairs told right), with intervals, for one model or several on the
-same rows. As in the benchmark, a tie of two scores counts as a vote for B, and a pair of which people like both or
-neither as half right, whatever is said. Of its two questions only musicality is asked: no model here hears the prompt.
+Pearson's and Kendall's correlation, or the share of pairs ordered correctly), with intervals, for one model or several
+on the same rows. As in the benchmark, a tie of two scores counts as a vote for B, and a pair of which people like both
+or neither as half right, whatever is predicted. Of its two questions only musicality is asked: no model here hears
+the prompt.
 """
 
 import itertools

@@ -7,7 +7,7 @@ from pathlib import Path
 from modeling_apex.process_exit import print_lines
 
 RESULTS_NAME = "anchors.json"
-HELP = "anchor calibration: how much a few battles of a new system help"
+HELP = "measure how much a few battles of a new system help (anchor calibration)"
 DESCRIPTION = (
     "Leave each system of a table of battles out of training, give back a few of its battles as anchors, and measure "
     "how well the others are predicted, per number of anchors. Writes anchors.json."

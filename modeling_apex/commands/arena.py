@@ -11,7 +11,7 @@ from modeling_apex.commands.options import positive_number
 from modeling_apex.process_exit import print_lines
 
 SCORES_FILE = "battle_scores.jsonl"
-HELP = "judge scores on battles: which of two songs do people prefer"
+HELP = "measure how well scores predict which of two songs people prefer"
 DESCRIPTION = (
     "Run the arena experiment on a table of battles with scores in it (CSV, JSONL, Parquet), or on a dataset of "
     "battles with audio and a model. Writes results.json, report.md, plots and a preference head."
@@ -103,7 +103,8 @@ def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--claim",
         default="songs",
-        help="what aesthetics are asked to tell: songs of one system apart (songs, default), or anything (any)",
+        help="what aesthetics must do to count as helping: distinguish songs of one system (songs, default), or "
+        "anything (any)",
     )
     parser.add_argument(
         "--family",

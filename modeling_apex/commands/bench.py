@@ -15,7 +15,7 @@ from modeling_apex.commands.options import follow_reports, positive_number, say_
 from modeling_apex.inference.report_apex import escape_controls, format_count, format_table
 from modeling_apex.process_exit import print_lines
 
-HELP = "how well scores tell what people prefer, by CMI-RewardBench's own rows and rules"
+HELP = "measure how well scores predict what people prefer, on CMI-RewardBench"
 DESCRIPTION = (
     "Score the songs of CMI-RewardBench (PAM, MusicEval, Music Arena, CMI-Pref) and compute its metrics of "
     "musicality, with intervals, beside the figures that its authors publish. Writes results.json, and the reports of "

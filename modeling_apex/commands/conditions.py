@@ -12,7 +12,7 @@ HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
     "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, choose the best on the "
     "validation songs, evaluate it on the test songs once, and print our results beside the published ones. "
-    "conditions.png shows the scores that the choice was made by. The same command goes on where it was interrupted."
+    "conditions.png shows the scores that the choice was made by. The same command resumes an interrupted run."
 )
 EXAMPLES = (
     "embeddings/suno --output runs/conditions",

@@ -8,7 +8,7 @@ from typing import Any
 from modeling_apex.commands.training_options import add_label_arguments
 from modeling_apex.process_exit import print_lines
 
-HELP = "errors and correlations on labelled songs, beside trivial baselines"
+HELP = "measure errors and correlations on labelled songs, beside trivial baselines"
 DESCRIPTION = (
     "Evaluate a model on stored embeddings: MSE, MAE, Pearson and Spearman per score with bootstrap intervals, per "
     "split and per platform, beside always predicting the mean or median of the training labels. A "

@@ -139,7 +139,7 @@ def refuse_unknown(name: str, head: bytes) -> NoReturn:
     advice = (
         "Check that it is a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
         if HEADERLESS.fullmatch(ending) is None
-        else f"Sound of its kind ({ending}) has no header that says what it is; convert it to WAV first: `ffmpeg -i "
+        else f"Audio of this kind ({ending}) has no header that says what it is; convert it to WAV first: `ffmpeg -i "
         f"song{ending} song.wav`. For raw samples, tell FFmpeg the format, such as `-f s16le -ar 44100 "
         "-ac 2` before `-i`."
     )

@@ -58,7 +58,7 @@ _WORSE_THAN = {
     "items": {"enum": ["mean", "median"]},
     "description": "Constants that do better: the training mean by MSE, the training median by MAE.",
 }
-_FINDINGS = {"type": "array", "items": _TEXT, "description": "What a person must be told, in sentences."}
+_FINDINGS = {"type": "array", "items": _TEXT, "description": "What a reader must know, in sentences."}
 _HEAD = _describe_object(
     "One score on one set of songs.",
     {

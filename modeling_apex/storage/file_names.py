@@ -59,13 +59,13 @@ def check_relative_path(path: Any, what: str) -> str:
     parts = PurePosixPath(path.replace("\\", "/"))
     leaves = parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":"))
     if leaves or "\0" in path:
-        raise ValueError(f"{what} {path!r} leaves its folder. Give relative paths only.")
+        raise ValueError(f"{what} {path!r} leaves its folder. Use relative paths only.")
     try:
         is_too_long = any(len(os.fsencode(part)) > MAX_PART_BYTES for part in parts.parts)
     except UnicodeEncodeError as error:
         raise ValueError(f"{what} {path!r} holds characters that are not valid text. Correct it.") from error
     if is_too_long:
-        raise ValueError(f"{what} {path[:80]!r}... is longer than a file name may be. Correct it.")
+        raise ValueError(f"{what} {path[:80]!r}... is too long for a file name. Shorten it.")
     return str(parts)
 
 

@@ -172,8 +172,8 @@ def _iterate_numbered_lines(path: Path, stream: io.TextIOWrapper) -> Iterator[tu
             number += 1
             if len(line) > MAX_LINE_LENGTH:
                 raise TableError(
-                    f"{path}:{number} is longer than {MAX_LINE_LENGTH // 1024**2} million characters: is it a table, "
-                    "one row a line?"
+                    f"{path}:{number} is longer than {MAX_LINE_LENGTH // 1024**2} million characters: is it a table "
+                    "with one row per line?"
                 )
             yield number, line
     except UnicodeDecodeError as error:
@@ -325,8 +325,8 @@ def _read_json_text(path: Path) -> list[str]:
         length += len(line)
         if length > MAX_JSON_BYTES:
             raise TableError(
-                f"{path} holds more than {MAX_JSON_BYTES // 1024**2} MiB of JSON, which is read at once. Write it as "
-                "JSON Lines (.jsonl), one object a line, which is read row by row."
+                f"{path} holds more than {MAX_JSON_BYTES // 1024**2} MiB of JSON, which is loaded whole. Write it as "
+                "JSON Lines (.jsonl), one object per line, which is read row by row."
             )
         lines.append(line)
     return lines

@@ -140,7 +140,7 @@ def test_scores_of_beginnings_are_never_mixed_with_those_of_whole_songs(tmp_path
     compute_battle_scores(battles, judge, output, first_seconds=0.2, **keywords)
     assert heard[3:] == []
     for other in (None, 0.3):
-        with pytest.raises(ValueError, match=r"seconds heard of each song.* Delete it and give the same"):
+        with pytest.raises(ValueError, match=r"seconds heard of each song.* Delete it and run the same"):
             compute_battle_scores(battles, judge, output, first_seconds=other, **keywords)
 
 

@@ -368,7 +368,7 @@ class TestForgeries:
         (release / "model.safetensors").unlink()
         (tmp_path / "elsewhere").rename(release / "model.safetensors")
         os.mkfifo(release / "queue")
-        assert find_detail(verify_model(release), "files").endswith("queue is no file")
+        assert find_detail(verify_model(release), "files").endswith("queue is not a file")
 
     def test_a_snapshot_of_the_hub_is_made_of_links(self, release: Path, tmp_path: Path) -> None:
         snapshot = tmp_path / "repo" / "snapshots" / "0123"

@@ -237,7 +237,7 @@ def test_an_output_that_cannot_be_written_is_said_so(suno_tree, capsys):
     assert main(training_arguments(suno_tree, "/sys/kernel/apex")) == 2
     said = capsys.readouterr().err
     assert "error: /sys/kernel/apex: cannot be written" in said
-    assert "Name an output that you may write" in said
+    assert "Choose an output that you may write to" in said
 
 
 def test_two_builds_do_not_share_a_folder(suno_tree, tmp_path, capsys):

@@ -292,7 +292,7 @@ def test_a_row_cannot_carry_a_file_of_this_machine_into_a_dataset(tmp_path):
     private = tmp_path / "voice-memo.flac"
     private.write_bytes(encode_song(make_song(1)))
     table = save_audio_table(tmp_path, str(private))
-    with pytest.raises(AudioPathError, match=r"songs\.parquet, row 1: .*voice-memo\.flac' lies outside of"):
+    with pytest.raises(AudioPathError, match=r"songs\.parquet, row 1: .*voice-memo\.flac' is outside"):
         build(tmp_path, table, audio=AUDIO_IN_TABLE)
     options = CorpusOptions(split_ratios=ALL_TRAIN, allows_outside_paths=True)
     _, rows = build(tmp_path, table, audio=AUDIO_IN_TABLE, options=options)

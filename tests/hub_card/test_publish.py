@@ -216,7 +216,7 @@ def test_a_commit_whose_answer_is_lost_is_found_by_the_next_attempt(run: Publish
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damage_on_the_hub_is_noticed(run: Publish, hub: LoopbackHub, name: str) -> None:
     hub.damages = name
-    with pytest.raises(ReadBackError, match=rf"{name} has SHA-256 [0-9a-f]{{64}}, sent was"):
+    with pytest.raises(ReadBackError, match=rf"{name} has SHA-256 [0-9a-f]{{64}}, but [0-9a-f]{{64}} was sent"):
         run()
 
 

@@ -76,7 +76,7 @@ def test_only_files_that_are_empty_by_nature_may_be_empty(folder: Path) -> None:
         (lambda root: (root / "LICENSE").symlink_to("/etc/hostname"), "LICENSE: a symbolic link"),
         (
             lambda root: (root / "results.json").write_text('"in /home/somebody/x"'),
-            "names /home/somebody, a folder of",
+            "names /home/somebody, a path on",
         ),
         (lambda root: (root / "README.md").write_text(CARD + "\nMAE: nan\n"), "unknown fact: 'nan' in line 9"),
     ],
@@ -272,7 +272,7 @@ def test_pickles_are_known_by_their_content(tmp_path: Path) -> None:
     ("card", "message"),
     [
         (CARD.replace("license: apache-2.0\n", ""), "the front matter names no license"),
-        (CARD.replace("apache-2.0", "other"), "`other`, which needs license_name and license_link"),
+        (CARD.replace("apache-2.0", "other"), "`other`, which also needs license_name and license_link"),
         (CARD.replace("library_name: transformers\n", ""), "names no library_name"),
         (CARD.replace("apache-2.0", "[unclosed"), "the front matter cannot be read"),
         (CARD.replace("---\n\n", "model-index:\n- name: x\n---\n\n"), "the front matter cannot be read"),

@@ -914,7 +914,7 @@ class TestMissingPackages:
         read, stream = read_native(mp3 + b"ID3\x03\0\0\0\0\x08\0" + bytes(1024) + mp3)
         np.testing.assert_array_equal(read, read_native(mp3)[0])
         (warning,) = stream.warnings
-        assert re.match(r"5\d % of the file's bytes lie behind the end .* do not decode \(.* av is needed", warning)
+        assert re.match(r"5\d % of the file's bytes are after the end .* do not decode \(.* av is needed", warning)
 
     def test_without_av_the_pipeline_reports(self, hide: Callable[[str], None], tmp_path: Path) -> None:
         songs = self.build_folder(tmp_path)

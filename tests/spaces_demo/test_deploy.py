@@ -123,7 +123,7 @@ def test_what_reads_back_otherwise_is_an_error(hub: LoopbackHub, capsys: pytest.
     hub.damages = "app.py"
     assert deploy.main(["--space", PAGE, "--model", "a/b"]) == 1
     said = capsys.readouterr()
-    assert re.search(r"is not what was sent: app\.py has SHA-256 [0-9a-f]{64}, sent was", said.err)
+    assert re.search(r"is not what was sent: app\.py has SHA-256 [0-9a-f]{64}, but [0-9a-f]{64} was sent", said.err)
     assert said.out == ""
     assert hub.get_repository(PAGE, "space").variables == {}
 

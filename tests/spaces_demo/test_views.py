@@ -365,7 +365,7 @@ def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer,
         "0.88",
         "0.80 to 0.91",
         "0.75",
-        "430 to 440 songs a score",
+        "430 to 440 songs per score",
         "training never heard",
         "test split",
     )

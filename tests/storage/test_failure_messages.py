@@ -38,7 +38,7 @@ def test_writers_that_lose_the_reason_are_understood(tmp_path: Path, monkeypatch
 
 
 def test_other_limits_and_permissions(tmp_path: Path) -> None:
-    assert "larger than a file may be here (ulimit -f" in describe_failure(system_error(errno.EFBIG), tmp_path)
+    assert "larger than is allowed here (ulimit -f" in describe_failure(system_error(errno.EFBIG), tmp_path)
     for number in (errno.EROFS, errno.EACCES):
         message = describe_failure(system_error(number, tmp_path / "run" / ".lock"), tmp_path / "run")
         assert message.startswith(f"{tmp_path / 'run' / '.lock'}: cannot be written ({os.strerror(number)}). Name an")

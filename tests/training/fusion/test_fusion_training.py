@@ -208,7 +208,7 @@ def test_command_line_trains_evaluates_and_scores(
         "m",
     ]
     assert main(words) == 2
-    assert "a spectrogram-fusion model starts anew" in capsys.readouterr().err
+    assert "a spectrogram-fusion model starts from scratch" in capsys.readouterr().err
 
 
 def test_another_target_brings_its_percentiles(tmp_path: Path) -> None:
