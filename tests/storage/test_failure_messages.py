@@ -41,7 +41,9 @@ def test_other_limits_and_permissions(tmp_path: Path) -> None:
     assert "larger than is allowed here (ulimit -f" in describe_failure(system_error(errno.EFBIG), tmp_path)
     for number in (errno.EROFS, errno.EACCES):
         message = describe_failure(system_error(number, tmp_path / "run" / ".lock"), tmp_path / "run")
-        assert message.startswith(f"{tmp_path / 'run' / '.lock'}: cannot be written ({os.strerror(number)}). Choose an")
+        assert message.startswith(
+            f"{tmp_path / 'run' / '.lock'}: cannot be written ({os.strerror(number)}). Choose an"
+        )
     claim = system_error(errno.EACCES, tmp_path / ".scores.csv.lock")
     assert "cannot be written" in describe_failure(claim, tmp_path / "scores.csv")
     # An input that cannot be read is not the output's fault.
