@@ -111,7 +111,7 @@ class ApexTrainingArguments:
         STEPS,
         None,
         "songs (or segments) of a batch, over all processes together (default: 512, with --train-encoder 16, of "
-        "spectrogram-fusion 32, or fewer where an epoch would have less than 24 steps)",
+        "spectrogram-fusion 32, or fewer where an epoch would have fewer than 24 steps)",
         A_BATCH,
     )
     gradient_accumulation_steps: int = _option(STEPS, 1, "batches that one optimizer step sums up", AT_LEAST_ONE)
@@ -121,7 +121,7 @@ class ApexTrainingArguments:
     loss: str = _option(LOSS, "uncertainty", "how the heads' errors add up", LOSSES)
     standardize_targets: bool = _option(LOSS, False, "divide each head's error by the variance of its training labels")
     popularity_weight: float = _option(LOSS, 5.0, "weight of popularity in the weighted loss", POSITIVE)
-    sigma_learning_rate: float | None = _option(LOSS, None, "learning rate of learned sigmas, if another", POSITIVE)
+    sigma_learning_rate: float | None = _option(LOSS, None, "learning rate of learned sigmas, if different", POSITIVE)
     selection: str = _option(BEST, "loss", "pick the best epoch by loss, or by mean Spearman", ("loss", "spearman"))
     patience: int = _option(BEST, 20, "epochs without a better one before training stops", AT_LEAST_ONE)
     require_grouped_splits: bool = _option(BEST, False, "refuse a group that is both in train and in validation")

@@ -35,7 +35,7 @@ NOT_RUN = {
 
 
 def list_fenced(path: Path) -> list[tuple[str, str]]:
-    """List the fenced blocks of a file, of a module those in its texts: the kind that the fence states, and content."""
+    """List the fenced blocks of a file, of a module those in its texts: the kind that the fence states, content."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         return FENCE.findall(text)
