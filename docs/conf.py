@@ -16,7 +16,7 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated_reference"]
 exclude_patterns: list[str] = []
 highlight_language = "text"
-nitpicky = False
+nitpicky = True
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
