@@ -136,7 +136,7 @@ def load_pipeline(
         `FileNotFoundError`: If `model` is neither a folder with a model nor a Hub id that can be reached.
         `ValueError`: If the engine does not fit the model, the device or another option.
         `ImportError`: If the engine's library is not installed.
-        `NotValidatedError`: If the precision was not validated for this model on this machine.
+        [`NotValidatedError`]: If the precision was not validated for this model on this machine.
     """
     import transformers
 
