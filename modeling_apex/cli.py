@@ -6,7 +6,9 @@ Each sub-command is one file of `modeling_apex.commands`. What an exit status me
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -67,6 +69,9 @@ def _declare(command: LazyParser, module: Any) -> None:
         command.description = module.DESCRIPTION
         command.epilog = "\n".join(["examples:", *(f"  {command.prog} {words}".rstrip() for words in module.EXAMPLES)])
     module.add_arguments(command)
+    if command.description and "\n" not in command.description:
+        # The formatter leaves texts as they are, for the examples' sake.
+        command.description = textwrap.fill(command.description, shutil.get_terminal_size().columns - 2)
     when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
     command.set_defaults(run=module.run, prog=command.prog, when_interrupted=when_interrupted)
 

@@ -92,3 +92,15 @@ def test_a_tilde_is_expanded_in_one_way() -> None:
     for folder in ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             assert not re.search(r"(?<!os\.path)\.expanduser\(", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_description_fits_the_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    _, description, *_ = capsys.readouterr().out.split("\n\n")
+    if command != "build":  # its description is laid out by hand, for 120 columns
+        assert max(map(len, description.splitlines())) <= 80
