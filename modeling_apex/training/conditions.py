@@ -85,7 +85,7 @@ def run_conditions(
     """
     if split == CHOOSING_SPLIT:
         raise ValueError(
-            f"the split {split!r} makes the choice, so the best result on it is partly luck; name another: test."
+            f"the split {split!r} makes the choice, so its best result is partly luck. Pass another: test."
         )
     conditions = build_conditions(arguments)
     unknown = sorted(set(only or ()) - set(conditions))

@@ -91,9 +91,7 @@ def evaluate_fusion_model(
         "features": config.feature_names,
         "leaking_features": config.leaking_names,
         "hit_threshold": config.hit_threshold,
-        "baselines_from": "train"
-        if len(training_labels)
-        else "the songs themselves, because there are no training songs",
+        "baselines_from": "train" if len(training_labels) else "the songs themselves, without training songs",
         "num_draws": num_draws,
         "failures": failures,
         "splits": results,
