@@ -164,7 +164,7 @@ def parse_json(content: str | bytes, place: str, remedy: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: damaged: not JSON ({error}). {remedy}") from error
+        raise ValueError(f"{place}: damaged, for it is not JSON ({error}). {remedy}") from error
 
 
 def share_files(folder: Path) -> None:
