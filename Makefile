@@ -139,7 +139,7 @@ licenses: $(ALL) ## Report the licence of every dependency; fails on one that is
 	$(BIN)/python tests/benchmarks/report_licenses.py --output tests/benchmarks/results/licenses.json
 
 release-check: $(ALL) $(WITH)release ## Check what a release needs: version, both sets of dependencies, docs, licences, SBOM, the wheel by itself
-	$(BIN)/python -m pytest --quiet tests/test_release.py
+	$(BIN)/python -m pytest --quiet --tb=line tests/test_release.py
 	@if grep -n "(unreleased)" CHANGELOG.md; then echo "CHANGELOG.md: give the newest version its date"; exit 1; fi
 	@mkdir -p build
 	$(BIN)/uv pip compile pyproject.toml --extra all --python-version 3.11 --resolution lowest-direct --quiet --output-file build/lowest.txt
@@ -149,6 +149,7 @@ release-check: $(ALL) $(WITH)release ## Check what a release needs: version, bot
 	$(MAKE) sbom
 	cd build && HF_HUB_OFFLINE=1 installation/bin/apex-music env
 	cd build && HF_HUB_OFFLINE=1 installation/bin/apex-music score ../spaces_demo/samples
+	@echo "release-check: all is there for the release of $$($(BIN)/apex-music --version)"
 
 wheel: $(ALL) $(WITH)release ## Build the wheel and the source archive into dist
 	$(BIN)/python -m build --no-isolation --outdir dist

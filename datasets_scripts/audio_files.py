@@ -144,8 +144,8 @@ class AudioFolder:
         sides = f"the table has for example {self._first_stray!r}, the folder {example!r}"
         if not self._num_found:
             raise TableError(
-                f"{self.folder}: none of the {self._num_songs} songs has its audio there; {sides}. Give the folder "
-                "with <id>.mp3 and the like, or name the column with their paths by --column audio_path=NAME."
+                f"{self.folder}: none of the {self._num_songs} songs has audio there; {sides}. Give the folder "
+                "with <id>.mp3 and the like, or name the column that holds their paths with --column audio_path=NAME."
             )
         found = f"only {self._num_found} of the {self._num_songs} songs have their audio there"
         warning = f"{self.folder.name}: {found}; {sides}"

@@ -69,7 +69,7 @@ def _run_builder(args: argparse.Namespace) -> int:
         working_folder = open_output_folder(output, options=builder.describe_options(), overwrite=args.overwrite)
         if working_folder is None:
             refuse_changed_sources(builder, output, rereads=args.recheck)
-            print_lines(f"{output} is finished already: nothing to do (--overwrite builds it again).")
+            print_lines(f"{output} is already finished: nothing to do (--overwrite rebuilds it).")
         else:
             try:
                 prepared = builder.prepare(working_folder, {} if args.recheck else load_identities(working_folder))
@@ -99,7 +99,7 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
         print_lines(f"{match['source']}: {match['num_matched_songs']:,} of {match['num_songs']:,} songs")
     for name, split in manifest["splits"].items():
         print_lines(f"{name:<10} {split['num_rows']:>7,}  rows in {len(split['shards'])} shard(s)")
-    print_lines(f'Wrote {output}. Read it by datasets.load_dataset("{output}").')
+    print_lines(f'Wrote {output}. Load it with datasets.load_dataset("{output}").')
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ DESCRIPTION = """\
 Build the datasets that training and evaluation read.
 
 Every sub-command but `synthetic` writes a folder with Parquet shards, a dataset card and manifest.json (row counts,
-hashes, options, versions), read by datasets.load_dataset(FOLDER), offline and as a stream. A build that was stopped,
-however it was, goes on when the same command is given again, and ends with the same bytes.
+hashes, options, versions). datasets.load_dataset(FOLDER) reads it, offline and as a stream. Run the same command again
+to resume a build that was interrupted, in whatever way; it ends with the same bytes.
 
-A finished dataset is valid for exactly the tables, labels and audio that made it. Given again, a command says that it
-is finished if they are the same, or refuses and names what changed; --overwrite then builds anew. Files whose size,
-times and inode are as before are not read again; --recheck reads them all.
+A finished dataset is valid for exactly the tables, labels and audio that made it. Run again, a command says that the
+dataset is finished if they are the same; otherwise it refuses and says what changed, and --overwrite rebuilds. Files
+whose size, times and inode are unchanged are not read again; --recheck reads them all.
 """
 TRAINING_DESCRIPTION = f"""\
 Songs with play and like counts: filter, turn counts into targets, split, join aesthetic labels.
@@ -43,13 +43,13 @@ A source is METADATA AUDIO [PLATFORM], and --source can be given several times:
   AUDIO     the folder with <id>.mp3, .flac ..., or `{AUDIO_IN_TABLE}` (a column of the table), or `{NO_AUDIO}`
   PLATFORM  where the songs were published; counts are ranked within a platform (default: the table's column)
 
-Songs with zero plays, repeated ids, byte-equal or corrupt audio, audio of which a part is missing, and (with
---minimum-age-days) young songs are dropped, each counted in the card. A song's split is a hash of its creator: adding
-songs later moves none.
+Songs with zero plays, repeated ids, and duplicate, corrupt or truncated audio are dropped, and so are (with
+--minimum-age-days) recent songs; the card counts each kind. A song's split is a hash of its creator, so songs added
+later do not change the split of any other.
 """
 TRAINING_EPILOG = f"""\
 Columns are those of a Suno song object unless told otherwise; dots reach into objects, | separates alternatives. Those
-of --labels are set by their own names, or behind `{LABELS}:`: --column coherence=Coh --column {LABELS}:id=track.
+of --labels are set by name, or with `{LABELS}:` in front: --column coherence=Coh --column {LABELS}:id=track.
 {chr(10).join(f"  {name:<16}{column}" for name, column in DEFAULT_COLUMNS.items())}
 
 Examples:
@@ -58,14 +58,14 @@ Examples:
       --column udio:like_count=likes --labels pseudo_labels.csv --output data/songs
 """
 SONGEVAL_DESCRIPTION = """\
-Songs in SongEval's layout (metadata.jsonl with `annotation`, one entry a rater): mean and spread per dimension.
+Songs in SongEval's layout (metadata.jsonl with `annotation`, one entry per rater): mean and spread per dimension.
 
 Examples:
   hf download ASLP-lab/SongEval --repo-type dataset --local-dir SongEval
   %(prog)s --source SongEval --output data/songeval
 """
 MUSIC_ARENA_DESCRIPTION = """\
-Battles in Music Arena's layout (battle_data/<month>/*.json, audio_files/<month>/*.mp3): one row a battle with both
+Battles in Music Arena's layout (battle_data/<month>/*.json, audio_files/<month>/*.mp3): one row per battle with both
 songs and the vote. Songs of withheld systems stay as rows without audio.
 
 Examples:
@@ -80,7 +80,7 @@ Example: %(prog)s --tracks fma_metadata/tracks.csv --audio fma_large --output da
 
 SPOTIFY_DESCRIPTION = """\
 Tracks of a Spotify-like table (popularity 0 to 100, acoustic attributes, genre, release, artist) joined to audio,
-split by artist. Features that leak the target (artist_popularity, artist_followers, play_count, like_count) are named
+split by artist. Features that leak the target (artist_popularity, artist_followers, play_count, like_count) are marked
 as such in the card; --leaking-features drop leaves them out.
 
 Example: %(prog)s --tracks tracks.csv --audio audio --output data/tracks
@@ -122,7 +122,7 @@ def _declare_builder(parser: argparse.ArgumentParser, name: str) -> None:
 def add_hub_arguments(parser: argparse._ActionsContainer) -> None:
     """Add where a finished dataset is published."""
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the finished folder as a dataset")
-    parser.add_argument("--public", action="store_true", help="publish for everyone (default: private)")
+    parser.add_argument("--public", action="store_true", help="make it public (default: private)")
     parser.add_argument(
         "--remove-other-files",
         action="store_true",
@@ -132,9 +132,9 @@ def add_hub_arguments(parser: argparse._ActionsContainer) -> None:
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write, or to go on with")
-    group.add_argument("--overwrite", action="store_true", help="build again what is finished")
-    group.add_argument("--recheck", action="store_true", help="read every source again, also those known as unchanged")
+    group.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write, or to resume")
+    group.add_argument("--overwrite", action="store_true", help="rebuild a finished dataset")
+    group.add_argument("--recheck", action="store_true", help="read every source again, even where it looks unchanged")
     group.add_argument(
         "--max-shard-size",
         type=float,
@@ -146,9 +146,9 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow-outside-paths",
         action="store_true",
-        help="let paths in tables, and links, lead out of the folder with the audio, or of the table",
+        help="allow paths and links that leave the folder of the audio or of the table",
     )
-    group.add_argument("--license", metavar="ID", help="the Hub's identifier of the licence, for the card")
+    group.add_argument("--license", metavar="ID", help="the Hub's identifier of the licence, for the dataset card")
     add_hub_arguments(group)
 
 
@@ -169,18 +169,25 @@ def _add_corpus_arguments(parser: argparse.ArgumentParser, *, group_by: Sequence
         nargs="+",
         choices=GROUP_KEYS,
         default=list(group_by),
-        help=f"what may not occur in two splits (default: {' '.join(group_by)})",
+        help=f"keys that two splits must not share (default: {' '.join(group_by)})",
     )
     group.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: %(default)s)")
 
 
 def _add_popularity_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("filters")
-    group.add_argument("--keep-zero-plays", action="store_true", help="keep songs that nobody played")
-    group.add_argument("--minimum-age-days", type=float, default=0.0, metavar="N", help="drop songs younger than that")
-    group.add_argument("--as-of", metavar="DATE", help="count age from here (default: from the newest song)")
+    group.add_argument("--keep-zero-plays", action="store_true", help="keep songs with zero plays")
     group.add_argument(
-        "--duplicate-ids", choices=("drop", "refuse"), default="drop", help="what to do with them (default: drop)"
+        "--minimum-age-days", type=float, default=0.0, metavar="N", help="drop songs younger than N days"
+    )
+    group.add_argument(
+        "--as-of", metavar="DATE", help="date that ages are counted from (default: that of the newest song)"
+    )
+    group.add_argument(
+        "--duplicate-ids",
+        choices=("drop", "refuse"),
+        default="drop",
+        help="what to do with repeated ids (default: drop)",
     )
 
 
@@ -192,20 +199,23 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("METADATA", "AUDIO"),
-        help="a table, its audio and, if you like, its platform; can be given several times",
+        help="a table, its audio and, optionally, its platform; repeatable",
     )
     parser.add_argument(
         "--column",
         action="append",
         default=[],
         metavar="[PLATFORM:]FIELD=NAME",
-        help="where a field is found, also of --labels",
+        help="column that a field is read from, also for --labels",
     )
     parser.add_argument("--hub-split", default="train", metavar="NAME", help="split of Hub sources (default: train)")
     parser.add_argument("--hub-revision", metavar="REV", help="revision of Hub sources")
     parser.add_argument("--labels", metavar="TABLE", help=f"table with id or song_id, {', '.join(AESTHETIC_NAMES)}")
     parser.add_argument(
-        "--label-source", choices=LABEL_SOURCES, default="pseudo-labels", help="whose they are (default: %(default)s)"
+        "--label-source",
+        choices=LABEL_SOURCES,
+        default="pseudo-labels",
+        help="who made the labels (default: %(default)s)",
     )
     _add_popularity_arguments(parser)
     _add_corpus_arguments(parser, group_by=GROUP_KEYS)
@@ -213,9 +223,14 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_songeval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with metadata.jsonl and the audio")
-    parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
     parser.add_argument(
-        "--label-source", choices=LABEL_SOURCES, default="songeval-raters", help="who rated (default: %(default)s)"
+        "--column", action="append", default=[], metavar="FIELD=NAME", help="column that a field is read from"
+    )
+    parser.add_argument(
+        "--label-source",
+        choices=LABEL_SOURCES,
+        default="songeval-raters",
+        help="who the raters were (default: %(default)s)",
     )
     _add_corpus_arguments(parser, group_by=("audio",))
 
@@ -223,9 +238,11 @@ def _add_songeval_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_music_arena_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with battle_data/ and audio_files/")
     parser.add_argument(
-        "--months", nargs="+", default=[], metavar="MONTH", help="month folders, or beginnings of dates: 2026-02"
+        "--months", nargs="+", default=[], metavar="MONTH", help="month folders, or prefixes of dates such as 2026-02"
     )
-    parser.add_argument("--leave-out", metavar="FILE", help="battle ids to leave out, one a line (benchmark leakage)")
+    parser.add_argument(
+        "--leave-out", metavar="FILE", help="file of battle ids to leave out, one per line (benchmark leakage)"
+    )
     parser.add_argument(
         "--duplicates", choices=("refuse", "drop"), default="refuse", help="repeated battle_uuid (default: refuse)"
     )
@@ -242,7 +259,9 @@ def _add_fma_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_spotify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracks", required=True, metavar="TABLE", help="a table, a folder of tables, or a Hub id")
     parser.add_argument("--audio", metavar="DIR", help="the folder with <id>.mp3, .flac ...; without it, no audio")
-    parser.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="where a field is found")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="FIELD=NAME", help="column that a field is read from"
+    )
     parser.add_argument(
         "--leaking-features",
         choices=("keep", "drop"),
@@ -365,7 +384,8 @@ def _read_popularity_options(args: argparse.Namespace) -> dict[str, Any]:
 def _get_shared_options(args: argparse.Namespace) -> dict[str, str]:
     if args.license and args.license not in HUB_LICENSES:
         raise ValueError(
-            f"--license {args.license!r} is not one the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}."
+            f"--license {args.license!r} is not one that the Hub knows; choose one of "
+            f"{', '.join(sorted(HUB_LICENSES))}."
         )
     # This command has a folder of its own: nothing needs to be read to name one in the cache of `datasets`.
     return {"cache_key": "none"} | ({"license_id": args.license} if args.license else {})

@@ -31,7 +31,7 @@ Groups line up by platform, popularity and hash, and each goes to the split that
 divides platforms and popularity bands evenly, but songs that are added later can move others.""",
 }
 SPLITS_TEXT = """\
-Songs of one {group} are one group, and a group is never torn apart. {method} A song by several creators belongs to the
+Songs of one {group} are one group, and a group is never divided. {method} A song by several creators belongs to the
 group of the first, and is left out where another of them is in an earlier split, so none of them is in two. {common}
 
 Something else that may not lie in two splits ({linked}) can still occur in several groups: its songs then stay in the
@@ -39,13 +39,14 @@ first of train, validation and test and are left out of the others; the table of
 came out:
 """
 COMMON_TEXT = """\
-A prompt that more than a tenth of the creators share (more than 3 must, and more than 10 suffice) is no sign of
+A prompt that more than a tenth of the creators share (more than 3 must, and more than 10 suffice) does not show
 kinship and links nothing: {num_prompts} such prompts, of {num_songs} songs."""
 
 BATTLES_TEXT = """\
 Battles in the layout of Music Arena (music-arena/music-arena-dataset): two systems answered one prompt, and a person
-heard both songs and said which one they prefer. `preference` is `A`, `B`, `TIE` or `BOTH_BAD`. There is one config a
-month, and `default` has them all; every battle is in the split `test`, because battles judge models and train none.
+heard both songs and said which one they prefer. `preference` is `A`, `B`, `TIE` or `BOTH_BAD`. There is one config
+per month, and `default` has them all; every battle is in the split `test`, because battles are for judging models, not
+for training them.
 """
 
 

@@ -1,7 +1,7 @@
 """
 Values of table cells: text, numbers or nulls of any source come in, typed values leave, or an error with the place.
 
-Cells that say nothing (see `cell_values`) become `None`. A cell that is filled but makes no sense, or lies outside of
+Cells that say nothing (see `cell_values`) become `None`. A cell that is filled but makes no sense, or is outside
 what its unit allows, is an error, never a guess; the message names the field, and the location where the cell stands.
 """
 

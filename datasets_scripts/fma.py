@@ -68,7 +68,7 @@ class Fma(SongDatasetBuilder):
     PRETTY_NAME = "FMA songs with popularity targets"
     INTRODUCTION = """\
 Songs of the Free Music Archive (FMA, arXiv 1612.01840), made by people, with listens and favourites turned into
-popularity targets. Every song has a licence of its own, which FMA's own tables name.
+popularity targets. Each song has its own licence, which FMA's tables name.
 """
     TAGS = ("music-popularity", "fma")
 
@@ -90,7 +90,7 @@ def iterate_fma_songs(tracks: str | Path, audio: str | Path | AudioFolder | None
 
     Raises:
         `FileNotFoundError`: If there is no such table.
-        `TableError`: If it has not the three header rows of FMA, or a cell makes no sense.
+        `TableError`: If it lacks the three header rows of FMA, or a cell makes no sense.
     """
     path = Path(os.path.expanduser(tracks))
     if not path.is_file():
@@ -111,7 +111,7 @@ def _read_header(rows: Iterator[tuple[str, list[str]]], path: Path) -> dict[str,
     if missing:
         there = ", ".join(".".join(pair) for pair in pairs if any(pair)) or "none"
         raise TableError(
-            f"{path} has not the three header rows of FMA's tracks.csv: {', '.join(missing)} missing. "
+            f"{path} lacks the three header rows of FMA's tracks.csv: {', '.join(missing)} missing. "
             f"Its columns: {there}."
         )
     return {name: pairs.index(pair) for name, pair in FMA_COLUMNS.items()}

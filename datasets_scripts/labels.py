@@ -152,7 +152,7 @@ def _add_teacher(teachers: dict[LabelTeacher | None, None], row: TableRow) -> No
     before = next(iter(teachers), teacher)
     if (teacher is None) != (before is None) or (teacher and before and not teacher.is_same(before)):
         shown, expected = (one.describe() if one else "labels without a teacher" for one in (teacher, before))
-        raise TableError(f"{row.location}: {shown}, and the rows before are {expected}. Keep a table for each.")
+        raise TableError(f"{row.location}: {shown}, and the rows before are {expected}. Use one table for each.")
     teachers[teacher] = None
 
 

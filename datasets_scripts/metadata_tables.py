@@ -127,7 +127,7 @@ def pin_revision(source: str, revision: str | None = None) -> str | None:
         return HfApi().dataset_info(source, revision=revision).sha
     except get_hub_errors() as error:
         raise OSError(
-            f"{source}: the Hub does not tell which commit {revision or 'the main branch'} is ({error}). Check the id "
+            f"{source}: the Hub does not say which commit {revision or 'the main branch'} is ({error}). Check the id "
             "and the connection, then give the same command again."
         ) from error
 

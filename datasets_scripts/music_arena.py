@@ -1,5 +1,5 @@
 """
-Music Arena: battles between two generated songs come in, one row a battle with both songs and the vote leaves.
+Music Arena: battles between two generated songs come in, one row per battle with both songs and the vote leaves.
 
 The layout is that of `music-arena/music-arena-dataset`: `battle_data/<month>/*.json` with one battle a file, whose
 `audio_a` and `audio_b` are paths below the dataset's root, empty for systems whose audio is withheld. Fields keep
@@ -341,7 +341,8 @@ def _warn_of_benchmark(battles: Sequence[_Battle]) -> int:
     if found:
         logger.warning(
             f"{len(found)} of {len(battles)} battles are in {BENCHMARK}, the first being "
-            f"{found[0].fields['battle_uuid']}. To train on what is built, leave them out: --leave-out FILE with the "
+            f"{found[0].fields['battle_uuid']}. Leave them out before training on this dataset: --leave-out FILE "
+            f"with the "
             "ids of that test, or --months with other months."
         )
     return len(found)
@@ -396,7 +397,7 @@ def load_battle_ids(path: str | Path) -> list[str]:
     ids = [line.partition("#")[0].strip() for _, line in iterate_lines(Path(os.path.expanduser(path)))]
     ids = [battle_id for battle_id in ids if battle_id]
     if not ids:
-        raise ValueError(f"{path} lists no battle ids: expected one a line.")
+        raise ValueError(f"{path} lists no battle ids: expected one per line.")
     return ids
 
 
@@ -410,8 +411,8 @@ def _refuse_unknown_months(months: Sequence[str], found: set[str], there: list[s
     unknown = [month for month in months if month not in found]
     if unknown:
         raise ValueError(
-            f"No battle of {', '.join(unknown)}. Months there are: {', '.join(there)}; beginnings of dates such as "
-            f"2026-02 are understood, too."
+            f"No battle of {', '.join(unknown)}. Available months: {', '.join(there)}; prefixes of dates such as "
+            f"2026-02 work as well."
         )
 
 

@@ -143,7 +143,9 @@ def open_output_folder(output: str | Path, *, options: Mapping[str, Any], overwr
             (output / name).unlink(missing_ok=True)
         shutil.rmtree(output / "data", ignore_errors=True)
     elif output.is_dir() and not working_folder.is_dir() and {path.name for path in output.iterdir()} - {LOCK_NAME}:
-        raise OutputFolderError(f"{output} is not empty and holds no build of ours. Choose a new or empty folder.")
+        raise OutputFolderError(
+            f"{output} is not empty and was not written by this command. Choose a new or empty folder."
+        )
     working_folder.mkdir(parents=True, exist_ok=True)
     return working_folder
 

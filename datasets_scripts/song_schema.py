@@ -16,9 +16,9 @@ SONG_COLUMNS: Mapping[str, tuple[datasets.Value | datasets.Audio, str]] = {
     "id": (datasets.Value("string"), "the song's id at its source, unique in the dataset"),
     "audio": (datasets.Audio(decode=False), "the encoded file as `{bytes, path}`; null when the song has no audio"),
     "platform": (datasets.Value("string"), "where the song was published; counts are ranked within a platform"),
-    "creator": (datasets.Value("string"), "who made it, as the platform names them"),
+    "creator": (datasets.Value("string"), "the creator, as the platform names them"),
     "prompt": (datasets.Value("string"), "the text that the song was generated from"),
-    "group": (datasets.Value("string"), "what the split was decided by; equal for songs of one creator"),
+    "group": (datasets.Value("string"), "key that the split was decided by; the same for all songs of a creator"),
     "play_count": (datasets.Value("int64"), "raw plays"),
     "like_count": (datasets.Value("int64"), "raw likes"),
     "score_streams": (datasets.Value("float32"), "target, 0 to 100: transformed percentile of the plays"),
@@ -31,7 +31,7 @@ SONG_COLUMNS: Mapping[str, tuple[datasets.Value | datasets.Audio, str]] = {
     "created_at": (datasets.Value("string"), "ISO 8601, UTC"),
     "duration": (datasets.Value("float32"), "seconds: of the decoded audio, else as the metadata says"),
     "title": (datasets.Value("string"), "the song's title"),
-    "is_instrumental": (datasets.Value("bool"), "whether nobody sings; null when not known"),
+    "is_instrumental": (datasets.Value("bool"), "whether it has no vocals; null if unknown"),
 }
 
 

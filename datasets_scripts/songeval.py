@@ -2,7 +2,7 @@
 SongEval: songs with the ratings of several people come in, mean and spread per aesthetic dimension leave.
 
 The layout is that of `ASLP-lab/SongEval`: `metadata.jsonl` names an audio file per song and holds `annotation`, one
-entry a rater with the five dimensions from 1 to 5. The songs have no play counts, so no popularity targets either.
+entry per rater with the five dimensions from 1 to 5. The songs have no play counts, so no popularity targets either.
 """
 
 import math

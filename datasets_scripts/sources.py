@@ -185,7 +185,7 @@ def refuse_changed_sources(builder: SourcedBuilder, output: Path, *, rereads: bo
     if recorded is None:
         raise OutputFolderError(
             f"{output} holds a finished dataset of an earlier version, which did not record the content of its "
-            f"sources, so nothing tells whether they are the same. {remedy}"
+            f"sources, so it is not known whether they are the same. {remedy}"
         )
     known = {} if rereads else load_identities(output)
     places, files = load_ledger(output)
@@ -200,8 +200,9 @@ def refuse_changed_sources(builder: SourcedBuilder, output: Path, *, rereads: bo
             (working_folder / LEDGER_NAME).replace(output / LEDGER_NAME)
     except FileNotFoundError as error:
         raise OutputFolderError(
-            f"{output} holds a finished dataset, but its sources are gone, so nothing tells whether they are the same "
-            f"({error}). Load it as it is, or name the sources where they lie now."
+            f"{output} holds a finished dataset, but its sources are gone, so it is not known whether they are the "
+            f"same "
+            f"({error}). Load it as it is, or pass the sources from where they are now."
         ) from error
     finally:
         shutil.rmtree(working_folder, ignore_errors=True)

@@ -212,7 +212,9 @@ def check_split_sizes(
             )
         is_behind = count < share * len(codes) / 2
         if 0 < share < 1 and (count < TINY_SPLIT or is_behind):
-            advice = "--split-method quota divides a small corpus evenly" if is_behind else "its metrics will be vague"
+            advice = (
+                "--split-method quota divides a small corpus evenly" if is_behind else "its metrics will be imprecise"
+            )
             wanted = f"where its share is {share * len(codes):.0f}"
             warnings.append(f"the {name} split has only {count} songs, {wanted}: {songs}; {advice}")
     return warnings
@@ -286,7 +288,7 @@ def check_split_leakage(
             offenders.append(f"{first} and {second} share one {key_name}")
     if offenders:
         shown = "; ".join(offenders[:MAX_NAMED_OFFENDERS])
-        raise SplitLeakageError(f"Songs that belong together lie in different splits, at least these: {shown}.")
+        raise SplitLeakageError(f"Songs that belong together are in different splits, at least these: {shown}.")
 
 
 def compute_split_balance(

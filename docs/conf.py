@@ -16,7 +16,9 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated_reference"]
 exclude_patterns: list[str] = []
 highlight_language = "text"
-nitpicky = False
+nitpicky = True
+# It is not among the public names: a program catches it as a `RuntimeError`.
+nitpick_ignore = [("py:exc", "NotValidatedError")]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

@@ -28,10 +28,12 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", metavar="DIR", help="folder of a model")
     source.add_argument("--dataset", metavar="DIR", help="folder that `apex-music build` finished")
     parser.add_argument("--results", metavar="FILE", help="its evaluation (default: results.json beside the model)")
-    parser.add_argument("--facts", metavar="FILE", help="JSON of what no program measures (default: facts.json there)")
-    parser.add_argument("--arena", metavar="DIR", help="what `apex-music arena` wrote (default: arena/ there)")
     parser.add_argument(
-        "--robustness", metavar="DIR", help="what `apex-music robustness` wrote (default: robustness/ there)"
+        "--facts", metavar="FILE", help="JSON of facts that are not measured (default: facts.json there)"
+    )
+    parser.add_argument("--arena", metavar="DIR", help="folder that `apex-music arena` wrote (default: arena/ there)")
+    parser.add_argument(
+        "--robustness", metavar="DIR", help="folder that `apex-music robustness` wrote (default: robustness/ there)"
     )
     parser.add_argument("--no-arena-because", metavar="TEXT", help="why there are no results on battles")
 
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  %(prog)s --model runs/best --arena runs/arena --repo you/apex\n"
-        '  %(prog)s --model runs/best --no-arena-because "no battles at hand" --output card/\n'
+        '  %(prog)s --model runs/best --no-arena-because "no battles available" --output card/\n'
         "  %(prog)s --dataset data/songeval"
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -123,7 +123,7 @@ def find_card_problems(content: str, folder: str | os.PathLike, *, repo_type: st
     Returns:
         `list[str]`: problems, in words.
     """
-    problems = [f"unknown fact: {gap!r} stands in line {line}" for line, gap in find_gaps(content)]
+    problems = [f"unknown fact: {gap!r} in line {line}" for line, gap in find_gaps(content)]
     if repo_type in ("model", "dataset"):
         problems += _find_metadata_problems(content, repo_type=repo_type)
     for target in _LINK.findall(_CODE.sub("", content)):
@@ -160,10 +160,11 @@ def _find_metadata_problems(content: str, *, repo_type: str) -> list[str]:
         problems.append("the front matter names no license")
     elif data.license not in HUB_LICENSES:
         problems.append(
-            f"the license {data.license!r} is not one the Hub knows; name one of {', '.join(sorted(HUB_LICENSES))}"
+            f"the license {data.license!r} is not one that the Hub knows; choose one of "
+            f"{', '.join(sorted(HUB_LICENSES))}"
         )
     elif data.license == COMBINED_LICENSE_ID and not (data.get("license_name") and data.get("license_link")):
-        problems.append("the license is `other`, which needs license_name and license_link beside it")
+        problems.append("the license is `other`, which also needs license_name and license_link")
     if repo_type == "model":
         names = ("library_name", "pipeline_tag")
         problems += [f"the front matter names no {name}" for name in names if not data.get(name)]

@@ -47,11 +47,11 @@ def render_dataset_card(folder: str | os.PathLike, *, repo_id: str | None = None
     root = Path(folder)
     path = root / MANIFEST_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there, so this is no finished dataset; let the build end first.")
+        raise FileNotFoundError(f"{path}: missing, so the dataset is not finished; finish the build first.")
     manifest = load_result_file(path)
     card = root / CARD_NAME
     if not card.is_file():
-        raise FileNotFoundError(f"{card}: the card that the builder wrote is gone; build the dataset again.")
+        raise FileNotFoundError(f"{card}: the card that the builder wrote is missing; build the dataset again.")
     builders_card, _, _ = card.read_text(encoding="utf-8").partition(FIRST_ADDED_HEADING)
     find = partial(get_fact, manifest, source=str(path))
     first_config = next(iter(find("configs").values()))
@@ -85,9 +85,9 @@ def find_changed_shards(folder: str | os.PathLike) -> list[str]:
     for shard in _list_shards(load_result_file(root / MANIFEST_NAME), str(root / MANIFEST_NAME)):
         path = root / check_relative_path(shard["path"], f"{root / MANIFEST_NAME}: the shard")
         if not path.is_file():
-            problems.append(f"{shard['path']}: in the manifest and not in the folder")
+            problems.append(f"{shard['path']}: in the manifest but not in the folder")
         elif compute_file_hash(path) != shard["sha256"]:
-            problems.append(f"{shard['path']}: its hash is not that of the manifest")
+            problems.append(f"{shard['path']}: its hash differs from the manifest")
     return problems
 
 

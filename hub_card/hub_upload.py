@@ -164,7 +164,7 @@ def check_account(api: Any) -> str:
     try:
         account = api.whoami()
     except LocalTokenNotFoundError as error:
-        raise PublishError("there is no Hub token here; run `hf auth login`, or set HF_TOKEN.") from error
+        raise PublishError("no Hub token was found; run `hf auth login`, or set HF_TOKEN.") from error
     except HfHubHTTPError as error:
         if _get_status(error) in REFUSAL_CODES:
             raise PublishError(
@@ -177,7 +177,7 @@ def check_account(api: Any) -> str:
     role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise PublishError(
-            f"the token of {account['name']} may only read; make one with write access at "
+            f"the token of {account['name']} is read-only; make one with write access at "
             "huggingface.co/settings/tokens and run `hf auth login`, or set HF_TOKEN."
         )
     return str(account["name"])
@@ -236,7 +236,7 @@ def build_upload_plan(
     root = Path(folder)
     if state is not None and target.is_private and not (state.is_private or target.accepts_public):
         raise PublishError(
-            f"{target.repo_id} is public, and a private repository was asked for. Make it private in its settings "
+            f"{target.repo_id} is public, but a private repository was asked for. Make it private in its settings "
             "first, publish for everyone, or choose another repository."
         )
     there = {file.path: file for file in state.files} if state is not None else {}
@@ -271,8 +271,8 @@ def upload(api: Any, plan: UploadPlan, message: str) -> str:
         _read_back(api, plan, commit)
     except get_hub_errors() as error:
         raise PublishError(
-            f"{plan.target.repo_id} could not be sent and read back to the end: {describe_error(error)} Run the same "
-            "command again: it reads the repository anew."
+            f"{plan.target.repo_id} could not be sent and read back completely: {describe_error(error)} Run the same "
+            "command again: it reads the repository again."
         ) from error
     return commit
 
@@ -292,12 +292,12 @@ def _prepare_repository(api: Any, plan: UploadPlan) -> str:
         status = _get_status(error)
         if status == 409:
             raise RepositoryChangedError(
-                f"{repo_id} was made by somebody else in the meantime, or exists and this account may not see "
-                "it. Look at it, then run this again."
+                f"{repo_id} was created by somebody else in the meantime, or exists and this account cannot see it. "
+                "Check it, then run this again."
             ) from error
         if status in REFUSAL_CODES:
-            raise PublishError(f"this account may not make {repo_id}: {describe_error(error)}") from error
-        raise PublishError(f"{repo_id} could not be made: {describe_error(error)}") from error
+            raise PublishError(f"this account cannot create {repo_id}: {describe_error(error)}") from error
+        raise PublishError(f"{repo_id} could not be created: {describe_error(error)}") from error
     if target.branch != MAIN_BRANCH:
         api.create_branch(repo_id, repo_type=kind, branch=target.branch)
     return str(api.repo_info(repo_id, repo_type=kind, revision=target.branch).sha)
@@ -329,16 +329,16 @@ def _commit(api: Any, plan: UploadPlan, parent: str, message: str) -> str:
         if _get_status(error) in CONFLICT_CODES:
             raise RepositoryChangedError(
                 f"{plan.target.repo_id} changed after it was read (it was at {parent[:12]}), so nothing was "
-                "committed. Look at the change, then run this again."
+                "committed. Check the change, then run this again."
             ) from error
         if _get_status(error) in REFUSAL_CODES:
             raise PublishError(
-                f"this account may not write to {plan.target.repo_id}: {describe_error(error)} Run `hf auth login` "
-                "with a token that may."
+                f"this account cannot write to {plan.target.repo_id}: {describe_error(error)} Run `hf auth login` "
+                "with a token that can."
             ) from error
         raise PublishError(
-            f"the upload to {plan.target.repo_id} broke off: {describe_error(error)} Run the same command again: it "
-            "reads the repository anew, and large files that arrived whole are not sent twice."
+            f"the upload to {plan.target.repo_id} was interrupted: {describe_error(error)} Run the same command "
+            f"again: it reads the repository again, and large files that arrived whole are not sent twice."
         ) from error
     except ValueError as error:  # what the Hub says about the front matter, before anything is sent
         raise PublishError(f"the Hub refuses the card: {describe_error(error)} Nothing was committed.") from error
@@ -364,7 +364,7 @@ def _read_back(api: Any, plan: UploadPlan, commit: str) -> None:
                 continue
             found = compute_file_hash(path)
         if found != file.sha256:
-            problems.append(f"{file.path} has SHA-256 {found}, sent was {file.sha256}")
+            problems.append(f"{file.path} has SHA-256 {found}, but {file.sha256} was sent")
     if problems:
         raise ReadBackError(
             f"{repo_id} at commit {commit[:12]} is not what was sent: {'; '.join(problems)}. Do not announce it; "

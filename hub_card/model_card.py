@@ -44,10 +44,10 @@ PLOT_TITLES = {
 }
 # What the end of a song counts, by the config's `tail`.
 TAIL_TEXTS = {
-    "full": "Segments have equal weight, and the last one is padded with silence: the end of a song that is little "
-    "longer than a whole number of segments counts more than it lasts.",
-    "weighted": "A segment counts by the seconds of song in it, and the last one is padded with silence: what is "
-    "heard of a short end is silence for the most part, though it counts little.",
+    "full": "Segments have equal weight, and the last one is padded with silence: where only a few seconds are left "
+    "for it, they count as much as a whole segment.",
+    "weighted": "A segment counts by the seconds of song in it, and the last one is padded with silence: where only a "
+    "few seconds are left for it, the model hears mostly silence there, but that segment counts little.",
     "drop": "A last segment of less than {seconds:g} s is not heard, unless the song has no other; a longer one is "
     "padded with silence and counts as much as the others.",
 }
@@ -183,7 +183,7 @@ def _build_licences_text(facts: ModelFacts) -> str:
             stated, commercial = escape_markdown(component.license_id or "none stated by its owner"), "ask its owner"
         role = ROLE_TEXTS.get(component.role) or escape_markdown(component.role)
         rows.append([escape_markdown(component.name), role, stated, commercial])
-    table = build_table(["component", "what it is here", "licence", "commercial use"], rows)
+    table = build_table(["component", "role", "licence", "commercial use"], rows)
     return f"{table}\n\n{_explain_commercial_use(facts)}"
 
 
@@ -197,7 +197,7 @@ def _explain_commercial_use(facts: ModelFacts) -> str:
         ]
         return (
             "Every part may be used commercially; keep the notices that the licences ask for. "
-            f"The published APEX weights are another matter: they stand on {', '.join(bound)}, so a product cannot "
+            f"The published APEX weights are another matter: they contain {', '.join(bound)}, so a product cannot "
             "use those without an agreement with their owners."
         )
     stored = [escape_markdown(component.name) for component in restricting if component.is_in_weights]
@@ -243,7 +243,7 @@ def _build_components_table(components: Sequence[Component]) -> str:
         for item in components
         if item.role != "code"
     ]
-    return build_table(["source", "what it is here"], rows)
+    return build_table(["source", "role"], rows)
 
 
 def _build_results_table(evaluation: Evaluation) -> str:
@@ -273,13 +273,13 @@ def _has_ceiling(evaluation: Evaluation) -> bool:
 
 def _list_missed_targets(evaluation: Evaluation) -> list[str]:
     sentences = [
-        f"`{score.name}` falls short: a rank correlation of {format_number(score.target)} was asked for, "
-        f"{format_number(score.spearman.value)} was reached."
+        f"`{score.name}` misses its target: the rank correlation is {format_number(score.spearman.value)}, "
+        f"the target {format_number(score.target)}."
         for score in evaluation.scores
         if score.is_missed and score.target is not None and score.spearman.value is not None
     ]
     sentences += [
-        f"`{score.name}` errs more than the trivial baselines by MSE: {format_number(score.mse.value)} against "
+        f"`{score.name}` has a larger MSE than the trivial baselines: {format_number(score.mse.value)} against "
         f"{format_number(score.mse_of_mean)}."
         for score in evaluation.scores
         if score.mse.value is not None and score.mse.value > score.mse_of_mean

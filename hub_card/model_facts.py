@@ -214,7 +214,7 @@ def _load_config(folder: Path) -> Any:
     kind = load_fields(folder / "config.json", "Download the model again.").get("model_type")
     if kind != ApexConfig.model_type:
         raise ValueError(
-            f"{folder}: a card with results is made of APEX models, and this one's `model_type` is {kind!r}. "
+            f"{folder}: cards with results are made for APEX models only, but this one's `model_type` is {kind!r}. "
             f"`apex-music export --model {folder} --output DIR` writes its card, with the licence of each part, "
             "beside its weights and code."
         )
@@ -253,7 +253,7 @@ def _load_robustness(folder: Path, path: Path | None) -> dict[str, Any] | None:
     found = read_robustness(path)
     if found["model_sha256"] != compute_scores_hash(load_model(folder)):
         raise ValueError(
-            f"{path}: what `apex-music robustness` found here is of other weights, or of other settings of the model, "
+            f"{path}: these results of `apex-music robustness` are for other weights or settings of the model "
             f"than {folder} has now. Run it again with --overwrite, or delete it."
         )
     return found

@@ -290,7 +290,7 @@ def _stage_model(arguments: argparse.Namespace, staged: Path) -> None:
     if measured is not None and measured != compute_scores_hash(loaded):
         raise FolderRefusedError(
             f"{results}: not published, because these are results of another model than {source} (or of its earlier "
-            f"weights, percentiles or reference set). Remove the file, and it is made anew."
+            f"weights, percentiles or reference set). Remove the file, and it is made again."
         )
     export_model(loaded, staged)
     if "model" in content:  # where it lay on this machine is nobody's business
@@ -315,9 +315,7 @@ def _stage_dataset(arguments: argparse.Namespace, staged: Path) -> None:
     """Make the folder of a dataset as the Hub will show it: its shards, manifest and card."""
     source = Path(arguments.dataset)
     if not (source / "manifest.json").is_file():
-        raise FileNotFoundError(
-            f"{source}: no manifest.json, so this is no finished dataset; let the build end first."
-        )
+        raise FileNotFoundError(f"{source}: no manifest.json, so the dataset is not finished; finish the build first.")
     options = load_result_file(source / "manifest.json").get("options", {})
     problems = find_changed_shards(source)
     if options.get("needs_audio", True) and not options.get("embeds_audio", True):

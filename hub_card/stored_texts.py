@@ -107,7 +107,7 @@ def _cut_end_mark(whole: IO[bytes]) -> None:
     size = whole.seek(0, io.SEEK_END) - len(_END_MARK)
     whole.seek(max(size, 0))
     if whole.read() != _END_MARK:
-        raise EOFError("it is cut off, or something else follows what is compressed")
+        raise EOFError("it is truncated, or other data follows the compressed data")
     whole.truncate(size)
 
 

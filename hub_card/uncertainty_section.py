@@ -26,7 +26,7 @@ def describe_percentiles(reference: Mapping[str, Any]) -> str:
         f"In `percentiles` of a report it is a rank: the percentage of songs with a lower score among "
         f"{format_number(reference['num_songs'], 0)}, which are {escape_markdown(reference['name'])}. "
         "`reference_percentiles` give that rank for every score, `percentile_basis` says what it is of, and "
-        "`target_percentiles` hold the formula turned round."
+        "`target_percentiles` hold the inverted formula."
     )
 
 
@@ -36,7 +36,7 @@ def describe_uncertainty(
     """Say how wide the intervals are, how often they held, and what is called novel, right and wrong."""
     if not reference:
         return (
-            "The model has no reference set, so its reports have no intervals and warn of no unfamiliar song. "
+            "The model has no reference set, so its reports have no intervals and do not warn of unfamiliar songs. "
             "`apex-music calibrate MODEL SONGS` gives it one."
         )
     parts = [_describe_intervals(reference, uncertainty, heads), _describe_novelty(reference, uncertainty)]
@@ -55,10 +55,10 @@ def _describe_intervals(
         else f"in {format_number(num_groups, 0)} groups that each count as one, such as those of an artist"
     )
     text = (
-        f"An interval in `intervals` of a report is to hold the label of {100 * level:g} % of new songs "
+        f"An interval in `intervals` of a report is meant to contain the label of {100 * level:g} % of new songs "
         f"(`interval_level`), by split-conformal prediction from {format_number(num_songs, 0)} songs, {unit}: "
-        f"{escape_markdown(reference['name'])}. It promises that for songs that come as these did, for all of them "
-        "together and not for each kind."
+        f"{escape_markdown(reference['name'])}. The promise holds for songs drawn as these were, over all of them and "
+        "not for each kind."
     )
     sets = uncertainty.coverage if uncertainty else {}
     rows = [
@@ -76,7 +76,7 @@ def _describe_intervals(
 
 def _judge_coverage(level: float, uncertainty: Uncertainty | None) -> str:
     if uncertainty is None:
-        return "How many labels of other songs lie in these intervals was not measured."
+        return "How many labels of other songs these intervals contain was not measured."
     share, head, songs = min(
         (share, head, songs) for songs, found in uncertainty.coverage.items() for head, (share, _) in found.items()
     )
@@ -99,10 +99,10 @@ def _format_share(share: float, count: int) -> str:
 def _describe_novelty(reference: Mapping[str, Any], uncertainty: Uncertainty | None) -> str:
     known = reference["novelty"]
     if not known:
-        return "The reference set is too small to tell which songs are unlike it, so reports warn of none."
+        return "The reference set is too small to show which songs are unlike it, so reports warn of none."
     text = (
-        "A song that is unlike the reference set is named in `novelty` of a report, with a warning: its embedding is "
-        f"farther off than that of {100 * known['level']:g} % of the reference songs (a distance above "
+        "A song that is unlike the reference set is flagged in `novelty` of a report, with a warning: its embedding "
+        f"is farther away than that of {100 * known['level']:g} % of the reference songs (a distance above "
         f"{format_number(known['threshold'])}, where 1 is usual)."
     )
     if uncertainty is None:

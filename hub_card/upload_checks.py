@@ -146,7 +146,7 @@ def _find_content_problems(
     ]
     if path.suffix in (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".py") or name == CHECKSUMS_NAME:
         text = path.read_text(encoding="utf-8", errors="replace")
-        problems += [f"{name}: names {place}, a folder of this machine" for place in private_paths if place in text]
+        problems += [f"{name}: names {place}, a path on this machine" for place in private_paths if place in text]
     if path.suffix == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))

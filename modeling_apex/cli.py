@@ -6,7 +6,9 @@ Each sub-command is one file of `modeling_apex.commands`. What an exit status me
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -24,7 +26,7 @@ GROUPS = {
     "judge on battles": ("arena", "anchors", "bench"),
     "make data": ("build",),
     "share a model": ("card", "publish", "export"),
-    "take in and check a model": ("convert", "verify", "validate"),
+    "convert and check a model": ("convert", "verify", "validate"),
     "report a problem": ("env",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
@@ -35,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="apex-music",
         usage="%(prog)s [-h] [--version] [--traceback] COMMAND ...",
-        description="Tell how popular and how good an AI-generated song is likely to be, from its audio alone.",
+        description="Estimate how popular and how good an AI-generated song is likely to be, from its audio alone.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"apex-music {__version__}")
@@ -56,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         "\n".join([f"{group}:", *(f"  {name:<{width}}  {modules[name].HELP}" for name in names)])
         for group, names in GROUPS.items()
     )
-    parser.epilog = "\n\n".join([*lists, "`apex-music COMMAND --help` tells what a command takes, with examples."])
+    parser.epilog = "\n\n".join([*lists, "`apex-music COMMAND --help` shows the options of a command, with examples."])
     return parser
 
 
@@ -67,6 +69,9 @@ def _declare(command: LazyParser, module: Any) -> None:
         command.description = module.DESCRIPTION
         command.epilog = "\n".join(["examples:", *(f"  {command.prog} {words}".rstrip() for words in module.EXAMPLES)])
     module.add_arguments(command)
+    if command.description and "\n" not in command.description:
+        # The formatter leaves texts as they are, for the examples' sake.
+        command.description = textwrap.fill(command.description, shutil.get_terminal_size().columns - 2)
     when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
     command.set_defaults(run=module.run, prog=command.prog, when_interrupted=when_interrupted)
 

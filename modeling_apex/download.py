@@ -155,7 +155,7 @@ class _Clients:
                 client = self._httpx.Client(**options, proxy=proxy, trust_env=False)
             except (ValueError, ImportError) as error:
                 raise AudioError(
-                    f"{name}: the proxy {name_source(str(proxy))} cannot be used ({hide_secrets(str(error))}). Mend "
+                    f"{name}: the proxy {name_source(str(proxy))} cannot be used ({hide_secrets(str(error))}). Fix "
                     "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY."
                 ) from error
             self._clients[proxy] = self._resources.enter_context(client)

@@ -234,7 +234,7 @@ def _read_model_class(model: str, options: Mapping[str, Any]) -> "type[ApexModel
         name = described.get("model_type")
     except (TypeError, AttributeError) as error:  # the file of a Hub model, which transformers takes as it comes
         raise ValueError(
-            f"{model}: its config.json must hold the fields of a config by name ({error}). Name another model."
+            f"{model}: its config.json must hold the fields of a config by name ({error}). Choose another model."
         ) from error
     known: tuple[Any, ...] = (ApexModel, SpectrogramFusionModel, SongEvalModel)
     classes = {model_class.config_class.model_type: model_class for model_class in known}
@@ -261,11 +261,11 @@ def check_device(device: "str | int | torch.device") -> None:
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"{device!r} is no device. This machine has {', '.join(there)}.") from error
+        raise ValueError(f"{device!r} is not a device. This machine has {', '.join(there)}.") from error
     if wanted.type != "cpu" and f"{wanted.type}:{wanted.index or 0}" not in there:
         raise ValueError(
             f"the device {str(device)!r} is not available with torch {torch.__version__} on this machine, which has "
-            f"{', '.join(there)}. Pass one of these, or none."
+            f"{', '.join(there)}. Pass one of these, or leave it out."
         )
 
 

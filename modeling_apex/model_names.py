@@ -36,7 +36,7 @@ def find_model(model: str | os.PathLike | None) -> str:
         check_embedded_model()
         return str(EMBEDDED_MODEL)
     if os.path.lexists(name):
-        raise FileNotFoundError(f"{name}: is no folder. Pass the folder of a model, which holds its {CONFIG_FILE}.")
+        raise FileNotFoundError(f"{name}: is not a folder. Pass the folder of a model, which holds its {CONFIG_FILE}.")
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 

@@ -130,8 +130,8 @@ def refuse_empty_words(words: Sequence[str]) -> None:
             before = words[position - 1] if position else ""
             place = option or (before if re.fullmatch(r"--?[A-Za-z][\w-]*", before) else f"word {position + 1}")
             raise ValueError(
-                f"{place} of the command line is the empty word {value!r}. Say what is meant, or leave it out; "
-                "a variable of the shell that holds nothing leaves such a word."
+                f"{place} of the command line is an empty string, {value!r}. Say what is meant, or leave it out; "
+                "an unset variable of the shell expands to one."
             )
 
 
@@ -160,7 +160,7 @@ def _judge(error: Exception, output: str | os.PathLike | None) -> tuple[int, str
         )
     message = describe_failure(error, output).strip() or type(error).__name__
     if isinstance(error, MemoryError):
-        message = f"there is not enough memory ({message}). Give it smaller files, or a machine with more memory."
+        message = f"there is not enough memory ({message}). Use smaller files, or a machine with more memory."
     return getattr(error, "exit_status", 2), message
 
 

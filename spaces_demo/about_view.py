@@ -39,7 +39,7 @@ RESULT_COLUMNS = {
 # What is told of a preference head, by its name among the head's training facts.
 PREFERENCE_TITLES = {
     "num_battles": "Battles learned from",
-    "held_out_auc": "AUC on battles it had not seen (0.5 is a coin)",
+    "held_out_auc": "AUC on battles it had not seen (0.5 is chance)",
     "expected_calibration_error": "Mean error of its probabilities",
 }
 PREFERENCE_MEANING = "the part that gives Compare a probability"
@@ -156,7 +156,7 @@ def _describe_evaluation(title: str, scores: Mapping[str, Any]) -> dict[str, Any
     counts = [numbers["num_songs"] for numbers in scores.values() if isinstance(numbers.get("num_songs"), int)]
     if counts:
         span = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-        title = f"{title}: {span} songs a score"
+        title = f"{title}: {span} songs per score"
     return {
         "title": title,
         "columns": [RESULT_COLUMNS[column] for column in columns],

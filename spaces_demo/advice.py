@@ -69,7 +69,9 @@ def _describe_weakness(
     numbers = f"{here} there, {rest} in the rest of the song."
     title = format_title(name).lower()
     return (
-        f"To lift that part, begin with {title}: {numbers}" if quality else f"What falls there is {title}: {numbers}"
+        f"To lift that part, begin with {title}: {numbers}"
+        if quality
+        else f"What is weaker there is {title}: {numbers}"
     )
 
 

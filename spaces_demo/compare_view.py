@@ -84,7 +84,7 @@ def _explain(rows: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) ->
         sentences.reverse()  # the winner's come first
     silent = [format_title(name).lower() for name in pushes if not weights.get(name)]
     if silent:
-        sentences.append(f"Without a say in this model: {format_list(silent)}.")
+        sentences.append(f"Not used by this model: {format_list(silent)}.")
     turned = [format_title(name).lower() for name in pushes if weights.get(name, 0.0) < 0]
     if turned:
         sentences.append(

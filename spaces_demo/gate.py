@@ -121,7 +121,7 @@ class Gate:
             content = json.loads(body)
             check_content(content)
         except (ValueError, RecursionError) as error:
-            await JSONResponse({"detail": f"The request is not taken: {error}"}, 400)(scope, receive, send)
+            await JSONResponse({"detail": f"The request is refused: {error}"}, 400)(scope, receive, send)
             return
         forget_answers(scope["app"].get_blocks()._queue)
         # Written anew, so that what comes behind reads what was checked.
@@ -174,9 +174,7 @@ def _refuse_addresses(content: Any) -> None:
     if isinstance(content, dict):
         path = content.get("path")
         if isinstance(path, str) and re.match(r"\s*\w\w+:", path):
-            raise ValueError(
-                "`path` is an address. Upload the file first, and send the path that the upload returned."
-            )
+            raise ValueError("`path` is a URL. Upload the file first, and send the path that the upload returned.")
     for part in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
         _refuse_addresses(part)
 

@@ -129,7 +129,8 @@ class Scorer:
             report = next(reports)
         except FileNotFoundError as error:
             raise SongRefusedError(
-                f"{path.name}: the upload is gone; uploads are deleted after {self.settings.keep_minutes:g} minutes. "
+                f"{path.name}: the upload no longer exists; uploads are deleted after "
+                f"{self.settings.keep_minutes:g} minutes. "
                 "Drop the song again."
             ) from error
         except (AudioError, FloatingPointError) as error:

@@ -270,7 +270,7 @@ def test_an_output_whose_name_no_file_can_have_is_refused(
     [
         ("cuda:99", "the device 'cuda:99' is not available with torch"),
         ("meta", "the device 'meta' is not available with torch"),
-        ("gpu", "'gpu' is no device. This machine has cpu"),
+        ("gpu", "'gpu' is not a device. This machine has cpu"),
     ],
 )
 @pytest.mark.parametrize("command", ["score", "rank"])

@@ -30,7 +30,9 @@ OTHERS = (datasets_scripts.build.main, hub_card.build_card.main, hub_card.publis
     ],
 )
 def test_an_empty_word_is_refused_by_its_place(words: list[str], place: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{place} of the command line is the empty word '.*'\. Say what is meant"):
+    with pytest.raises(
+        ValueError, match=rf"^{place} of the command line is an empty string, '.*'\. Say what is meant"
+    ):
         refuse_empty_words(words)
 
 
@@ -45,14 +47,14 @@ def test_no_command_takes_an_empty_word(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([command, *words]) == 2
-    assert re.fullmatch(r"apex-music: .+ is the empty word ''\. .+\n", capsys.readouterr().err)
+    assert re.fullmatch(r"apex-music: .+ is an empty string, ''\. .+\n", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("run", OTHERS)
 def test_no_other_command_takes_an_empty_word(run: Callable, capsys: pytest.CaptureFixture) -> None:
     assert run(["training", "--output", ""]) == 2
-    assert "--output of the command line is the empty word ''" in capsys.readouterr().err
+    assert "--output of the command line is an empty string, ''" in capsys.readouterr().err
 
 
 NOBODY = "~nobody-of-this-name/x"
@@ -90,3 +92,15 @@ def test_a_tilde_is_expanded_in_one_way() -> None:
     for folder in ("modeling_apex", "datasets_scripts", "hub_card", "spaces_demo"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             assert not re.search(r"(?<!os\.path)\.expanduser\(", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_description_fits_the_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    _, description, *_ = capsys.readouterr().out.split("\n\n")
+    if command != "build":  # its description is laid out by hand, for 120 columns
+        assert max(map(len, description.splitlines())) <= 80

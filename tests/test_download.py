@@ -495,6 +495,6 @@ class TestProxies:
 
     def test_a_proxy_that_cannot_be_used(self, proxy: ProxyServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", "gopher://me:secret@proxy:70")
-        with pytest.raises(AudioError, match=r"the proxy gopher://\S+ cannot be used .*Mend HTTPS_PROXY") as caught:
+        with pytest.raises(AudioError, match=r"the proxy gopher://\S+ cannot be used .*Fix HTTPS_PROXY") as caught:
             open_audio("http://song.test/song.flac")
         assert "secret" not in str(caught.value)

@@ -93,7 +93,9 @@ def test_a_path_without_a_folder_is_refused_and_the_hub_not_asked(
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: is no folder\. Pass the folder of a model, whi"):
+    with pytest.raises(
+        FileNotFoundError, match=r"model\.safetensors: is not a folder\. Pass the folder of a model, whi"
+    ):
         load_scorer(tmp_path / "model.safetensors")
 
 

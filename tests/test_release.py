@@ -17,9 +17,13 @@ def read(name: str) -> str:
 
 def test_one_version_stands_everywhere() -> None:
     (newest, *_) = re.findall(r"^## (\S+)", read("CHANGELOG.md"), flags=re.MULTILINE)
-    assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == __version__
-    assert newest == __version__
-    assert yaml.safe_load(read("CITATION.cff"))["version"] == __version__
+    stated = {
+        "CHANGELOG.md": newest,
+        "CITATION.cff": yaml.safe_load(read("CITATION.cff"))["version"],
+        "pyproject.toml": tomllib.loads(read("pyproject.toml"))["project"]["version"],
+    }
+    others = {name: version for name, version in stated.items() if version != __version__}
+    assert not others, f"modeling_apex.__version__ is {__version__}, and other files state another version: {others}"
 
 
 def test_the_citation_names_the_paper_and_the_licence() -> None:

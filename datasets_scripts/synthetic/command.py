@@ -22,16 +22,16 @@ SYSTEM_GROUPS = {"platforms": PLATFORMS, "unseen": ARENA_SYSTEMS, "all": (*PLATF
 DESCRIPTION = """\
 Make a synthetic world of short songs whose five aesthetic factors are known, with listeners, raters and battles.
 
-  training     metadata.jsonl, audio/, pseudo_labels.jsonl: two platforms, two songs a prompt
-  songeval     metadata.jsonl with sixteen raters a song, audio/
+  training     metadata.jsonl, audio/, pseudo_labels.jsonl: two platforms, two songs per prompt
+  songeval     metadata.jsonl with sixteen raters per song, audio/
   music-arena  battle_data/, audio_files/, metadata/: eleven systems that training never sees
-  factors      like training, with independent factors and songs of its own: a test set
+  factors      like training, but other songs, with independent factors: a test set
   tracks       tracks.csv with the features of a Spotify-like table and popularity 0 to 100, audio/
   samples      six songs from good to poor
-  all          all of these, each in a folder of its own
+  all          all of these, each in its own folder
 
-Beside each lies truth.jsonl (latent factors, appeal) and truth_ceilings.json (how well a perfect listener would do).
-A run that was stopped goes on where it was when started again with the same options.
+Each also has truth.jsonl (latent factors, appeal) and truth_ceilings.json (how well a perfect listener would do).
+Run the same command again to resume an interrupted run.
 """
 
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options and the description of the `synthetic` sub-command to its parser."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; resumed when it was stopped")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, or to resume")
     parser.add_argument("--layout", choices=(*LAYOUTS, "all"), default="all", help="what to write (default: all)")
     parser.add_argument("--num-songs", type=int, default=100, help="songs per layout; a battle has two (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world (default: 0)")

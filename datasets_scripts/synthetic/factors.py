@@ -98,7 +98,7 @@ def draw_ratings(
             Standard deviation of one judgement, in points; a rater's leniency has half of it.
 
     Returns:
-        `list[dict[str, float]]`: one entry a rater, five dimensions each, between 1 and 5.
+        `list[dict[str, float]]`: one entry per rater, five dimensions each, between 1 and 5.
     """
     labels = np.array(list(factors.to_labels().values()))
     leniency = 0.5 * noise * generator.standard_normal((num_raters, 1))

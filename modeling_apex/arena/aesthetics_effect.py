@@ -1,5 +1,5 @@
 """
-The question of the paper: do aesthetic scores help to foretell preferences, beside popularity?
+The question of the paper: do aesthetic scores help to predict preferences, beside popularity?
 
 What comes in are differences of AUC with minus without aesthetics, and the same on permuted aesthetics. What leaves
 are rows with one of four verdicts, and a conclusion in words: `helps`, `hurts`, `no evidence` (with the smallest
@@ -78,7 +78,7 @@ class EffectTester:
         Where the first permutations leave no doubt that nothing is significant, no more are made.
         """
         if classifier not in self.classifiers:
-            reason = f"{classifier} is not fitted again on permuted aesthetics (--permute {classifier} does so)"
+            reason = f"{classifier} is not refitted on permuted aesthetics (--permute {classifier} does that)"
             return describe_effect(compared, None, reason)
         if not self.num_permutations:
             return describe_effect(compared, None, "no permutations were asked for")
@@ -208,10 +208,10 @@ def build_conclusion(results: dict[str, Any]) -> str:
     }
     interval = "" if primary["low"] is None else f", paired interval {primary['low']:+.3f} to {primary['high']:+.3f}"
     sentence = (
-        f"{words[primary['verdict']]} to foretell preferences on systems left out of training ({PRIMARY_CLASSIFIER}, "
+        f"{words[primary['verdict']]} to predict preferences on systems left out of training ({PRIMARY_CLASSIFIER}, "
         f"AUC with minus without {primary['estimate']:+.3f}{interval} at {INTERVAL_LEVEL:.0%}; as many columns of "
-        f"noise bring {primary['null_mean']:+.3f}; p = {primary['p_value']:.4f} by {primary['num_permutations']} "
-        "permutations that fit again)."
+        f"noise add {primary['null_mean']:+.3f}; p = {primary['p_value']:.4f} by {primary['num_permutations']} "
+        "permutations with refitting)."
     )
     if primary["verdict"] == NO_EVIDENCE:
         sentence += (

@@ -86,7 +86,7 @@ def compute_anchor_gains(
         `ValueError`: If `counts` does not contain 0, or the table names no systems or has no scores.
     """
     if not table.has_systems or not table.get_group_indices("popularity", "aesthetics", "other"):
-        raise ValueError("Anchor battles need systems and scores: `system_a`, `system_b` and two columns a score.")
+        raise ValueError("Anchor battles need systems and scores: `system_a`, `system_b` and two columns per score.")
     if 0 not in counts or min(counts) < 0:
         raise ValueError(f"`counts` is {counts}. It must hold 0, to compare with, and no negative number.")
     decisive = table.select(table.is_decisive & table.is_between_systems)

@@ -15,7 +15,7 @@ from modeling_apex.storage.markdown import build_table, escape_markdown
 from modeling_apex.storage.output_folder import replace_texts
 
 EARLIER_VERSION = (
-    "an earlier version wrote these results, without permutations that fit again and with intervals of single "
+    "an earlier version wrote these results, without permutations with refitting and with intervals of single "
     "battles; run `apex-music arena` again"
 )
 _COLUMNS = (("AUC all", "all", "auc"), ("AUC instrumental", "instrumental", "auc"), ("AUC vocal", "vocal", "auc"),
@@ -95,7 +95,7 @@ def _build_opening(results: dict[str, Any]) -> str:
     battles, options = results["battles"], results["options"]
     is_simulated = any(column["group"] == "truth" for column in results["scores"])
     facts = [
-        *(["These battles are synthetic: what is called human below was drawn by a simulation."] * is_simulated),
+        *(["These battles are synthetic: votes called human below were drawn by a simulation."] * is_simulated),
         f"{battles['num_decisive']} decisive battles of {battles['num_systems']} systems: "
         f"{battles['num_won_by_a']} won by A, {battles['num_won_by_b']} by B. Among all {battles['num_used']} with a "
         f"vote, {battles['num_instrumental']} are instrumental, {battles['num_vocal']} vocal and "
@@ -105,7 +105,7 @@ def _build_opening(results: dict[str, Any]) -> str:
         f"A won {format_interval(results['share_won_by_a']['all'])} of the decisive battles.",
         f"Brackets are {options['interval_level']:.0%} intervals by {options['num_draws']} bootstrap draws of "
         f"{describe_units(results['resampled'])}, seed {options['seed']} (accuracy: Wilson's); of the logistic "
-        f"regression and the baselines by {options.get('num_refits', 'none')}, each fitted again. Macro F1 is the "
+        f"regression and the baselines by {options.get('num_refits', 'none')}, each refitted. Macro F1 is the "
         "mean over both sides, so that exchanging A and B changes nothing; F1 of A wins is the paper's.",
         *(f"{note[0].upper()}{note[1:]}." for note in results["notes"]),
     ]
@@ -127,7 +127,10 @@ def _build_direct_rules(results: dict[str, Any]) -> str:
         label = escape_markdown(label)
         rows.append([label, *_list_cells(found), "–" if published is None else f"{published:.3f}"])
     header = ["the higher score wins", *(c[0] for c in _COLUMNS), f"AUC all, published ({published_results.SOURCE})"]
-    note = "The published rules let the lower score win; the published column is what those scores reach read rightly."
+    note = (
+        "The published rules let the lower score win; the published column is what those scores reach when read the "
+        "right way round."
+    )
     return f"## Direct rules\n\n{build_table(header, rows)}\n\n{note}"
 
 
@@ -143,7 +146,7 @@ def _build_judges(compared: dict[str, Any] | None) -> str:
     note = (
         f"{compared['num_battles']} decisive battles that every judge scored ({compared['num_left_out']} left out); "
         f"the higher score wins. Intervals draw {describe_units(compared['resampled'])}, the same for all, so that "
-        "differences are paired: one whose interval holds zero may be luck."
+        "differences are paired: one whose interval contains zero may be chance."
     )
     standing = [
         escape_markdown(f"{pair['first']} and {pair['second']}")
@@ -193,9 +196,7 @@ def _build_protocol(name: str, found: dict[str, Any], results: dict[str, Any]) -
     if name == "leave_one_system_out":
         notes.append("Every battle is judged twice, once with each of its systems left out of training.")
     if name == "within_system_pairs":
-        notes.append(
-            "Battles are compared within a pair of systems only, so AUC is the one metric that means something."
-        )
+        notes.append("Battles are compared within a pair of systems only, so AUC is the only meaningful metric.")
     return f"{title}\n\n{build_table(header, rows)}\n\n{' '.join(notes)}"
 
 
@@ -216,10 +217,10 @@ def _build_aesthetics_effect(results: dict[str, Any]) -> str:
     ]
     header = ["protocol", "classifier", "AUC difference (paired interval)", "noise columns bring", "over noise", "p",
               "smallest effect shown in 4 of 5", "verdict"]  # fmt: skip
-    claim = "between songs of one system" if effect.get("claim") == "songs" else "of songs or of systems"
+    claim = "between songs of one system" if effect.get("claim") == "songs" else "between songs or systems"
     note = (
-        f"p by up to {effect.get('num_permutations', 0)} permutations of all aesthetic scores together, each fitted "
-        f"again; the question is what aesthetics tell {claim}. The primary row ({effect['primary']['protocol']}, "
+        f"p by up to {effect.get('num_permutations', 0)} permutations of all aesthetic scores together, each "
+        f"refitted; the question is what aesthetics add {claim}. The primary row ({effect['primary']['protocol']}, "
         f"{effect['primary']['classifier']}) is judged alone, the others after Holm's correction."
     )
     reasons = dict.fromkeys(row["reason"] for row in effect["rows"] if row.get("verdict") == "not testable")

@@ -127,7 +127,7 @@ def measure_baselines(
 
     Args:
         table (`BattleTable`): The battles.
-        resamples ([`Resamples`]): Samples of them; every baseline is fitted again on each.
+        resamples ([`Resamples`]): Samples of them; every baseline is refitted on each.
         protocol (`str`): One of `PROTOCOLS`.
         folds (`list[Fold]`): Its folds.
         num_folds (`int`), seed (`int`): With which they are dealt again where few battles have durations.

@@ -100,7 +100,7 @@ def build_battle_table(
             number cannot be read. The message names the row.
     """
     if not (listed := list(rows)):
-        raise ValueError(f"{source} holds no battles. Pass a table with at least one row a battle.")
+        raise ValueError(f"{source} holds no battles. Pass a table with at least one row per battle.")
     columns = list(dict.fromkeys(name for row in listed for name in row))
     id_column = next((name for name in ("battle_uuid", "battle_id") if name in columns), None)
     # A table may name no systems at all; direct rules need none. One side alone is a mistake.
@@ -145,7 +145,7 @@ def _refuse_repeated_ids(ids: Sequence[str], source: str) -> None:
         if battle_id in first_rows:
             raise ValueError(
                 f"Battle {battle_id!r} appears in row {first_rows[battle_id]} and again in row {number} of {source}. "
-                "Keep one row a battle."
+                "Keep one row per battle."
             )
         first_rows[battle_id] = number
 

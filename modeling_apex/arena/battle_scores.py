@@ -30,7 +30,7 @@ KEPT_COLUMNS = ("preference", "system_a", "system_b", "is_instrumental", "prompt
 SILENCE_DECIBELS = -120.0
 SCORE_GROUPS = ("popularity", "aesthetics")  # what classifiers are given with and without
 WITHHELD = "the audio is withheld"
-REMEDY = "Delete it and give the same `apex-music arena` command again, or name another --output."
+REMEDY = "Delete it and run the same `apex-music arena` command again, or name another --output."
 
 
 def compute_loudness(waveform: np.ndarray) -> float:
@@ -122,7 +122,7 @@ def compute_battle_scores(
     """
     path = Path(output)
     if path.suffix.lower() != ".jsonl":
-        raise ValueError(f"Scores are stored as JSONL, but the output is {path}. Name a file ending in .jsonl.")
+        raise ValueError(f"Scores are stored as JSONL, but the output is {path}. Choose a file ending in .jsonl.")
     path.parent.mkdir(parents=True, exist_ok=True)
     identity: dict[str, Any] = {"weights_sha256": weights_sha256}
     if first_seconds is not None:  # said only where it is, so that files of before go on
@@ -227,8 +227,8 @@ def _read_stored(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str,
     for row in rows:
         if "weights_sha256" not in row:
             raise ValueError(
-                f"{path}: holds scores of battles by version 0.1, which did not say of what weights and audio they "
-                f"are. {REMEDY}"
+                f"{path}: holds scores of battles by version 0.1, which did not record their weights and "
+                f"audio. {REMEDY}"
             )
         what = f"scores of battles by {row['scored_by']}"
         stored, wanted = (

@@ -1,11 +1,12 @@
 """
-CMI-RewardBench by its own rows and rules: how well a score tells ratings and preferences of PAM, MusicEval, Music
+CMI-RewardBench by its own rows and rules: how well a score predicts ratings and preferences of PAM, MusicEval, Music
 Arena and CMI-Pref.
 
 What comes in is the benchmark's `all_test.jsonl` and scores of its songs; what leaves are its metrics (Spearman's,
-Pearson's and Kendall's correlation, or the share of pairs told right), with intervals, for one model or several on the
-same rows. As in the benchmark, a tie of two scores counts as a vote for B, and a pair of which people like both or
-neither as half right, whatever is said. Of its two questions only musicality is asked: no model here hears the prompt.
+Pearson's and Kendall's correlation, or the share of pairs ordered correctly), with intervals, for one model or several
+on the same rows. As in the benchmark, a tie of two scores counts as a vote for B, and a pair of which people like both
+or neither as half right, whatever is predicted. Of its two questions only musicality is asked: no model here hears
+the prompt.
 """
 
 import itertools
@@ -63,7 +64,7 @@ def read_bench_rows(path: str | os.PathLike, root: str | os.PathLike) -> tuple[l
 
     Args:
         path (`str` or `os.PathLike`), root (`str` or `os.PathLike`):
-            `all_test.jsonl`, and the folder that its paths start from.
+            `all_test.jsonl`, and the folder that its paths are relative to.
 
     Returns:
         `tuple[list[BenchRow], dict[str, int]]`: the rows of the test split, and how many others there are, by reason.
@@ -74,9 +75,9 @@ def read_bench_rows(path: str | os.PathLike, root: str | os.PathLike) -> tuple[l
     """
     file, folder = Path(os.path.expanduser(path)), Path(os.path.expanduser(root))
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file. Name data/all_test.jsonl of CMI-RewardBench.")
+        raise FileNotFoundError(f"{file}: no such file. Pass data/all_test.jsonl of CMI-RewardBench.")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder. Name the folder that the paths of {file} start from.")
+        raise FileNotFoundError(f"{folder}: no such folder. Pass the folder that the paths in {file} are relative to.")
     rows, others = list[BenchRow](), Counter[str]()
     for row in iterate_rows(file):
         found = _read_row(row, folder)
@@ -87,8 +88,8 @@ def read_bench_rows(path: str | os.PathLike, root: str | os.PathLike) -> tuple[l
     if not rows:
         counts = ", ".join(f"{count} {reason}" for reason, count in others.items()) or "there are none"
         raise ValueError(
-            f"{file}: no row is of the test of CMI-RewardBench ({counts}). Expected rows with source, split, "
-            "audio-path and, as the source wants it, audio2, musicality, preference or preference-musicality."
+            f"{file}: no row belongs to the test set of CMI-RewardBench ({counts}). Expected rows with source, split, "
+            "audio-path and, as the source requires, audio2, musicality, preference or preference-musicality."
         )
     return rows, dict(others)
 

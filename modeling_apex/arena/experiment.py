@@ -4,7 +4,7 @@ The arena experiment: do predicted scores foretell which of two songs people pre
 What comes in is a table of battles; what leaves is one JSON-ready dictionary with everything that the report, the
 plots and the conclusion read: direct rules, classifiers under five protocols, baselines, the effect of aesthetics,
 leaderboards, the preference head and the gain of anchor battles. Every predictor of a subset is measured on the same
-bootstrap draws; a logistic regression is fitted again on each.
+bootstrap draws; a logistic regression is refitted on each.
 """
 
 import logging
@@ -71,7 +71,7 @@ class ArenaOptions:
     Args:
         num_folds (`int`, defaults to 10): Folds of the cross-validations.
         num_draws (`int`, defaults to 1000): Bootstrap draws.
-        num_refits (`int`, defaults to 200): Draws on which a logistic regression is fitted again.
+        num_refits (`int`, defaults to 200): Draws on which a logistic regression is refitted.
         num_permutations (`int`, *optional*):
             Permutations of the aesthetic scores; defaults to what Holm's correction over the tests of this run needs.
             0 makes no test.
@@ -425,5 +425,5 @@ def _list_notes(results: dict[str, Any], table: BattleTable, options: ArenaOptio
         )
     others = [name for name in options.classifiers if name != PRIMARY_CLASSIFIER]
     if others and any(column["group"] != "truth" for column in results["scores"]):
-        notes.append(f"intervals of {', '.join(others)} are those of one fit; the logistic regression is fitted again")
+        notes.append(f"intervals of {', '.join(others)} are those of one fit; the logistic regression is refitted")
     return notes + (list(PUBLISHED_RECIPE_DIFFERENCES) if options.recipe == "published" else [])

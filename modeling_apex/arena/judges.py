@@ -109,7 +109,7 @@ def compare_judges(
     """
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
-        raise ValueError(f"Judges must have names of their own, got {', '.join(names)}.")
+        raise ValueError(f"Names of judges must be unique, got {', '.join(names)}.")
     votes = dict(zip(map(str, table.battle_ids), map(str, table.preferences), strict=True))
     for judge in judges:
         _check_votes(judge, votes)

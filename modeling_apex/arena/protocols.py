@@ -74,8 +74,8 @@ def check_battles(table: BattleTable, num_folds: int) -> None:
         raise ValueError(f"None of the {len(table)} battles has a winner. At least some must be decided for A or B.")
     if len(winners) == 1:
         raise ValueError(
-            f"All {len(decisive)} decisive battles were won by {winners[0]}: there is one class only "
-            "and nothing can be told apart. Check the `preference` column."
+            f"All {len(decisive)} decisive battles were won by {winners[0]}: there is only one class, so there is "
+            "nothing to learn. Check the `preference` column."
         )
 
 
@@ -122,7 +122,7 @@ def find_families(table: BattleTable, stated: Mapping[str, str] | None = None) -
     """
     names = [str(name) for name in np.unique(table.systems.astype(str))]
     if unknown := sorted(set(stated or ()) - set(names)):
-        raise ValueError(f"Families are stated of systems {unknown} that the table does not have. It has {names}.")
+        raise ValueError(f"Families are given for systems {unknown} that are not in the table. It has {names}.")
     families = {}
     for name in names:
         words = re.split(r"[-_ ./]+", name.lower())

@@ -119,7 +119,7 @@ def check_provenance(name: str, value: Any) -> dict[str, Any]:
         if facts is not None and not isinstance(facts, Mapping):
             raise TypeError(f"`{name}.{part}` must be a dict, got {facts!r:.80}.")
         if not isinstance((facts or {}).get("source") or "", str):
-            raise TypeError(f"`{name}.{part}.source` must be a text, got {facts!r:.80}.")
+            raise TypeError(f"`{name}.{part}.source` must be a string, got {facts!r:.80}.")
     training = stated.get("training")
     if stated.get("name") == EMBEDDED_MODEL.name and isinstance(training, Mapping) and "arguments" in training:
         # Trained by a release that let name and warning of the base model stand: it is another model.
@@ -218,11 +218,11 @@ def check_feature(position: int, feature: Any) -> dict[str, Any]:
         }
     categories = feature["categories"]
     if isinstance(categories, str) or not isinstance(categories, Sequence) or not categories:
-        raise TypeError(f"`{place}.categories` must be a list with at least one text, got {categories!r:.80}.")
+        raise TypeError(f"`{place}.categories` must be a list with at least one string, got {categories!r:.80}.")
     if len(categories) > MAX_CATEGORIES:
         raise ValueError(f"`{place}.categories` has {len(categories):,}; at most {MAX_CATEGORIES:,} can be.")
     if len(set(map(str, categories))) != len(categories) or not all(isinstance(name, str) for name in categories):
-        raise ValueError(f"`{place}.categories` must be different texts, got {categories!r:.80}.")
+        raise ValueError(f"`{place}.categories` must be distinct strings, got {categories!r:.80}.")
     return {**described, "categories": list(categories)}
 
 

@@ -97,7 +97,7 @@ def convert_checkpoint(encoder: str | os.PathLike[str], heads: str | os.PathLike
     try:
         model.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"encoder {encoder} and heads {heads} do not make one model: {error}") from error
+        raise ValueError(f"encoder {encoder} and heads {heads} do not fit together: {error}") from error
     damaged = [name for name, tensor in state_dict.items() if not torch.isfinite(tensor).all()]
     if damaged:
         raise ValueError(f"weights that are NaN or infinite: {', '.join(damaged)}.")

@@ -203,10 +203,10 @@ def _match_names(
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{path}: {', '.join(sorted(unknown)[:5])} has no place in this model; nothing was read.")
+        raise ValueError(f"{path}: {', '.join(sorted(unknown)[:5])} does not belong to this model; nothing was read.")
     missing = sorted({name for name in expected if name.startswith(part)} - set(taken.values()))
     if missing:
-        raise ValueError(f"{path}: what becomes {', '.join(missing[:5])} is missing; nothing was read.")
+        raise ValueError(f"{path}: the weights of {', '.join(missing[:5])} are missing; nothing was read.")
     with safe_open(path, framework="pt") as file:
         dtypes = {name: file.get_slice(name).get_dtype() for name in taken}
     for name, place in taken.items():
@@ -283,6 +283,7 @@ def _download_encoder(source: str, names: tuple[str, ...]) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(names)))
     except OSError as error:
         raise FileNotFoundError(
-            f"{source}: cannot be had from the Hub: {error} To work offline, run `hf download {source}` once while "
+            f"{source}: cannot be fetched from the Hub: {error} To work offline, run `hf download {source}` once "
+            f"while "
             "connected, or pass a local folder."
         ) from error

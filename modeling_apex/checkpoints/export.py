@@ -200,7 +200,7 @@ def _describe_licences(provenance: Mapping[str, Any], license_id: str | None) ->
     elif provenance.get("training"):
         components.append(Component("what it was trained with", "songs and labels", None))
     if not components and license_id is None:
-        return "", "Nothing says under which licence these weights may be used. Say so above, as `license:`."
+        return "", "No licence is stated for these weights. State it above, as `license:`."
     license_id = license_id or compute_combined_license([CODE, *components])
     rows, limits = [], []
     for part in (CODE, *components):

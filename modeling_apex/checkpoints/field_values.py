@@ -50,7 +50,7 @@ def check_float(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"`{name}` must be a number, got {value!r:.80}.")
     if abs(value) > 1e300 or not math.isfinite(value):  # the first also spares the second an integer beyond floats
-        raise ValueError(f"`{name}` must be finite and of a sane size, got {value!r:.40}.")
+        raise ValueError(f"`{name}` must be finite and of a plausible size, got {value!r:.40}.")
     if minimum is not None and value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
     if above is not None and value <= above:
@@ -76,7 +76,7 @@ def check_text(name: str, value: Any, is_optional: bool = False) -> Any:
     if value is None and is_optional:
         return None
     if not isinstance(value, str):
-        raise TypeError(f"`{name}` must be a text, got {value!r:.80}.")
+        raise TypeError(f"`{name}` must be a string, got {value!r:.80}.")
     if len(value) > MAX_TEXT or not value.replace("\n", "").isprintable():
         raise ValueError(f"`{name}` must be at most {MAX_TEXT:,} characters without control codes, got {value!r:.80}.")
     return value

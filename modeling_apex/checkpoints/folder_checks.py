@@ -42,7 +42,7 @@ def find_strange_files(folder: Path) -> list[str]:
         if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
             problems.append(f"{name} is a link to {os.readlink(path)}")
         elif not path.is_file() and not path.is_dir():
-            problems.append(f"{name} is no file")
+            problems.append(f"{name} is not a file")
     return problems
 
 
@@ -145,7 +145,7 @@ def find_extractor_differences(folder: Path, config: Any) -> list[str]:
     expected = ApexFeatureExtractor.from_config(config)
     names = ("sampling_rate", "segment_seconds", "minimum_num_samples")
     return [
-        f"{name} is {stated[name]!r:.40}, but the config makes it {getattr(expected, name)}"
+        f"{name} is {stated[name]!r:.40}, but the config implies {getattr(expected, name)}"
         for name in names
         if name in stated and stated[name] != getattr(expected, name)
     ]

@@ -117,7 +117,7 @@ def find_changed_files(folder: str | os.PathLike[str], sums: dict[str, str]) -> 
         if not (root / name).is_file():
             problems.append(f"{name} is missing")
         elif (found := compute_file_hash(root / name)) != expected:
-            problems.append(f"{name} has SHA-256 {found}, listed is {expected}")
+            problems.append(f"{name} has SHA-256 {found}, but {expected} is listed")
     # The Hub adds .gitattributes on its own, and its client keeps notes of a download under .cache.
     listed = {*sums, CHECKSUMS_NAME, ".gitattributes"}
     unlisted = [name for name in list_files(root) if name not in listed and not name.startswith(".cache/")]

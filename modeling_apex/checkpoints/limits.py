@@ -69,7 +69,7 @@ def _check_encoder(encoder: Any) -> None:
     lengths = {len(getattr(encoder, name)) for name in ENCODER_LIST_BOUNDS}
     if len(lengths) > 1:
         raise ValueError(
-            "`encoder_config.conv_dim`, `conv_kernel` and `conv_stride` must have one entry a convolution each, got "
+            "`encoder_config.conv_dim`, `conv_kernel` and `conv_stride` must each have one entry per convolution, got "
             f"{len(encoder.conv_dim)}, {len(encoder.conv_kernel)} and {len(encoder.conv_stride)}."
         )
     for divisor in ("num_attention_heads", "num_conv_pos_embedding_groups"):
@@ -238,13 +238,13 @@ def check_size_list(label: str, values: Any, maximum: int) -> None:
 
 
 def _build_header_error(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path}: not a sound safetensors file; its header {problem} Nothing was loaded.")
+    return ValueError(f"{path}: not a valid safetensors file; its header {problem} Nothing was loaded.")
 
 
 def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return content
 
 
@@ -258,7 +258,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], in
         raise _build_header_error(path, f"describes {name!r:.100} by {entry!r:.100}.")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPE_BITS:
-        raise _build_header_error(path, f"gives {name!r:.100} the unknown kind {entry['dtype']!r:.40}.")
+        raise _build_header_error(path, f"gives {name!r:.100} the unknown dtype {entry['dtype']!r:.40}.")
     if not is_count_list(shape) or not is_count_list(offsets) or len(offsets) != 2 or len(shape) > 64:
         raise _build_header_error(path, f"gives {name!r:.100} the shape {shape!r:.80} at {offsets!r:.80}.")
     if offsets[1] - offsets[0] != math.prod(shape) * DTYPE_BITS[entry["dtype"]] // 8:

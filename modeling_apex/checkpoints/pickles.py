@@ -54,11 +54,11 @@ def load_pickle(path: Path) -> dict[str, Any]:
 def _check_archive(path: Path) -> None:
     """Refuse an archive that unpacks to more than it is, and a pickle that calls for more than weights."""
     if not zipfile.is_zipfile(path):
-        raise ValueError("expected an archive of torch.save (torch 1.6 or later). Save older files anew.")
+        raise ValueError("expected an archive of torch.save (torch 1.6 or later). Save older files again.")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if packed := [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]:
-            raise ValueError(f"{packed[0]!r:.100} is compressed, which torch.save never does. Save it anew.")
+            raise ValueError(f"{packed[0]!r:.100} is compressed, which torch.save never does. Save it again.")
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("its members claim more bytes than the file has.")
         pickles = [member for member in members if member.filename.endswith("data.pkl")]
@@ -78,7 +78,7 @@ def _check_tensors(content: Mapping[Any, Any], num_bytes: int) -> None:
     claimed = 0
     for name, tensor in _list_tensors(content):
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise ValueError(f"{name!r:.100} is a tensor of another kind than plain weights are.")
+            raise ValueError(f"{name!r:.100} is not a tensor of plain weights.")
         size = tensor.numel() * tensor.element_size()
         claimed += size
         if size > tensor.untyped_storage().nbytes() or claimed > num_bytes:

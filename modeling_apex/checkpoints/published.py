@@ -141,7 +141,7 @@ def read_heads(source: str | os.PathLike[str], **hub_options: Any) -> PublishedW
     renamed = {name: match[1] for name in tensors if (match := HEAD_KEY.fullmatch(name))}
     if misplaced := [name for name in tensors if name not in renamed]:
         raise ValueError(
-            f"{weights_path}: key {misplaced[0]!r} has no place in an APEX checkpoint; expected shared.*, "
+            f"{weights_path}: key {misplaced[0]!r} does not belong in an APEX checkpoint; expected shared.*, "
             "branch_<score>.* and aggregator.*."
         )
     state_dict = {renamed[name]: tensor for name, tensor in tensors.items()}

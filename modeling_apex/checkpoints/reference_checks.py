@@ -52,7 +52,7 @@ def check_reference(name: str, reference: Any, head_names: Sequence[str]) -> dic
             _refuse(f"{name}.percentile_tables[{head!r}]", "must not descend")
     for head, width in widths.items():
         if not _is_number(width) or width < 0:
-            _refuse(f"{name}.intervals[{head!r}]", "must be a width, not below 0")
+            _refuse(f"{name}.intervals[{head!r}]", "must be a width of at least 0")
     if novelty:
         _check_novelty(f"{name}.novelty", novelty)
     return dict(reference)
@@ -87,4 +87,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _refuse(name: str, problem: str) -> None:
-    raise ValueError(f"`{name}` {problem}. It is made anew by: apex-music calibrate MODEL SONGS")
+    raise ValueError(f"`{name}` {problem}. Make it again: apex-music calibrate MODEL SONGS")

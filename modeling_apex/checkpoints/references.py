@@ -47,7 +47,7 @@ def read_reference(source: str, options: Mapping[str, Any]) -> tuple[dict[str, t
     source = find_model(source)
     options = choose_hub_options(source, options)
     if os.path.isdir(source):
-        load_fields(Path(source) / "config.json", "Name another model.")
+        load_fields(Path(source) / "config.json", "Choose another model.")
     fields, _ = PreTrainedConfig.get_config_dict(source, **options)
     if fields.get("model_type") in ENCODER_MODEL_TYPES:
         encoder = read_encoder(source, **options)

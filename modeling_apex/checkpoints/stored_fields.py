@@ -50,9 +50,7 @@ def check_stored_fields(config_class: Any, fields: Mapping[str, Any], place: str
             if value is not None or name in NEVER_NULL:
                 TRANSFORMERS_FIELDS[name](label, value)
         elif hasattr(config_class, name) or name == "self":
-            raise ValueError(
-                f"`{label:.80}` is no field of a config; it would stand in the place of a method. Drop it."
-            )
+            raise ValueError(f"`{label:.80}` is not a config field, and would shadow a method. Remove it.")
 
 
 def check_encoder_fields(encoder_class: Any, fields: Mapping[str, Any]) -> None:
@@ -127,7 +125,7 @@ def _check_implementation(label: str, value: Any) -> None:
 
 def _check_path(label: str, value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)):  # any name that a folder has
-        raise TypeError(f"`{label}` must be a text, got {value!r:.80}.")
+        raise TypeError(f"`{label}` must be a string, got {value!r:.80}.")
 
 
 def _check_dtype(label: str, value: Any) -> None:

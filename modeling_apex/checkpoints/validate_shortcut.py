@@ -55,8 +55,8 @@ def validate_shortcut(
     exported = get_exported_folder(shortcut.model)
     if exported is not None and precision == "float32":
         raise ValueError(
-            f"{exported}: its float32 graph is its own exact path, and was compared with torch when it was exported. "
-            "Name a precision below float32, or validate the checkpoint that it was exported from."
+            f"{exported}: its float32 graph was compared with torch when it was exported, so there is nothing to "
+            "validate. Choose a precision below float32, or validate the checkpoint that it was exported from."
         )
     exact_engine = "torch" if exported is None else engine
     exact = load_scorer(model, engine=exact_engine, **{**options, "device": shortcut.model.device})
@@ -77,10 +77,10 @@ def _check_request(model: Any, engine: str, precision: str, compile: bool) -> No
     check_engine(engine, precision, compile=compile)
     if model is not None and not isinstance(model, (str, os.PathLike)):
         raise TypeError(
-            f"`model` must be a folder or a Hub id, for each path loads its own; got {type(model).__name__}."
+            f"`model` must be a folder or a Hub id, because each path loads its own; got {type(model).__name__}."
         )
     if engine == "torch" and precision == "float32" and not compile:
         raise ValueError(
-            "there is nothing to validate: torch in float32 is the exact path. Name an engine, a precision below "
+            "there is nothing to validate: torch in float32 is the exact path. Choose an engine, a precision below "
             "float32, or compile."
         )

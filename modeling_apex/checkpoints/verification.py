@@ -44,7 +44,7 @@ PUBLISHED_ENCODERS = ("m-a-p/MERT-v1-95M", "m-a-p/MERT-v1-330M")
 PARTS = ("encoder", "heads")
 EMBEDDED_TITLE = "apex-tiny (in this package)"
 CONVERT_AGAIN = (
-    "It was compared with nothing: convert the published files (`apex-music convert --muq MUQ --songeval HEAD "
+    "There was nothing to compare it with: convert the published files (`apex-music convert --muq MUQ --songeval HEAD "
     "--output FOLDER`) and compare with `--against FOLDER`."
 )
 MAX_CARD_BYTES = 10_000_000
@@ -132,7 +132,7 @@ def verify_model(
     _check_license(result, folder)
     loaded = _check_weights(result, folder, hub_options)
     if loaded is None:
-        result.identity = "It does not load, so it was compared with nothing."
+        result.identity = "It does not load, so it was not compared."
         return result
     _check_extractor(result, folder, loaded.config)
     _check_probe(result, loaded)
@@ -173,9 +173,9 @@ def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | Non
             f.path for f in hub_files if not (folder / f.path).is_file() or not is_same_file(folder / f.path, f)
         ]
         if changed:
-            result.add("hashes on the Hub", FAILED, f"other here than the Hub lists: {', '.join(changed)}")
+            result.add("hashes on the Hub", FAILED, f"different from what the Hub lists: {', '.join(changed)}")
         else:
-            result.add("hashes on the Hub", OK, f"{len(hub_files)} files are those that the Hub lists")
+            result.add("hashes on the Hub", OK, f"{len(hub_files)} files match those that the Hub lists")
     try:
         sums = load_checksums(folder)
     except FileNotFoundError:
@@ -191,7 +191,7 @@ def _check_hashes(result: Verification, folder: Path, hub_files: list[Any] | Non
 
 def _check_files(result: Verification, folder: Path) -> None:
     if strange := find_strange_files(folder):
-        result.add("files", FAILED, f"what lies elsewhere can change at any time: {'; '.join(strange)}")
+        result.add("files", FAILED, f"files outside the folder can change at any time: {'; '.join(strange)}")
     read = list_read_weights(folder)
     if unread := find_unread_weights(folder, read):
         detail = f"nothing here reads them, but another program may take them for the model: {', '.join(unread)}"
@@ -212,10 +212,10 @@ def _check_code(result: Verification, folder: Path) -> None:
         )
         result.add("code", FAILED, detail)
     elif known and is_published_layout(folder):
-        detail = f"the published layout's own, which this package never runs and knows no hash of: {', '.join(known)}"
+        detail = f"the published layout's own, which this package never runs and has no hash of: {', '.join(known)}"
         result.add("code", NOT_CHECKED, detail)
     elif known:
-        result.add("code", OK, f"{len(known)} files, those that this release of apex-music exports")
+        result.add("code", OK, f"{len(known)} files, as this release of apex-music exports them")
 
 
 def _check_extractor(result: Verification, folder: Path, config: Any) -> None:
@@ -226,7 +226,7 @@ def _check_extractor(result: Verification, folder: Path, config: Any) -> None:
 def _check_license(result: Verification, folder: Path) -> None:
     card = folder / "README.md"
     if not card.is_file():
-        result.add("licence", FAILED, "no README.md, so nothing says who may use the model")
+        result.add("licence", FAILED, "no README.md, so no licence is stated")
         return
     from huggingface_hub import ModelCard
 
@@ -346,7 +346,7 @@ def _compare(result: Verification, loaded: Any, against: Sequence[str], hub_opti
             for title, changed in forged.items()
         ]
         result.add("config", FAILED, " ".join(sentences))
-        result.identity = f"It has the weights of {', '.join(forged)} under another config, so its scores are others."
+        result.identity = f"It has the weights of {', '.join(forged)} under another config, so its scores differ."
     else:
         result.identity = _describe_identity(equal, unknown) if references else CONVERT_AGAIN
     _check_claims(result, config, equal, compared)
@@ -398,15 +398,11 @@ def _describe_identity(equal: dict[str, list[str]], unknown: Sequence[str]) -> s
             f"{equal['encoder'][0]}; every number is equal."
         )
     elif equal["heads"]:
-        sentence = (
-            f"Its heads are those of {equal['heads'][0]}; its encoder is that of no checkpoint that was compared."
-        )
+        sentence = f"Its heads are those of {equal['heads'][0]}; its encoder matches no checkpoint that was compared."
     elif equal["encoder"]:
-        sentence = (
-            f"Its encoder is that of {equal['encoder'][0]}; its heads are those of no checkpoint that was compared."
-        )
+        sentence = f"Its encoder is that of {equal['encoder'][0]}; its heads match no checkpoint that was compared."
     else:
-        sentence = "It equals no checkpoint that was compared."
+        sentence = "It matches no checkpoint that was compared."
     if unknown:
         sentence += (
             f" Not compared, because they are not on this machine: {', '.join(unknown)} (`--against ID` fetches one)."

@@ -7,7 +7,7 @@ from pathlib import Path
 from modeling_apex.process_exit import print_lines
 
 RESULTS_NAME = "anchors.json"
-HELP = "anchor calibration: how much a few battles of a new system help"
+HELP = "measure how much a few battles of a new system help (anchor calibration)"
 DESCRIPTION = (
     "Leave each system of a table of battles out of training, give back a few of its battles as anchors, and measure "
     "how well the others are predicted, per number of anchors. Writes anchors.json."
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--counts", nargs="+", type=int, metavar="N", help="numbers of anchors, 0 among them (default: 0 5 10 20 40)"
     )
-    parser.add_argument("--num-repeats", type=int, default=50, metavar="N", help="choices of anchors (default: 50)")
+    parser.add_argument(
+        "--num-repeats", type=int, default=50, metavar="N", help="random choices of anchors (default: 50)"
+    )
     parser.add_argument("--num-draws", type=int, default=1000, metavar="N", help="bootstrap draws (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of anchors and draws (default: 0)")
 

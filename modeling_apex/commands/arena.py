@@ -11,7 +11,7 @@ from modeling_apex.commands.options import positive_number
 from modeling_apex.process_exit import print_lines
 
 SCORES_FILE = "battle_scores.jsonl"
-HELP = "judge scores on battles: which of two songs do people prefer"
+HELP = "measure how well scores predict which of two songs people prefer"
 DESCRIPTION = (
     "Run the arena experiment on a table of battles with scores in it (CSV, JSONL, Parquet), or on a dataset of "
     "battles with audio and a model. Writes results.json, report.md, plots and a preference head."
@@ -71,13 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resample",
         default="auto",
-        help="what intervals draw: battle, prompt, user, or auto (default): prompts and users as far as they repeat",
+        help="what the bootstrap resamples: battle, prompt, user, or auto (default): prompts and users where they "
+        "repeat",
     )
     parser.add_argument(
         "--recheck",
         action="store_true",
-        help="with --model: read every audio file again to see whether it is still what was scored, whatever its size "
-        "and times say (unchanged files are otherwise recognised without reading them)",
+        help="with --model: read every audio file again, even where its size and times are unchanged",
     )
     parser.add_argument("--no-plots", action="store_true", help="draw no plots")
     parser.add_argument(
@@ -91,19 +91,20 @@ def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-permutations",
         type=int,
         metavar="N",
-        help="permutations of aesthetic scores, each fitted again (default: as many as the tests need; 0: no test)",
+        help="permutations of aesthetic scores, each refitted (default: as many as the tests need; 0: no test)",
     )
     parser.add_argument(
         "--permute",
         nargs="+",
         dest="permuted_classifiers",
         metavar="C",
-        help="which classifiers to fit again on permuted scores (default: logistic_regression; others take hours)",
+        help="which classifiers to refit on permuted scores (default: logistic_regression; others take hours)",
     )
     parser.add_argument(
         "--claim",
         default="songs",
-        help="what aesthetics are asked to tell: songs of one system apart (songs, default), or anything (any)",
+        help="what aesthetics must do to count as helping: distinguish songs of one system (songs, default), or "
+        "anything (any)",
     )
     parser.add_argument(
         "--family",

@@ -15,7 +15,7 @@ from modeling_apex.commands.options import follow_reports, positive_number, say_
 from modeling_apex.inference.report_apex import escape_controls, format_count, format_table
 from modeling_apex.process_exit import print_lines
 
-HELP = "how well scores tell what people prefer, by CMI-RewardBench's own rows and rules"
+HELP = "measure how well scores predict what people prefer, on CMI-RewardBench"
 DESCRIPTION = (
     "Score the songs of CMI-RewardBench (PAM, MusicEval, Music Arena, CMI-Pref) and compute its metrics of "
     "musicality, with intervals, beside the figures that its authors publish. Writes results.json, and the reports of "
@@ -33,7 +33,7 @@ PREFERENCE = "preference"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark", choices=("cmi",), help="cmi: CMI-RewardBench")
     parser.add_argument("--rows", required=True, metavar="FILE", help="the benchmark's all_test.jsonl")
-    parser.add_argument("--audio", required=True, metavar="DIR", help="folder that its paths start from")
+    parser.add_argument("--audio", required=True, metavar="DIR", help="folder that its paths are relative to")
     parser.add_argument(
         "--model",
         action="append",
@@ -47,11 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     heard = parser.add_mutually_exclusive_group()
     heard.add_argument(
-        "--max-seconds", type=positive_number, default=30.0, metavar="S", help="how much of each song is heard (30)"
+        "--max-seconds",
+        type=positive_number,
+        default=30.0,
+        metavar="S",
+        help="seconds of each song to listen to (default: 30)",
     )
-    heard.add_argument("--whole-songs", action="store_true", help="hear songs whole, which the benchmark does not")
+    heard.add_argument("--whole-songs", action="store_true", help="listen to whole songs, unlike the benchmark")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: an accelerator if there is one)")
-    parser.add_argument("--overwrite", action="store_true", help="replace reports of a run that ended")
+    parser.add_argument("--overwrite", action="store_true", help="replace the reports of a finished run")
     parser.add_argument("--num-draws", type=int, default=1000, metavar="N", help="bootstrap draws (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default: 0)")
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "tables and audio to a dataset, or a synthetic world"
+HELP = "build a dataset from tables and audio, or a synthetic world"
 WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 

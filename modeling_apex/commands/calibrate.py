@@ -8,12 +8,12 @@ from modeling_apex.commands.options import add_limit_arguments, build_limits
 from modeling_apex.inference.report_apex import escape_controls, format_table
 from modeling_apex.process_exit import print_lines
 
-HELP = "ranks, intervals and what is novel, from songs that the model did not learn from"
+HELP = "add ranks, intervals and novelty to a model, from songs that it did not learn from"
 DESCRIPTION = (
     "Score songs that the model did not learn from, and write into its config how the scores are spread (so that a "
     "percentile is a rank among these songs), how far they miss the labels (so that a score has an interval), and "
-    "what the songs are like (so that a song that is unlike them is named). Labels are columns of the dataset named "
-    "as the scores are; a column `group` says which songs go together. Without labels there are no intervals."
+    "what the songs are like (so that a song that is unlike them is flagged). Labels are columns of the dataset with "
+    "the names of the scores; a column `group` says which songs go together. Without labels there are no intervals."
 )
 EXAMPLES = ("runs/first/best data/suno --split validation", "amaai-lab/apex my-songs/ --output apex-calibrated")
 
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="N", help="what reports call these songs (default: the name of the folder)")
     parser.add_argument(
-        "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
+        "--split", action="append", metavar="S", help="split to use, repeatable (default: all but train)"
     )
     parser.add_argument(
         "--level",
         type=_share,
         default=0.9,
         metavar="P",
-        help="share of new songs whose label is to lie in its interval (default: 0.9)",
+        help="share of new songs whose label the interval should contain (default: 0.9)",
     )
     parser.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
@@ -74,7 +74,7 @@ def format_reference(reference: dict[str, Any]) -> str:
     novelty = reference["novelty"]
     notes = [
         f"{reference['num_songs']} songs in {reference['num_groups']} groups: {escape_controls(reference['name'])}",
-        f"novel from a distance of {novelty['threshold']:.2f}" if novelty else "too few songs to tell what is novel",
+        f"novel above a distance of {novelty['threshold']:.2f}" if novelty else "too few songs to say what is novel",
     ]
     header = ["score", "median", f"{100 * reference['interval_level']:g} % interval"]
     return "\n".join([format_table(header, rows), *notes])

@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "the card of a model or a dataset, from its result files"
+HELP = "write the card of a model or a dataset from its result files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

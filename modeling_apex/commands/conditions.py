@@ -12,7 +12,7 @@ HELP = "train and evaluate the 24 published conditions"
 DESCRIPTION = (
     "Run mode x task x loss x trunk depth (arXiv 2605.03395), each in its own run folder, choose the best on the "
     "validation songs, evaluate it on the test songs once, and print our results beside the published ones. "
-    "conditions.png shows what chose. The same command goes on where it was interrupted."
+    "conditions.png shows the scores that the choice was made by. The same command resumes an interrupted run."
 )
 EXAMPLES = (
     "embeddings/suno --output runs/conditions",
@@ -22,11 +22,11 @@ WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder of apex-music embed")
+    parser.add_argument("embeddings", metavar="EMBEDDINGS", help="folder written by apex-music embed")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the runs and results.json")
     parser.add_argument("--only", nargs="+", metavar="C", help="conditions such as song-full-uncertainty-2")
     parser.add_argument(
-        "--split", default="test", metavar="S", help="what to evaluate the chosen one on (default: test)"
+        "--split", default="test", metavar="S", help="split to evaluate the chosen condition on (default: test)"
     )
     add_label_arguments(parser)
     add_training_arguments(parser)

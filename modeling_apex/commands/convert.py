@@ -7,8 +7,8 @@ from modeling_apex.process_exit import print_lines
 HELP = "turn published weights (MERT and APEX heads, or MuQ and SongEval's head) into one safetensors checkpoint"
 DESCRIPTION = (
     "Read an encoder and its heads, check that every tensor has its place, and write a folder that loads without "
-    "fetching anything. Pickles are read as plain weights: nothing in them can run. A SongEval model hears songs "
-    "whole, and scores them by the same commands."
+    "fetching anything. Pickles are read as plain weights: nothing in them can run. A SongEval model hears whole "
+    "songs; the same commands score with it."
 )
 EXAMPLES = (
     "--encoder m-a-p/MERT-v1-95M --heads amaai-lab/apex --output apex-95m",

@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "serve the page, for a browser on this machine"
+HELP = "serve the web page of the Space on this machine"
 DESCRIPTION = (
     "Serve the page of the Space until Ctrl-C. Its settings are variables of the environment, as on a Space: "
     "APEX_MODEL (folders or Hub ids, by commas; default: apex-tiny), APEX_MAX_SECONDS, APEX_MAX_MB, APEX_DEVICE, ... "

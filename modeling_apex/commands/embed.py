@@ -14,13 +14,12 @@ from modeling_apex.commands.options import (
 from modeling_apex.inference.report_apex import escape_controls, format_count
 from modeling_apex.process_exit import print_lines
 
-HELP = "songs to stored segment embeddings, for training"
+HELP = "store the segment embeddings of songs, for training"
 DESCRIPTION = (
-    "Decode and encode every song once, by the classes that also score. An interrupted run, also a killed one, is "
-    "taken up by the same command; so is a dataset whose audio changed, of which only the changed shards are made "
-    "anew. Labels are not stored: training reads them from the dataset. A broken song is listed in failures.jsonl "
-    "with its reason; the exit status is then 1. Several processes share the work: torchrun --nproc_per_node 8 -m "
-    "modeling_apex.cli embed ..."
+    "Decode and encode every song once, by the classes that also score. The same command resumes an interrupted run, "
+    "even a killed one; if audio has changed, it embeds the affected shards again. Labels are not stored: training "
+    "reads them from the dataset. A broken song is listed in failures.jsonl with its reason; the exit status is then "
+    "1. Several processes share the work: torchrun --nproc_per_node 8 -m modeling_apex.cli embed ..."
 )
 EXAMPLES = (
     "datasets/synthetic --output embeddings/synthetic",
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, words in (
         ("--batch-size", None, "segments at once (default: as suits)"),
         ("--decoders", 1, "threads that decode (default: 1)"),
-        ("--songs-per-shard", 256, "what a killed process loses at most (256)"),
+        ("--songs-per-shard", 256, "songs per shard, the most that a killed process loses (default: 256)"),
     ):
         parser.add_argument(name, type=positive_int, default=default, metavar="N", help=words)
     parser.add_argument("--retry-failures", action="store_true", help="try songs again that failed before")

@@ -9,7 +9,7 @@ from pathlib import Path
 from modeling_apex import __version__
 from modeling_apex.process_exit import print_lines
 
-HELP = "versions, device, threads and model cache, for a bug report"
+HELP = "print versions, device, threads and model cache, for a bug report"
 DESCRIPTION = (
     "Print what a bug report should say about this machine: versions of the packages that compute or read something, "
     "the processor, the device that would be used, threads, and where models are cached. No token, no address and no "

@@ -8,7 +8,7 @@ from typing import Any
 from modeling_apex.commands.training_options import add_label_arguments
 from modeling_apex.process_exit import print_lines
 
-HELP = "errors and correlations on labelled songs, beside trivial baselines"
+HELP = "measure errors and correlations on labelled songs, beside trivial baselines"
 DESCRIPTION = (
     "Evaluate a model on stored embeddings: MSE, MAE, Pearson and Spearman per score with bootstrap intervals, per "
     "split and per platform, beside always predicting the mean or median of the training labels. A "
@@ -20,12 +20,12 @@ EXAMPLES = ("embeddings/suno --model runs/first/best --output results.json", "da
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data", metavar="DATA", help="folder of apex-music embed; for a spectrogram-fusion model a dataset"
+        "data", metavar="DATA", help="folder written by apex-music embed; for a spectrogram-fusion model a dataset"
     )
     parser.add_argument("--model", metavar="M", required=True, help="folder or Hub id of the model")
     parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
     parser.add_argument(
-        "--split", action="append", metavar="S", help="which split; again for more (default: all but train)"
+        "--split", action="append", metavar="S", help="split to use, repeatable (default: all but train)"
     )
     parser.add_argument("--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
     parser.add_argument(

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.calibrate and (arguments.format, arguments.precision) != ("openvino", "int8"):
-        raise ValueError("--calibrate is for --format openvino --precision int8; nothing else looks at songs.")
+        raise ValueError("--calibrate is for --format openvino --precision int8; nothing else uses songs.")
     if arguments.format == "hub" and arguments.precision != "float32":
         raise ValueError("--precision is for --format onnx or openvino; a Hub folder holds the weights as they are.")
     folder = _export_hub_folder(arguments) if arguments.format == "hub" else _export_graph(arguments)

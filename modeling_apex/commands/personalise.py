@@ -8,11 +8,12 @@ from typing import Any
 from modeling_apex.inference.report_apex import escape_controls, format_count, format_table
 from modeling_apex.process_exit import print_lines
 
-HELP = "a score of your own taste, from some 150 of your ratings or votes"
+HELP = "fit a score of your own taste to about 150 ratings or votes"
 DESCRIPTION = (
     "Fit a head to what one listener says of songs: ratings (columns song and rating), or pairs (song_a, song_b and "
-    "preference; or chosen and rejected). The new model has this score beside its others, and loads wherever those "
-    "do. Says how well it tells judgements that it has not seen, and how well the other scores tell the same ones."
+    "preference; or chosen and rejected). The new model has this score beside its others, and loads wherever they "
+    "do. Prints how well the head predicts judgements that it has not seen, and how well the other scores predict "
+    "them."
 )
 EXAMPLES = (
     "ratings.csv --songs my-songs/ --output mine",
@@ -88,7 +89,7 @@ def format_results(results: dict[str, Any]) -> str:
         [name, format_summary(found), "" if lead is None else format_summary(lead)]
         for name, (found, lead) in entries.items()
     ]
-    metric = {"spearman": "rank correlation", "accuracy": "pairs told right"}[results["metric"]]
+    metric = {"spearman": "rank correlation", "accuracy": "pairs ordered correctly"}[results["metric"]]
     folds = results["folds"]
     left_out = ", ".join(f"{count} {reason}" for reason, count in results["num_left_out"].items() if count)
     notes = [

@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "a model or a dataset to the Hub: checked, as one commit, read back"
+HELP = "publish a model or a dataset on the Hub: checked, as one commit, read back"
 WHEN_INTERRUPTED = "a commit is all or nothing: give the same command again"
 
 

@@ -10,7 +10,7 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "sort songs from best to worst, with the reason per score"
 DESCRIPTION = (
-    "Score songs and sort them, best first. Beside each score stands the place that it alone would give the song."
+    "Score songs and sort them, best first. Beside each score is the place that the song would have by it alone."
 )
 EXAMPLES = ("takes/*.wav", "takes/ --by popularity --top 3")
 

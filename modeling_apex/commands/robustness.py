@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modeling_apex.robustness.perturbations import Perturbation
 
 SCORES_NAME = "scores.jsonl"
-HELP = "how far scores move with bitrate, level, silence, cuts, speed"
+HELP = "measure how far scores move with bitrate, level, silence, cuts, speed"
 DESCRIPTION = (
     "Change songs in ways that leave them the same songs (other bitrates, gain, clipping, cuts, silence, resampling, "
     "one channel, speed, noise), score each version, and say how far that moves each score and how many pairs of "

@@ -65,21 +65,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="M",
-        help="choose nothing of a group unless the last chosen leads the next by M: in logits of the preference head, "
+        help="choose nothing from a group unless the last chosen leads the next by M: in logits of the preference "
+        "head, "
         "in the unit of one score, in percentile ranks elsewhere (default: 0)",
     )
     parser.add_argument(
         "--floor",
         choices=FLOORS,
-        help="leave out songs of which any score is below that of the group's first song, or below its median",
+        help="leave out songs with any score below that of the group's first song, or below the group's median",
     )
     parser.add_argument(
         "--fuse",
         action="append",
         default=[],
         metavar="COLUMN[=WEIGHT]",
-        help="average percentile ranks within the group with those of a column of yours (repeatable; a negative "
-        "weight where less is better)",
+        help="average percentile ranks within the group with those of your own column (repeatable; a negative weight "
+        "where less is better)",
     )
     parser.add_argument(
         "--pairs", choices=PAIRINGS, default="best-worst", help="pairs of each group (default: best-worst)"

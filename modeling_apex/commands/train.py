@@ -1,4 +1,4 @@
-"""`apex-music train`: stored embeddings to a trained model, in a run folder that describes itself."""
+"""`apex-music train`: train a model on stored embeddings, in a run folder that describes itself."""
 
 import argparse
 import sys
@@ -8,13 +8,13 @@ from modeling_apex.commands.training_options import add_label_arguments, add_tra
 from modeling_apex.inference.report_apex import format_count, format_table
 from modeling_apex.process_exit import print_lines
 
-HELP = "embeddings to a trained model"
+HELP = "train a model on embeddings"
 DESCRIPTION = (
     "Train trunk and heads on stored embeddings; with --train-encoder, the whole model from audio; with --model-type "
     "spectrogram-fusion, a convolutional network on spectrograms fused with track features. The run folder holds "
     "arguments, metrics, plots, checkpoints, results.json and best/, a model that scores like any other. With "
-    "--resume and more --num-epochs a run is extended: weights and optimizer go on, under the learning rates of a "
-    "run of that many epochs, so the result is not that of a run which was that long from the start. Several "
+    "--resume and a larger --num-epochs a run is extended: weights and optimizer carry on under the learning rates of "
+    "a run of that length, so the result differs from that of a run which had that length from the start. Several "
     "processes share each batch with the same result: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m "
     "modeling_apex.cli train ..."
 )
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="EMBEDDINGS",
-        help="folder of apex-music embed; with --train-encoder or --model-type spectrogram-fusion a dataset",
+        help="folder written by apex-music embed; with --train-encoder or --model-type spectrogram-fusion a dataset",
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="the run folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
+    parser.add_argument("--resume", action="store_true", help="resume the run in that folder")
     add_label_arguments(parser)
     add_training_arguments(parser)
 

@@ -8,9 +8,9 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "measure what an engine or precision changes in scores, and allow it to run"
 DESCRIPTION = (
-    "Score songs by the exact path and by a shortcut; print the largest change of every score and the ratio of "
-    "speeds. The record is kept beside the export, or in the cache, for this model, library version and kind of "
-    "processor; without one, no precision below float32 runs. The exit status is 1 if scores change by more than is "
+    "Score songs by the exact path and by a shortcut; print the largest change of every score and the speedup. The "
+    "record is kept beside the export, or in the cache, for this model, library version and kind of processor; "
+    "without one, no precision below float32 runs. The exit status is 1 if scores change by more than is "
     "tolerated."
 )
 EXAMPLES = (

@@ -6,7 +6,7 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "check a model: hashes, weights, outputs, licence, and which published checkpoint it equals"
 DESCRIPTION = (
-    "Check a folder or a Hub model without running any code that lies beside its weights: hashes, a place for every "
+    "Check a folder or a Hub model without running any code that comes with its weights: hashes, a place for every "
     "weight, finite scores of a probe signal, the licence, and which published checkpoint it equals, number by "
     "number. The exit status is 1 if a check fails."
 )

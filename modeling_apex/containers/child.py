@@ -74,10 +74,10 @@ def _build_death(name: str, label: str, worker: "Worker", error: OSError) -> Aud
     status = worker.process.returncode
     how = f"died ({signal.Signals(-status).name if status < 0 else f'exit status {status}'})"
     if worker.is_hung:
-        how = f"gave nothing for {MAX_SILENT_SECONDS} s and was ended"
+        how = f"returned nothing for {MAX_SILENT_SECONDS} s and was stopped"
     death = AudioError(
         f"{name}: the decoder of this {label} file {how}. The file is damaged, or was made to break it; other songs "
-        "are not touched by it. Convert the song to WAV or FLAC to try it again."
+        "are not affected. Convert the song to WAV or FLAC to try it again."
     )
     death.is_fatal = True
     death.add_note(str(error))

@@ -91,10 +91,10 @@ def open_container(name: str, handle: BinaryIO, demuxer: str, label: str, resour
         # OSError: a seek to where its header points, before the beginning or beyond what a file can be.
         raise AudioError(f"{name}: this {label} file cannot be decoded ({error}). Is it complete? {ADVICE}") from error
     if not container.streams.audio:
-        raise AudioError(f"{name}: this {label} file has no sound in it.")
+        raise AudioError(f"{name}: this {label} file contains no audio.")
     codec = container.streams.audio[0].codec_context
     if codec is None:
-        raise AudioError(f"{name}: the codec of this {label} file is none that FFmpeg decodes. {ADVICE}")
+        raise AudioError(f"{name}: the codec of this {label} file is not one that FFmpeg decodes. {ADVICE}")
     layout = codec.layout
     if OWN_ORDER in layout.name:
         # PyAV 18 frees the list of such an order once more with every frame. Replaced here, it is freed with `layout`;
@@ -140,7 +140,7 @@ def _decode_frames(av: ModuleType, container: Any, damage: Damage) -> Iterator[A
             return
         except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV knows no stream that begins in mid-file
             if not damage.note(packet):
-                raise ValueError(f"{damage.num_bad} packets are damaged, the last so: {error}") from error
+                raise ValueError(f"{damage.num_bad} packets are damaged, the last with: {error}") from error
             if packet is None:
                 packets = container.demux(stream)
             if isinstance(error, av.EOFError):

@@ -154,7 +154,7 @@ def _read_on(
     if failure is not None:
         raise failure
     decoded.warnings.append(
-        f"{100 * num_left / num_bytes:.0f} % of the file's bytes lie behind the end of its sound and do not "
+        f"{100 * num_left / num_bytes:.0f} % of the file's bytes are after the end of its audio and do not "
         f"decode{reason}; scored what decodes"
     )
 

@@ -139,8 +139,8 @@ def refuse_unknown(name: str, head: bytes) -> NoReturn:
     advice = (
         "Check that it is a song and not, say, a web page saved under that name, or convert it to WAV or FLAC."
         if HEADERLESS.fullmatch(ending) is None
-        else f"Sound of its kind ({ending}) has no header that says what it is; convert it to WAV first: `ffmpeg -i "
-        f"song{ending} song.wav`. Of plain samples, FFmpeg must be told what they are, such as `-f s16le -ar 44100 "
+        else f"Audio of this kind ({ending}) has no header that says what it is; convert it to WAV first: `ffmpeg -i "
+        f"song{ending} song.wav`. For raw samples, tell FFmpeg the format, such as `-f s16le -ar 44100 "
         "-ac 2` before `-i`."
     )
     raise AudioError(f"{name}: is not in a format that this program reads; its first bytes are {head[:8]!r}. {advice}")

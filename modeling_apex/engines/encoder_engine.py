@@ -138,6 +138,6 @@ def check_graph(path: Path, inputs: dict[str, Any], outputs: dict[str, Any]) -> 
 def build_graph_error(path: Path, reason: str) -> str:
     """Say that a graph cannot be run, and what to do."""
     return (
-        f"{path}: not a sound graph of an encoder, `{INPUT_NAME}` (n, samples) to `{OUTPUT_NAME}` (n, layers, width): "
+        f"{path}: not a valid graph of an encoder, `{INPUT_NAME}` (n, samples) to `{OUTPUT_NAME}` (n, layers, width): "
         f"{reason:.300}. Export the checkpoint again: apex-music export --format ... --model M --output DIR"
     )

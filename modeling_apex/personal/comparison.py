@@ -78,8 +78,10 @@ def _summarize(
 
 def _conclude(not_beaten: list[str], num_rivals: int) -> str:
     if not not_beaten:
-        return f"The personal head tells this listener's judgements better than each of the {num_rivals} other scores."
+        return (
+            f"The personal head predicts this listener's judgements better than each of the {num_rivals} other scores."
+        )
     return (
-        f"The personal head is not shown to be better than {', '.join(not_beaten)}: the interval of the difference "
-        "does not lie above zero. Judge more songs, or keep to those scores."
+        f"The personal head is not shown to be better than {', '.join(not_beaten)}: the interval of the difference is "
+        "not above zero. Judge more songs, or keep to those scores."
     )

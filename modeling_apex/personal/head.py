@@ -68,7 +68,7 @@ def build_personal_model(
 def check_base(config: Any, name: str) -> None:
     """Raise a `ValueError` if a model of this config cannot carry a personal head of this name."""
     if not name.isidentifier():
-        raise ValueError(f"--head {name!r}: a score is called by a plain word, such as {PERSONAL}.")
+        raise ValueError(f"--head {name!r}: the name of a score must be a plain word, such as {PERSONAL}.")
     if name in config.head_names:
         raise ValueError(f"the model has a score {name!r} already. Name the new one by --head, or a model without it.")
     if config.prediction_level != "song":
@@ -79,7 +79,7 @@ def check_base(config: Any, name: str) -> None:
     if any(width < 2 for width in config.branch_dims):
         raise ValueError(
             f"the model's branches are {min(config.branch_dims)} wide at their narrowest, and a personal head takes "
-            "2. Name another model."
+            "2. Choose another model."
         )
 
 

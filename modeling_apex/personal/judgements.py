@@ -88,8 +88,9 @@ class Judgements:
                 groups, unit = self.rows, "song"
         if (found := len(np.unique(groups))) < MINIMUM_GROUPS:
             raise ValueError(
-                f"{self.source}: the judgements come down to {found} of what repeats ({unit}), and {MINIMUM_GROUPS} "
-                "are needed to tell what was learnt from what was learnt by heart. Judge more different songs."
+                f"{self.source}: the judgements come down to {found} independent groups ({unit}), and "
+                f"{MINIMUM_GROUPS} are needed to validate a head on groups that it was not fitted to. Judge a wider "
+                "choice of songs."
             )
         return groups, unit
 
@@ -132,9 +133,7 @@ def read_judgements(path: str | os.PathLike) -> Judgements:
         songs, value = _read_row(row, row.values)
         key = tuple(sorted(songs))
         if key in seen:
-            raise TableError(
-                f"{row.location}: {' and '.join(songs)} stood in {seen[key]} already. Keep one of the two."
-            )
+            raise TableError(f"{row.location}: {' and '.join(songs)} already in {seen[key]}. Keep one of the two.")
         seen[key] = row.location
         if np.isnan(value):
             num_undecided += 1
@@ -145,7 +144,7 @@ def read_judgements(path: str | os.PathLike) -> Judgements:
     if len(rows) < MINIMUM_JUDGEMENTS:
         raise ValueError(
             f"{file}: judgements ({len(rows)}) are too few to learn a taste from; at least {MINIMUM_JUDGEMENTS} are "
-            "needed, and some 150 are good."
+            "needed, and about 150 work well."
         )
     found = Judgements(
         str(file), list(places), np.array(rows), np.array(values), groups, {"says nothing": num_undecided}

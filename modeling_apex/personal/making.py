@@ -181,7 +181,9 @@ def _spread(values: NDArray[np.float64], judged: list[dict[str, Any] | None]) ->
 def _choose_range(judgements: Judgements, stated: tuple[float, float] | None) -> tuple[float, float]:
     if judgements.is_of_pairs:
         if stated is not None:
-            raise ValueError("--range is for ratings; of votes a head tells chances, which run from 0 to 1.")
+            raise ValueError(
+                "--range is for ratings; a head fitted to votes gives probabilities, which run from 0 to 1."
+            )
         return 0.0, 1.0
     found = float(judgements.values.min()), float(judgements.values.max())
     low, high = stated or found

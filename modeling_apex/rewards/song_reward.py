@@ -131,7 +131,9 @@ class SongReward:
         songs = list_waveforms(audio, lengths)
         rates = list(sampling_rate) if isinstance(sampling_rate, Sequence) else [sampling_rate] * len(songs)
         if len(rates) != len(songs):
-            raise ValueError(f"`sampling_rate` must be one, or one a song: {len(rates)} for {len(songs)} songs.")
+            raise ValueError(
+                f"`sampling_rate` must be one number, or one per song: {len(rates)} for {len(songs)} songs."
+            )
         if groups is not None and len(groups) != len(songs):
             raise ValueError(f"`groups` must name one group a song: {len(groups)} for {len(songs)} songs.")
         device = songs[0].device if songs and _lies_on_a_device(audio) else self.model.device

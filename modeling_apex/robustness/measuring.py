@@ -178,8 +178,8 @@ def build_results(
     scored = [song for song in songs if "scores" in found[name_variant(song, ORIGINAL)]]
     if len(scored) < 2:
         raise ValueError(
-            f"{len(scored)} of {len(songs)} songs could be scored, but changes are told from chance, and orders from "
-            "each other, by two songs at least. Give it more songs."
+            f"{len(scored)} of {len(songs)} songs could be scored, but at least two are needed to compare changes "
+            "with the differences between songs. Pass more songs."
         )
     before = {song: found[name_variant(song, ORIGINAL)]["scores"] for song in scored}
     names = list(before[scored[0]])

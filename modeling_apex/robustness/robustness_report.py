@@ -52,7 +52,7 @@ def describe_largest(results: Mapping[str, Any], num_named: int = 3) -> str:
     """Say in a sentence what moves scores most, and what least."""
     found = compute_relative_changes(results)
     if not found:
-        return "No score differs between these songs, so no change can be held against their differences."
+        return "No score differs between these songs, so there are no differences to compare changes with."
     most = [f"{escape_markdown(name)} ({share:.2f})" for name, share in list(found.items())[:num_named]]
     least, share = list(found.items())[-1]
     return (

@@ -58,7 +58,7 @@ _WORSE_THAN = {
     "items": {"enum": ["mean", "median"]},
     "description": "Constants that do better: the training mean by MSE, the training median by MAE.",
 }
-_FINDINGS = {"type": "array", "items": _TEXT, "description": "What a person must be told, in sentences."}
+_FINDINGS = {"type": "array", "items": _TEXT, "description": "What a reader must know, in sentences."}
 _HEAD = _describe_object(
     "One score on one set of songs.",
     {
@@ -79,7 +79,7 @@ _EFFECT_ROW = _describe_object(
         "low": {**_NUMBER, "description": "Paired bootstrap interval of the difference of these predictions."},
         "high": _NUMBER,
         "verdict": {"enum": ["helps", "hurts", "no evidence", "not testable"]},
-        "p_value": {**_NUMBER, "description": "Two-sided, by permutations that fit again."},
+        "p_value": {**_NUMBER, "description": "Two-sided, by permutations with refitting."},
     },
     null_mean={**_NUMBER, "description": "Mean difference with permuted aesthetics: what noise columns cost."},
     excess={**_NUMBER, "description": "Estimate minus null mean."},

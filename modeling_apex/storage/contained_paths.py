@@ -56,7 +56,7 @@ def refuse_outside(path: Path, folders: Sequence[Path], *, location: str = "", f
         way_out = f" If the table is yours, {flag} allows it." if flag else ""
         leads = f" (by a link, to {resolved})" if resolved != path.absolute() else ""
         raise AudioPathError(
-            f"{where}the audio {str(path)!r}{leads} lies outside of {' and '.join(map(str, folders))}, the folder "
+            f"{where}the audio {str(path)!r}{leads} is outside {' and '.join(map(str, folders))}, the folder "
             f"that the table is about. Put the file there.{way_out}"
         )
     return path

@@ -52,16 +52,16 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
             f"{where}: the disk is full. Free some space, then give the same command again: what was finished is kept."
         )
     if number == errno.EFBIG:
-        return f"{path or place or 'the output'}: larger than a file may be here (ulimit -f, or the file system)."
+        return f"{path or place or 'the output'}: larger than is allowed here (ulimit -f, or the file system)."
     if number in FORBIDDEN and place is not None and _is_within(path, place):
-        return f"{path}: cannot be written ({os.strerror(number or 0)}). Name an output that you may write."
+        return f"{path}: cannot be written ({os.strerror(number or 0)}). Choose an output that you may write to."
     return str(error)
 
 
 def _describe_missing(error: ImportError, module: str) -> str:
     """Say what to install for an import that failed."""
     if module not in EXTRAS:
-        return f"{module} cannot be imported ({error}). Install apex-music anew: its dependencies are not complete."
+        return f"{module} cannot be imported ({error}). Reinstall apex-music: its dependencies are incomplete."
     install = f'pip install "apex-music[{EXTRAS[module]}]"'
     if isinstance(error, ModuleNotFoundError):
         return f"{module} is needed here and is not installed: {install}."

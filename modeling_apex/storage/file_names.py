@@ -55,24 +55,24 @@ def check_relative_path(path: Any, what: str) -> str:
         `ValueError`: If it is absolute, climbs out by `..`, or is nothing that a file system can be asked for.
     """
     if not isinstance(path, str):
-        raise ValueError(f"{what} {path!r} is no path, but of the type {type(path).__name__}.")
+        raise ValueError(f"{what} {path!r} is of type {type(path).__name__}, not a path.")
     parts = PurePosixPath(path.replace("\\", "/"))
     leaves = parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":"))
     if leaves or "\0" in path:
-        raise ValueError(f"{what} {path!r} leaves its folder. Give relative paths only.")
+        raise ValueError(f"{what} {path!r} leaves its folder. Use relative paths only.")
     try:
         is_too_long = any(len(os.fsencode(part)) > MAX_PART_BYTES for part in parts.parts)
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} {path!r} holds characters that are no text. Correct it.") from error
+        raise ValueError(f"{what} {path!r} holds characters that are not valid text. Correct it.") from error
     if is_too_long:
-        raise ValueError(f"{what} {path[:80]!r}... is longer than a file name may be. Correct it.")
+        raise ValueError(f"{what} {path[:80]!r}... is too long for a file name. Shorten it.")
     return str(parts)
 
 
 def _find_problem(name: Any) -> str | None:
     """Say in words that follow "it" why a name cannot be that of a file; `None` if it can."""
     if not isinstance(name, str):
-        return f"is no text, but a {type(name).__name__}"
+        return f"is of type {type(name).__name__}, not text"
     if not name or name.strip(". ") == "":
         return "is empty" if not name else "is made of dots or spaces"
     if not name.isprintable():

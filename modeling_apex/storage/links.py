@@ -30,7 +30,7 @@ def refuse_link(path: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
-        raise LinkRefusedError(f"{path}: is a link, and nothing is written through one. Remove it.")
+        raise LinkRefusedError(f"{path}: is a link, and nothing is written through links. Remove it.")
     refuse_irregular(path)
 
 
@@ -42,7 +42,9 @@ def refuse_irregular(path: Path) -> None:
         [`LinkRefusedError`]: If it is; a missing file is not.
     """
     if os.path.lexists(path) and not stat.S_ISREG(path.stat().st_mode):
-        raise LinkRefusedError(f"{path}: is not a regular file, and only such a file is written. Name another.")
+        raise LinkRefusedError(
+            f"{path}: is not a regular file, and only regular files are written. Choose another output."
+        )
 
 
 def refuse_links_out_of(folder: Path) -> None:
@@ -60,8 +62,8 @@ def refuse_links_out_of(folder: Path) -> None:
             path = os.path.join(directory, name)
             if os.path.islink(path) and os.path.commonpath([root, os.path.realpath(path)]) != root:
                 raise LinkRefusedError(
-                    f"{path}: is a link that leads out of the output {folder}, and nothing is written through one. "
-                    "Remove it, or name another output."
+                    f"{path}: is a link that leads out of the output {folder}, and nothing is written through links. "
+                    "Remove it, or choose another output."
                 )
 
 

@@ -37,11 +37,11 @@ def check_new_folder(output: str | os.PathLike) -> Path:
     if not os.path.lexists(folder):
         return folder
     if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK_NAME}:
-        raise FileExistsError(f"{folder}: exists and is not an empty folder; name a new one.")
+        raise FileExistsError(f"{folder}: exists and is not an empty folder; choose a new one.")
     if os.path.ismount(os.path.realpath(folder)) or folder.samefile(os.curdir):
         raise FileExistsError(
-            f"{folder}: is a mount point or the current folder, whose place a whole folder cannot take in one step; "
-            "name a new folder in it."
+            f"{folder}: is a mount point or the current folder, which a finished folder cannot replace in one step; "
+            "choose a new folder in it."
         )
     return folder
 
@@ -211,4 +211,6 @@ def write_new_folder(output: str | os.PathLike) -> Iterator[Path]:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-                raise FileExistsError(f"{folder}: something was put there meanwhile; name a new folder.") from error
+                raise FileExistsError(
+                    f"{folder}: something else was put there in the meantime; choose a new folder."
+                ) from error

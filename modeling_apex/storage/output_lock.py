@@ -86,7 +86,7 @@ class OutputLock:
         holder = self._read_holder()
         if not self._waits:
             raise OutputInUseError(
-                f"{self.output}: {holder} is writing this output. Wait until it ends, or name another output."
+                f"{self.output}: {holder} is writing this output. Wait until it ends, or choose another output."
             )
         logger.warning("waiting for %s, which is writing %s", holder, self.output)
         while not self._try():

@@ -139,8 +139,9 @@ def iterate_csv_cells(path: Path) -> Iterator[tuple[str, list[str]]]:
                 cells = next(reader, None)
             except csv.Error as error:
                 raise TableError(
-                    f"{location} is not CSV ({error}). A quotation mark that is never closed swallows what follows: "
-                    "mend that row."
+                    f"{location} is not CSV ({error}). A quotation mark that is never closed takes in everything "
+                    f"after it: "
+                    "fix that row."
                 ) from error
             if cells is None:
                 return
@@ -171,8 +172,8 @@ def _iterate_numbered_lines(path: Path, stream: io.TextIOWrapper) -> Iterator[tu
             number += 1
             if len(line) > MAX_LINE_LENGTH:
                 raise TableError(
-                    f"{path}:{number} is longer than {MAX_LINE_LENGTH // 1024**2} million characters: is it a table, "
-                    "one row a line?"
+                    f"{path}:{number} is longer than {MAX_LINE_LENGTH // 1024**2} million characters: is it a table "
+                    "with one row per line?"
                 )
             yield number, line
     except UnicodeDecodeError as error:
@@ -276,9 +277,9 @@ def _iterate_csv_rows(path: Path) -> Iterator[TableRow]:
     for location, cells in rows:
         if len(cells) != len(header):
             raise TableError(
-                f"{location} has {len(cells)} cells but the header has {len(header)}: {', '.join(header)[:200]}. Mend "
+                f"{location} has {len(cells)} cells but the header has {len(header)}: {', '.join(header)[:200]}. Fix "
                 f"that row; cells are separated by one of {_describe_delimiters()}, the same in all lines, and text "
-                "that holds it stands in quotation marks."
+                "that contains it must be in quotation marks."
             )
         # A column without a name, such as the row numbers that pandas writes, holds nothing that one could ask for.
         yield TableRow(location, {name: cell for name, cell in zip(header, cells, strict=True) if name})
@@ -296,7 +297,7 @@ def _iterate_json_lines(path: Path, lines: Iterator[tuple[int, str]]) -> Iterato
             location = f"{path}:{number}"
             values = _parse_json(line, location)
             if not isinstance(values, dict):
-                raise TableError(f"{location} holds a JSON {type(values).__name__}, expected an object per line.")
+                raise TableError(f"{location} holds a JSON {type(values).__name__}, expected one object per line.")
             yield TableRow(location, values)
 
 
@@ -305,7 +306,7 @@ def _parse_json(text: str, location: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise TableError(f"{location} is not JSON ({reason}). Mend or remove that line.") from error
+        raise TableError(f"{location} is not JSON ({reason}). Fix or remove that line.") from error
 
 
 def load_json(path: Path) -> Any:
@@ -324,8 +325,8 @@ def _read_json_text(path: Path) -> list[str]:
         length += len(line)
         if length > MAX_JSON_BYTES:
             raise TableError(
-                f"{path} holds more than {MAX_JSON_BYTES // 1024**2} MiB of JSON, which is read at once. Write it as "
-                "JSON Lines (.jsonl), one object a line, which is read row by row."
+                f"{path} holds more than {MAX_JSON_BYTES // 1024**2} MiB of JSON, which is loaded whole. Write it as "
+                "JSON Lines (.jsonl), one object per line, which is read row by row."
             )
         lines.append(line)
     return lines
@@ -335,10 +336,10 @@ def _parse_document(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise TableError(f"{path}:{error.lineno} is not JSON ({error}). Mend that line.") from error
+        raise TableError(f"{path}:{error.lineno} is not JSON ({error}). Fix that line.") from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise TableError(f"{path} is not JSON ({reason}). Mend it.") from error
+        raise TableError(f"{path} is not JSON ({reason}). Fix it.") from error
 
 
 def _iterate_json(path: Path) -> Iterator[TableRow]:
@@ -356,7 +357,7 @@ def _iterate_json(path: Path) -> Iterator[TableRow]:
     for number, values in enumerate(_find_json_rows(document, path), start=1):
         location = f"{path}, row {number}"
         if not isinstance(values, dict):
-            raise TableError(f"{location} is a JSON {type(values).__name__}, expected an object per row.")
+            raise TableError(f"{location} is a JSON {type(values).__name__}, expected one object per row.")
         yield TableRow(location, values)
 
 

@@ -111,7 +111,7 @@ class ApexTrainingArguments:
         STEPS,
         None,
         "songs (or segments) of a batch, over all processes together (default: 512, with --train-encoder 16, of "
-        "spectrogram-fusion 32, or fewer where an epoch would have less than 24 steps)",
+        "spectrogram-fusion 32, or fewer where an epoch would have fewer than 24 steps)",
         A_BATCH,
     )
     gradient_accumulation_steps: int = _option(STEPS, 1, "batches that one optimizer step sums up", AT_LEAST_ONE)
@@ -121,20 +121,20 @@ class ApexTrainingArguments:
     loss: str = _option(LOSS, "uncertainty", "how the heads' errors add up", LOSSES)
     standardize_targets: bool = _option(LOSS, False, "divide each head's error by the variance of its training labels")
     popularity_weight: float = _option(LOSS, 5.0, "weight of popularity in the weighted loss", POSITIVE)
-    sigma_learning_rate: float | None = _option(LOSS, None, "learning rate of learned sigmas, if another", POSITIVE)
+    sigma_learning_rate: float | None = _option(LOSS, None, "learning rate of learned sigmas, if different", POSITIVE)
     selection: str = _option(BEST, "loss", "pick the best epoch by loss, or by mean Spearman", ("loss", "spearman"))
     patience: int = _option(BEST, 20, "epochs without a better one before training stops", AT_LEAST_ONE)
     require_grouped_splits: bool = _option(BEST, False, "refuse a group that is both in train and in validation")
-    max_segments_per_song: int = _option(AUDIO, 2, "segments of a song per step, drawn anew", AT_LEAST_ONE)
+    max_segments_per_song: int = _option(AUDIO, 2, "segments of a song per step, drawn at random", AT_LEAST_ONE)
     encoder_learning_rate: float = _option(AUDIO, 1e-5, "learning rate of encoder and layer mix", POSITIVE)
-    gradient_checkpointing: bool = _option(AUDIO, False, "trade time for memory in the encoder")
+    gradient_checkpointing: bool = _option(AUDIO, False, "save memory in the encoder at the cost of time")
     branches: str = _option(FUSION, "fused", "what to learn from, both or one", ("fused", "audio", "features"))
     leaking_features: str = _option(FUSION, "drop", "features computed from how a track did", ("drop", "keep"))
     target_column: str = _option(FUSION, "popularity", "column of the popularity, 0 to 100", A_NAME)
     hit_threshold: float = _option(FUSION, 50.0, "popularity from which a track is a hit", A_POPULARITY)
     segment_seconds: float = _option(FUSION, 10.0, "length of a segment, in seconds", POSITIVE)
     crop_share: float = _option(FUSION, 0.3, "share of a segment that a step hears", A_SHARE)
-    mixed_precision: str = _option(RUN, "no", "precision of the products", ("no", "fp16", "bf16"))
+    mixed_precision: str = _option(RUN, "no", "precision of matrix products", ("no", "fp16", "bf16"))
     seed: int = _option(RUN, 42, "seed of initial weights, order of songs, and dropout", A_SEED)
     report_to: str = _option(RUN, "auto", "tracker; auto: all installed", ("auto", "none", "tensorboard", "trackio"))
 

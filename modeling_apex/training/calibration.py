@@ -139,7 +139,7 @@ def save_reference(
     folder = Path(os.path.expanduser(model))
     if output is None:
         if not folder.is_dir():
-            raise ValueError(f"{model}: no folder, so its config cannot be written. Name a new one: --output FOLDER")
+            raise ValueError(f"{model}: no folder, so its config cannot be written. Choose a new one: --output FOLDER")
         with OutputLock(folder):
             _write_config(folder, reference)
         return folder

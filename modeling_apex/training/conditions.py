@@ -84,7 +84,7 @@ def run_conditions(
         `ValueError`: If `only` names no condition, `split` is the one that chooses, or no validation song has a label.
     """
     if split == CHOOSING_SPLIT:
-        raise ValueError(f"the split {split!r} chooses, and the best on it is so by luck, too; name another: test.")
+        raise ValueError(f"the split {split!r} makes the choice, so its best result is partly luck; pass another.")
     conditions = build_conditions(arguments)
     unknown = sorted(set(only or ()) - set(conditions))
     if unknown:

@@ -61,7 +61,7 @@ def build_reference(
     """
     if len(scores) < MINIMUM_NUM_SONGS:
         raise ValueError(
-            f"{name}: {len(scores)} songs are too few to tell ranks among; give at least {MINIMUM_NUM_SONGS}."
+            f"{name}: {len(scores)} songs are too few to compute ranks; give at least {MINIMUM_NUM_SONGS}."
         )
     if not np.isfinite(scores).all():
         raise ValueError(f"{name}: a score is NaN or infinite; the model or one of the songs is damaged.")

@@ -65,7 +65,7 @@ class RunFolder:
         has_run = (self.path / "arguments.json").is_file()
         if has_run and not resume:
             raise FileExistsError(
-                f"{self.path}: already holds a run. Name a new folder, or go on with it by --resume (resume=True)."
+                f"{self.path}: already holds a run. Choose a new folder, or resume it with --resume (resume=True)."
             )
         if resume and not has_run:
             raise FileNotFoundError(f"{self.path}: holds no run to resume; start one without --resume (resume=False).")

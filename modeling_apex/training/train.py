@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 NO_CONFIG = "shapes a spectrogram-fusion model (config); an APEX model has the shape of `model`: leave it out."
 NO_SONGS = "names the dataset that labels of embeddings come from (--songs); here the dataset has them: leave it out."
-NO_MODEL = "names the encoder of an APEX model (--model); a spectrogram-fusion model starts anew: leave it out."
+NO_MODEL = (
+    "names the encoder of an APEX model (--model); a spectrogram-fusion model starts from scratch: leave it out."
+)
 
 FACTS_NAME = "facts.json"
 
@@ -165,7 +167,7 @@ def build_validation_reference(task: TrainingTask) -> dict[str, Any]:
     """
     split, scores = task.store.get_split("validation"), task.predict("validation")
     if split.num_songs < MINIMUM_NUM_SONGS:
-        logger.info("%d validation songs are too few to tell ranks and intervals from.", split.num_songs)
+        logger.info("%d validation songs are too few to compute ranks and intervals.", split.num_songs)
         return {}
     return build_reference(
         scores,

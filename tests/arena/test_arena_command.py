@@ -92,7 +92,7 @@ def test_weights_replaced_in_the_same_folder_are_refused_by_name(
     assert main(words) == 2
     said = capsys.readouterr().err
     assert f"holds scores of battles by {tiny_folder}@main made from something else (weights " in said
-    assert "Delete it and give the same `apex-music arena` command again" in said
+    assert "Delete it and run the same `apex-music arena` command again" in said
     assert (tmp_path / "out" / "battle_scores.jsonl").read_bytes() == before
 
 
@@ -121,7 +121,7 @@ def test_a_battle_cannot_name_other_files_of_this_machine(
         assert main(words) == 2
         said = capsys.readouterr().err
         assert "battle 'battle-3': the audio" in said
-        assert "lies outside of" in said
+        assert "is outside" in said
         assert f"{AUDIO_FOLDERS_VARIABLE}=FOLDER allows it" in said
     monkeypatch.setenv(AUDIO_FOLDERS_VARIABLE, str(private.parent))
     assert main(words) == 0

@@ -179,9 +179,8 @@ def test_a_vote_that_was_corrected_counts_without_scoring_again(tmp_path: Path) 
 def test_scores_of_the_version_before_are_refused_with_the_command(tmp_path: Path) -> None:
     output = Path(shutil.copy(MADE_BY_0_1 / "battle_scores.jsonl", tmp_path))
     before = output.read_bytes()
-    text = (
-        r"battles by version 0\.1, which did not say .* Delete it and give the same `apex-music arena` command again"
-    )
+    text = r"battles by version 0\.1, which did not record .* Delete it and run the same `apex-music arena` command "
+    r"again"
     with pytest.raises(ValueError, match=text):
         score(output, CountingScorer())
     assert output.read_bytes() == before

@@ -151,7 +151,7 @@ def test_missing_and_broken_songs_are_named_and_cost_their_rows(
     assert "all_test.jsonl:1: " in said
     assert "0.wav: no such file." in said
     assert "1.wav: " in said
-    assert "lies outside of" in said
+    assert "is outside" in said
     results = json.loads((benchmark / "out" / "results.json").read_text())
     assert results["datasets"]["PAM"]["num_left_out"] == {
         "audio is not there": 4,
@@ -185,13 +185,13 @@ def test_an_interrupted_run_goes_on(
 
 def test_refusals(benchmark: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = benchmark / "data" / "all_test.jsonl"
-    with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl: no such file\. Name data/all_test\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl: no such file\. Pass data/all_test\.jsonl"):
         read_bench_rows(tmp_path / "nothing.jsonl", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no such folder\. Name the folder that the paths"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder\. Pass the folder that the paths"):
         read_bench_rows(rows, tmp_path / "nothing")
     other = tmp_path / "other.jsonl"
     other.write_text('{"split": "test", "source": "mine"}\n{"split": "test", "source": "Music Arena"}\n')
-    with pytest.raises(ValueError, match=r"no row is of the test .*\(1 of another source, 1 without a label"):
+    with pytest.raises(ValueError, match=r"no row belongs to the test set .*\(1 of another source, 1 without a label"):
         read_bench_rows(other, tmp_path)
     assert run(benchmark, tiny_folder, "--score", "beauty") == 2
     assert "has no score 'beauty' to judge by; it has score_streams" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_declarations_are_refused(
 def test_judges_of_other_battles_or_votes_are_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     table, path = build_battle_table(rows), tmp_path / "scores.jsonl"
     judge = load_judge(f"one={write_table(path, rows)}")
-    with pytest.raises(ValueError, match="Judges must have names of their own, got one, one"):
+    with pytest.raises(ValueError, match="Names of judges must be unique, got one, one"):
         compare_judges(table, [judge, judge])
     turned = [row | {"preference": {"A": "B", "B": "A"}.get(row["preference"], "A")} for row in rows]
     other = load_judge(f"two={write_table(path, turned)}")
@@ -140,7 +140,7 @@ def test_scores_of_beginnings_are_never_mixed_with_those_of_whole_songs(tmp_path
     compute_battle_scores(battles, judge, output, first_seconds=0.2, **keywords)
     assert heard[3:] == []
     for other in (None, 0.3):
-        with pytest.raises(ValueError, match=r"seconds heard of each song.* Delete it and give the same"):
+        with pytest.raises(ValueError, match=r"seconds heard of each song.* Delete it and run the same"):
             compute_battle_scores(battles, judge, output, first_seconds=other, **keywords)
 
 

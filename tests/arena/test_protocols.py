@@ -130,7 +130,7 @@ def test_system_tags_tell_systems_that_were_left_out_as_scikit_learn_does() -> N
 def test_one_class_only_is_refused() -> None:
     table = build_table(50)
     table.preferences[:] = "A"
-    with pytest.raises(ValueError, match="All 50 decisive battles were won by A: there is one class only"):
+    with pytest.raises(ValueError, match="All 50 decisive battles were won by A: there is only one class"):
         check_battles(table, 5)
     table.preferences[:] = "TIE"
     with pytest.raises(ValueError, match="None of the 50 battles has a winner"):
@@ -177,7 +177,7 @@ def test_families_are_names_without_versions_or_what_is_stated() -> None:
         "sonauto",
         "sonauto",
     ]
-    with pytest.raises(ValueError, match=r"stated of systems \['udio'\] that the table does not have"):
+    with pytest.raises(ValueError, match=r"given for systems \['udio'\] that are not in the table"):
         find_families(table, {"udio": "u"})
 
 

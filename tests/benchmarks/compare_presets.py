@@ -104,7 +104,7 @@ def _format_interval(summary: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("embeddings", type=Path, help="folder of apex-music embed")
+    parser.add_argument("embeddings", type=Path, help="folder written by apex-music embed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--split", default="test")
     parser.add_argument("--output", help="write the result as JSON")

@@ -56,7 +56,7 @@ REASONS: tuple[tuple[str, str, str], ...] = (
 )
 REFUSALS = (
     (r"has no header that says what it is", "no header: cannot be told from noise"),
-    (r"is none that FFmpeg decodes", "FFmpeg, as PyAV brings it, does not decode this codec"),
+    (r"is not one that FFmpeg decodes", "FFmpeg, as PyAV brings it, does not decode this codec"),
 )
 LOSSLESS = re.compile(r"pcm_(?!alaw|mulaw)|flac|alac|wavpack|tta|truehd|mlp|s302m")
 TIMEOUT_SECONDS = 600

@@ -82,7 +82,7 @@ def test_known_reasons_are_of_one_encoder_and_one_outcome(mono: np.ndarray) -> N
     vorbis = Format("vorbis", "ogg", "ogg", (), 2, RATE)
     assert compare(vorbis, (RATE, mono), (RATE, worse, []))["reason"].startswith("of its own Vorbis encoder")
     assert compare(vorbis, (RATE, mono), "a.ogg: holds no samples.")["reason"] == ""
-    headerless = "a.gsm: is not in a format. Sound of its kind (.gsm) has no header that says what it is; convert it."
+    headerless = "a.gsm: is not in a format. Audio of this kind (.gsm) has no header that says what it is; convert it."
     assert compare(LOSSY, (RATE, mono), headerless)["reason"] == "no header: cannot be told from noise"
 
 
@@ -112,7 +112,7 @@ def test_the_summary_counts_every_file_once() -> None:
         {**row, **equal},
         {**row, "refusal": "holds 3 samples"},
         {**row, "refusal": "holds 4 samples", "rate": 8_000},
-        {**row, "refusal": "the codec of this MP4 file is none that FFmpeg decodes."},
+        {**row, "refusal": "the codec of this MP4 file is not one that FFmpeg decodes."},
     ]
     summary = summarise(rows, "5.1")
     assert summary["num_files"] == 4

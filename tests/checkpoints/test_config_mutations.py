@@ -113,13 +113,13 @@ def test_each_field_with_each_bad_value(kind: str) -> None:
         ("label2id", [1], r"`label2id` must be a dict, got \[1\]"),
         ("problem_type", "none", "`problem_type` must be one of 'regression', "),
         ("dtype", "cuda", "`dtype` must be one of 'float16', "),
-        ("architectures", [1], r"`architectures` must be a text, got 1"),
-        ("attn_implementation", [], r"`attn_implementation` must be a text, got \[\]"),
-        ("_name_or_path", 3, "`_name_or_path` must be a text, got 3"),
+        ("architectures", [1], r"`architectures` must be a string, got 1"),
+        ("attn_implementation", [], r"`attn_implementation` must be a string, got \[\]"),
+        ("_name_or_path", 3, "`_name_or_path` must be a string, got 3"),
         (
             "max_num_numbers",
             10**18,
-            "`max_num_numbers` is no field of a config; it would stand in the place of a meth",
+            "`max_num_numbers` is not a config field, and would shadow a meth",
         ),
         ("anything", DEEP, "nested deeper than 32 levels, or has more than 4,000,000 entries"),
         (
@@ -128,8 +128,8 @@ def test_each_field_with_each_bad_value(kind: str) -> None:
             "`provenance.notice` must be at most 10,000 characters without",
         ),
         ("provenance", {"encoder": "MERT"}, "`provenance.encoder` must be a dict, got 'MERT'"),
-        ("provenance", {"heads": {"source": 3}}, r"`provenance.heads.source` must be a text, got \{'source': 3\}"),
-        ("mert_model_name", 3, "`mert_model_name` must be a text, got 3"),
+        ("provenance", {"heads": {"source": 3}}, r"`provenance.heads.source` must be a string, got \{'source': 3\}"),
+        ("mert_model_name", 3, "`mert_model_name` must be a string, got 3"),
     ],
 )
 def test_what_is_said(name: str, value: Any, message: str) -> None:
@@ -144,7 +144,7 @@ def test_what_is_said(name: str, value: Any, message: str) -> None:
         ("num_labels", 2_000_000_000, "`encoder_config.num_labels` must be at most 10000"),
         ("mask_time_prob", 1e300, "`encoder_config.mask_time_prob` must be at most 1, got 1e"),
         ("num_feat_extract_layers", 3, "`encoder_config` cannot be: .*Configuration for convolutional layers"),
-        ("to_dict", 1, "`encoder_config.to_dict` is no field of a config"),
+        ("to_dict", 1, "`encoder_config.to_dict` is not a config field"),
     ],
 )
 def test_what_is_said_of_an_encoder(name: str, value: Any, message: str) -> None:

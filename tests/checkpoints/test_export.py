@@ -17,6 +17,7 @@ from modeling_apex import ApexModel, load_pipeline
 from modeling_apex.checkpoints.export import build_short_card, export_model, list_code
 from modeling_apex.checkpoints.verification import verify_model
 
+from executed_pages import list_blocks
 from strangers import run_elsewhere
 
 
@@ -116,6 +117,21 @@ print(json.dumps({"scores": report["scores"], "array": from_array["scores"], "se
     assert result["log"].count("The package apex-music gives the same scores faster: install it") == 1
 
 
+def test_the_example_of_the_card_runs_elsewhere(exported: Path, song_file, tmp_path: Path) -> None:
+    (example,) = list_blocks(exported / "README.md", "python")
+    assert "THIS_REPOSITORY" in example
+    song_file().rename(tmp_path / "song.mp3")
+    program = f"""
+import json, os
+os.chdir({str(tmp_path)!r})
+printed = []
+exec({example.replace("THIS_REPOSITORY", str(exported))!r}, {{"print": printed.append}})
+print(json.dumps({{"printed": printed}}))
+"""
+    scores = load_pipeline(exported)(str(tmp_path / "song.mp3"))["scores"]
+    assert run_elsewhere(program, tmp_path)["printed"] == [pytest.approx(scores, rel=1e-5)]
+
+
 def test_installed_package_asks_for_no_trust(exported: Path, song_file) -> None:
     song = str(song_file())
     scorer = pipeline("apex-popularity", model=str(exported))
@@ -196,7 +212,7 @@ def test_no_licence_is_made_up(tiny_model: ApexModel) -> None:
     tiny_model.config.provenance = {}
     card = build_short_card(tiny_model.config)
     assert ModelCard(card).data.license is None
-    assert "Nothing says under which licence these weights may be used. Say so above, as `license:`." in card
+    assert "No licence is stated for these weights. State it above, as `license:`." in card
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class TestPickles:
             lambda folder: transformers.pipeline(TASK, model=str(folder)),
             lambda folder: export_model(folder, folder / "out"),
         ]
-        message = "Pickles .* are not loaded" if name.endswith(".bin") else "not a sound safetensors file"
+        message = "Pickles .* are not loaded" if name.endswith(".bin") else "not a valid safetensors file"
         for door in doors:
             with pytest.raises((OSError, ValueError), match=message):
                 door(tiny_folder)

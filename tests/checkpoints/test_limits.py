@@ -91,7 +91,7 @@ class TestConfigs:
     def test_convolutions_that_do_not_fit_together(self, tiny_config: ConfigFactory) -> None:
         config = tiny_config()
         object.__setattr__(config.encoder_config, "conv_kernel", [10, 3])
-        with pytest.raises(ValueError, match=r"must have one entry a convolution each, got 3, 2 and 3"):
+        with pytest.raises(ValueError, match=r"must each have one entry per convolution, got 3, 2 and 3"):
             config.validate_encoder()
 
     @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ class TestConfigs:
                 {"segment_seconds": 1e9},
                 r"`segment_seconds` 1e\+09 at `sampling_rate` 24000 is .* above the limit",
             ),
-            ({"segment_seconds": 1e308}, r"`segment_seconds` must be finite and of a sane size"),
+            ({"segment_seconds": 1e308}, r"`segment_seconds` must be finite and of a plausible size"),
             ({"sampling_rate": 10**12}, r"`sampling_rate` 1000000000000 is .* samples, above the limit"),
             ({"sampling_rate": 10**400}, r"`sampling_rate` must be at most 9007199254740992, got a larger number"),
-            ({"segment_seconds": 10**400}, r"`segment_seconds` must be finite and of a sane size"),
+            ({"segment_seconds": 10**400}, r"`segment_seconds` must be finite and of a plausible size"),
             ({"shared_dims": [10**7]}, r"`shared_dims` must be at most 65536, got a larger number"),
             ({"branch_dims": [4] * 65}, r"`branch_dims` has 65 entries, but at most 64 are accepted"),
             ({"layer_indices": [0] * 10_000}, r"`layer_indices` has 10000 entries, but at most 64 are accepted"),
@@ -189,12 +189,12 @@ class TestHeaders:
             (b"not json", b"", None, r"is not JSON \(Expecting value"),
             (b"\xff\xfe", b"", None, r"is not JSON \('utf-8' codec"),
             (b"[" * 100_000, b"", None, r"is not JSON \(maximum recursion"),
-            (b'{"a":{"dtype":"F32"},"a":{}}', b"", None, r"is not JSON \(a name stands twice"),
+            (b'{"a":{"dtype":"F32"},"a":{}}', b"", None, r"is not JSON \(a name occurs twice"),
             ([1], b"", None, r"must be a list of at most 100000 tensors by name"),
             ({"a": 3}, b"", None, r"describes 'a' by 3"),
             ({"a": {**entry([1], [0, 4]), "more": 1}}, bytes(4), None, r"describes 'a' by \{"),
-            ({"a": entry([1], [0, 4], "F99")}, bytes(4), None, r"gives 'a' the unknown kind 'F99'"),
-            ({"a": entry([1], [0, 4], ["F32"])}, bytes(4), None, r"gives 'a' the unknown kind \['F32'\]"),
+            ({"a": entry([1], [0, 4], "F99")}, bytes(4), None, r"gives 'a' the unknown dtype 'F99'"),
+            ({"a": entry([1], [0, 4], ["F32"])}, bytes(4), None, r"gives 'a' the unknown dtype \['F32'\]"),
             ({"a": entry([-1], [0, 4])}, bytes(4), None, r"gives 'a' the shape \[-1\]"),
             ({"a": entry([True], [0, 4])}, bytes(4), None, r"gives 'a' the shape \[True\]"),
             ({"a": entry([1.0], [0, 4])}, bytes(4), None, r"gives 'a' the shape \[1\.0\]"),
@@ -227,7 +227,7 @@ class TestHeaders:
     )
     def test_lies(self, tmp_path: Path, header: Any, data: bytes, length: int | None, message: str) -> None:
         path = write_safetensors(tmp_path / "x.safetensors", header, data, length=length)
-        with pytest.raises(ValueError, match=r"x\.safetensors: not a sound safetensors file; its header " + message):
+        with pytest.raises(ValueError, match=r"x\.safetensors: not a valid safetensors file; its header " + message):
             read_safetensors_shapes(path)
 
     def test_a_header_beyond_the_limit(self, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ class TestHeaders:
         whole = path.read_bytes()
         for percent in range(0, 100, 5):
             path.write_bytes(whole[: len(whole) * percent // 100])
-            with pytest.raises(ValueError, match=r"model\.safetensors: not a sound safetensors file; its header"):
+            with pytest.raises(ValueError, match=r"model\.safetensors: not a valid safetensors file; its header"):
                 ApexModel.from_pretrained(tiny_folder)
 
     def test_weights_of_another_size_are_refused_before_a_model_is_built(

@@ -226,7 +226,7 @@ def test_pickle_through_the_ordinary_door_does_not_run(
 def test_head_files_that_are_no_apex_checkpoint_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "best_model.pt"
     torch.save({"lstm.weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"key 'lstm\.weight' has no place in an APEX checkpoint"):
+    with pytest.raises(ValueError, match=r"key 'lstm\.weight' does not belong in an APEX checkpoint"):
         read_heads(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="expected a dict of weights, got list"):
@@ -270,7 +270,7 @@ def test_incomplete_heads_are_refused(tmp_path: Path, mert: Path) -> None:
     weights = layout.build_head_weights(HIDDEN)
     del weights["branch_clarity.branch.2.bias"]
     torch.save({"model_state": weights}, tmp_path / "best_model.pt")
-    with pytest.raises(ValueError, match=r"(?s)do not make one model: .*branch_clarity\.branch\.2\.bias"):
+    with pytest.raises(ValueError, match=r"(?s)do not fit together: .*branch_clarity\.branch\.2\.bias"):
         convert_checkpoint(mert, tmp_path / "best_model.pt")
 
 

@@ -61,7 +61,7 @@ def test_a_sound_model_passes(release: Path) -> None:
     assert set(get_status(result).values()) == {"ok"}
     assert list(get_status(result)) == ["SHA256SUMS", "format", "code", "licence", "weights", "probe signal"]
     assert "finite and within range: score_streams" in result.format()
-    assert "It equals no checkpoint that was compared." in result.identity
+    assert "It matches no checkpoint that was compared." in result.identity
     assert "Not compared, because they are not on this machine: " in result.identity
     assert "amaai-lab/apex, m-a-p/MERT-v1-95M" in result.identity
 
@@ -111,7 +111,7 @@ def damage(folder: Path, kind: str) -> None:
         ("missing weight", "weights", "missing_keys"),
         ("extra weight", "weights", "unexpected_keys"),
         ("nan", "weights", "NaN or infinite: aggregator.bias"),
-        ("no card", "licence", "no README.md, so nothing says who may use the model"),
+        ("no card", "licence", "no README.md, so no licence is stated"),
         ("no license", "licence", "README.md names no license"),
         ("unreadable card", "licence", "the front matter of README.md cannot be read"),
     ],
@@ -135,7 +135,7 @@ def test_a_model_that_does_not_load_is_compared_with_nothing(release: Path) -> N
     result = verify_model(release)
     assert get_status(result)["weights"] == "failed"
     assert get_status(result)["licence"] == "not checked"
-    assert result.identity == "It does not load, so it was compared with nothing."
+    assert result.identity == "It does not load, so it was not compared."
 
 
 def test_folder_without_checksums_is_not_called_checked(release: Path) -> None:
@@ -185,9 +185,7 @@ def test_one_changed_number_is_another_model(published: tuple[Path, Path, Path])
     result = verify_model(converted, against=[str(mert), str(apex)])
     assert not result.is_ok
     assert find_detail(result, f"equals {apex}") == "heads: 1 tensors differ"
-    assert result.identity == (
-        f"Its encoder is that of {mert}; its heads are those of no checkpoint that was compared."
-    )
+    assert result.identity == (f"Its encoder is that of {mert}; its heads match no checkpoint that was compared.")
 
 
 def test_a_reference_that_cannot_be_read_fails(release: Path) -> None:
@@ -261,7 +259,7 @@ class TestForgeries:
         result = verify_model(finish(converted, "cc-by-nc-4.0"), against=[str(mert), str(apex)])
         assert not result.is_ok
         assert re.search(message, find_detail(result, "config")), find_detail(result, "config")
-        assert result.identity.endswith("under another config, so its scores are others.")
+        assert result.identity.endswith("under another config, so its scores differ.")
 
     def test_an_encoder_that_computes_something_else(self, published: tuple[Path, Path, Path]) -> None:
         mert, _, converted = published
@@ -279,7 +277,7 @@ class TestForgeries:
         result = verify_model(folder)
         assert not result.is_ok
         assert result.identity == (
-            "It has the weights of apex-tiny (in this package) under another config, so its scores are others."
+            "It has the weights of apex-tiny (in this package) under another config, so its scores differ."
         )
 
     def test_a_name_that_the_weights_do_not_bear_out(self, tmp_path: Path) -> None:
@@ -304,7 +302,7 @@ class TestForgeries:
         path = release / "preprocessor_config.json"
         for content in ({"sampling_rate": 48_000}, {"segment_seconds": 9.0}, {"minimum_num_samples": 1}):
             path.write_text(json.dumps(content))
-            assert "but the config makes it" in find_detail(verify_model(finish(release)), path.name)
+            assert "but the config implies" in find_detail(verify_model(finish(release)), path.name)
         path.write_text("[")
         assert find_detail(verify_model(finish(release)), path.name) == "it is not JSON"
 
@@ -370,7 +368,7 @@ class TestForgeries:
         (release / "model.safetensors").unlink()
         (tmp_path / "elsewhere").rename(release / "model.safetensors")
         os.mkfifo(release / "queue")
-        assert find_detail(verify_model(release), "files").endswith("queue is no file")
+        assert find_detail(verify_model(release), "files").endswith("queue is not a file")
 
     def test_a_snapshot_of_the_hub_is_made_of_links(self, release: Path, tmp_path: Path) -> None:
         snapshot = tmp_path / "repo" / "snapshots" / "0123"

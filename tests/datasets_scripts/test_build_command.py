@@ -196,7 +196,7 @@ def test_a_finished_build_is_kept_or_built_again_as_asked(suno_tree, tmp_path, c
     assert main(arguments) == 0
     first = read_folder(tmp_path / "out")
     assert main(arguments) == 0
-    assert "is finished already: nothing to do" in capsys.readouterr().out
+    assert "is already finished: nothing to do" in capsys.readouterr().out
     assert main([*arguments, "--seed", "7"]) == 2
     assert "was built with other options (seed)" in capsys.readouterr().err
     assert read_folder(tmp_path / "out") == first
@@ -237,7 +237,7 @@ def test_an_output_that_cannot_be_written_is_said_so(suno_tree, capsys):
     assert main(training_arguments(suno_tree, "/sys/kernel/apex")) == 2
     said = capsys.readouterr().err
     assert "error: /sys/kernel/apex: cannot be written" in said
-    assert "Name an output that you may write" in said
+    assert "Choose an output that you may write to" in said
 
 
 def test_two_builds_do_not_share_a_folder(suno_tree, tmp_path, capsys):
@@ -257,7 +257,7 @@ def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     assert main(training_arguments(suno_tree, tmp_path / "out", "--overwrite")) == 2
-    assert "is not empty and holds no build of ours" in capsys.readouterr().err
+    assert "is not empty and was not written by this command" in capsys.readouterr().err
     assert read_folder(tmp_path / "out") == {"thesis.txt": b"years of work"}
 
 
@@ -270,7 +270,7 @@ def test_foreign_files_are_never_touched(suno_tree, tmp_path, capsys):
         (["--column", "stars=likes"], "Unknown field 'stars'"),
         (["--splits", "90:10"], "Split ratios must be three numbers"),
         (["--as-of", "soon"], "--as-of: DATE is 'soon', expected a time"),
-        (["--license", "nope-1.0"], "--license 'nope-1.0' is not one the Hub knows; name one of "),
+        (["--license", "nope-1.0"], "--license 'nope-1.0' is not one that the Hub knows; choose one of "),
         (["--max-shard-size", "-1"], "`max_shard_bytes` must be positive"),
         (["--labels", "nowhere.csv"], "No metadata table at nowhere.csv"),
     ],

@@ -48,7 +48,7 @@ def save_table(path, rows):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["id", "plays"], ["1", "2"]], "has not the three header rows .* Its columns: none"),
+        ([["id", "plays"], ["1", "2"]], "lacks the three header rows .* Its columns: none"),
         (
             [FMA_HEADER[0][:4], FMA_HEADER[1][:4], ["track_id"]],
             r"track\.listens, .* missing\. Its columns: album\.date",

@@ -247,7 +247,7 @@ def test_a_folder_without_the_audio_of_any_song_is_refused(tmp_path, capsys):
     (tmp_path / "audio" / "else.mp3").touch()
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(n) for n in range(3)])
     assert run(tmp_path, table, audio=tmp_path / "audio") == 2
-    assert "none of the 3 songs has its audio there; the table has for example 'song-000'" in capsys.readouterr().err
+    assert "none of the 3 songs has audio there; the table has for example 'song-000'" in capsys.readouterr().err
 
 
 # What is cut off
@@ -292,7 +292,7 @@ def test_a_row_cannot_carry_a_file_of_this_machine_into_a_dataset(tmp_path):
     private = tmp_path / "voice-memo.flac"
     private.write_bytes(encode_song(make_song(1)))
     table = save_audio_table(tmp_path, str(private))
-    with pytest.raises(AudioPathError, match=r"songs\.parquet, row 1: .*voice-memo\.flac' lies outside of"):
+    with pytest.raises(AudioPathError, match=r"songs\.parquet, row 1: .*voice-memo\.flac' is outside"):
         build(tmp_path, table, audio=AUDIO_IN_TABLE)
     options = CorpusOptions(split_ratios=ALL_TRAIN, allows_outside_paths=True)
     _, rows = build(tmp_path, table, audio=AUDIO_IN_TABLE, options=options)

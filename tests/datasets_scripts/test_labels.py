@@ -101,7 +101,7 @@ def test_songs_that_the_teacher_could_not_score_have_no_labels(tmp_path):
             r"labels\.jsonl:2: pseudo-labels of owner/songeval \(SHA-256 cdcdcdcdcdcd, 2026-11-26\), and the rows",
         ),
         ([make_row("a", **TEACHER), make_row("b")], r"labels\.jsonl:2: labels without a teacher, and the rows before"),
-        ([make_row("a"), make_row("b", **TEACHER)], "and the rows before are labels without a teacher. Keep a table"),
+        ([make_row("a"), make_row("b", **TEACHER)], "and the rows before are labels without a teacher. Use one table"),
         ([make_row("a", **{**TEACHER, "teacher_sha256": "12"})], "teacher_sha256 is '12', expected 64 hexadecimal"),
         ([make_row("a", **{**TEACHER, "labelled_on": "today"})], "labelled_on is 'today', expected a day as 2026"),
         ([make_row("a", **{**TEACHER, "labelled_on": None})], "labelled_on is None, expected a line of at most 200"),

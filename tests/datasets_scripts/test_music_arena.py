@@ -139,7 +139,7 @@ def test_audio_outside_or_missing_is_refused(tmp_path):
 
 
 def test_options_that_cannot_be_are_refused(arena_tree, tmp_path):
-    with pytest.raises(ValueError, match=r"No battle of 2031-01\. Months there are: 07-2026FEB, 08-2026MAR"):
+    with pytest.raises(ValueError, match=r"No battle of 2031-01\. Available months: 07-2026FEB, 08-2026MAR"):
         read_rows(tmp_path, source=str(arena_tree), months=("2026-02", "2031-01"))
     with pytest.raises(ValueError, match="`duplicates` is 'keep', expected one of refuse, drop"):
         read_rows(tmp_path, source=str(arena_tree), duplicates="keep")
@@ -180,7 +180,7 @@ def test_warns_of_battles_that_a_benchmark_tests_on(tmp_path, caplog):
     prepared, _ = read_rows(tmp_path, source=str(tree))
     assert prepared.facts["num_of_benchmark"] == 3
     assert "3 of 6 battles are in the test of MIREX 2026 (Music Arena battles of July to December 2025)" in caplog.text
-    assert "To train on what is built, leave them out: --leave-out FILE" in caplog.text
+    assert "Leave them out before training on this dataset: --leave-out FILE" in caplog.text
     caplog.clear()
     prepared, rows = read_rows(tmp_path, source=str(tree), leave_out=("battle-1", "battle-2", "battle-5"))
     assert set(rows) == {"battle-0", "battle-3", "battle-4"}

@@ -171,7 +171,7 @@ def test_a_changed_source_is_refused_by_name_and_rebuilt_on_request(
     assert main([*words, "--overwrite"]) == 0
     assert (changed if value is None else value) in list_values(output, column)
     assert main(words) == 0
-    assert "is finished already" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -185,7 +185,7 @@ def test_unchanged_sources_are_not_read_again(name, tmp_path, num_read, capsys):
     assert not num_read
     assert main([*words, "--recheck"]) == 0
     assert sorted(num_read) == sorted(Path(file.path).name for file in files)
-    assert capsys.readouterr().out.count("is finished already") == 2
+    assert capsys.readouterr().out.count("is already finished") == 2
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert set(manifest["sources"]) == {file.source for file in files}
     assert str(tmp_path) not in json.dumps(manifest)
@@ -437,7 +437,7 @@ def test_a_hub_that_does_not_tell_the_commit_is_named(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     metadata_tables.pin_revision.cache_clear()
-    with pytest.raises(OSError, match=r"me/other: the Hub does not tell which commit the main branch is \(the line"):
+    with pytest.raises(OSError, match=r"me/other: the Hub does not say which commit the main branch is \(the line"):
         pin_revision("me/other")
 
 

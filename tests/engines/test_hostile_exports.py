@@ -81,7 +81,7 @@ def test_a_damaged_graph(
         weights.unlink()
     else:
         graph.write_bytes(os.urandom(10_000) if damage == "noise" else b"")
-    with pytest.raises(ValueError, match=r"encoder\.onnx: not a sound graph of an encoder, .*apex-music export"):
+    with pytest.raises(ValueError, match=r"encoder\.onnx: not a valid graph of an encoder, .*apex-music export"):
         open_graph(graph, "onnx", "float32")
     assert main(["score", str(song_file()), "--model", str(exported), "--engine", "onnx"]) == 2
     assert "encoder.onnx" in capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_a_damaged_graph_of_openvino(openvino_folder: Path, tmp_path: Path) -> N
     pytest.importorskip("openvino")
     folder = shutil.copytree(openvino_folder, tmp_path / "exported")
     (folder / "encoder.xml").write_text("<net></net>")
-    with pytest.raises(ValueError, match=r"encoder\.xml: not a sound graph of an encoder"):
+    with pytest.raises(ValueError, match=r"encoder\.xml: not a valid graph of an encoder"):
         open_graph(folder / "encoder.xml", "openvino", "float32")
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_graph_of_openvino(openvino_folder: Path, tmp_path: Path) -> N
 )
 def test_a_graph_of_something_else(inputs: dict, outputs: dict) -> None:
     assert check_graph(Path("x.onnx"), {"segments": ["n", 2400]}, {"pooled": ["n", 4, 16]}) == 2400
-    with pytest.raises(ValueError, match=r"x\.onnx: not a sound graph of an encoder, `segments` \(n, samples\)"):
+    with pytest.raises(ValueError, match=r"x\.onnx: not a valid graph of an encoder, `segments` \(n, samples\)"):
         check_graph(Path("x.onnx"), inputs, outputs)
 
 

@@ -94,7 +94,7 @@ def test_intervals_stand_beside_how_often_they_held(calibrated: Path) -> None:
 
 def test_warnings_stand_beside_their_false_alarms_and_hits(calibrated: Path) -> None:
     card = render(calibrated)
-    assert "farther off than that of 99 % of the reference songs" in card
+    assert "farther away than that of 99 % of the reference songs" in card
     assert "| alike | 200 | 1.0 % |" in card
     assert "| noise | 60 | 100.0 % |" in card
 
@@ -102,13 +102,13 @@ def test_warnings_stand_beside_their_false_alarms_and_hits(calibrated: Path) -> 
 def test_what_was_not_measured_is_said(calibrated: Path, tiny_model: ApexModel) -> None:
     (calibrated / "uncertainty.json").unlink()
     card = render(calibrated)
-    assert "How many labels of other songs lie in these intervals was not measured." in card
+    assert "How many labels of other songs these intervals contain was not measured." in card
     assert "How often that is right was not measured." in card
     groups = [row // 3 for row in range(90)]
     set_config(calibrated, reference=make_reference(tiny_model, num_songs=90, groups=groups))
     card = render(calibrated)
     assert "from 90 songs, in 30 groups that each count as one, such as those of an artist: songs of" in card
-    assert "The reference set is too small to tell which songs are unlike it" in card
+    assert "The reference set is too small to show which songs are unlike it" in card
     set_config(calibrated, reference=make_reference(tiny_model, labels=None))
     assert "The songs of the reference set had no labels, so reports have no intervals." in render(calibrated)
 
@@ -146,7 +146,7 @@ def test_a_number_that_is_missing_stops_the_build(calibrated: Path, path: tuple[
     [
         (
             {},
-            "- Segments have equal weight, and the last one is padded with silence: the end of a song that is little",
+            "- Segments have equal weight, and the last one is padded with silence: where only a few seconds are",
         ),
         ({"tail": "weighted"}, "- A segment counts by the seconds of song in it"),
         ({"tail": "drop", "tail_seconds": 4.5}, "- A last segment of less than 4.5 s is not heard, unless the song"),
@@ -189,7 +189,7 @@ def test_robustness_of_other_weights_is_refused(shaken: Path) -> None:
     with torch.no_grad():
         next(model.parameters()).mul_(1.5)
     model.save_pretrained(shaken)
-    with pytest.raises(ValueError, match=r"found here is of other weights, or of other settings of the model, than"):
+    with pytest.raises(ValueError, match=r"are for other weights or settings of the model than"):
         render(shaken)
 
 

@@ -94,10 +94,10 @@ def test_a_missing_fact_stops_the_card(dataset: Path, fact: str) -> None:
 
 def test_unfinished_datasets_are_refused(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     (dataset / "README.md").unlink()
-    with pytest.raises(FileNotFoundError, match="the card that the builder wrote is gone"):
+    with pytest.raises(FileNotFoundError, match="the card that the builder wrote is missing"):
         render_dataset_card(dataset)
     (dataset / "manifest.json").unlink()
-    with pytest.raises(FileNotFoundError, match="this is no finished dataset"):
+    with pytest.raises(FileNotFoundError, match="missing, so the dataset is not finished"):
         render_dataset_card(dataset)
     assert build_card(["--dataset", str(dataset), "--arena", "somewhere"]) == 2
     assert "--arena is about models; the card of a dataset does not use it" in capsys.readouterr().err
@@ -133,10 +133,10 @@ def test_changed_shards_and_foreign_paths_are_not_published(dataset: Path, api: 
     content = shard.read_bytes()
     arguments = build_parser().parse_args(["--dataset", str(dataset), "--repo", REPO])
     shard.write_bytes(content[:-1] + b"?")
-    with pytest.raises(ValueError, match=rf"data/{shard.name}: its hash is not that of the manifest"):
+    with pytest.raises(ValueError, match=rf"data/{shard.name}: its hash differs from the manifest"):
         publish(arguments, api=api, say=lambda line: None)
     shard.unlink()
-    assert find_changed_shards(dataset) == [f"data/{shard.name}: in the manifest and not in the folder"]
+    assert find_changed_shards(dataset) == [f"data/{shard.name}: in the manifest but not in the folder"]
     shard.write_bytes(content)
     manifest = json.loads((dataset / "manifest.json").read_text())
     manifest["options"]["embeds_audio"] = False
@@ -144,6 +144,6 @@ def test_changed_shards_and_foreign_paths_are_not_published(dataset: Path, api: 
     with pytest.raises(ValueError, match="its rows hold paths of this machine in place of audio"):
         publish(arguments, api=api, say=lambda line: None)
     (dataset / "manifest.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no manifest\.json, so this is no finished dataset"):
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json, so the dataset is not finished"):
         publish(arguments, api=api, say=lambda line: None)
     assert hub.repositories == {}

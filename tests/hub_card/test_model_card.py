@@ -90,8 +90,8 @@ def test_numbers_are_those_of_the_result_file(render: Render, tiny_release: Path
     row = next(line for line in card.splitlines() if line.startswith("| `clarity` | 105"))
     assert "0.43 [0.41, 0.46]" in row
     assert row.endswith("| 1.23 [1.13, 1.33] | 0.80 |")
-    assert "`clarity` falls short: a rank correlation of 0.50 was asked for, 0.43 was reached." in card
-    assert "`clarity` errs more than the trivial baselines by MSE: 1.23 against 0.80." in card
+    assert "`clarity` misses its target: the rank correlation is 0.43, the target 0.50." in card
+    assert "`clarity` has a larger MSE than the trivial baselines: 1.23 against 0.80." in card
     assert "2,000 synthetic songs of 20 s by `make tiny`" in card
 
 
@@ -392,7 +392,7 @@ def test_command_writes_the_card_or_says_why_not(
     assert "build_card: nothing says how the model does on battles" in capsys.readouterr().err
     assert not (tmp_path / "card" / "README.md").exists()
     assert main([*words, "--no-arena-because", "TODO"]) == 2
-    assert "not written: unknown fact: 'TODO' stands in line" in capsys.readouterr().err
+    assert "not written: unknown fact: 'TODO' in line" in capsys.readouterr().err
     assert main([*words, "--no-arena-because", REASON]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "card" / "README.md")
     assert f"Not measured: {REASON}" in (tmp_path / "card" / "README.md").read_text()

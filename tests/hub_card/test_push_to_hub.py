@@ -56,7 +56,7 @@ def test_a_dataset_is_published_for_everyone_only_on_request(
     assert run("--public") == 0
     assert not hub.get_repository(REPO, "dataset").is_private
     assert run() == 1
-    assert "tester/songs is public, and a private repository was asked for" in capsys.readouterr().err
+    assert "tester/songs is public, but a private repository was asked for" in capsys.readouterr().err
 
 
 def test_shards_of_another_build_do_not_stay_unnoticed(
@@ -75,7 +75,7 @@ def test_a_broken_line_to_the_hub_is_one_sentence(
 ) -> None:
     hub.num_uploads_to_break = 1000
     assert run() == 1
-    assert "error: the upload to tester/songs broke off: " in capsys.readouterr().err
+    assert "error: the upload to tester/songs was interrupted: " in capsys.readouterr().err
     assert (tmp_path / "out" / "manifest.json").is_file(), "the dataset itself is finished"
     hub.num_uploads_to_break = 0
     assert run() == 0

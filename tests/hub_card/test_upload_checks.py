@@ -77,9 +77,9 @@ def test_only_files_that_are_empty_by_nature_may_be_empty(folder: Path) -> None:
         (lambda root: (root / "LICENSE").symlink_to("/etc/hostname"), "LICENSE: a symbolic link"),
         (
             lambda root: (root / "results.json").write_text('"in /home/somebody/x"'),
-            "names /home/somebody, a folder of",
+            "names /home/somebody, a path on",
         ),
-        (lambda root: (root / "README.md").write_text(CARD + "\nMAE: nan\n"), "unknown fact: 'nan' stands in line 9"),
+        (lambda root: (root / "README.md").write_text(CARD + "\nMAE: nan\n"), "unknown fact: 'nan' in line 9"),
     ],
 )
 def test_every_reason_is_named(folder: Path, change: Change, message: str) -> None:
@@ -275,14 +275,14 @@ def test_pickles_are_known_by_their_content(tmp_path: Path) -> None:
     ("card", "message"),
     [
         (CARD.replace("license: apache-2.0\n", ""), "the front matter names no license"),
-        (CARD.replace("apache-2.0", "other"), "`other`, which needs license_name and license_link"),
+        (CARD.replace("apache-2.0", "other"), "`other`, which also needs license_name and license_link"),
         (CARD.replace("library_name: transformers\n", ""), "names no library_name"),
         (CARD.replace("apache-2.0", "[unclosed"), "the front matter cannot be read"),
         (CARD.replace("---\n\n", "model-index:\n- name: x\n---\n\n"), "the front matter cannot be read"),
         (CARD + "{{ facts.title }}", "unknown fact: '{{'"),
         (CARD + "[More Information Needed]", "unknown fact: '[More Information Needed]'"),
         (CARD + "see ![plot](evaluation/roc.png)", "links to evaluation/roc.png, which is not in the folder"),
-        (CARD + '```python\npipeline("THIS_REPOSITORY")\n```\n', "unknown fact: 'THIS_REPOSITORY' stands in line 9"),
+        (CARD + '```python\npipeline("THIS_REPOSITORY")\n```\n', "unknown fact: 'THIS_REPOSITORY' in line 9"),
     ],
 )
 def test_every_problem_of_a_card_is_named(tmp_path: Path, card: str, message: str) -> None:
@@ -298,5 +298,7 @@ def test_code_and_addresses_are_no_gaps(tmp_path: Path) -> None:
 def test_a_licence_that_the_hub_does_not_know_is_refused_with_those_that_it_does(tmp_path: Path) -> None:
     card = "---\nlicense: {}\n---\n\n# Songs\n"
     (problem,) = find_card_problems(card.format("nope-1.0"), tmp_path, repo_type="dataset")
-    assert problem.startswith("the license 'nope-1.0' is not one the Hub knows; name one of afl-3.0, agpl-3.0, ")
+    assert problem.startswith(
+        "the license 'nope-1.0' is not one that the Hub knows; choose one of afl-3.0, agpl-3.0, "
+    )
     assert find_card_problems(card.format("cc-by-4.0"), tmp_path, repo_type="dataset") == []

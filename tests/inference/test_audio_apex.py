@@ -268,7 +268,7 @@ class TestDecoding:
         assert stream.warnings == []
 
     def test_video_without_sound(self) -> None:
-        with pytest.raises(AudioError, match=r"<bytes>: this MP4/M4A/QuickTime file has no sound in it"):
+        with pytest.raises(AudioError, match=r"<bytes>: this MP4/M4A/QuickTime file contains no audio"):
             open_audio(encode_with_av("mp4", None, num_video_frames=5))
 
     def test_mp3_whose_length_is_not_stated_is_read_to_its_end(self) -> None:
@@ -672,7 +672,7 @@ class TestDecoding:
             ),
             demux=lambda stream: iter([bad] * 60),
         )
-        with pytest.raises(ValueError, match=r"51 packets are damaged, the last so: list index out of range"):
+        with pytest.raises(ValueError, match=r"51 packets are damaged, the last with: list index out of range"):
             list(ffmpeg._decode_frames(av, container, ffmpeg.Damage()))
 
     @pytest.mark.parametrize("ending", ["g722", "GSM", "sbc", "aptxhd", "g726le", "s16le", "f64be", "u8", "aud"])
@@ -805,7 +805,8 @@ class TestChild:
         monkeypatch.setattr(child, "_COMMAND", work)
         monkeypatch.setattr(child, "MAX_SILENT_SECONDS", 0)
         with pytest.raises(
-            AudioError, match=r"the decoder of this WebM/Matroska file gave nothing for 0 s and was ended\. The file"
+            AudioError,
+            match=r"the decoder of this WebM/Matroska file returned nothing for 0 s and was stopped\. The file",
         ):
             open_audio(song, limits=self.limits)
 
@@ -815,7 +816,7 @@ class TestChild:
         worker = child.POOL.lent[-1]
         worker.process.send_signal(signal.SIGSTOP)
         monkeypatch.setattr(child, "MAX_SILENT_SECONDS", 0)
-        with pytest.raises(AudioError, match=r"<bytes>: .* gave nothing for 0 s and"):
+        with pytest.raises(AudioError, match=r"<bytes>: .* returned nothing for 0 s and"):
             list(stream.blocks)
         monkeypatch.undo()
         assert worker.process.returncode is not None
@@ -913,7 +914,7 @@ class TestMissingPackages:
         read, stream = read_native(mp3 + b"ID3\x03\0\0\0\0\x08\0" + bytes(1024) + mp3)
         np.testing.assert_array_equal(read, read_native(mp3)[0])
         (warning,) = stream.warnings
-        assert re.match(r"5\d % of the file's bytes lie behind the end .* do not decode \(.* av is needed", warning)
+        assert re.match(r"5\d % of the file's bytes are after the end .* do not decode \(.* av is needed", warning)
 
     def test_without_av_the_pipeline_reports(self, hide: Callable[[str], None], tmp_path: Path) -> None:
         songs = self.build_folder(tmp_path)

@@ -76,8 +76,8 @@ def test_pointers_to_code_are_dropped() -> None:
         ({"features": [{**NUMERIC, "name": "a b"}]}, ValueError, r"`features\[0\].name` must be a plain identifier"),
         ({"features": [{**NUMERIC, "std": 0.0}]}, ValueError, r"`features\[0\].std` must be above 0"),
         ({"features": [{**NUMERIC, "is_leaking": 1}]}, TypeError, r"`features\[0\].is_leaking` must be true or fal"),
-        ({"features": [{**FEATURES[0], "categories": []}]}, TypeError, "must be a list with at least one text"),
-        ({"features": [{**FEATURES[0], "categories": [1, 2]}]}, ValueError, "must be different texts"),
+        ({"features": [{**FEATURES[0], "categories": []}]}, TypeError, "must be a list with at least one string"),
+        ({"features": [{**FEATURES[0], "categories": [1, 2]}]}, ValueError, "must be distinct strings"),
         ({"features": [{**FEATURES[0], "categories": ["a"] * 100_001}]}, ValueError, "has 100,001; at most 100,000"),
     ],
 )

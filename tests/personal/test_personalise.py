@@ -92,7 +92,7 @@ def test_ratings_become_a_head_that_beats_the_scores_of_everyone(
     table = write_ratings(tmp_path / "ratings.csv", tastes["taste"])
     assert run(table, stored, tmp_path / "mine", "--range", "1", "5") == 0
     said = capsys.readouterr().out
-    assert "The personal head tells this listener's judgements better than each of the 7 other scores." in said
+    assert "The personal head predicts this listener's judgements better than each of the 7 other scores." in said
     assert "160 judgements of 160 songs; 5 folds by song" in said
     results = json.loads((tmp_path / "mine" / "personal.json").read_text())
     assert list_violations(results, SCHEMAS["personal"]) == []
@@ -207,7 +207,7 @@ def test_no_song_of_a_judgement_is_learnt_from_before_it_is_told() -> None:
             r"judgements \(19\) are too few .* 20",
         ),
         (["song", "rating"], [[f"train-{n}", 3] for n in range(30)], "all ratings are 3, from which no taste"),
-        (["song", "rating"], [["train-1", 1], ["train-1", 2]], r"ratings\.csv:3: train-1 stood in .*csv:2 already"),
+        (["song", "rating"], [["train-1", 1], ["train-1", 2]], r"ratings\.csv:3: train-1 already in .*csv:2"),
         (["song", "rating"], [["train-1", "good"]], "rating is 'good', and a finite number is needed"),
         (["song", "stars"], [["train-1", 4]], "has the columns song, stars. Expected a column 'rating'"),
         (["song", "rating"], [[f"other-{n}", n % 5] for n in range(30)], "none of its 30 rows is about one of the"),
@@ -220,14 +220,14 @@ def test_no_song_of_a_judgement_is_learnt_from_before_it_is_told() -> None:
         (
             ["song", "rating", "group"],
             [[f"train-{n}", n % 5, n % 4] for n in range(40)],
-            "come down to 4 of what repeats .group., and 10 are needed",
+            "come down to 4 independent groups .group., and 10 are needed",
         ),
         (["song_a", "song_b", "preference"], [["train-1", "train-1", "A"]], "must name two different songs"),
         (["song_a", "song_b", "preference"], [["train-1", "train-2", "C"]], "preference is 'C', expected A, B, TIE"),
         (
             ["song_a", "song_b", "preference"],
             [["train-1", "train-2", "A"], ["train-2", "train-1", "A"]],
-            "train-2 and train-1 stood in",
+            "train-2 and train-1 already in",
         ),
         (
             ["song_a", "song_b", "preference"],
@@ -262,7 +262,7 @@ def test_refuses_what_it_cannot_carry(
             personalise(table, stored / "embeddings", tmp_path / "mine", model=tmp_path / name)
     for words, message in (
         (["--range", "2", "5"], "must hold the ratings of .*ratings.csv, which run from 1 to 5"),
-        (["--head", "my taste"], "--head 'my taste': a score is called by a plain word"),
+        (["--head", "my taste"], "--head 'my taste': the name of a score must be a plain word"),
     ):
         assert run(table, stored, tmp_path / "mine", *words) == 2
         assert capsys.readouterr().err
@@ -270,7 +270,7 @@ def test_refuses_what_it_cannot_carry(
         with pytest.raises(ValueError, match=message):
             personalise(table, stored / "embeddings", tmp_path / "mine", model=stored / "model", **options)
     pairs = write_pairs(tmp_path / "pairs.csv", tastes["taste"], np.arange(NUM_SONGS).reshape(-1, 2))
-    with pytest.raises(ValueError, match="--range is for ratings; of votes a head tells chances"):
+    with pytest.raises(ValueError, match="--range is for ratings; a head fitted to votes gives probabilities"):
         personalise(pairs, stored / "embeddings", tmp_path / "m", model=stored / "model", score_range=(0.0, 1.0))
     with pytest.raises(FileNotFoundError, match=r"nothing\.csv: no such file\. Name a table of ratings"):
         personalise(tmp_path / "nothing.csv", stored / "embeddings", tmp_path / "mine", model=stored / "model")

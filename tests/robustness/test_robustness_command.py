@@ -148,7 +148,7 @@ def test_limits_hold_for_songs_and_not_for_what_is_made_of_them(
 def test_one_song_is_too_few(words: list[str], album: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words[2] = str(album / "a.wav")
     assert main(words) == 2
-    assert "1 of 1 songs could be scored, but changes are told from chance" in capsys.readouterr().err
+    assert "1 of 1 songs could be scored, but at least two are needed" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_goes_on_song_by_song_and_change_by_change(

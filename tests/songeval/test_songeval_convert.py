@@ -113,9 +113,12 @@ def test_songbench_has_seven_outputs(sources: tuple[Path, Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"model.conformer.layers.3.extra": torch.zeros(2)}, "model.conformer.layers.3.extra has no place"),
-        ({"fc.weight": torch.zeros(2)}, "fc.weight has no place"),
-        ({"model.conv.linear.bias": None}, "encoder.subsampling.projection.bias is missing"),
+        (
+            {"model.conformer.layers.3.extra": torch.zeros(2)},
+            "model.conformer.layers.3.extra does not belong to this model",
+        ),
+        ({"fc.weight": torch.zeros(2)}, "fc.weight does not belong to this model"),
+        ({"model.conv.linear.bias": None}, "the weights of encoder.subsampling.projection.bias are missing"),
         ({"model.conv.linear.bias": torch.zeros(31)}, r"'model.conv.linear.bias' is F32 of the shape \(31,\), but"),
         ({"model.conv.linear.bias": torch.zeros(32, dtype=torch.float16)}, r"is F16 of the shape \(32,\), but must"),
         ({"model.conv.linear.bias": torch.full((32,), torch.nan)}, "NaN or infinite: model.conv.linear.bias"),
@@ -134,8 +137,8 @@ def test_encoder_weights_are_refused_by_name(
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"attn.2.bias_k": torch.zeros(2)}, "attn.2.bias_k has no place"),
-        ({"attn.3.out_proj.bias": None}, "head.attention.3.out_proj.bias is missing"),
+        ({"attn.2.bias_k": torch.zeros(2)}, "attn.2.bias_k does not belong to this model"),
+        ({"attn.3.out_proj.bias": None}, "the weights of head.attention.3.out_proj.bias are missing"),
         ({"ffd.0.weight": torch.zeros(48, 31)}, r"'ffd.0.weight' is F32 of the shape \(48, 31\)"),
         ({"fc.weight": None}, "so it is not a head of SongEval"),
     ],
@@ -183,7 +186,7 @@ def test_a_damaged_header_is_refused(sources: tuple[Path, Path], tmp_path: Path)
     head, encoder = sources
     content = head.read_bytes()
     head.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match=r"head\.safetensors: not a sound safetensors file"):
+    with pytest.raises(ValueError, match=r"head\.safetensors: not a valid safetensors file"):
         convert_songeval(head, encoder, tmp_path / "songeval")
 
 

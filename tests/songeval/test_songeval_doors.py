@@ -179,7 +179,7 @@ def test_verify_checks_it(
     assert main(["verify", "--model", str(exported)]) == 0
     printed = capsys.readouterr().out
     assert "probe signal" in printed
-    assert "It was compared with nothing: convert the published files" in printed
+    assert "There was nothing to compare it with: convert the published files" in printed
     assert main(["verify", "--model", str(exported), "--against", str(conversion.folder)]) == 0
     assert "every number is equal" in capsys.readouterr().out
     card = (exported / "README.md").read_text()
@@ -266,6 +266,6 @@ def test_a_card_with_results_is_refused_and_the_licensed_one_named(
 ) -> None:
     assert main(["card", "--model", str(conversion.folder)]) == 2
     said = capsys.readouterr().err
-    assert "a card with results is made of APEX models, and this one's `model_type` is 'songeval'" in said
+    assert "cards with results are made for APEX models only, but this one's `model_type` is 'songeval'" in said
     assert f"`apex-music export --model {conversion.folder} --output DIR`" in said
     assert "You are using a model of type" not in said

@@ -123,19 +123,19 @@ def test_what_reads_back_otherwise_is_an_error(hub: LoopbackHub, capsys: pytest.
     hub.damages = "app.py"
     assert deploy.main(["--space", PAGE, "--model", "a/b"]) == 1
     said = capsys.readouterr()
-    assert re.search(r"is not what was sent: app\.py has SHA-256 [0-9a-f]{64}, sent was", said.err)
+    assert re.search(r"is not what was sent: app\.py has SHA-256 [0-9a-f]{64}, but [0-9a-f]{64} was sent", said.err)
     assert said.out == ""
     assert hub.get_repository(PAGE, "space").variables == {}
 
 
 def test_a_refusal_of_the_hub_says_what_to_do(hub: LoopbackHub, api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add_repository("somebody/page", {}, repo_type="space")
-    with pytest.raises(RuntimeError, match=r"may not write to somebody/page: .*Run `hf auth login` with a token that"):
+    with pytest.raises(RuntimeError, match=r"cannot write to somebody/page: .*Run `hf auth login` with a token that"):
         deploy.deploy("somebody/page", api=api)
-    with pytest.raises(RuntimeError, match="this account may not make somebody/other: "):
+    with pytest.raises(RuntimeError, match="this account cannot create somebody/other: "):
         deploy.deploy("somebody/other", api=api)
     monkeypatch.setenv("HF_TOKEN", hub.read_token)
-    with pytest.raises(RuntimeError, match=r"the token of reader may only read; make one .* run `hf auth login`"):
+    with pytest.raises(RuntimeError, match=r"the token of reader is read-only; make one .* run `hf auth login`"):
         deploy.deploy("reader/page", api=api)
     assert list(hub.repositories) == [("space", "somebody/page")]
 
@@ -146,7 +146,7 @@ def test_a_broken_line_is_explained_too(hub: LoopbackHub, api: HfApi, monkeypatc
 
     monkeypatch.setattr(api, "create_repo", break_off)
     with pytest.raises(
-        RuntimeError, match=f"{PAGE} could not be sent and read back to the end: the line broke Run the"
+        RuntimeError, match=f"{PAGE} could not be sent and read back completely: the line broke Run the"
     ):
         deploy.deploy(PAGE, api=api)
     assert hub.repositories == {}

@@ -164,7 +164,7 @@ def test_large_bodies_are_refused(space: SimpleNamespace) -> None:
         ([], "must be a JSON object"),
         ({"session_hash": "a" * 65}, "`session_hash` must be up to 64"),
         ({"event_id": {}}, "`event_id` must be up to 64"),
-        ({"data": [[{"path": "https://example.com/song.wav"}]]}, "`path` is an address"),
+        ({"data": [[{"path": "https://example.com/song.wav"}]]}, "`path` is a URL"),
     ],
 )
 def test_what_no_page_sends_is_refused(content: Any, message: str) -> None:

@@ -73,7 +73,8 @@ def test_refusals_speak_to_a_visitor(scorer: Scorer, songs_folder: Path, tmp_pat
         tmp_path / "endless.flac": "endless.flac: the song is longer than 30 seconds, the limit of this page. Cut it",
         tmp_path / "empty.wav": "empty.wav: the file is empty (0 bytes).",
         tmp_path
-        / "gone.wav": "gone.wav: the upload is gone; uploads are deleted after 30 minutes. Drop the song again.",
+        / "gone.wav": "gone.wav: the upload no longer exists; uploads are deleted after 30 minutes. Drop the song "
+        "again.",
     }
     for path, message in wanted.items():
         with pytest.raises(SongRefusedError, match="^" + re.escape(message)) as caught:
@@ -106,7 +107,7 @@ def test_a_name_does_not_choose_the_message_and_is_not_logged(
 
 def test_a_url_is_never_fetched(scorer: Scorer) -> None:
     assert not scorer.limits.allow_private_addresses
-    with pytest.raises(SongRefusedError, match=r"song\.wav: the upload is gone"):
+    with pytest.raises(SongRefusedError, match=r"song\.wav: the upload no longer exists"):
         scorer.score("http://127.0.0.1:1/song.wav")
 
 

@@ -160,7 +160,7 @@ def test_advice_says_so_where_there_is_none_to_give(report: dict[str, Any]) -> N
         assert "Play the strongest part" not in score_view.build_timeline(made)
     text = build_advice(only_plays)["text"]
     assert text.endswith(
-        "weakest from 0:10 to 0:20. What falls there is plays: 20.0 there, 80.0 in the rest of the song."
+        "weakest from 0:10 to 0:20. What is weaker there is plays: 20.0 there, 80.0 in the rest of the song."
     )
 
 
@@ -255,7 +255,7 @@ def test_bars_and_words_agree_with_what_the_scores_add(reports: list[dict[str, A
     assert there["reasons"][0].startswith("For song A: ")
     assert back["reasons"][0] == there["reasons"][0].replace("song A", "song B")
     assert "likes" in there["reasons"][0]
-    assert there["reasons"][1:] == ["Without a say in this model: clarity."]
+    assert there["reasons"][1:] == ["Not used by this model: clarity."]
     html = compare_view.render_comparison(there)
     assert "toward B" not in html
     assert html.count('class="apex-sum"') == 2
@@ -273,7 +273,7 @@ def test_a_head_of_an_earlier_version_says_what_its_weights_mean(reports: list[d
     reasons = comparison["reasons"]
     assert reasons[0] == "For song A: coherence."
     assert reasons[1] == "For song B: likes."
-    assert reasons[2] == "Without a say in this model: musicality, memorability, clarity and naturalness."
+    assert reasons[2] == "Not used by this model: musicality, memorability, clarity and naturalness."
     assert reasons[3].startswith("In this model higher likes counts against a song")
     assert "Read the sum of a group" in compare_view.render_comparison(comparison)
 
@@ -365,7 +365,7 @@ def test_about_shows_what_was_measured_and_names_what_is_missing(scorer: Scorer,
         "0.88",
         "0.80 to 0.91",
         "0.75",
-        "430 to 440 songs a score",
+        "430 to 440 songs per score",
         "training never heard",
         "test split",
     )

@@ -38,10 +38,12 @@ def test_writers_that_lose_the_reason_are_understood(tmp_path: Path, monkeypatch
 
 
 def test_other_limits_and_permissions(tmp_path: Path) -> None:
-    assert "larger than a file may be here (ulimit -f" in describe_failure(system_error(errno.EFBIG), tmp_path)
+    assert "larger than is allowed here (ulimit -f" in describe_failure(system_error(errno.EFBIG), tmp_path)
     for number in (errno.EROFS, errno.EACCES):
         message = describe_failure(system_error(number, tmp_path / "run" / ".lock"), tmp_path / "run")
-        assert message.startswith(f"{tmp_path / 'run' / '.lock'}: cannot be written ({os.strerror(number)}). Name an")
+        assert message.startswith(
+            f"{tmp_path / 'run' / '.lock'}: cannot be written ({os.strerror(number)}). Choose an"
+        )
     claim = system_error(errno.EACCES, tmp_path / ".scores.csv.lock")
     assert "cannot be written" in describe_failure(claim, tmp_path / "scores.csv")
     # An input that cannot be read is not the output's fault.
@@ -66,4 +68,4 @@ def test_a_package_that_is_too_old_is_named_with_its_extra() -> None:
 
 def test_a_package_that_every_installation_has_is_named_too() -> None:
     error = ModuleNotFoundError("No module named 'soxr'", name="soxr")
-    assert describe_failure(error).startswith("soxr cannot be imported (No module named 'soxr'). Install apex-music")
+    assert describe_failure(error).startswith("soxr cannot be imported (No module named 'soxr'). Reinstall apex-music")

@@ -28,8 +28,8 @@ def test_names_stay_as_they_are(name: str) -> None:
         ("NUL", "is the name of a device"),
         ("com1.parquet", "is the name of a device"),
         ("train.", "ends in a dot or a space"),
-        (7, "is no text, but a int"),
-        (None, "is no text, but a NoneType"),
+        (7, "is of type int, not text"),
+        (None, "is of type NoneType, not text"),
     ],
 )
 def test_names_that_can_be_no_files_are_refused(name: object, why: str) -> None:
@@ -42,11 +42,11 @@ def test_names_that_can_be_no_files_are_refused(name: object, why: str) -> None:
 def test_paths_stay_in_their_folder() -> None:
     assert check_relative_path("a\\b/./c d?.mp3", "the audio path") == "a/b/c d?.mp3"
     for path in ("../a", "a/../../b", "/etc/passwd", "\\\\host\\share", "C:\\a", "a\0b"):
-        with pytest.raises(ValueError, match=r"the audio path '.*' leaves its folder\. Give relative paths only\."):
+        with pytest.raises(ValueError, match=r"the audio path '.*' leaves its folder\. Use relative paths only\."):
             check_relative_path(path, "the audio path")
-    with pytest.raises(ValueError, match=r"the audio path '\\ud83d' holds characters that are no text"):
+    with pytest.raises(ValueError, match=r"the audio path '\\ud83d' holds characters that are not valid text"):
         check_relative_path("\ud83d", "the audio path")
-    with pytest.raises(ValueError, match=r"aaa'\.\.\. is longer than a file name may be"):
+    with pytest.raises(ValueError, match=r"aaa'\.\.\. is too long for a file name"):
         check_relative_path("a" * 256, "the audio path")
-    with pytest.raises(ValueError, match="the audio path 7 is no path, but of the type int"):
+    with pytest.raises(ValueError, match="the audio path 7 is of type int, not a path"):
         check_relative_path(7, "the audio path")

@@ -37,13 +37,15 @@ def test_a_journal_must_be_a_file_of_its_own(tmp_path: Path, diary: Path) -> Non
     assert journal.read_text() == "one\ntwo\n"
     for link in (Path.symlink_to, Path.hardlink_to):
         link(tmp_path / link.__name__, diary)
-        with pytest.raises(LinkRefusedError, match=f"{link.__name__}: is a link, and nothing is written through one"):
+        with pytest.raises(
+            LinkRefusedError, match=f"{link.__name__}: is a link, and nothing is written through links"
+        ):
             open_to_append(tmp_path / link.__name__)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(LinkRefusedError, match=r"pipe: is not a regular file, .* is written\. Name another"):
+    with pytest.raises(LinkRefusedError, match=r"pipe: is not a regular file, .* are written\. Choose another"):
         replace_text(tmp_path / "pipe", "a device would be replaced by a file")
     assert (tmp_path / "pipe").is_fifo()
-    with pytest.raises(LinkRefusedError, match="pipe: is not a regular file, and only such a file is written"):
+    with pytest.raises(LinkRefusedError, match="pipe: is not a regular file, and only regular files are written"):
         open_to_append(tmp_path / "pipe")
     assert diary.read_text() == "dear diary"
 

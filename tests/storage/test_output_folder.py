@@ -146,7 +146,9 @@ def test_what_was_put_there_meanwhile_is_left_alone(tmp_path: Path, is_folder: b
                 folder.mkdir()
             (folder / "diary" if is_folder else folder).write_text("dear diary")
 
-    with pytest.raises(FileExistsError, match="model: something was put there meanwhile; name a new folder"):
+    with pytest.raises(
+        FileExistsError, match="model: something else was put there in the meantime; choose a new folder"
+    ):
         interfere()
     assert (folder / "diary" if is_folder else folder).read_text() == "dear diary"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -93,7 +93,7 @@ def test_songs_without_labels_have_ranks_and_no_intervals(
     assert report["percentile_basis"] == "share of songs with a lower score among 20: album"
     (tmp_path / "album" / "0.wav").unlink()
     assert main(words) == 2
-    assert "album: 19 songs are too few to tell ranks among; give at least 20" in capsys.readouterr().err
+    assert "album: 19 songs are too few to compute ranks; give at least 20" in capsys.readouterr().err
 
 
 def test_refuses_what_it_cannot_do(
@@ -105,7 +105,7 @@ def test_refuses_what_it_cannot_do(
     (tmp_path / "full" / "song.txt").write_text("mine")
     words = ["calibrate", str(tiny_folder), str(dataset)]
     assert main([*words, "--output", str(tmp_path / "full")]) == 2
-    assert "exists and is not an empty folder; name a new one" in capsys.readouterr().err
+    assert "exists and is not an empty folder; choose a new one" in capsys.readouterr().err
     for level, message in (("1", "must be between 0 and 1"), ("many", "must be a number")):
         with pytest.raises(SystemExit):
             main([*words, "--level", level])
@@ -149,7 +149,7 @@ DAMAGE = {
     "a percentile table for each of the heads": {"percentile_tables": {}},
     "must be a list of 101 finite numbers": {"percentile_tables": {name: [1.0] for name in HEAD_NAMES}},
     "must not descend": {"percentile_tables": {name: [2.0, *[1.0] * 100] for name in HEAD_NAMES}},
-    "must be a width, not below 0": {"intervals": {"coherence": -1.0}},
+    "must be a width of at least 0": {"intervals": {"coherence": -1.0}},
     "exactly mean, directions": {"novelty": {"mean": [1.0]}},
 }
 NOVELTY_DAMAGE = {

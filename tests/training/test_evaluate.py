@@ -153,7 +153,7 @@ def test_there_are_24_conditions_and_finished_ones_are_kept(
     assert run_conditions(embeddings, tmp_path / "runs", arguments, model=tiny_folder, only=only) == first
     assert weights.stat().st_mtime_ns == written
     assert "score_streams" in format_conditions(first)
-    with pytest.raises(ValueError, match="the split 'validation' chooses, and the best on it is so by luck"):
+    with pytest.raises(ValueError, match="the split 'validation' makes the choice, so its best result is partly luck"):
         run_conditions(embeddings, tmp_path / "runs", arguments, only=only, split="validation")
     with pytest.raises(ValueError, match="unknown conditions song-none; there are song-popularity-equal-2"):
         run_conditions(embeddings, tmp_path / "runs", arguments, only=["song-none"])

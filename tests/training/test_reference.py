@@ -62,7 +62,7 @@ def test_reference_is_plain_and_says_of_what_it_is() -> None:
 
 
 def test_reference_needs_songs_and_finite_scores() -> None:
-    with pytest.raises(ValueError, match="made songs: 19 songs are too few to tell ranks among; give at least 20"):
+    with pytest.raises(ValueError, match="made songs: 19 songs are too few to compute ranks; give at least 20"):
         make_reference(19)
     with pytest.raises(ValueError, match="b: a score is NaN or infinite"):
         build_reference(np.full((20, 1), np.nan, np.float32), ["coherence"], name="b", song_ids=[""] * 20)

@@ -91,7 +91,7 @@ def evaluate_fusion_model(
         "features": config.feature_names,
         "leaking_features": config.leaking_names,
         "hit_threshold": config.hit_threshold,
-        "baselines_from": "train" if len(training_labels) else "the songs themselves, for want of training songs",
+        "baselines_from": "train" if len(training_labels) else "the songs themselves, without training songs",
         "num_draws": num_draws,
         "failures": failures,
         "splits": results,

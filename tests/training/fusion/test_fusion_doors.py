@@ -277,7 +277,7 @@ def test_few_matches_of_a_feature_table_are_warned_of(tmp_path: Path, caplog: py
         ("t.csv", "song,tempo\na,1\na,2\n", r"t\.csv:3: 'a' has two rows; keep one of them"),
         ("t.csv", "song,tempo\na,1,2\n", r"t\.csv:2 has 3 cells but the header has 2"),
         ("t.json", "{", r"t\.json:1 is not JSON"),
-        ("t.json", "[1]", r"t\.json, row 1 is a JSON int, expected an object per row"),
+        ("t.json", "[1]", r"t\.json, row 1 is a JSON int, expected one object per row"),
     ],
 )
 def test_broken_feature_tables(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -301,7 +301,7 @@ def test_verify_reads_it_too(fusion_folder: Path, capsys: pytest.CaptureFixture)
     assert status == 0, out
     assert "each in its place, all finite" in out
     assert "hit_probability" in out
-    assert "It equals no checkpoint that was compared" in out
+    assert "It matches no checkpoint that was compared" in out
 
 
 def test_embeddings_are_made_by_apex_models(

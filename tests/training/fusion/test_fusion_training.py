@@ -208,7 +208,7 @@ def test_command_line_trains_evaluates_and_scores(
         "m",
     ]
     assert main(words) == 2
-    assert "a spectrogram-fusion model starts anew" in capsys.readouterr().err
+    assert "a spectrogram-fusion model starts from scratch" in capsys.readouterr().err
 
 
 def test_another_target_brings_its_percentiles(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_interval_of_an_evaluation_and_its_text(tracks: Path, tmp_path: Path
     assert "test, hits (popularity from 50" in text
     assert "Features that leak the target: none" in text
     alone = write_tracks(tmp_path / "alone", {"test": 6})
-    assert "for want of training songs" in evaluate_fusion_model(model, alone, num_draws=5)["baselines_from"]
+    assert "without training songs" in evaluate_fusion_model(model, alone, num_draws=5)["baselines_from"]
 
 
 @pytest.mark.parametrize(

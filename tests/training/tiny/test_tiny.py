@@ -252,7 +252,7 @@ def test_a_mistaken_command_ends_in_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "make_model", lambda *arguments: [].pop())
     words = ["--output", str(tmp_path), "--songs"]
     assert command.main([*words, ""]) == 2
-    assert "--songs of the command line is the empty word" in capsys.readouterr().err
+    assert "--songs of the command line is an empty string" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert command.main([*words, str(tmp_path / "file" / "songs")]) == 2
     assert "Traceback" not in capsys.readouterr().err

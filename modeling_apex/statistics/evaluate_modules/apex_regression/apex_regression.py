@@ -19,8 +19,8 @@ from modeling_apex.statistics.metrics import compute_bootstrap_intervals, comput
 DESCRIPTION = "Mean squared error, mean absolute error, Pearson and Spearman correlation of one score, over songs."
 INPUTS = """
 Args:
-    predictions (`list[float]`): scores, one a song, in native units.
-    references (`list[float]`): labels, one a song; NaN where a song has none.
+    predictions (`list[float]`): scores, one per song, in native units.
+    references (`list[float]`): labels, one per song; NaN where a song has none.
     num_draws (`int`, defaults to 0): bootstrap resamples; 0 leaves the intervals out.
     seed (`int`, defaults to 0): seed of the resampling.
 Returns:
