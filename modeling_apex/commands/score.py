@@ -12,9 +12,11 @@ from modeling_apex.commands.options import (
     build_settings,
     find_input,
     follow_reports,
+    list_journal_options,
     list_names,
     load_scorer,
     open_embedded_songs,
+    place_output,
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
@@ -61,17 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embedding_manifest import find_embeddings
 
-    _refuse_without_place(arguments)
+    going_on = list_journal_options(arguments)
     names = list_names(arguments)
     folder = find_embeddings(names)
+    share = place_output(arguments, "scores", folder)
+    _refuse_without_place(arguments)
     if folder is not None:
         refuse_audio_options(arguments, folder)
     songs = find_input(names, arguments) if folder is None else None
     if arguments.output:
-        songs = take_share(songs, folder, arguments)
-        return _score_to_file(songs, folder, arguments)
-    if arguments.shard is not None:
-        raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
+        return _score_to_file(take_share(songs, share, arguments), folder, arguments, going_on)
     reports = []
     for report in _score(songs, folder, arguments):
         reports.append(report)
@@ -107,7 +108,7 @@ def _score(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> It
     yield from follow_reports(songs.score(scorer, return_timeline=arguments.segments, **options), len(songs.ids))
 
 
-def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> int:
+def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespace, going_on: dict[str, Any]) -> int:
     scorer = load_scorer(arguments)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)
     settings = build_settings(arguments, scorer, embedded)
@@ -120,14 +121,14 @@ def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespac
         songs, options["tail"] = embedded, arguments.tail
     has_ids = embedded is not None or songs.has_ids
     columns = ({"id": "string"} if has_ids else {}) | list_score_columns(scorer.model.config)
-    with ScoreJournal(
-        arguments.output, settings, columns=columns, has_ids=has_ids, overwrite=arguments.overwrite
-    ) as journal:
+    if embedded is None and has_ids:  # said only where it is
+        settings["has_ids"] = True
+    with ScoreJournal(arguments.output, settings, columns=columns, has_ids=has_ids, **going_on) as journal:
         reports = songs.score(scorer, journal, **options)
         for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal
-        num_failed = sum("error" in report for report in journal.finish(songs.ids))
-    return say_what_came_of_it(arguments.output, len(songs.ids), num_failed, "scored")
+        errors = journal.finish(songs.ids)
+    return say_what_came_of_it(arguments.output, errors, "scored")
 
 
 def format_score_table(reports: list[dict[str, Any]]) -> str:
