@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.commands.options import follow_reports, positive_number, say_how_many_are_done
+from modeling_apex.commands.options import positive_number, say_how_many_are_done
+from modeling_apex.commands.progress import follow_reports
 from modeling_apex.inference.report_apex import escape_controls, format_count, format_table
 from modeling_apex.process_exit import print_lines
 
@@ -166,7 +167,7 @@ def _score_all(
     journal = ScoreJournal(path, settings, overwrite=arguments.overwrite)
     try:
         remaining = journal.list_remaining(songs)
-        say_how_many_are_done(journal, len(songs) - len(remaining), len(songs))
+        say_how_many_are_done(journal, songs)
         reports = ({**score(song), "song": song} for song in remaining)
         for song, report in zip(remaining, follow_reports(reports, len(remaining)), strict=True):
             journal.add(song, report)

@@ -8,24 +8,28 @@ from modeling_apex.commands.options import (
     add_journal_arguments,
     add_list_argument,
     add_model_arguments,
-    build_limits,
+    add_shard_argument,
+    build_audio_options,
     build_settings,
-    follow_reports,
+    list_journal_options,
     list_names,
     load_scorer,
     open_embedded_songs,
+    place_output,
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
+    take_share,
 )
+from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.score_journal import ScoreJournal
 
 HELP = "pseudo-labels for a corpus, from a model that teaches"
 DESCRIPTION = (
-    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one built dataset, "
-    "folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The table has a row a "
-    "song, with the scores, the teacher, the hash of its weights and the day, and is what `build training --labels` "
-    "takes. A song that fails has its reason in the row, and stays unlabelled; the exit status is then 1. An "
+    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one table, built "
+    "dataset, folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The output has "
+    "a row a song, with the scores, the teacher, the hash of its weights and the day, and is what `build training "
+    "--labels` takes. A song that fails has its reason in the row and no labels; the exit status is then 1. An "
     "interrupted run is taken up by the same command."
 )
 EXAMPLES = (
@@ -37,8 +41,11 @@ WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("songs", nargs="*", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
+    parser.add_argument(
+        "songs", nargs="*", metavar="SONG", help="file, folder, pattern or URL; or one table or dataset"
+    )
     add_list_argument(parser)
+    add_shard_argument(parser)
     parser.add_argument(
         "--teacher", dest="model", required=True, metavar="M", help="folder or Hub id of the model that labels"
     )
@@ -52,38 +59,41 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.labelling import (
         build_label_row,
         describe_teacher,
-        list_ids,
         list_label_columns,
         refuse_teacher_without_labels,
-        score_source,
     )
+    from modeling_apex.corpus.song_input import SourceSongs
     from modeling_apex.corpus.song_source import open_songs
 
     names = list_names(arguments)
     folder = find_embeddings(names)
-    if folder is not None:
+    share = place_output(arguments, "labels", folder)
+    songs: Any = None
+    if folder is None:
+        source = open_songs(names, id_column=arguments.id_column, audio_column=arguments.audio_column)
+        songs = SourceSongs(source)
+    else:
         refuse_audio_options(arguments, folder)
-    songs: Any = open_songs(names) if folder is None else None
+    songs = take_share(songs, share, arguments)
     scorer = load_scorer(arguments)
     refuse_teacher_without_labels(scorer)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)
-    ids = list_ids(songs) if embedded is None else embedded.ids
+    options: dict[str, Any] = {"tail": arguments.tail}
+    if embedded is None:
+        options = {**build_audio_options(arguments), "rereads": arguments.recheck}
+    else:
+        songs = embedded
     teacher, config = describe_teacher(scorer), scorer.model.config
     with ScoreJournal(
         arguments.output,
         {**build_settings(arguments, scorer, embedded), "is_of_labels": True},
         columns=list_label_columns(config),
         lay_out=lambda report: build_label_row(report, config, teacher),
-        overwrite=arguments.overwrite,
+        has_ids=True,
+        **list_journal_options(arguments),
     ) as journal:
-        say_how_many_are_done(journal, len(journal), len(ids))
-        options: dict[str, Any] = {"tail": arguments.tail, "return_percentiles": False}
-        if embedded is not None:
-            reports = embedded.score(scorer, journal, **options)
-        else:
-            options |= {"resampler": arguments.resampler, "limits": build_limits(arguments)}
-            reports = score_source(songs, scorer, journal, rereads=arguments.recheck, **options)
-        for _ in follow_reports(reports, len(ids), num_done=len(journal)):
+        reports = songs.score(scorer, journal, return_percentiles=False, **options)
+        for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal
-        num_failed = sum("error" in report for report in journal.finish(ids))
-    return say_what_came_of_it(arguments.output, len(ids), num_failed, "labelled")
+        errors = journal.finish(songs.ids)
+    return say_what_came_of_it(arguments.output, errors, "labelled")

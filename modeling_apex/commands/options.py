@@ -5,14 +5,15 @@ What the commands that score songs share: their options, and what they make of t
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling_apex.commands.progress import follow_reports
+from modeling_apex.corpus.error_kinds import count_error_kinds
 from modeling_apex.corpus.feature_table import FeatureTable
-from modeling_apex.corpus.song_files import read_song_list
-from modeling_apex.corpus.song_shares import find_own_card
-from modeling_apex.corpus.song_uris import open_song
+from modeling_apex.corpus.song_files import find_songs, is_dataset, is_table, read_song_list
+from modeling_apex.corpus.song_shares import SongShare, find_own_card, find_share
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
@@ -22,6 +23,7 @@ from modeling_apex.process_exit import print_lines
 if TYPE_CHECKING:
     from modeling_apex.corpus.embedded_songs import EmbeddedSongs
     from modeling_apex.corpus.score_journal import ScoreJournal
+    from modeling_apex.corpus.song_input import SongFiles, SourceSongs
     from modeling_apex.inference.scoring_apex import SongScorer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,6 +36,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser, *, has_list: bool = F
     add_song_arguments(parser, "*" if has_list else "+")
     if has_list:
         add_list_argument(parser)
+        add_shard_argument(parser)
     parser.add_argument(
         "--features",
         metavar="TABLE",
@@ -60,6 +63,12 @@ def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
 def add_list_argument(parser: argparse.ArgumentParser) -> None:
     """Declare a list of songs beside those of the command line; `list_names` reads both."""
     parser.add_argument("--songs", dest="song_list", metavar="LIST", help="text file with more songs, one a line")
+    parser.add_argument("--id-column", metavar="C", help="column of a table's ids (default: id, song_id or track_id)")
+    parser.add_argument(
+        "--audio-column",
+        metavar="C",
+        help="column of a table's paths or URIs, which count from its folder (default: uri, url, path, audio, ...)",
+    )
 
 
 def list_names(arguments: argparse.Namespace) -> list[str]:
@@ -75,9 +84,85 @@ def list_names(arguments: argparse.Namespace) -> list[str]:
     return names
 
 
+def find_input(names: list[str], arguments: argparse.Namespace) -> "SongFiles | SourceSongs":
+    """Find the songs of a command line: those of one table or dataset, which have ids, or else files and URLs."""
+    from modeling_apex.corpus.song_input import SongFiles, SourceSongs
+
+    columns = {"id_column": arguments.id_column, "audio_column": arguments.audio_column}
+    if any(columns.values()) or any(is_table(name) or is_dataset(name) for name in names):
+        from modeling_apex.corpus.song_source import find_song_source  # needs pyarrow
+
+        if source := find_song_source(names, **columns):
+            return SourceSongs(source)
+    return SongFiles(find_songs(names))
+
+
+def add_shard_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the share of a process; `take_share` reads it."""
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="with --output: score every N-th song only, from the I-th on, to a file of its own, such as "
+        "scores-00001-of-00020.csv (default: as torchrun and SLURM say, where they started several processes)",
+    )
+
+
+def place_output(arguments: argparse.Namespace, stem: str, folder: Path | None = None) -> SongShare | None:
+    """
+    Give the output of this process its name: in a folder, that of a shard; for one of several processes, its own.
+
+    Args:
+        arguments (`argparse.Namespace`):
+            The command line; its `output` becomes the file.
+        stem (`str`):
+            What the shards of a folder are called.
+        folder (`Path`, *optional*):
+            Stored embeddings that are scored, which are not shared out.
+
+    Returns:
+        [`SongShare`] or `None`: the share of this process, where it has one.
+
+    Raises:
+        `ValueError`: If a share has no place, or a folder holds shards of another number.
+    """
+    if not arguments.output:
+        if arguments.shard is not None:
+            raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
+        return None
+    share = None if folder is not None and arguments.shard is None else find_share(arguments.shard)
+    if share is not None and folder is not None:
+        raise ValueError(f"--shard is for songs that are decoded, and {folder} holds embeddings: leave it out.")
+    if share is not None and arguments.append:
+        raise ValueError(
+            "--append has no place beside --shard: which share a song is in changes when songs are added. Merge the "
+            "parts and append to the whole, or score the new songs to an output of their own."
+        )
+    place = Path(os.path.expanduser(arguments.output))
+    if is_folder := arguments.output.endswith(("/", os.sep)) or place.is_dir():
+        arguments.output = str(place / f"{stem}.parquet")
+    if share is not None or is_folder:
+        named = share or SongShare(1, 1)
+        arguments.output = named.name(arguments.output)
+        if is_folder:
+            named.refuse_others(Path(arguments.output))
+    return share
+
+
+def take_share(songs: Any, share: SongShare | None, arguments: argparse.Namespace) -> Any:
+    """Return the songs of this process alone, if it is one of several."""
+    if share is None:
+        return songs
+    # Failures are retried where they failed, whichever share their songs would be in by now.
+    own = songs if arguments.retry_failures else songs.take(share)
+    words = f"share {share.number} of {share.count} ({share.source}): {len(own.ids)} of {len(songs.ids)} songs"
+    print_lines(escape_controls(f"{words}, to {arguments.output}"), file=sys.stderr)
+    return own
+
+
 def add_song_arguments(parser: argparse.ArgumentParser, number: str = "+") -> None:
     """Declare the songs, the model and what runs it."""
-    parser.add_argument("songs", nargs=number, metavar="SONG", help="file, folder, pattern or URL")
+    words = "" if number == "+" else "; or one table or dataset"
+    parser.add_argument("songs", nargs=number, metavar="SONG", help=f"file, folder, pattern or URL{words}")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
     add_model_arguments(parser)
 
@@ -159,53 +244,50 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     return scorer
 
 
-def score_songs(
-    songs: list[str], arguments: argparse.Namespace, *, scorer: "SongScorer | None" = None, **options: Any
-) -> Iterator[dict[str, Any]]:
+def score_songs(songs: list[str], arguments: argparse.Namespace, **options: Any) -> Iterator[dict[str, Any]]:
     """Yield one report a song, with progress on a terminal; what fails goes to stderr too."""
-    if not songs:
-        return
-    features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
-    scorer = scorer or load_scorer(arguments)
-    limits = build_limits(arguments)
-    inputs = (
-        {"id": song, "audio": open_song(song, limits=limits)} | ({} if row is None else {"features": row})
-        for song, row in zip(songs, features, strict=True)
-    )
-    options |= {"resampler": arguments.resampler, "limits": limits, "read_ahead": True}
-    options["tail"] = arguments.tail
-    reports: Iterable[Any] = scorer.score(inputs, on_error="report", **options)
-    yield from follow_reports(reports, len(songs))
+    from modeling_apex.corpus.song_input import SongFiles
+
+    if songs:
+        scorer = options.pop("scorer", None) or load_scorer(arguments)
+        reports = SongFiles(songs).score(scorer, **build_audio_options(arguments), **options)
+        yield from follow_reports(reports, len(songs))
 
 
-def follow_reports(
-    reports: Iterable[dict[str, Any]], num_songs: int, *, num_done: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yield reports as they come, with progress on a terminal; what failed goes to stderr too."""
-    from tqdm import tqdm
-
-    # `disable=None` shows the bar on a terminal only.
-    hides = None if num_songs > 1 else True
-    with tqdm(total=num_songs, initial=num_done, unit="song", disable=hides) as progress:
-        for report in reports:
-            progress.update()
-            if "error" in report:
-                name, reason = str(report["song"]), report["error"]  # which names the song where it is a file
-                with progress.external_write_mode(sys.stderr):
-                    words = reason if name in reason else f"{name}: {reason}"
-                    print_lines(f"not scored: {escape_controls(words)}", file=sys.stderr)
-            yield report
+def build_audio_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say how songs are read, besides the scorer."""
+    features = getattr(arguments, "features", None)
+    return {
+        "features": FeatureTable(features) if features else None,
+        "resampler": arguments.resampler,
+        "limits": build_limits(arguments),
+        "tail": arguments.tail,
+    }
 
 
 def add_journal_arguments(parser: argparse.ArgumentParser, words: str, *, is_required: bool) -> None:
     """Declare the file that a journal of scores becomes, and what becomes of one that is there."""
-    from modeling_apex.corpus.score_journal import OUTPUT_FORMATS
+    from modeling_apex.corpus.score_rows import OUTPUT_FORMATS
 
     where = "" if is_required else "with --output: "
     parser.add_argument(
-        "--output", required=is_required, metavar="FILE", help=f"{words} ({', '.join(OUTPUT_FORMATS)})"
+        "--output",
+        required=is_required,
+        metavar="FILE",
+        help=f"{words} ({', '.join(OUTPUT_FORMATS)}), or a folder for a shard of Parquet",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help=f"{where}add the songs that a finished output does not hold yet, and score those again whose audio has "
+        "changed; the other rows stay as they are, and settings must be those of before",
+    )
+    parser.add_argument(
+        "--retry-failures",
+        action="store_true",
+        help=f"{where}score the songs of a finished output that failed again; the other rows stay as they are",
+    )
     parser.add_argument(
         "--recheck",
         action="store_true",
@@ -251,16 +333,47 @@ def build_settings(
     return settings
 
 
-def say_how_many_are_done(journal: "ScoreJournal", num_done: int, num_songs: int) -> None:
-    """Tell the user what an interrupted run left, if it left something."""
-    if num_done:
-        words = f"resuming: {num_done} of {format_count(num_songs, 'song')} already in {journal.path}"
+def say_how_many_are_done(journal: "ScoreJournal", songs: Sequence[str]) -> int:
+    """Tell the user what an interrupted run left, if it left something, and return how many songs that is."""
+    if num_left_out := journal.count_left_out(songs):
+        words = (
+            f"left out: {format_count(num_left_out, 'song')} that {journal.output} does not hold; --append adds them"
+        )
         print_lines(escape_controls(words), file=sys.stderr)
+    num_done = journal.count_done(songs)
+    if num_done:
+        words = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
+        print_lines(escape_controls(words), file=sys.stderr)
+    return num_done
 
 
-def say_what_came_of_it(output: str, num_songs: int, num_failed: int, done: str) -> int:
-    """Tell the user how many songs are in an output and how many failed; return the exit status."""
-    words = f"{output}: {format_count(num_songs - num_failed, 'song')} {done}, {num_failed} failed"
+def list_journal_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """
+    Say what becomes of an output that is there.
+
+    Raises:
+        `ValueError`: If it is to be replaced and gone on with at once, or there is no output.
+    """
+    for name in ("append", "retry_failures"):
+        option = f"--{name.replace('_', '-')}"
+        if getattr(arguments, name) and not arguments.output:
+            raise ValueError(f"{option} goes on with a file: name its --output, or leave {option} out.")
+        if getattr(arguments, name) and arguments.overwrite:
+            raise ValueError(f"{option} keeps the rows of an output, and --overwrite none: leave one of them out.")
+    return {
+        "overwrite": arguments.overwrite,
+        "is_recorded": True,
+        "appends": arguments.append,
+        "retries": arguments.retry_failures,
+    }
+
+
+def say_what_came_of_it(output: str, errors: Sequence[str | None], done: str) -> int:
+    """Tell the user how many songs are in an output, how many failed and why; return the exit status."""
+    num_failed = sum(map(bool, errors))
+    words = f"{output}: {format_count(len(errors) - num_failed, 'song')} {done}, {num_failed} failed"
+    if num_failed:
+        words += f" ({', '.join(f'{kind}: {number}' for kind, number in count_error_kinds(errors).items())})"
     print_lines(escape_controls(words), file=sys.stderr)
     return 1 if num_failed else 0
 

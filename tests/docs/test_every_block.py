@@ -30,6 +30,7 @@ NOT_RUN = {
     "docs/start-researcher.md": (1, "it installs this program"),
     "docs/start-integrator.md": (1, "it installs this program"),
     "docs/score-on-other-engines.md": (2, "packages to install, and records of one machine's speed"),
+    "docs/score-many-songs.md": (2, "an array of jobs and torchrun"),
     "docs/score-millions.md": (4, "a cluster"),
     "docs/train.md": (1, "torchrun, which the tests of training start with their own arguments"),
     "docs/publish-and-verify.md": (1, "a repository on the Hub"),

@@ -28,7 +28,7 @@ from waveforms import make_waveform
 REPOSITORY = Path(__file__).parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 # Pages with a test of their own.
-ELSEWHERE = {"from-raw-songs", "score-many-songs", "score-millions", "rewards"}
+ELSEWHERE = {"from-raw-songs", "score-millions", "rewards"}
 EXECUTED = [
     page for page in PAGES if page.stem not in ELSEWHERE and any(map(list_blocks, [page, page], ["bash", "python"]))
 ]
