@@ -71,6 +71,7 @@ def write_corpus(folder: Path, num_songs: int) -> None:
         "model": "random",
         "identity": identity,
         "source": {"name": str(songs), "splits": {"train": num_songs, "validation": 512}, "ids_sha256": ""},
+        "songs_per_shard": SONGS_PER_SHARD,
         "is_complete": True,
     }
     (embeddings / "manifest.json").write_text(json.dumps(manifest))
