@@ -46,7 +46,7 @@ bench: $(ALL) ## Run the benchmarks and write their results to tests/benchmarks/
 	$(BIN)/python tests/benchmarks/bench_corpus.py
 	$(BIN)/python tests/benchmarks/bench_space.py
 	$(BIN)/python tests/benchmarks/bench_heads.py --songs 211000 --output tests/benchmarks/results/heads.json
-	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 10000000 > tests/benchmarks/results/build_memory.json
+	$(BIN)/python tests/benchmarks/measure_build_memory.py 100000 1000000 10000000 --output tests/benchmarks/results/build_memory.json
 	$(BIN)/python tests/benchmarks/measure_import.py --output tests/benchmarks/results/import.json
 	$(BIN)/python tests/benchmarks/measure_leaks.py --songs 10000 --output tests/benchmarks/results/leaks.json
 	$(BIN)/python tests/benchmarks/measure_cold_start.py --output tests/benchmarks/results/cold_start.json

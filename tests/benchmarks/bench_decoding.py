@@ -9,7 +9,6 @@ The song is noise shaped like music, so that coders have work to do; the least o
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from bench_scoring import describe_machine
+from machine_load import add_output, measure_load, write_result
 from threadpoolctl import threadpool_limits
 
 from modeling_apex.inference.audio_apex import stream_segments
@@ -120,9 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=144.0, help="length of the song")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, help="write the result as JSON")
+    add_output(parser)
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
+    load = measure_load(parser, arguments)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         cases = compare_formats(Path(folder), arguments.seconds, arguments.rounds)
     result = {
@@ -130,11 +130,9 @@ def main() -> None:
         "song_seconds": arguments.seconds,
         "num_rounds": arguments.rounds,
         "machine": describe_machine(),
-        "load_at_start": load,
         "cases": cases,
     }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":
