@@ -51,7 +51,7 @@ def read_segments(path: Path, resampler: str = "sinc") -> None:
     """Bring a file to normalised segments at 24,000 Hz."""
     limits = AudioLimits(max_channels=max(CHANNELS.values()))
     for segment in stream_segments(path, resampler=resampler, limits=limits):
-        normalize_segments(segment.samples[None])
+        normalize_segments(segment.samples[None], out=segment.samples[None])
 
 
 def measure(function: Callable[[], object]) -> float:
