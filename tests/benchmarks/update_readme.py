@@ -522,17 +522,23 @@ def describe_statistics(result: dict[str, Any]) -> str:
 
 def describe_decoding(result: dict[str, Any]) -> str:
     """Say what it takes from a file to normalised segments beside the bare decoder."""
+    ratios = {
+        "segments / decoder": "segments_over_decode",
+        "segments / decoder and resampler's products": "segments_over_decode_and_products",
+        "with soxr / decoder": "soxr_over_decode",
+    }
+    measured = next(iter(result["cases"].values()))
+    ratios = {title: key for title, key in ratios.items() if key in measured}  # a result of an older version has fewer
     rows = [
         [
             name,
-            f"{case['segments_over_decode']:.2f}",
-            f"{case['soxr_over_decode']:.2f}",
+            *(f"{case[key]:.2f}" for key in ratios.values()),
             f"{result['song_seconds'] / (case['decode_seconds'] * case['segments_over_decode']):,.0f}",
             f"{case['two_threads']:.2f}" if "two_threads" in case else "",
         ]
         for name, case in result["cases"].items()
     ]
-    header = ["file", "segments / decoder", "with soxr / decoder", "times real time", "two threads / one"]
+    header = ["file", *ratios, "times real time", "two threads / one"]
     return (
         build_table(header, rows)
         + f"\n\nA song of {result['song_seconds']:.0f} s, processor seconds, the least of {result['num_rounds']}; "
