@@ -67,6 +67,7 @@ def test_every_benchmark_of_make_bench_asks() -> None:
         text = (BENCHMARKS / name).read_text()
         if name not in ("bench_gpu.py", "bench_songeval.py"):
             assert "measure_load(parser, arguments)" in text, name
+            assert words.endswith("$(BUSY)"), f"{name}: `make bench BUSY=--busy` does not reach it"
 
 
 @pytest.mark.parametrize("name", ["bench_heads", "compare_resamplers", "measure_build_memory", "bench_decoding"])
