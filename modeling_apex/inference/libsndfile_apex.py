@@ -225,7 +225,7 @@ def _count_mp3_samples(handle: BinaryIO, max_seconds: float = math.inf) -> tuple
     num_samples, block_offset, block = 0, offset, b""
     while True:
         place = offset - block_offset
-        if place + 4 > len(block):  # in blocks, since a header at a time takes ten times as long
+        if place + 4 > len(block):  # in blocks: two calls of the system for each header take most of the time
             handle.seek(offset)
             block_offset, block, place = offset, handle.read(1 << 16), 0
         frame = _read_mp3_header(block[place : place + 3]) if place + 4 <= len(block) else None
