@@ -58,7 +58,7 @@ def decode_song(
             minimum_num_samples=extractor.minimum_num_samples,
         ) as stream:
             for segment in stream:
-                samples = normalize_segments(segment.samples[None])[0]  # (T,)
+                samples = normalize_segments(segment.samples[None], out=segment.samples[None])[0]  # (T,)
                 yield DecodedSegment(song, samples, segment.num_real_samples, segment.is_last)
     except SONG_ERRORS as error:
         yield DecodedSegment(song, None, error=str(error))

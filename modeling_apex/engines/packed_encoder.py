@@ -7,7 +7,7 @@ What differs from transformers' `HubertModel`, which stays the reference (`pool_
   of the first is folded into its weight, because the moments of a linear map follow from those of the samples;
 - the positional convolution, 128 frames wide, is a product in the frequency domain;
 - query, key and value come from one product, and attention works a few queries of one head at a time, so that their
-  logits stay in cache;
+  logits stay in cache, but where torch's fused attention is faster;
 - weights are packed once (`packed_linear`);
 - the chosen layers are averaged as they pass;
 - of the zeros that pad the last segment, one frame is computed and counted as many times as it occurs. All frames that
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_apex.engines.mapped_weights import page_out, trim_heap
-from modeling_apex.engines.packed_linear import build_linear
+from modeling_apex.engines.packed_linear import build_linear, has_fast_attention
 from modeling_apex.inference.worker_threads_apex import map_in_workers
 
 # Output frames of the front end computed at a time, queries of attention, and rows of the feed-forward layer: the
@@ -347,7 +347,7 @@ class _TransformerLayer:
     ) -> None:
         """Attend with some heads: `query`, `key`, `value` and the result `context` are `(F, heads, D / heads)`."""
         num_frames, num_heads, _ = query.shape
-        if num_frames <= SHORT_SEQUENCE:  # the logits of all queries fit in cache
+        if num_frames <= SHORT_SEQUENCE or has_fast_attention():  # short: the logits of all queries fit in cache
             query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
             mask = None if bias is None else bias.to(self.dtype)[None, None, None]
             attended = F.scaled_dot_product_attention(query, key, value, mask, scale=1.0)[0]
@@ -356,6 +356,8 @@ class _TransformerLayer:
         for head in range(num_heads):
             compare = build_linear(key[:, head].contiguous(), bias)
             gather = build_linear(value[:, head].T.contiguous())
-            for start in range(0, num_frames, QUERIES_PER_BLOCK):
-                logits = compare(query[start : start + QUERIES_PER_BLOCK, head])  # (queries, F)
-                context[start : start + QUERIES_PER_BLOCK, head] = gather(torch.softmax(logits, -1, out=logits))
+            blocks = query[:, head].contiguous().split(QUERIES_PER_BLOCK)
+            for block, attended in zip(blocks, context[:, head].split(QUERIES_PER_BLOCK), strict=True):
+                logits = compare(block)  # (queries, F)
+                attended.copy_(gather(torch.softmax(logits, -1, out=logits)))
+                del logits  # so that the next ones take the same memory, which is in cache

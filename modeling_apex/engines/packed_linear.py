@@ -9,6 +9,7 @@ else, probed before first use, and [`PlainLinear`] computes the same with public
 
 import functools
 import os
+import platform
 from typing import Any
 
 import torch
@@ -98,6 +99,21 @@ def can_pack(dtype: torch.dtype) -> bool:
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # no such operator, or not on this CPU
         return False
     return all(torch.allclose(fast, slow, rtol=tolerance, atol=tolerance) for fast, slow in pairs)
+
+
+@functools.cache
+def has_fast_attention(cpu_description: str = "/proc/cpuinfo") -> bool:
+    """
+    Tell whether torch's fused attention is the fastest here: its products are MKL's, which are fast on Intel's CPUs.
+
+    By the maker's name and not by a measurement, so that the same machine computes the same digits every time.
+    """
+    if not torch.backends.mkl.is_available():
+        return False
+    if not os.path.isfile(cpu_description):  # another system than Linux
+        return "GenuineIntel" in platform.processor()
+    with open(cpu_description, encoding="utf-8") as file:
+        return any(line.startswith("vendor_id") and "GenuineIntel" in line for line in file)
 
 
 def build_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PlainLinear:

@@ -113,7 +113,7 @@ class SegmentStream:
     def _cut(self, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
         length = self._segment_num_samples
         ahead: Segment | None = None
-        samples, num_filled, start = np.zeros(length, np.float32), 0, 0
+        samples, num_filled, start = np.empty(length, np.float32), 0, 0
         for block in blocks:
             self.num_real_samples += len(block)
             while len(block):
@@ -124,7 +124,7 @@ class SegmentStream:
                     if ahead is not None:
                         yield ahead
                     ahead = Segment(samples, length, start, is_last=False)
-                    samples, num_filled, start = np.zeros(length, np.float32), 0, start + length
+                    samples, num_filled, start = np.empty(length, np.float32), 0, start + length
         if self.num_real_samples < self._minimum_num_samples:
             raise AudioError(
                 f"{self.name}: lasts {self.num_real_samples / self._target_rate:.4f} s ({self.num_real_samples} "
@@ -135,6 +135,7 @@ class SegmentStream:
         if num_filled:
             if ahead is not None:
                 yield ahead
+            samples[num_filled:] = 0
             ahead = Segment(samples, num_filled, start, is_last=False)
         if ahead is not None:
             ahead.is_last = True

@@ -189,6 +189,21 @@ _MP3_KILOBITS = {
 _MP3_SAMPLING_RATES = {3: (44100, 48000, 32000, 0), 2: (22050, 24000, 16000, 0), 0: (11025, 12000, 8000, 0)}
 
 
+@functools.lru_cache(maxsize=1024)
+def _read_mp3_header(header: bytes) -> tuple[int, int, int] | None:
+    """Read three bytes of a frame's header: its samples, their rate and its bytes; None if it is not a header."""
+    first, second, third = header
+    version, layer = second >> 3 & 3, second >> 1 & 3
+    if first != 0xFF or second < 0xE0 or version == 1 or layer != 1:
+        return None
+    kilobits = _MP3_KILOBITS[3 if version == 3 else 2][third >> 4]
+    rate = _MP3_SAMPLING_RATES[version][third >> 2 & 3]
+    if not kilobits or not rate:
+        return None
+    num_samples = 1152 if version == 3 else 576
+    return num_samples, rate, num_samples // 8 * 1000 * kilobits // rate + (third >> 1 & 1)
+
+
 def _count_mp3_samples(handle: BinaryIO, max_seconds: float = math.inf) -> tuple[int, bool]:
     """
     Count samples by walking the frame headers, up to the first damage or the longest song that is accepted; also tell
@@ -207,22 +222,19 @@ def _count_mp3_samples(handle: BinaryIO, max_seconds: float = math.inf) -> tuple
     # A Xing header has a count only where it says so; VBRI always.
     found = re.search(rb"(?:Xing|Info)...(.)|VBRI", first, re.DOTALL)
     has_length = found is not None and (found[1] is None or found[1][0] & 1 == 1)
-    num_samples, header = 0, first[:4]
-    while len(header) == 4:
-        _, second, third, _ = header
-        version, layer = second >> 3 & 3, second >> 1 & 3
-        if header[0] != 0xFF or second < 0xE0 or version == 1 or layer != 1:
+    num_samples, block_offset, block = 0, offset, b""
+    while True:
+        place = offset - block_offset
+        if place + 4 > len(block):  # in blocks: two calls of the system for each header take most of the time
+            handle.seek(offset)
+            block_offset, block, place = offset, handle.read(1 << 16), 0
+        frame = _read_mp3_header(block[place : place + 3]) if place + 4 <= len(block) else None
+        if frame is None:
             break
-        kilobits = _MP3_KILOBITS[3 if version == 3 else 2][third >> 4]
-        rate = _MP3_SAMPLING_RATES[version][third >> 2 & 3]
-        if not kilobits or not rate:
-            break
-        frame_num_samples = 1152 if version == 3 else 576
+        frame_num_samples, rate, num_bytes = frame
         num_samples += frame_num_samples
         if num_samples > max_seconds * rate:
             break
-        offset += frame_num_samples // 8 * 1000 * kilobits // rate + (third >> 1 & 1)
-        handle.seek(offset)
-        header = handle.read(4)
+        offset += num_bytes
     handle.seek(position)
     return num_samples, has_length

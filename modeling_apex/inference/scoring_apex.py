@@ -188,7 +188,7 @@ class SongScorer:
                         "error": None,
                     }
                     values = segment.samples[None]
-                    values = values if self.is_whole_song else normalize_segments(values)
+                    values = values if self.is_whole_song else normalize_segments(values, out=values)
                     yield {"is_last": segment.is_last, "input_values": torch.from_numpy(values), "facts": facts}
         except SONG_ERRORS as error:
             if on_error == "raise":

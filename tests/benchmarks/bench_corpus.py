@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from machine_load import add_output, measure_load, write_result
 
 RESULT = Path(__file__).parent / "results" / "corpus.json"
 SAMPLES = Path(__file__).parents[2] / "spaces_demo" / "samples"
@@ -30,8 +31,9 @@ def main() -> None:
     parser.add_argument("--songs", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=120, help="length of a song (default: 120)")
     parser.add_argument("--model", help="folder or Hub id (default: the embedded demonstration model)")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    add_output(parser, RESULT)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_songs(folder / "songs", arguments.songs, arguments.seconds)
@@ -55,8 +57,7 @@ def main() -> None:
         "songs_per_core_hour": num_scored / processor * 3600,
         "times_real_time": num_scored * arguments.seconds / processor,
     }
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
     print(json.dumps(result, indent=2))
 
 

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from machine_load import add_output, measure_load, write_result
+
 NUM_SHARDS = 4
 # Name, songs and seconds of each.
 MODELS = {"apex-tiny": (64, 60), "MERT-v1-95M, random weights": (4, 60)}
@@ -104,14 +106,14 @@ def measure(name: str, folder: Path, num_rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", help="write the result as JSON")
+    add_output(parser)
     parser.add_argument("--worker", nargs=4, metavar=("SONGS", "OUTPUT", "MODEL", "THREADS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         songs, output, model, num_threads = arguments.worker
         embed_as_worker(Path(songs), Path(output), Path(model), int(num_threads))
         return
-    load_before, models = os.getloadavg()[0], {}
+    load, models = measure_load(parser, arguments), {}
     for name in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             models[name] = measure(name, Path(folder), arguments.rounds)
@@ -119,13 +121,10 @@ def main() -> None:
         "command": "python tests/benchmarks/bench_embed_processes.py",
         "num_cores": os.cpu_count(),
         "num_rounds": arguments.rounds,
-        "load_before": load_before,
         "models": models,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ path changes in scores is measured with apex-tiny on the sample songs, which are
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine_load import add_output, measure_load, write_result
 
 from modeling_apex import ApexConfig, ApexModel, load_pipeline
 from modeling_apex.engines import ENGINES
@@ -137,8 +137,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the least time of so many counts (default: 3)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--folder", help="keep the exports here, for the next run (default: a temporary folder)")
-    parser.add_argument("--output", help="write the result as JSON; after every round anew")
+    add_output(parser)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     torch.set_num_threads(1)
     paths = [path for path in PATHS if not (arguments.no_compile and path[2])]
     with tempfile.TemporaryDirectory() as temporary:
@@ -158,14 +159,12 @@ def main() -> None:
         }
         for num_rounds, rows in enumerate(measure_full_size(arguments.rounds, folder / "full", paths), start=1):
             result["num_rounds"] = num_rounds
-            result["load_average"] = os.getloadavg()[0]
             result["full_size"] = {
                 "model": "the shape of MERT-v1-95M, random weights",
                 "segment_seconds": 30,
                 "paths": rows,
             }
-            if arguments.output:
-                Path(arguments.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            write_result(arguments, result, load)  # after every round anew
     print(json.dumps(result, indent=2))
 
 

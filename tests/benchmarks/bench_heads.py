@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from machine_load import add_output, measure_load, write_result
+
 HIDDEN_SIZE = 768
 SONGS_PER_SHARD = 8192
 BATCH_SIZE = 512
@@ -71,6 +73,7 @@ def write_corpus(folder: Path, num_songs: int) -> None:
         "model": "random",
         "identity": identity,
         "source": {"name": str(songs), "splits": {"train": num_songs, "validation": 512}, "ids_sha256": ""},
+        "songs_per_shard": SONGS_PER_SHARD,
         "is_complete": True,
     }
     (embeddings / "manifest.json").write_text(json.dumps(manifest))
@@ -260,9 +263,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", type=int, default=20_000, help="training songs (the published corpus: 211000)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", help="write the result as JSON")
     parser.add_argument("--folder", help="where to put the made corpus (default: a temporary folder)")
+    add_output(parser)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         write_corpus(folder, arguments.songs)
@@ -286,10 +290,8 @@ def main() -> None:
         "by_row_over_ours": {key: by_row[key] / ours[key] for key in ours},
         "by_tensor_over_ours": {key: by_tensor[key] / ours[key] for key in ours},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        Path(arguments.output).write_text(text + "\n")
+    print(json.dumps(result, indent=2))
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

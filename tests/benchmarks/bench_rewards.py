@@ -10,16 +10,15 @@ does.
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from bench_scoring import describe_machine
+from machine_load import add_output, measure_load, write_result
 
 from modeling_apex import ApexConfig, ApexModel, load_scorer
 from modeling_apex.rewards import SongReward
@@ -106,12 +105,12 @@ def climb() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gradient", metavar="DTYPE", help="measure one gradient only, and print it")
-    parser.add_argument("--output", type=Path, help="write the result as JSON")
+    add_output(parser)
     arguments = parser.parse_args()
     if arguments.gradient:
         print(json.dumps(measure_gradient(arguments.gradient)))
         return
-    load = os.getloadavg()[0]
+    load = measure_load(parser, arguments)
     gradients = {
         dtype: json.loads(subprocess.check_output([sys.executable, __file__, "--gradient", dtype]))
         for dtype in ("float32", "bfloat16")
@@ -119,15 +118,13 @@ def main() -> None:
     result = {
         "command": "python tests/benchmarks/bench_rewards.py",
         "machine": describe_machine(),
-        "load_at_start": load,
         "overhead": measure_overhead(),
         "gradient_seconds": GRADIENT_SECONDS,
         "gradients": gradients,
         "ascent": climb(),
     }
     print(json.dumps(result, indent=2))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

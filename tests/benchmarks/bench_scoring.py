@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the published layout
 import numpy as np
 import soundfile
 import torch
+from machine_load import add_output, measure_load, write_result
 
 from modeling_apex import load_pipeline
 from modeling_apex.checkpoints.convert import convert_checkpoint, save_conversion
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each path (default: 3)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     parser.add_argument("--part", choices=("memory", "time", "all"), default="all", help="what to measure anew")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    add_output(parser, RESULT)
     parser.add_argument("--measure-memory", nargs=3, metavar=("PATH", "MODEL", "SONG"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -58,6 +59,7 @@ def main() -> None:
     if arguments.measure_memory:
         measure_memory(*arguments.measure_memory)
         return
+    load = measure_load(parser, arguments)
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(Path(folder))
         result = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
@@ -65,8 +67,7 @@ def main() -> None:
             result |= measure_peaks(model, Path(folder), arguments)
         if arguments.part != "memory":
             result |= measure_times(model, Path(folder), arguments)
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
     print(json.dumps(result, indent=2))
 
 

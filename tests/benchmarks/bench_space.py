@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gradio_client import Client, handle_file
+from machine_load import add_output, measure_load, write_result
 
 from modeling_apex import load_pipeline
 from spaces_demo.app import build_app, build_launch_options
@@ -28,8 +29,9 @@ SAMPLES = Path(__file__).parents[2] / "spaces_demo" / "samples"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10, help="turns (default: 10)")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    add_output(parser, RESULT)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     song = next(path for path in sorted(SAMPLES.iterdir()) if path.suffix in (".flac", ".ogg"))
     scorer = load_pipeline(device="cpu")
     settings = SpaceSettings()
@@ -56,8 +58,7 @@ def main() -> None:
         "seconds": {name: {"median": medians[name], "all": values} for name, values in times.items()},
         "added_seconds": medians["space"] - medians["direct"],
     }
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
     print(json.dumps(result, indent=2))
 
 

@@ -11,7 +11,6 @@ core is free for the thread: the load of the machine at the start is written too
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import soundfile
 import torch
+from machine_load import add_output, measure_load, write_result
 
 from modeling_apex import load_audio, load_pipeline
 from modeling_apex.inference.report_apex import format_table
@@ -88,7 +88,6 @@ def compare_case(scorer: Any, songs: Sequence[str], num_rounds: int) -> dict[str
 
 def compare_read_ahead(num_copies: int, num_rounds: int) -> dict[str, Any]:
     """Compare all cases with apex-tiny on the CPU."""
-    load = os.getloadavg()[0]
     torch.set_num_threads(1)  # as many threads for the model as there are cores would leave none free
     scorer = load_pipeline(device="cpu")
     cases = {}
@@ -104,7 +103,6 @@ def compare_read_ahead(num_copies: int, num_rounds: int) -> dict[str, Any]:
         "num_rounds": num_rounds,
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
-        "load_at_start": load,
         "cases": cases,
     }
 
@@ -128,12 +126,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=4, help="times that each sample song is scored a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", help="write the result as JSON")
+    add_output(parser)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     result = compare_read_ahead(arguments.copies, arguments.rounds)
     print(format_result(result))
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

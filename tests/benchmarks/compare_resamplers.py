@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from machine_load import add_output, measure_load, write_result
 
 from datasets_scripts.synthetic import render_song
 from datasets_scripts.synthetic.samples import build_sample_specs
@@ -25,7 +26,9 @@ RATES = (44_100, 48_000)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder or Hub id (default: the embedded demonstration model)")
+    add_output(parser, RESULT)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     scorer = load_pipeline(arguments.model)
     rows = []
     for spec in build_sample_specs().values():
@@ -45,8 +48,7 @@ def main() -> None:
             for name in rows[0]
         },
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
     print(json.dumps(result, indent=2))
 
 

@@ -1,5 +1,5 @@
 """
-Peak memory of building training songs from metadata tables of growing size, as JSON on the standard output.
+Peak memory of building training songs from metadata tables of growing size.
 
 Run as `python tests/benchmarks/measure_build_memory.py 100000 1000000 10000000`. Tables are made on the fly as
 JSONL.zst, and each build runs in a process of its own, so that one build's peak is not the other's. The peak counts
@@ -7,6 +7,7 @@ every resident page of the process, those of mapped files among them; the second
 allocated. Linux only.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import zstandard
+from machine_load import add_output, measure_load, write_result
 
 BUILD = """
 import json, resource, sys, threading
@@ -75,6 +77,21 @@ def measure_build(num_rows: int) -> dict[str, float]:
     return {"num_rows": num_rows, **json.loads(done.stdout.splitlines()[-1])}
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "rows", nargs="*", type=int, default=[100_000, 1_000_000, 10_000_000], help="rows of each table"
+    )
+    add_output(parser)
+    arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
+    result = {
+        "command": f"python tests/benchmarks/measure_build_memory.py {' '.join(map(str, arguments.rows))}",
+        "tables": [measure_build(num_rows) for num_rows in arguments.rows],
+    }
+    print(json.dumps(result, indent=2))
+    write_result(arguments, result, load)
+
+
 if __name__ == "__main__":
-    results = [measure_build(int(argument)) for argument in sys.argv[1:] or ("100000", "1000000", "10000000")]
-    print(json.dumps(results, indent=2))
+    main()

@@ -10,7 +10,6 @@ of wall and of CPU seconds, each ratio as the median of the ratios within one ro
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from machine_load import add_output, measure_load, write_result
 
 from modeling_apex.inference.report_apex import format_table
 
@@ -107,12 +107,12 @@ def format_result(result: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", help="write the result as JSON")
+    add_output(parser)
     arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     result = measure_cold_start(arguments.rounds)
     print(format_result(result))
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

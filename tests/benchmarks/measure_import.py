@@ -13,6 +13,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from machine_load import add_output, measure_load, write_result
+
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = """
 import time
@@ -34,21 +36,21 @@ def measure_imports() -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what importing the package costs.")
     parser.add_argument("--runs", type=int, default=15, metavar="N", help="processes (%(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
-    options = parser.parse_args()
+    add_output(parser)
+    arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     measure_imports()  # fills the cache of the file system
-    rows = [measure_imports() for _ in range(options.runs)]
+    rows = [measure_imports() for _ in range(arguments.runs)]
     result = {
         "command": "python tests/benchmarks/measure_import.py",
-        "runs": options.runs,
+        "runs": arguments.runs,
         "transformers_seconds": round(statistics.median(row[0] for row in rows), 4),
         "apex_seconds_above": round(statistics.median(row[1] for row in rows), 4),
         "largest_apex_seconds_above": round(max(row[1] for row in rows), 4),
         "versions": {"python": platform.python_version(), "transformers": version("transformers")},
     }
     print(json.dumps(result, indent=2))
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import soundfile
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+from machine_load import add_output, measure_load, write_result
+
 from modeling_apex import load_pipeline
 
 RATE = 24_000
@@ -43,14 +45,15 @@ def make_song(number: int) -> object:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the memory of many scored songs.")
     parser.add_argument("--songs", type=int, default=10_000, metavar="N", help="songs (%(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON")
-    options = parser.parse_args()
+    add_output(parser)
+    arguments = parser.parse_args()
+    load = measure_load(parser, arguments)
     torch.set_num_threads(1)
     scorer = load_pipeline()
     process = psutil.Process()
-    marks = {max(options.songs * share // 100, 1) for share in (1, 10, 20, 50, 100)}
+    marks = {max(arguments.songs * share // 100, 1) for share in (1, 10, 20, 50, 100)}
     megabytes, num_failed, start = {}, 0, time.perf_counter()
-    for number in range(options.songs):
+    for number in range(arguments.songs):
         report = scorer(make_song(number), on_error="report", return_timeline=number % 3 == 0)
         num_failed += "error" in report
         if number + 1 in marks:
@@ -59,17 +62,16 @@ def main() -> None:
             print(number + 1, megabytes[str(number + 1)], flush=True)
     values = list(megabytes.values())
     result = {
-        "command": f"python tests/benchmarks/measure_leaks.py --songs {options.songs}",
+        "command": f"python tests/benchmarks/measure_leaks.py --songs {arguments.songs}",
         "model": "apex-tiny",
-        "songs": options.songs,
+        "songs": arguments.songs,
         "broken_songs": num_failed,
         "resident_megabytes_after": megabytes,
         "megabytes_grown_after_the_first_hundredth": round(values[-1] - values[0], 1),
         "seconds": round(time.perf_counter() - start, 1),
     }
     print(json.dumps(result, indent=2))
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments, result, load)
 
 
 if __name__ == "__main__":

@@ -154,10 +154,10 @@ def describe_space(result: dict[str, Any]) -> str:
     )
 
 
-def describe_build_memory(results: list[dict[str, Any]]) -> str:
+def describe_build_memory(result: dict[str, Any]) -> str:
     """Say what building training songs needs of memory, by the length of the table."""
     names = ("megabytes_peak", "megabytes_peak_without_mapped_files", "megabytes_after_import")
-    rows = [[f"{result['num_rows']:,}", *(str(result[name]) for name in names)] for result in results]
+    rows = [[f"{table['num_rows']:,}", *(str(table[name]) for name in names)] for table in result["tables"]]
     return (
         build_table(["rows", "peak memory, MB", "of it allocated", "after the imports"], rows)
         + "\n\nTables of made-up songs without audio, about a kilobyte of text a row; "
@@ -331,9 +331,9 @@ def describe_engines(result: dict[str, Any]) -> str:
     return (
         build_table(header, rows)
         + f"\n\nTimes and errors: {result['full_size']['model']}, one thread, least of {result['num_rounds']} rounds "
-        f"in one run (load average {result['load_average']:.0f}), {result['hardware']}; {versions}. On random weights "
-        f"the error says what the arithmetic does, not what a song would show. Changes: the largest of any score of "
-        f"{result['scores']['model']} on {result['scores']['songs']}; "
+        f"in one run (load average {result['load_at_start']:.0f}), {result['hardware']}; {versions}. On random "
+        f"weights the error says what the arithmetic does, not what a song would show. Changes: the largest of any "
+        f"score of {result['scores']['model']} on {result['scores']['songs']}; "
         f"{result['scores']['calibration']} served as calibration. Int8 quantizes matrix products and leaves "
         "convolutions, softmax and norms in floating point, so it gains less than its products do. "
         f"`{result['command']}`."
@@ -391,9 +391,9 @@ def describe_embed_processes(result: dict[str, Any]) -> str:
     return (
         build_table(header, rows)
         + f"\n\nTimes faster than one process of one thread, and times its CPU time; {result['num_cores']} cores, the "
-        f"least of {result['num_rounds']} rounds, load average {result['load_before']:.1f} at the start; {songs}. One "
-        "process decodes in a thread beside the encoder, so behind a small encoder a second core was already in part "
-        f"used. Made by `{result['command']}`."
+        f"least of {result['num_rounds']} rounds, load average {result['load_at_start']:.1f} at the start; {songs}. "
+        "One process decodes in a thread beside the encoder, so behind a small encoder a second core was already in "
+        f"part used. Made by `{result['command']}`."
     )
 
 
@@ -541,17 +541,23 @@ def describe_statistics(result: dict[str, Any]) -> str:
 
 def describe_decoding(result: dict[str, Any]) -> str:
     """Say what it takes from a file to normalised segments beside the bare decoder."""
+    ratios = {
+        "segments / decoder": "segments_over_decode",
+        "segments / decoder and resampler's products": "segments_over_decode_and_products",
+        "with soxr / decoder": "soxr_over_decode",
+    }
+    measured = next(iter(result["cases"].values()))
+    ratios = {title: key for title, key in ratios.items() if key in measured}  # a result of an older version has fewer
     rows = [
         [
             name,
-            f"{case['segments_over_decode']:.2f}",
-            f"{case['soxr_over_decode']:.2f}",
+            *(f"{case[key]:.2f}" for key in ratios.values()),
             f"{result['song_seconds'] / (case['decode_seconds'] * case['segments_over_decode']):,.0f}",
             f"{case['two_threads']:.2f}" if "two_threads" in case else "",
         ]
         for name, case in result["cases"].items()
     ]
-    header = ["file", "segments / decoder", "with soxr / decoder", "times real time", "two threads / one"]
+    header = ["file", *ratios, "times real time", "two threads / one"]
     return (
         build_table(header, rows)
         + f"\n\nA song of {result['song_seconds']:.0f} s, processor seconds, the least of {result['num_rounds']}; "

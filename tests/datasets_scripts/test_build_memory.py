@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_memory_grows_with_the_numbers_of_a_table_alone(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "benchmarks")
     measure_build = runpy.run_path(str(REPOSITORY / "tests" / "benchmarks" / "measure_build_memory.py"))[
         "measure_build"
     ]

@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import platform
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +91,7 @@ def test_padding_is_counted_and_not_computed(
     monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], num_real: int, short: int
 ) -> None:
     sizes = {"SHORT_SEQUENCE": short, "QUERIES_PER_BLOCK": 48, "ROWS_PER_BLOCK": 50, "FRAMES_PER_TILE": 7}
+    monkeypatch.setattr(packed_encoder, "has_fast_attention", lambda: False)
     for name, value in sizes.items():
         monkeypatch.setattr(packed_encoder, name, value)
     encoder = build_encoder(**fields)
@@ -101,6 +104,54 @@ def test_padding_is_counted_and_not_computed(
     assert len(frames) == min(num_frames, -(-needed // 7) * 7)
     expected = pool_hidden_states(encoder.double(), segment[None].double(), LAYERS)
     assert compare(packed(segment[None], LAYERS), expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_fused_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    encoder = build_encoder()
+    packed = PackedEncoder(encoder.state_dict(), encoder.config, dtype)
+    segment = build_segment(9_000, 4_000)[None]
+    expected = pool_hidden_states(encoder.double(), segment.double(), LAYERS)
+    fuse, num_fused = torch.nn.functional.scaled_dot_product_attention, 0
+
+    def note(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal num_fused
+        num_fused += 1
+        return fuse(*arguments, **options)
+
+    monkeypatch.setattr(packed_encoder, "SHORT_SEQUENCE", 0)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+    for is_fast in (False, True):
+        monkeypatch.setattr(packed_encoder, "has_fast_attention", lambda is_fast=is_fast: is_fast)
+        assert compare(packed(segment, LAYERS), expected) < (1e-5 if dtype == torch.float32 else 2e-2)
+        assert (num_fused > 0) == is_fast
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "is_fast"),
+    [
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Processor\n", "", True),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n", "GenuineIntel", False),
+        ("processor\t: 0\nCPU implementer\t: 0x41\n", "", False),
+        (None, "Intel64 Family 6 Model 143 Stepping 8, GenuineIntel", True),
+        (None, "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", False),
+    ],
+)
+def test_fused_attention_is_for_processors_of_intel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, name: str, is_fast: bool
+) -> None:
+    monkeypatch.setattr(platform, "processor", lambda: name)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    description = tmp_path / "cpuinfo"
+    if text is not None:
+        description.write_text(text)
+    assert packed_linear.has_fast_attention(str(description)) is is_fast
+
+
+def test_fused_attention_is_not_fast_without_mkl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    (tmp_path / "cpuinfo").write_text("vendor_id\t: GenuineIntel\n")
+    assert not packed_linear.has_fast_attention(str(tmp_path / "cpuinfo"))
 
 
 def test_a_last_segment_of_five_seconds_is_a_quarter_of_a_full_one() -> None:

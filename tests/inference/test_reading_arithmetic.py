@@ -1,9 +1,13 @@
 """The fast forms of a mean over channels, a normalisation and a resampler are the slow ones to the last bit."""
 
+import io
+
 import numpy as np
 import pytest
 
+from modeling_apex.inference.audio_apex import stream_segments
 from modeling_apex.inference.decoding_apex import _mix
+from modeling_apex.inference.libsndfile_apex import _count_mp3_samples
 from modeling_apex.inference.normalization_apex import NORMALIZATION_EPSILON, normalize_segments
 from modeling_apex.inference.resampling_apex import _build_sinc_kernel
 
@@ -25,6 +29,34 @@ def test_normalisation_is_that_of_the_whole_segment(num_samples):
     variance = segments.var(axis=-1, keepdims=True, dtype=np.float64)
     expected = ((segments - mean) / np.sqrt(variance + NORMALIZATION_EPSILON)).astype(np.float32)
     assert np.array_equal(normalize_segments(segments), expected)
+    assert normalize_segments(segments, out=segments) is segments
+    assert np.array_equal(segments, expected)
+
+
+def test_a_segment_is_padded_with_zeros_whatever_its_memory_held(monkeypatch):
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, np.nan, dtype))
+    song = np.ones(1500, np.float32)
+    *_, last = stream_segments({"array": song, "sampling_rate": 24_000}, segment_seconds=0.04)
+    assert np.array_equal(last.samples, np.repeat([1, 0], [540, 420]))
+
+
+@pytest.mark.parametrize("num_bytes_a_read", [1 << 20, 419])
+def test_frames_of_an_mp3_are_counted_in_blocks(num_bytes_a_read):
+    """Reading one header at a time took as long as all that follows the decoder."""
+    frames = (b"\xff\xfb\x90\x00" + bytes(413)) * 1000  # 128 kbit/s at 44,100 Hz: 417 bytes each
+
+    class ShortReads(io.BytesIO):
+        num_reads = 0
+
+        def read(self, size=-1):
+            self.num_reads += 1
+            return super().read(min(size, num_bytes_a_read))
+
+    handle = ShortReads(frames + b"TAG" + bytes(125))
+    handle.seek(7)
+    assert _count_mp3_samples(handle) == (1152 * 1000, False)
+    assert handle.tell() == 7
+    assert handle.num_reads < 20 or num_bytes_a_read < 1000
 
 
 @pytest.mark.parametrize("original_rate", [44_100, 48_000, 32_000, 16_000, 44_056, 96_000])

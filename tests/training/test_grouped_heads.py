@@ -133,6 +133,17 @@ def test_dropout_keeps_the_share_and_the_mean_that_it_should(tiny_model: ApexMod
     assert torch.corrcoef(words.T).sub(torch.eye(4, dtype=torch.double)).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_are_those_of_the_words_that_were_drawn(tiny_model: ApexModel, dtype: torch.dtype) -> None:
+    """A run that is resumed by a later version draws the masks that it would have drawn before."""
+    block = GroupedHeads.from_model(tiny_model).shared[0]
+    mask = block._draw_mask(torch.ones(3, 4, dtype=dtype), BatchShare(5, 7, 2), torch.Generator().manual_seed(5))
+    words = torch.empty(7, dtype=torch.int64).random_(-(2**63), None, generator=torch.Generator().manual_seed(5))
+    is_kept = words.view(torch.int16).view(7, 4)[2:5] >= round(0.3 * 2**16) - 2**15
+    assert 0 < is_kept.sum() < 12
+    assert torch.equal(mask, is_kept.to(dtype) * (2**16 / (2**16 - round(0.3 * 2**16))))
+
+
 def test_training_mode_needs_a_seed(tiny_model: ApexModel) -> None:
     heads = GroupedHeads.from_model(tiny_model).train()
     with pytest.raises(ValueError, match="in training mode, pass `share`"):
