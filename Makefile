@@ -54,8 +54,8 @@ bench: $(ALL) ## Run the benchmarks on a quiet machine (on any: BUSY=--busy) and
 	$(BIN)/python tests/benchmarks/measure_cold_start.py --output tests/benchmarks/results/cold_start.json $(BUSY)
 	$(BIN)/python tests/benchmarks/compare_read_ahead.py --output tests/benchmarks/results/read_ahead.json $(BUSY)
 	$(BIN)/python tests/benchmarks/bench_engines.py --output tests/benchmarks/results/engines.json $(BUSY)
-	$(BIN)/python tests/benchmarks/bench_gpu.py --output tests/benchmarks/results/gpu.json
-	$(BIN)/python tests/benchmarks/bench_songeval.py --output tests/benchmarks/results/songeval.json
+	$(BIN)/python tests/benchmarks/bench_gpu.py --output tests/benchmarks/results/gpu.json $(BUSY)
+	$(BIN)/python tests/benchmarks/bench_songeval.py --output tests/benchmarks/results/songeval.json $(BUSY)
 	$(BIN)/python tests/benchmarks/bench_rewards.py --output tests/benchmarks/results/rewards.json $(BUSY)
 	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json $(BUSY)
 	$(BIN)/python tests/benchmarks/update_readme.py

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from bench_decoding import make_song, read_segments
 from bench_decoding import measure as measure_processor
+from machine_load import add_output, measure_load, write_result
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling_apex import ApexConfig, ApexModel
@@ -193,7 +194,7 @@ def measure_paths(shape: str, result: dict[str, Any], device: torch.device, opti
         found["paths"].append({"way": way, "precision": precision, **row, "relative_error_to_cpu": error})
         rate = f"{row['segments_per_second']:.0f} segments/s, error {error:.1e}"
         print(shape, way, precision, batch_size, rate, file=sys.stderr, flush=True)
-        save(result, options.output)
+        save(result, options)
 
     for precision in options.precisions if is_gpu else ("float32", "bf16"):
         published = build_published(model, precision)
@@ -267,7 +268,7 @@ def measure_files(result: dict[str, Any], device: torch.device, options: argpars
             begun = time.perf_counter()
             embed_songs(folder, output, Path(place, "model"), dtype="bfloat16", num_decoders=num_decoders)
             found["embed_songs_per_second"][num_decoders] = options.num_songs / (time.perf_counter() - begun)
-            save(result, options.output)
+            save(result, options)
         scorer = load_scorer(Path(place, "model"), device=str(device), dtype="bfloat16", batch_size=32)
         songs = sorted(str(path) for path in folder.iterdir())[: max(1, options.num_songs // 4)]
         begun = time.perf_counter()
@@ -275,7 +276,7 @@ def measure_files(result: dict[str, Any], device: torch.device, options: argpars
         found["score_songs_per_second"] = len(reports) / (time.perf_counter() - begun)
 
 
-def measure(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+def measure(device: torch.device, options: argparse.Namespace, load: float) -> dict[str, Any]:
     """Measure all of it on a device; what there is is written after every step."""
     is_gpu = device.type == "cuda"
     result: dict[str, Any] = {
@@ -284,6 +285,7 @@ def measure(device: torch.device, options: argparse.Namespace) -> dict[str, Any]
         "is_gpu": is_gpu,
         "torch": torch.__version__,
         "num_cores": os.cpu_count(),
+        "load_at_start": load,
         "shapes": {},
     }
     if not is_gpu:
@@ -292,14 +294,13 @@ def measure(device: torch.device, options: argparse.Namespace) -> dict[str, Any]
     for shape in options.shapes if is_gpu else ("a very small encoder",):
         measure_paths(shape, result, device, options)
         options.batch_sizes = []  # of the first shape only
-    save(result, options.output)
+    save(result, options)
     return result
 
 
-def save(result: dict[str, Any], output: str | None) -> None:
+def save(result: dict[str, Any], options: argparse.Namespace) -> None:
     """Write a result, which may lack what is still to be measured."""
-    if output:
-        Path(output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options, result, result["load_at_start"])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -319,12 +320,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help="encoders (default: both)")
     parser.add_argument("--precisions", nargs="*", default=["float32", "tf32", "bf16"], help="(default: all three)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out the compiled paths")
-    parser.add_argument("--output", help="write the result as JSON, anew after every step")
+    add_output(parser)
     return parser
 
 
 def main() -> None:
-    result = measure(torch.device("cuda" if torch.cuda.is_available() else "cpu"), build_parser().parse_args())
+    parser = build_parser()
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = arguments.output
+    if device.type == "cpu" and known and known.exists() and json.loads(known.read_text("utf-8"))["is_gpu"]:
+        print(f"{known} is of a GPU, and there is none here: it is left as it is", file=sys.stderr)
+        return
+    result = measure(device, arguments, measure_load(parser, arguments))
     print(json.dumps(result, indent=2))
 
 

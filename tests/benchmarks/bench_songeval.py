@@ -25,6 +25,7 @@ from typing import Any
 import soundfile
 import torch
 from bench_scoring import describe_machine
+from machine_load import add_output, measure_load, write_result
 from torch import nn
 from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
@@ -87,13 +88,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[30, 180], help="songs for both (default: 30 180)")
     parser.add_argument("--long-seconds", type=float, default=600, help="the song for ours alone (default: 600)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    add_output(parser, RESULT)
     parser.add_argument("--measure", nargs=2, metavar=("PATH", "SECONDS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.measure:
         print(json.dumps(measure(arguments.measure[0], float(arguments.measure[1]))))
         return
+    load = measure_load(parser, arguments)
     songs = {}
     for seconds in arguments.seconds:
         paths = ("ours", "file", "bfloat16", "original")
@@ -115,8 +117,7 @@ def main() -> None:
         "memory": "peak resident memory above that before the song, with the weights in memory, in GiB",
         "songs": songs,
     }
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments, result, load)
     print(json.dumps(result, indent=2))
 
 

@@ -65,9 +65,8 @@ def test_every_benchmark_of_make_bench_asks() -> None:
     for name, words in names:
         assert ">" not in words, f"{name}: a redirection empties the result before the benchmark can refuse"
         text = (BENCHMARKS / name).read_text()
-        if name not in ("bench_gpu.py", "bench_songeval.py"):
-            assert "measure_load(parser, arguments)" in text, name
-            assert words.endswith("$(BUSY)"), f"{name}: `make bench BUSY=--busy` does not reach it"
+        assert "measure_load(parser, arguments)" in text, name
+        assert words.endswith("$(BUSY)"), f"{name}: `make bench BUSY=--busy` does not reach it"
 
 
 @pytest.mark.parametrize("name", ["bench_heads", "compare_resamplers", "measure_build_memory", "bench_decoding"])
