@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from datasets_scripts.build import main
-from datasets_scripts.worker_pool import WorkerDiedError, open_worker_pool
+from datasets_scripts.worker_pool import open_worker_pool
+from modeling_apex.storage.worker_processes import WorkerDiedError
 
 
 def end_here(number: int) -> int:
