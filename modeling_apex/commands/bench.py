@@ -162,7 +162,7 @@ def _score_all(
     journal = ScoreJournal(path, settings, overwrite=arguments.overwrite)
     try:
         remaining = journal.list_remaining(songs)
-        say_how_many_are_done(journal, len(songs) - len(remaining), len(songs))
+        say_how_many_are_done(journal, songs)
         reports = ({**score(song), "song": song} for song in remaining)
         for song, report in zip(remaining, follow_reports(reports, len(remaining)), strict=True):
             journal.add(song, report)

@@ -8,7 +8,8 @@ from modeling_apex.commands.options import (
     add_journal_arguments,
     add_list_argument,
     add_model_arguments,
-    build_limits,
+    add_shard_argument,
+    build_audio_options,
     build_settings,
     follow_reports,
     list_names,
@@ -17,6 +18,7 @@ from modeling_apex.commands.options import (
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
+    take_share,
 )
 from modeling_apex.corpus.score_journal import ScoreJournal
 
@@ -39,6 +41,7 @@ WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("songs", nargs="*", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
     add_list_argument(parser)
+    add_shard_argument(parser)
     parser.add_argument(
         "--teacher", dest="model", required=True, metavar="M", help="folder or Hub id of the model that labels"
     )
@@ -52,38 +55,40 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.labelling import (
         build_label_row,
         describe_teacher,
-        list_ids,
         list_label_columns,
         refuse_teacher_without_labels,
-        score_source,
     )
+    from modeling_apex.corpus.song_input import SourceSongs
     from modeling_apex.corpus.song_source import open_songs
 
     names = list_names(arguments)
     folder = find_embeddings(names)
-    if folder is not None:
+    songs: Any = None
+    if folder is None:
+        source = open_songs(names, id_column=arguments.id_column, audio_column=arguments.audio_column)
+        songs = SourceSongs(source)
+    else:
         refuse_audio_options(arguments, folder)
-    songs: Any = open_songs(names) if folder is None else None
+    songs = take_share(songs, folder, arguments)
     scorer = load_scorer(arguments)
     refuse_teacher_without_labels(scorer)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)
-    ids = list_ids(songs) if embedded is None else embedded.ids
+    options: dict[str, Any] = {"tail": arguments.tail}
+    if embedded is None:
+        options = {**build_audio_options(arguments), "rereads": arguments.recheck}
+    else:
+        songs = embedded
     teacher, config = describe_teacher(scorer), scorer.model.config
     with ScoreJournal(
         arguments.output,
         {**build_settings(arguments, scorer, embedded), "is_of_labels": True},
         columns=list_label_columns(config),
         lay_out=lambda report: build_label_row(report, config, teacher),
+        has_ids=True,
         overwrite=arguments.overwrite,
     ) as journal:
-        say_how_many_are_done(journal, len(journal), len(ids))
-        options: dict[str, Any] = {"tail": arguments.tail, "return_percentiles": False}
-        if embedded is not None:
-            reports = embedded.score(scorer, journal, **options)
-        else:
-            options |= {"resampler": arguments.resampler, "limits": build_limits(arguments)}
-            reports = score_source(songs, scorer, journal, rereads=arguments.recheck, **options)
-        for _ in follow_reports(reports, len(ids), num_done=len(journal)):
+        reports = songs.score(scorer, journal, return_percentiles=False, **options)
+        for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal
-        num_failed = sum("error" in report for report in journal.finish(ids))
-    return say_what_came_of_it(arguments.output, len(ids), num_failed, "labelled")
+        num_failed = sum("error" in report for report in journal.finish(songs.ids))
+    return say_what_came_of_it(arguments.output, len(songs.ids), num_failed, "labelled")

@@ -5,14 +5,13 @@ What the commands that score songs share: their options, and what they make of t
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeling_apex.corpus.feature_table import FeatureTable
-from modeling_apex.corpus.song_files import read_song_list
-from modeling_apex.corpus.song_shares import find_own_card
-from modeling_apex.corpus.song_uris import open_song
+from modeling_apex.corpus.song_files import find_songs, is_dataset, is_table, read_song_list
+from modeling_apex.corpus.song_shares import find_own_card, find_share
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
@@ -22,6 +21,7 @@ from modeling_apex.process_exit import print_lines
 if TYPE_CHECKING:
     from modeling_apex.corpus.embedded_songs import EmbeddedSongs
     from modeling_apex.corpus.score_journal import ScoreJournal
+    from modeling_apex.corpus.song_input import SongFiles, SourceSongs
     from modeling_apex.inference.scoring_apex import SongScorer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,6 +34,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser, *, has_list: bool = F
     add_song_arguments(parser, "*" if has_list else "+")
     if has_list:
         add_list_argument(parser)
+        add_shard_argument(parser)
     parser.add_argument(
         "--features",
         metavar="TABLE",
@@ -60,6 +61,12 @@ def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
 def add_list_argument(parser: argparse.ArgumentParser) -> None:
     """Declare a list of songs beside those of the command line; `list_names` reads both."""
     parser.add_argument("--songs", dest="song_list", metavar="LIST", help="text file with more songs, one a line")
+    parser.add_argument("--id-column", metavar="C", help="column of a table's ids (default: id, song_id or track_id)")
+    parser.add_argument(
+        "--audio-column",
+        metavar="C",
+        help="column of a table's paths or URIs, which count from its folder (default: uri, url, path, audio, ...)",
+    )
 
 
 def list_names(arguments: argparse.Namespace) -> list[str]:
@@ -73,6 +80,43 @@ def list_names(arguments: argparse.Namespace) -> list[str]:
     if not names:
         raise ValueError("no song is named. Name files, folders, patterns or URLs, or a list of them with --songs.")
     return names
+
+
+def find_input(names: list[str], arguments: argparse.Namespace) -> "SongFiles | SourceSongs":
+    """Find the songs of a command line: those of one table or dataset, which have ids, or else files and URLs."""
+    from modeling_apex.corpus.song_input import SongFiles, SourceSongs
+
+    columns = {"id_column": arguments.id_column, "audio_column": arguments.audio_column}
+    if any(columns.values()) or any(is_table(name) or is_dataset(name) for name in names):
+        from modeling_apex.corpus.song_source import find_song_source  # needs pyarrow
+
+        if source := find_song_source(names, **columns):
+            return SourceSongs(source)
+    return SongFiles(find_songs(names))
+
+
+def add_shard_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the share of a process; `take_share` reads it."""
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="with --output: score every N-th song only, from the I-th on, to a file of its own, such as "
+        "scores-00001-of-00020.csv (default: as torchrun and SLURM say, where they started several processes)",
+    )
+
+
+def take_share(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> Any:
+    """Return the songs of this process alone, if it is one of several, and give its output a name of its own."""
+    share = None if folder is not None and arguments.shard is None else find_share(arguments.shard)
+    if share is None:
+        return songs
+    if folder is not None:
+        raise ValueError(f"--shard is for songs that are decoded, and {folder} holds embeddings: leave it out.")
+    own = songs.take(share)
+    arguments.output = share.name(arguments.output)
+    words = f"share {share.number} of {share.count} ({share.source}): {len(own.ids)} of {len(songs.ids)} songs"
+    print_lines(escape_controls(f"{words}, to {arguments.output}"), file=sys.stderr)
+    return own
 
 
 def add_song_arguments(parser: argparse.ArgumentParser, number: str = "+") -> None:
@@ -159,23 +203,25 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     return scorer
 
 
-def score_songs(
-    songs: list[str], arguments: argparse.Namespace, *, scorer: "SongScorer | None" = None, **options: Any
-) -> Iterator[dict[str, Any]]:
+def score_songs(songs: list[str], arguments: argparse.Namespace, **options: Any) -> Iterator[dict[str, Any]]:
     """Yield one report a song, with progress on a terminal; what fails goes to stderr too."""
-    if not songs:
-        return
-    features = FeatureTable(arguments.features).find_all(songs) if arguments.features else [None] * len(songs)
-    scorer = scorer or load_scorer(arguments)
-    limits = build_limits(arguments)
-    inputs = (
-        {"id": song, "audio": open_song(song, limits=limits)} | ({} if row is None else {"features": row})
-        for song, row in zip(songs, features, strict=True)
-    )
-    options |= {"resampler": arguments.resampler, "limits": limits, "read_ahead": True}
-    options["tail"] = arguments.tail
-    reports: Iterable[Any] = scorer.score(inputs, on_error="report", **options)
-    yield from follow_reports(reports, len(songs))
+    from modeling_apex.corpus.song_input import SongFiles
+
+    if songs:
+        scorer = options.pop("scorer", None) or load_scorer(arguments)
+        reports = SongFiles(songs).score(scorer, **build_audio_options(arguments), **options)
+        yield from follow_reports(reports, len(songs))
+
+
+def build_audio_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say how songs are read, besides the scorer."""
+    features = getattr(arguments, "features", None)
+    return {
+        "features": FeatureTable(features) if features else None,
+        "resampler": arguments.resampler,
+        "limits": build_limits(arguments),
+        "tail": arguments.tail,
+    }
 
 
 def follow_reports(
@@ -251,11 +297,13 @@ def build_settings(
     return settings
 
 
-def say_how_many_are_done(journal: "ScoreJournal", num_done: int, num_songs: int) -> None:
-    """Tell the user what an interrupted run left, if it left something."""
+def say_how_many_are_done(journal: "ScoreJournal", songs: Sequence[str]) -> int:
+    """Tell the user what an interrupted run left, if it left something, and return how many songs that is."""
+    num_done = journal.count_done(songs)
     if num_done:
-        words = f"resuming: {num_done} of {format_count(num_songs, 'song')} already in {journal.path}"
+        words = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
         print_lines(escape_controls(words), file=sys.stderr)
+    return num_done
 
 
 def say_what_came_of_it(output: str, num_songs: int, num_failed: int, done: str) -> int:

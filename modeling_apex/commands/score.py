@@ -1,7 +1,6 @@
 """`apex-music score`: songs to scores, as a table on the terminal or as a file."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ from typing import Any
 from modeling_apex.commands.options import (
     add_journal_arguments,
     add_scoring_arguments,
+    build_audio_options,
     build_settings,
+    find_input,
     follow_reports,
     list_names,
     load_scorer,
@@ -17,13 +18,11 @@ from modeling_apex.commands.options import (
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
-    score_songs,
+    take_share,
 )
 from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import ScoreJournal
-from modeling_apex.corpus.song_files import find_songs
-from modeling_apex.corpus.song_shares import find_share
 from modeling_apex.inference.report_apex import (
     describe_scales,
     escape_controls,
@@ -55,12 +54,6 @@ WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopp
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring_arguments(parser, has_list=True)
     add_journal_arguments(parser, "write reports to a file instead", is_required=False)
-    parser.add_argument(
-        "--shard",
-        metavar="I/N",
-        help="with --output: score every N-th song only, from the I-th on, to a file of its own, such as "
-        "scores-00001-of-00020.csv (default: as torchrun and SLURM say, where they started several processes)",
-    )
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
 
@@ -73,16 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = find_embeddings(names)
     if folder is not None:
         refuse_audio_options(arguments, folder)
-    songs = [] if folder is not None else find_songs(names)
+    songs = find_input(names, arguments) if folder is None else None
     if arguments.output:
-        share = None if folder is not None and arguments.shard is None else find_share(arguments.shard)
-        if share is not None and folder is not None:
-            raise ValueError(f"--shard is for songs that are decoded, and {folder} holds embeddings: leave it out.")
-        if share is not None:
-            num_songs, songs = len(songs), share.take(songs)
-            arguments.output = share.name(arguments.output)
-            words = f"share {share.number} of {share.count} ({share.source}): {len(songs)} of {num_songs} songs"
-            print_lines(escape_controls(f"{words}, to {arguments.output}"), file=sys.stderr)
+        songs = take_share(songs, folder, arguments)
         return _score_to_file(songs, folder, arguments)
     if arguments.shard is not None:
         raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
@@ -113,40 +99,35 @@ def _refuse_without_place(arguments: argparse.Namespace) -> None:
             )
 
 
-def _score(songs: list[str], folder: Path | None, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _score(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the reports of songs, or of those in a folder of embeddings."""
-    if folder is None:
-        yield from score_songs(songs, arguments, return_timeline=arguments.segments)
-    else:
-        scorer = load_scorer(arguments)
-        embedded = open_embedded_songs(folder, scorer)
-        reports = embedded.score(scorer, return_timeline=arguments.segments, tail=arguments.tail)
-        yield from follow_reports(reports, len(embedded.ids))
+    scorer = load_scorer(arguments)
+    songs = songs if folder is None else open_embedded_songs(folder, scorer)
+    options = build_audio_options(arguments) if folder is None else {"tail": arguments.tail}
+    yield from follow_reports(songs.score(scorer, return_timeline=arguments.segments, **options), len(songs.ids))
 
 
-def _score_to_file(songs: list[str], folder: Path | None, arguments: argparse.Namespace) -> int:
+def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> int:
     scorer = load_scorer(arguments)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)
     settings = build_settings(arguments, scorer, embedded)
     settings["features"] = identify_file(arguments.features).sha256 if arguments.features else None
     settings |= {name: getattr(arguments, name) for name in ("segments", "embeddings")}
-    options = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
-    columns = list_score_columns(scorer.model.config)
-    with ScoreJournal(arguments.output, settings, columns=columns, overwrite=arguments.overwrite) as journal:
-        if embedded is not None:
-            songs = embedded.ids
-            say_how_many_are_done(journal, len(journal), len(songs))
-            reports = embedded.score(scorer, journal, tail=arguments.tail, **options)
-            for _ in follow_reports(reports, len(songs), num_done=len(journal)):
-                pass
-        else:
-            remaining = journal.list_remaining(songs, rereads=arguments.recheck)
-            say_how_many_are_done(journal, len(songs) - len(remaining), len(songs))
-            found = score_songs(remaining, arguments, scorer=scorer, **options)
-            for song, report in zip(remaining, found, strict=True):
-                journal.add(song, report)
-        num_failed = sum("error" in report for report in journal.finish(songs))
-    return say_what_came_of_it(arguments.output, len(songs), num_failed, "scored")
+    options: dict[str, Any] = {"return_timeline": arguments.segments, "return_embedding": arguments.embeddings}
+    if embedded is None:
+        options |= {**build_audio_options(arguments), "rereads": arguments.recheck}
+    else:
+        songs, options["tail"] = embedded, arguments.tail
+    has_ids = embedded is not None or songs.has_ids
+    columns = ({"id": "string"} if has_ids else {}) | list_score_columns(scorer.model.config)
+    with ScoreJournal(
+        arguments.output, settings, columns=columns, has_ids=has_ids, overwrite=arguments.overwrite
+    ) as journal:
+        reports = songs.score(scorer, journal, **options)
+        for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
+            pass  # each is in the journal
+        num_failed = sum("error" in report for report in journal.finish(songs.ids))
+    return say_what_came_of_it(arguments.output, len(songs.ids), num_failed, "scored")
 
 
 def format_score_table(reports: list[dict[str, Any]]) -> str:

@@ -6,79 +6,19 @@ its weights, the day, the version. So nobody takes them for what people said, wh
 """
 
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from modeling_apex import __version__
-from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
 from modeling_apex.corpus.label_teacher import MAX_NAME_LENGTH, TEACHER_COLUMNS, LabelTeacher
-from modeling_apex.corpus.score_journal import ScoreJournal
-from modeling_apex.corpus.song_source import Song, SongSource, compute_source_fingerprint
-from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.heads_apex import DEFAULT_HEADS
 from modeling_apex.inference.report_apex import escape_controls
-from modeling_apex.inference.scoring_apex import ScoreOptions, SongScorer
+from modeling_apex.inference.scoring_apex import SongScorer
 
 LABELS = {head["name"]: head for head in DEFAULT_HEADS if head["group"] == "aesthetics"}
-
-
-def score_source(
-    songs: SongSource,
-    scorer: SongScorer,
-    journal: ScoreJournal,
-    *,
-    rereads: bool = False,
-    **options: Unpack[ScoreOptions],
-) -> Iterator[dict[str, Any]]:
-    """
-    Score the songs of a source that a journal does not hold yet, or holds with other audio.
-
-    Args:
-        songs ([`SongSource`]):
-            The songs, of all splits.
-        scorer ([`SongScorer`]), journal ([`ScoreJournal`]):
-            What scores them, and what is given each report.
-        rereads (`bool`, defaults to `False`):
-            Whether to read files that look unchanged, and to score what lies behind URLs again.
-        options:
-            Those of [`SongScorer.score`]; a song that fails has its reason in its report.
-
-    Returns:
-        `Iterator[dict]`: the reports, each called by the id of its song.
-    """
-    waiting: deque[tuple[str, SongAudio]] = deque()
-
-    def choose() -> Iterator[dict[str, Any]]:
-        for song in _iterate_all(songs):
-            audio = identify_song(song.audio, journal.find_audio(song.id), rereads=rereads)
-            if not journal.holds(song.id, audio) or (rereads and audio.is_address):
-                waiting.append((song.id, audio))
-                yield {"id": song.id, "audio": open_song(song.audio, limits=options.get("limits"))}
-
-    settled: ScoreOptions = {"read_ahead": True, **options, "on_error": "report"}
-    reports: Iterator[Any] = scorer.score(choose(), **settled)
-    for report in reports:
-        song_id, audio = waiting.popleft()
-        if audio.path is not None and identify_song(audio.path, audio).content != audio.content:
-            audio = SongAudio(UNREADABLE, audio.path)  # it changed, perhaps before it was scored
-        report["song"] = song_id
-        journal.add(song_id, report, audio)
-        yield report
-
-
-def list_ids(songs: SongSource) -> list[str]:
-    """
-    Return the ids of all songs of a source, in order.
-
-    Raises:
-        `ValueError`: If an id occurs twice.
-    """
-    compute_source_fingerprint(songs)
-    return [song_id for split in songs.splits for song_id in songs.read_columns(split)["id"].to_pylist()]
 
 
 def refuse_teacher_without_labels(scorer: SongScorer) -> None:
@@ -133,15 +73,10 @@ def build_label_row(report: Mapping[str, Any], config: Any, teacher: LabelTeache
         for head in config.heads
     }
     return {
-        "id": report["song"],
+        "id": report["id"],
         **scores,
         "duration_seconds": report.get("duration_seconds"),
         "warnings": "; ".join(report.get("warnings", ())),
         "error": report.get("error"),
         **teacher.to_json(),
     }
-
-
-def _iterate_all(songs: SongSource) -> Iterator[Song]:
-    for split, num_songs in songs.splits.items():
-        yield from songs.iterate(split, 0, num_songs)

@@ -27,13 +27,8 @@ from modeling_apex.corpus.ray_data import (
     map_songs,
     running_ray,
 )
-from modeling_apex.corpus.scored_tables import (
-    AUDIO_COLUMNS,
-    SongTableScorer,
-    find_column,
-    read_id,
-)
-from modeling_apex.corpus.song_ids import IdIndex, compute_exact_key
+from modeling_apex.corpus.scored_tables import SongTableScorer
+from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, IdIndex, compute_exact_key, find_column, read_id
 from modeling_apex.corpus.song_uris import is_uri
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import format_count

@@ -51,6 +51,8 @@ class ScoreJournal(AbstractContextManager):
             have the flattened report, and the others the report as it is.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
+        has_ids (`bool`, defaults to `False`):
+            Whether songs have ids, which then stand in their reports and rows.
         get_audio (`Callable[[str], str]`, *optional*):
             Returns the file of what is called a song here, where several reports are of one file; by default the
             name is that of the file.
@@ -72,6 +74,7 @@ class ScoreJournal(AbstractContextManager):
         columns: Mapping[str, str] | None = None,
         lay_out: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
         overwrite: bool = False,
+        has_ids: bool = False,
         get_audio: Callable[[str], str] = str,
     ):
         self.output = Path(os.path.expanduser(output))
@@ -82,6 +85,7 @@ class ScoreJournal(AbstractContextManager):
         self.path = self.output.with_name(self.output.name + ".partial")
         self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
         self._columns, self._lay_out = dict(columns or {}), lay_out
+        self._has_ids = has_ids
         self._get_audio = get_audio
         self.settings = json.loads(json.dumps(dict(settings)))
         # By id; without one by path, or for a URL by the SHA-256 of it: its report names it without what opens it.
@@ -159,6 +163,14 @@ class ScoreJournal(AbstractContextManager):
         known = self._audio.get(song_id)
         return known is not None and known.content == audio.content
 
+    def wants(self, song_id: str, audio: SongAudio, *, rereads: bool = False) -> bool:
+        """Tell whether a song that is known by an id is still to be scored; arguments as for `list_remaining`."""
+        return not self.holds(song_id, audio) or (rereads and audio.is_address)
+
+    def count_done(self, songs: Iterable[str]) -> int:
+        """Count the songs whose reports an interrupted run left."""
+        return sum(song in self._reports or _get_key(song) in self._reports for song in songs)
+
     def find_audio(self, song_id: str) -> SongAudio | None:
         """Return what the audio of a song was that the journal holds by its id; `None` if it holds no such song."""
         return self._audio.get(song_id)
@@ -211,7 +223,10 @@ class ScoreJournal(AbstractContextManager):
 
     def collect(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Return the reports of all songs, in the given order."""
-        return [self._reports[song if song in self._reports else _get_key(song)] for song in order]
+        reports = [self._reports[song if song in self._reports else _get_key(song)] for song in order]
+        if not self._has_ids:
+            return reports
+        return [{"id": song, **report} for song, report in zip(order, reports, strict=True)]
 
     def finish(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Write the output, with the songs in the given order, remove the journal, and return the reports."""
@@ -234,6 +249,8 @@ class ScoreJournal(AbstractContextManager):
             file.write(text.encode("utf-8", TEXT_ERRORS))
             return
         names, rows = flatten_reports(reports, self._columns) if self._lay_out is None else (self._columns, entries)
+        if self._has_ids and self._lay_out is None:
+            rows = [{**row, "id": report["id"]} for row, report in zip(rows, reports, strict=True)]
         if suffix == ".csv":
             file.write(format_rows(list(names), rows).encode("utf-8", TEXT_ERRORS))
             return

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from modeling_apex.corpus.score_columns import list_score_columns
+from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, find_column, read_id
 from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.audio_limits_apex import AudioLimits
@@ -21,31 +22,11 @@ from modeling_apex.loading import load_scorer
 from modeling_apex.storage.output_folder import escape_surrogates
 from modeling_apex.storage.source_names import name_source
 
-# What the place of a song is called, in this order.
-AUDIO_COLUMNS = ("uri", "url", "path", "audio", "song", "file", "file_name")
-
 
 def build_score_schema(config: Any) -> pa.Schema:
     """Build the schema of scored tables: `id`, then the columns of `list_score_columns`."""
     columns = {"id": "string", **list_score_columns(config)}
     return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
-
-
-def find_column(names: list[str], wanted: str | None, usual: tuple[str, ...], table: str) -> str:
-    """
-    Find the column of a table that holds what is looked for.
-
-    Raises:
-        `ValueError`: If there is no column of that name, or of one of the usual names.
-    """
-    choices = (wanted,) if wanted else usual
-    for name in choices:
-        if name in names:
-            return name
-    raise ValueError(
-        f"{table}: has no column {' or '.join(choices)}; its columns are {', '.join(names)}. Rename the column, or "
-        "say what it is called."
-    )
 
 
 class SongTableScorer:
@@ -157,21 +138,6 @@ class SongTableScorer:
             for song_id, place in songs.items()
         ]
         return pa.Table.from_pylist(rows, self.schema)
-
-
-def read_id(value: Any, column: str, place: str) -> str:
-    """
-    Return an id as text.
-
-    Raises:
-        `ValueError`: If it is neither text nor a whole number.
-    """
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise ValueError(
-            f"{place}: its {column} is {value!r:.80}; expected text or a whole number. Give every song an id of its "
-            "own."
-        )
-    return str(value)
 
 
 def locate_model(model: Any) -> Any:

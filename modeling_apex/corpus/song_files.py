@@ -7,17 +7,22 @@ leads nowhere stays in the list, so that it is reported as one song that failed 
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modeling_apex.corpus.identity import is_uri
-from modeling_apex.storage.table_reader import iterate_lines
+from modeling_apex.storage.table_reader import get_table_suffix, iterate_lines
 
 # What a folder is searched for. A file that is named outright is tried whatever its suffix.
 AUDIO_SUFFIXES = frozenset(
     {".aac", ".ac3", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov"}
     | {".mp2", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm", ".wma"}
 )
+# What the shards of a dataset are called.
+SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
+# Of the Hub; what begins with a dot or a tilde, or ends in a slash, is meant as a path.
+DATASET_ID = re.compile(r"[A-Za-z0-9_-][\w.-]*/[\w.-]+")
 
 
 def find_songs(names: Iterable[str]) -> list[str]:
@@ -45,7 +50,7 @@ def find_songs(names: Iterable[str]) -> list[str]:
             raise ValueError(f"a song is named by the empty word {name!r}. Name a file, a folder, a pattern or a URL.")
         path = Path(os.path.expanduser(name))  # `~tilde.wav` stays a name
         if path.is_dir():
-            found = sorted(_search(path))
+            found = sorted(search_folder(path))
             if not found:
                 raise FileNotFoundError(
                     f"{name}: no audio in this folder; looked for {', '.join(sorted(AUDIO_SUFFIXES))}."
@@ -60,6 +65,26 @@ def find_songs(names: Iterable[str]) -> list[str]:
     return list(songs)
 
 
+def is_table(name: str) -> bool:
+    """Tell whether a name is that of a file whose rows are songs."""
+    return get_table_suffix(name) != "" and os.path.isfile(os.path.expanduser(name))
+
+
+def is_dataset(name: str) -> bool:
+    """Tell whether a name is that of a folder of shards, or looks like that of a dataset on the Hub."""
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return bool(list_shards(path))
+    is_file_name = path.suffix.lower() in AUDIO_SUFFIXES or glob.has_magic(name) or get_table_suffix(name) != ""
+    return not is_file_name and DATASET_ID.fullmatch(name) is not None and not os.path.lexists(path)
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """List the files below a folder that are called like shards of a dataset."""
+    found = sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
+    return [path for path in found if SHARD_NAME.fullmatch(path.name)]
+
+
 def read_song_list(path: str | os.PathLike) -> list[str]:
     """
     Read the songs of a list: a text file with a path, pattern, URL or other URI on each line, as a command line has
@@ -67,19 +92,21 @@ def read_song_list(path: str | os.PathLike) -> list[str]:
 
     Raises:
         `FileNotFoundError`: If there is no such file.
-        `ValueError`: If it names no song.
+        `ValueError`: If it names no song, or is called like a table.
         [`TableError`]: If it is no text.
     """
     place = Path(os.path.expanduser(path))
     if not place.is_file():
         raise FileNotFoundError(f"{path}: no such list of songs. Name a text file with a song on each line.")
+    if get_table_suffix(place):
+        raise ValueError(f"{path}: is called like a table. Name it without --songs: a list is text and has no ids.")
     songs = [line.strip() for _, line in iterate_lines(place) if not line.isspace()]
     if not songs:
         raise ValueError(f"{path}: this list names no song. Write a path, pattern or URL on each line.")
     return songs
 
 
-def _search(folder: Path) -> Iterator[str]:
+def search_folder(folder: Path) -> Iterator[str]:
     """Yield the audio below a folder. Links to folders come last, so that a song has its own name where it has one."""
     seen: set[tuple[int, int]] = set()
     waiting = [str(folder)]

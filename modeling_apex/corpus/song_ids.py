@@ -13,6 +13,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -25,7 +26,42 @@ logger = logging.getLogger(__name__)
 
 # What a table of songs may call the column that names them.
 SONG_COLUMNS = ("song", "id", "path", "file")
+# What a table may call the column of ids that are kept, and that of places of songs, in this order.
+ID_COLUMNS = ("id", "song_id", "track_id")
+AUDIO_COLUMNS = ("uri", "url", "path", "audio", "song", "file", "file_name")
 _WHOLE_NUMBER = re.compile(r"(\d+)(\.0)?", re.ASCII)
+
+
+def find_column(names: Sequence[str], wanted: str | None, usual: tuple[str, ...], table: str) -> str:
+    """
+    Find the column of a table that holds what is looked for.
+
+    Raises:
+        `ValueError`: If there is no column of that name, or of one of the usual names.
+    """
+    choices = (wanted,) if wanted else usual
+    for name in choices:
+        if name in names:
+            return name
+    raise ValueError(
+        f"{table}: has no column {' or '.join(choices)}; its columns are {', '.join(names)}. Rename the column, or "
+        "say what it is called (id_column and audio_column; --id-column and --audio-column)."
+    )
+
+
+def read_id(value: Any, column: str, place: str) -> str:
+    """
+    Return an id as text.
+
+    Raises:
+        `ValueError`: If it is neither text nor a whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise ValueError(
+            f"{place}: its {column} is {value!r:.80}; expected text or a whole number. Give every song an id of its "
+            "own."
+        )
+    return str(value)
 
 
 def compute_exact_key(text: str) -> int:

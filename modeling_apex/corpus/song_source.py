@@ -7,11 +7,9 @@ fingerprint of its song ids.
 """
 
 import contextlib
-import glob
 import hashlib
 import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_apex.corpus.identity import is_uri
-from modeling_apex.corpus.song_files import AUDIO_SUFFIXES, find_songs
+from modeling_apex.corpus.song_files import (
+    DATASET_ID,
+    SHARD_NAME,
+    find_songs,
+    is_dataset,
+    is_table,
+    search_folder,
+)
 from modeling_apex.inference.report_apex import format_count
 from modeling_apex.inference.track_features_apex import CATEGORICAL_NAMES
 from modeling_apex.storage.contained_paths import refuse_outside
@@ -31,9 +36,6 @@ from modeling_apex.storage.source_names import name_source
 
 # What training reads of a song besides numbers: what it groups, splits and reports by, and categories to learn from.
 TEXT_COLUMNS = ("platform", "creator", "group", "label_source", *CATEGORICAL_NAMES)
-SHARD_NAME = re.compile(r"(?P<split>.+?)-\d{5}(-of-\d{5})?\.parquet")
-# Of the Hub; what begins with a dot or a tilde, or ends in a slash, is meant as a path.
-DATASET_ID = re.compile(r"[A-Za-z0-9_-][\w.-]*/[\w.-]+")
 ROWS_AT_ONCE = 8  # rows hold whole audio files
 # Where audio may lie that a dataset names by its path, besides the dataset's own folder; as PATH lists folders.
 AUDIO_FOLDERS_VARIABLE = "APEX_MUSIC_AUDIO_FOLDERS"
@@ -92,7 +94,8 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
-        return ParquetSongSource(path, shards) if shards else AudioFolderSource(path)
+        is_audio = shards and any(search_folder(path)) and not _hold_songs(shards)
+        return ParquetSongSource(path, shards) if shards and not is_audio else AudioFolderSource(path)
     if path.exists() or not DATASET_ID.fullmatch(str(name)):
         problem = "not a folder" if path.exists() else "no such folder"
         raise FileNotFoundError(
@@ -102,26 +105,62 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
     return HubSongSource(str(name))
 
 
-def open_songs(names: Sequence[str]) -> SongSource:
+def open_songs(names: Sequence[str], **columns: str | None) -> SongSource:
     """
-    Open the songs that a command line names: one dataset or folder of audio, or files, patterns and URLs.
+    Open the songs that a command line names: one table, dataset or folder of audio, or files, patterns and URLs.
 
     Args:
         names (`Sequence[str]`):
-            A single name as for `open_song_source`, or any names as for `find_songs`.
+            A single name as for `find_song_source` or `open_song_source`, or any names as for `find_songs`.
+        columns:
+            Those of `find_song_source`.
 
     Returns:
         [`SongSource`]: the ids of files are their paths, those of URLs the URLs without what opens them.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: As `open_song_source` and `find_songs` do.
+        `FileNotFoundError`, `ValueError`: As `find_song_source`, `open_song_source` and `find_songs` do.
     """
-    first = Path(os.path.expanduser(names[0]))
-    is_file_name = first.suffix.lower() in AUDIO_SUFFIXES or glob.has_magic(names[0])
-    is_dataset_id = names[0].count("/") == 1 and not is_file_name
-    if len(names) == 1 and (first.is_dir() or (is_dataset_id and not first.exists())):
+    if source := find_song_source(names, **columns):
+        return source
+    if len(names) == 1 and os.path.isdir(os.path.expanduser(names[0])):
         return open_song_source(names[0])
     return AudioFileSource(find_songs(names), name=names[0] if len(names) == 1 else format_count(len(names), "name"))
+
+
+def find_song_source(
+    names: Sequence[str], *, id_column: str | None = None, audio_column: str | None = None
+) -> SongSource | None:
+    """
+    Open the table or dataset that a command line names, whose songs have ids.
+
+    Args:
+        names (`Sequence[str]`):
+            A single table, folder of shards or Hub dataset; or files, patterns and URLs.
+        id_column (`str`, *optional*), audio_column (`str`, *optional*):
+            What the columns of a table are called, where they do not have a usual name.
+
+    Returns:
+        [`SongSource`] or `None`: `None` for files, patterns and URLs.
+
+    Raises:
+        `ValueError`: If a table stands beside other names, or columns are named and there is no table.
+        `FileNotFoundError`, `ValueError`: As `open_song_source` does.
+    """
+    table = next(filter(is_table, names), None)
+    if table is None and (id_column or audio_column):
+        option = "--id-column" if id_column else "--audio-column"
+        raise ValueError(f"{option} names a column of a table, and {names[0]} is no table of songs. Leave it out.")
+    if table is not None:
+        if len(names) > 1:
+            raise ValueError(f"{table}: is a table of songs, which stands alone. Leave the other names out.")
+        from modeling_apex.corpus.song_table import TableSongSource
+
+        return TableSongSource(table, id_column=id_column, audio_column=audio_column)
+    if len(names) > 1 or not is_dataset(names[0]):
+        return None
+    source = open_song_source(names[0])
+    return None if isinstance(source, AudioFolderSource) else source
 
 
 def compute_source_fingerprint(source: SongSource) -> str:
@@ -321,6 +360,13 @@ def locate_audio(audio: Any, folders: Sequence[Path], location: str) -> Any:
 def _write_ids_as_text(table: pa.Table) -> pa.Table:
     position = table.schema.get_field_index("id")
     return table.set_column(position, "id", pa.array(map(str, table["id"].to_pylist()), pa.string()))
+
+
+def _hold_songs(shards: Sequence[Path]) -> bool:
+    """Tell whether tables in a folder of audio are a dataset, and not what was written there of the songs."""
+    with name_shard(shards[0]):
+        names = pq.read_schema(shards[0]).names
+    return {"id", "audio"} <= set(names)
 
 
 def _refuse_missing_columns(name: str, columns: list[str]) -> None:

@@ -48,10 +48,11 @@ def other_heads(tiny_model: ApexModel, tmp_path: Path) -> Path:
 
 
 def read_reports(path: Path, folder: Path | None = None) -> list[dict]:
-    """Reports by the name in the folder, without where a song that failed was tried."""
+    """Reports by the name in the folder, without where a song that failed was tried; stored songs have ids as well."""
     reports = json.loads(path.read_text())
     for report in reports:
         report["song"] = report["song"].removeprefix(f"{folder}/")
+        assert report.pop("id", None) == (None if folder else report["song"])
     return reports
 
 
@@ -85,6 +86,7 @@ def test_a_table_keeps_the_ids_of_a_dataset(tmp_path: Path, tiny_folder: Path, c
         *(f"test-song-{number}" for number in range(2)),  # in the order of the dataset
         *(f"train-song-{number}" for number in range(5)),
     ]
+    assert [row["id"] for row in rows] == [row["song"] for row in rows]
     assert [row["error"] is None for row in rows] == [True, True, True, False, True, True, True]
     assert main(words) == 1
     said = capsys.readouterr()

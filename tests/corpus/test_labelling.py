@@ -16,6 +16,7 @@ from modeling_apex.cli import main
 from modeling_apex.corpus import labelling
 from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.corpus.song_input import SourceSongs
 from modeling_apex.corpus.song_source import AudioFileSource, ParquetSongSource, open_songs
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.scoring_apex import SongScorer
@@ -137,7 +138,7 @@ def test_a_file_that_changed_while_it_was_labelled_is_labelled_again(
     report = SongScorer.report
 
     def change(scorer: SongScorer, outputs: Any, **options: Any) -> Any:
-        if outputs[0]["facts"]["song"] == "1.wav":
+        if Path(outputs[0]["facts"]["song"]).name == "1.wav":
             (songs / "1.wav").write_bytes(make_wav(77, 0.1))
         return report(scorer, outputs, **options)
 
@@ -225,7 +226,7 @@ def test_a_label_keeps_within_its_range(tiny_model: ApexModel) -> None:
     """A float32 score may miss the bound of its range by its rounding; a table of labels is then refused."""
     scores = dict.fromkeys(HEAD_NAMES, 3.0) | {"clarity": 5.0000005, "coherence": 0.9999999}
     teacher = labelling.describe_teacher(SongScorer(tiny_model))
-    row = labelling.build_label_row({"song": "a", "scores": scores}, tiny_model.config, teacher)
+    row = labelling.build_label_row({"id": "a", "song": "a", "scores": scores}, tiny_model.config, teacher)
     assert (row["clarity"], row["coherence"], row["musicality"]) == (5.0, 1.0, 3.0)
 
 
@@ -244,7 +245,7 @@ def test_songs_are_read_one_after_the_other(tiny_folder: Path, tmp_path: Path) -
         (tmp_path / f"{number}.wav").write_bytes(make_wav(number, 0.1))
         paths.append(str(tmp_path / f"{number}.wav"))
     with ScoreJournal(tmp_path / "l.jsonl", {}) as journal:
-        reports = labelling.score_source(Corpus(paths, name="corpus"), scorer, journal)
+        reports = SourceSongs(Corpus(paths, name="corpus")).score(scorer, journal)
         next(reports)
         assert len(alive) < 20
         reports.close()
