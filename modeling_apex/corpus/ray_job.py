@@ -23,12 +23,13 @@ from modeling_apex.corpus.identity import list_differences
 from modeling_apex.corpus.ray_data import (
     SONGS_PER_BLOCK,
     count_actors,
+    count_cards,
     import_ray,
     map_songs,
     running_ray,
 )
 from modeling_apex.corpus.scored_tables import SongTableScorer
-from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, IdIndex, compute_exact_key, find_column, read_id
+from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, ID_COLUMNS, IdIndex, compute_exact_key, find_column, read_id
 from modeling_apex.corpus.song_uris import is_uri
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import format_count
@@ -64,9 +65,9 @@ def score_table(
     *,
     address: str | None = None,
     num_actors: int | None = None,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     songs_per_block: int = SONGS_PER_BLOCK,
-    id_column: str = "id",
+    id_column: str | None = None,
     audio_column: str | None = None,
     resampler: str = "sinc",
     tail: str | None = None,
@@ -90,8 +91,12 @@ def score_table(
             Of a cluster: `"auto"`, `"host:6379"`; by default `RAY_ADDRESS`, or one that runs here, or a new one.
         num_actors (`int`, *optional*):
             Processes with a model each, at most; by default as many as there is room for.
-        num_gpus, songs_per_block, id_column, audio_column:
+        num_gpus (`float`, *optional*):
+            Cards of each, or the part of one; by default one, where the cluster has cards and `device` names no other.
+        songs_per_block, audio_column:
             As for [`score_corpus`] and [`SongTableScorer`].
+        id_column (`str`, *optional*):
+            The column of the ids; by default `id`, `song_id` or `track_id`.
 
     Returns:
         [`ScoredCorpus`]: every song of the table has one row, a song that failed has its `error` in it.
@@ -114,7 +119,8 @@ def score_table(
         job.take_up(table, id_column, audio_column)
         if job.count_missing():
             with running_ray(ray, address):
-                job.run_passes(songs_per_block, num_actors or count_actors(ray, num_gpus), num_gpus)
+                cards = count_cards(ray, loading) if num_gpus is None else num_gpus
+                job.run_passes(songs_per_block, num_actors or count_actors(ray, cards), cards)
         job.gather()
         return job.finish()
 
@@ -180,7 +186,7 @@ class _Job:
             raise ValueError(f"{self._work}: holds files of something else. Name another output, or move them away.")
         return False
 
-    def take_up(self, table: str | os.PathLike, id_column: str, audio_column: str | None) -> None:
+    def take_up(self, table: str | os.PathLike, id_column: str | None, audio_column: str | None) -> None:
         """Begin a job or go on with one: put aside what earlier passes wrote, and find the songs that are missing."""
         self._table = str(table)
         self._work.mkdir(exist_ok=True)
@@ -347,20 +353,20 @@ def _compute_keys(ids: list[str], places: list[str]) -> np.ndarray:
     return np.array(keys, dtype=np.uint64)
 
 
-def _read_songs(table: str | os.PathLike, id_column: str, audio_column: str | None) -> Iterator[pa.Table]:
+def _read_songs(table: str | os.PathLike, id_column: str | None, audio_column: str | None) -> Iterator[pa.Table]:
     """Yield ids and places of a table, in pieces; paths are absolute, since workers run in other folders."""
     path = Path(os.path.expanduser(table)).absolute()
-    audio, pending = "", []
+    own_id, audio, pending = "", "", []
     for row in iterate_rows(path, keeps_audio=False):
         if not audio:
             names = list(row.values)
-            find_column(names, id_column, (), str(table))
+            own_id = find_column(names, id_column, ID_COLUMNS, str(table))
             audio = find_column(names, audio_column, AUDIO_COLUMNS, str(table))
         place = row.values.get(audio)
         if not isinstance(place, str) or not place.strip():
             raise ValueError(f"{row.location}: its {audio} is {place!r:.80}; expected the path or the URI of a song.")
         place = place if is_uri(place) else str(path.parent / Path(os.path.expanduser(place)))
-        song = {"id": read_id(row.values.get(id_column), id_column, row.location), "uri": place}
+        song = {"id": read_id(row.values.get(own_id), own_id, row.location), "uri": place}
         pending.append({name: escape_surrogates(value) for name, value in song.items()})
         if len(pending) == ROWS_PER_SHARD:
             yield pa.Table.from_pylist(pending, _SONGS)
