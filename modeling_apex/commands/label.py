@@ -13,9 +13,11 @@ from modeling_apex.commands.options import (
     build_audio_options,
     build_settings,
     follow_reports,
+    list_journal_options,
     list_names,
     load_scorer,
     open_embedded_songs,
+    place_output,
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
@@ -66,13 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = list_names(arguments)
     folder = find_embeddings(names)
+    share = place_output(arguments, "labels", folder)
     songs: Any = None
     if folder is None:
         source = open_songs(names, id_column=arguments.id_column, audio_column=arguments.audio_column)
         songs = SourceSongs(source)
     else:
         refuse_audio_options(arguments, folder)
-    songs = take_share(songs, folder, arguments)
+    songs = take_share(songs, share, arguments)
     scorer = load_scorer(arguments)
     refuse_teacher_without_labels(scorer)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)
@@ -88,11 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
         columns=list_label_columns(config),
         lay_out=lambda report: build_label_row(report, config, teacher),
         has_ids=True,
-        overwrite=arguments.overwrite,
+        **list_journal_options(arguments),
     ) as journal:
         scorer = share_out(scorer, arguments)  # the one that is there is let go before others are loaded
         reports = songs.score(scorer, journal, return_percentiles=False, **options)
         for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal
-        num_failed = sum("error" in report for report in journal.finish(songs.ids))
-    return say_what_came_of_it(arguments.output, len(songs.ids), num_failed, "labelled")
+        errors = journal.finish(songs.ids)
+    return say_what_came_of_it(arguments.output, errors, "labelled")

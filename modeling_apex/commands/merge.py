@@ -30,5 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
     with OutputLock(output, is_file=True):
         if not arguments.overwrite:
             refuse_existing_file(output)
-        num_songs, num_failed = merge_parts(parts, output)
-    return say_what_came_of_it(str(output), num_songs, num_failed, "scored")
+        errors = merge_parts(parts, output)
+    return say_what_came_of_it(str(output), errors, "scored")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.corpus.song_files import find_songs, is_dataset, is_table, read_song_list
-from modeling_apex.corpus.song_shares import find_own_card, find_share
+from modeling_apex.corpus.song_shares import SongShare, find_own_card, find_share
 from modeling_apex.engines import ENGINES, PRECISIONS
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.configuration_fields_apex import TAILS
@@ -115,15 +115,53 @@ def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def take_share(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> Any:
-    """Return the songs of this process alone, if it is one of several, and give its output a name of its own."""
+def place_output(arguments: argparse.Namespace, stem: str, folder: Path | None = None) -> SongShare | None:
+    """
+    Give the output of this process its name: in a folder, that of a shard; for one of several processes, its own.
+
+    Args:
+        arguments (`argparse.Namespace`):
+            The command line; its `output` becomes the file.
+        stem (`str`):
+            What the shards of a folder are called.
+        folder (`Path`, *optional*):
+            Stored embeddings that are scored, which are not shared out.
+
+    Returns:
+        [`SongShare`] or `None`: the share of this process, where it has one.
+
+    Raises:
+        `ValueError`: If a share has no place, or a folder holds shards of another number.
+    """
+    if not arguments.output:
+        if arguments.shard is not None:
+            raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
+        return None
     share = None if folder is not None and arguments.shard is None else find_share(arguments.shard)
+    if share is not None and folder is not None:
+        raise ValueError(f"--shard is for songs that are decoded, and {folder} holds embeddings: leave it out.")
+    if share is not None and arguments.append:
+        raise ValueError(
+            "--append has no place beside --shard: which share a song is in changes when songs are added. Merge the "
+            "parts and append to the whole, or score the new songs to an output of their own."
+        )
+    place = Path(os.path.expanduser(arguments.output))
+    if is_folder := arguments.output.endswith(("/", os.sep)) or place.is_dir():
+        arguments.output = str(place / f"{stem}.parquet")
+    if share is not None or is_folder:
+        named = share or SongShare(1, 1)
+        arguments.output = named.name(arguments.output)
+        if is_folder:
+            named.refuse_others(Path(arguments.output))
+    return share
+
+
+def take_share(songs: Any, share: SongShare | None, arguments: argparse.Namespace) -> Any:
+    """Return the songs of this process alone, if it is one of several."""
     if share is None:
         return songs
-    if folder is not None:
-        raise ValueError(f"--shard is for songs that are decoded, and {folder} holds embeddings: leave it out.")
-    own = songs.take(share)
-    arguments.output = share.name(arguments.output)
+    # Failures are retried where they failed, whichever share their songs would be in by now.
+    own = songs if arguments.retry_failures else songs.take(share)
     words = f"share {share.number} of {share.count} ({share.source}): {len(own.ids)} of {len(songs.ids)} songs"
     print_lines(escape_controls(f"{words}, to {arguments.output}"), file=sys.stderr)
     return own
@@ -272,13 +310,27 @@ def follow_reports(
 
 def add_journal_arguments(parser: argparse.ArgumentParser, words: str, *, is_required: bool) -> None:
     """Declare the file that a journal of scores becomes, and what becomes of one that is there."""
-    from modeling_apex.corpus.score_journal import OUTPUT_FORMATS
+    from modeling_apex.corpus.score_rows import OUTPUT_FORMATS
 
     where = "" if is_required else "with --output: "
     parser.add_argument(
-        "--output", required=is_required, metavar="FILE", help=f"{words} ({', '.join(OUTPUT_FORMATS)})"
+        "--output",
+        required=is_required,
+        metavar="FILE",
+        help=f"{words} ({', '.join(OUTPUT_FORMATS)}), or a folder for a shard of Parquet",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help=f"{where}add the songs that a finished output does not hold yet, and score those again whose audio has "
+        "changed; the other rows stay as they are, and settings must be those of before",
+    )
+    parser.add_argument(
+        "--retry-failures",
+        action="store_true",
+        help=f"{where}score the songs of a finished output that failed again; the other rows stay as they are",
+    )
     parser.add_argument(
         "--recheck",
         action="store_true",
@@ -326,6 +378,11 @@ def build_settings(
 
 def say_how_many_are_done(journal: "ScoreJournal", songs: Sequence[str]) -> int:
     """Tell the user what an interrupted run left, if it left something, and return how many songs that is."""
+    if num_left_out := journal.count_left_out(songs):
+        words = (
+            f"left out: {format_count(num_left_out, 'song')} that {journal.output} does not hold; --append adds them"
+        )
+        print_lines(escape_controls(words), file=sys.stderr)
     num_done = journal.count_done(songs)
     if num_done:
         words = f"resuming: {num_done} of {format_count(len(songs), 'song')} already in {journal.path}"
@@ -333,9 +390,31 @@ def say_how_many_are_done(journal: "ScoreJournal", songs: Sequence[str]) -> int:
     return num_done
 
 
-def say_what_came_of_it(output: str, num_songs: int, num_failed: int, done: str) -> int:
-    """Tell the user how many songs are in an output and how many failed; return the exit status."""
-    words = f"{output}: {format_count(num_songs - num_failed, 'song')} {done}, {num_failed} failed"
+def list_journal_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """
+    Say what becomes of an output that is there.
+
+    Raises:
+        `ValueError`: If it is to be replaced and gone on with at once, or there is no output.
+    """
+    for name in ("append", "retry_failures"):
+        option = f"--{name.replace('_', '-')}"
+        if getattr(arguments, name) and not arguments.output:
+            raise ValueError(f"{option} goes on with a file: name its --output, or leave {option} out.")
+        if getattr(arguments, name) and arguments.overwrite:
+            raise ValueError(f"{option} keeps the rows of an output, and --overwrite none: leave one of them out.")
+    return {
+        "overwrite": arguments.overwrite,
+        "is_recorded": True,
+        "appends": arguments.append,
+        "retries": arguments.retry_failures,
+    }
+
+
+def say_what_came_of_it(output: str, errors: Sequence[str | None], done: str) -> int:
+    """Tell the user how many songs are in an output, how many failed and why; return the exit status."""
+    num_failed = sum(map(bool, errors))
+    words = f"{output}: {format_count(len(errors) - num_failed, 'song')} {done}, {num_failed} failed"
     print_lines(escape_controls(words), file=sys.stderr)
     return 1 if num_failed else 0
 

@@ -14,10 +14,12 @@ from modeling_apex.commands.options import (
     build_settings,
     find_input,
     follow_reports,
+    list_journal_options,
     list_loading,
     list_names,
     load_scorer,
     open_embedded_songs,
+    place_output,
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
@@ -26,7 +28,8 @@ from modeling_apex.commands.options import (
 )
 from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
-from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, ScoreJournal
+from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.corpus.score_rows import OUTPUT_FORMATS
 from modeling_apex.corpus.song_files import is_table
 from modeling_apex.inference.report_apex import (
     describe_scales,
@@ -54,7 +57,7 @@ EXAMPLES = (
     "embeddings/suno --model runs/first/best --output scores.parquet",
     "songs.parquet --backend ray --address auto --output scores",
 )
-NOT_ON_A_CLUSTER = ("features", "segments", "embeddings", "overwrite", "recheck", "shard")
+NOT_ON_A_CLUSTER = ("features", "segments", "embeddings", "overwrite", "append", "retry_failures", "recheck", "shard")
 USUAL_LOADING = (None, False, "torch", "float32")
 WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopped"
 
@@ -66,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=("ray",),
-        help="score one table on a cluster of Ray, or all cores of this machine, to a folder of Parquet; --num-processes "
-        "says how many workers at most (default: as many as there is room for)",
+        help="score one table on a cluster of Ray, or all cores of this machine, to a folder of Parquet; "
+        "--num-processes says how many workers at most (default: as many as there is room for)",
     )
     parser.add_argument(
         "--address",
@@ -85,17 +88,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _score_on_cluster(arguments)
     if arguments.address is not None:
         raise ValueError("--address is that of a cluster: add --backend ray, or leave it out.")
-    _refuse_without_place(arguments)
+    going_on = list_journal_options(arguments)
     names = list_names(arguments)
     folder = find_embeddings(names)
+    share = place_output(arguments, "scores", folder)
+    _refuse_without_place(arguments)
     if folder is not None:
         refuse_audio_options(arguments, folder)
     songs = find_input(names, arguments) if folder is None else None
     if arguments.output:
-        songs = take_share(songs, folder, arguments)
-        return _score_to_file(songs, folder, arguments)
-    if arguments.shard is not None:
-        raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
+        return _score_to_file(take_share(songs, share, arguments), folder, arguments, going_on)
     reports = []
     for report in _score(songs, folder, arguments):
         reports.append(report)
@@ -127,7 +129,7 @@ def _score_on_cluster(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.ray_data import import_ray
 
     import_ray()  # first: it brings the other packages that are needed
-    from modeling_apex.corpus.ray_job import score_table
+    from modeling_apex.corpus.ray_job import read_errors, score_table
 
     # What is usual is not said, as it is not in a program that goes on with this output.
     loading = {name: value for name, value in list_loading(arguments).items() if value not in USUAL_LOADING}
@@ -144,7 +146,7 @@ def _score_on_cluster(arguments: argparse.Namespace) -> int:
         limits=build_limits(arguments),
         **loading,
     )
-    return say_what_came_of_it(str(done.output), done.num_songs, done.num_failed, "scored")
+    return say_what_came_of_it(str(done.output), read_errors(done.output), "scored")
 
 
 def _refuse_without_place(arguments: argparse.Namespace) -> None:
@@ -170,7 +172,7 @@ def _score(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> It
     yield from follow_reports(songs.score(scorer, return_timeline=arguments.segments, **options), len(songs.ids))
 
 
-def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> int:
+def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespace, going_on: dict[str, Any]) -> int:
     scorer = load_scorer(arguments)
     embedded = None if folder is None else open_embedded_songs(folder, scorer)
     settings = build_settings(arguments, scorer, embedded)
@@ -183,15 +185,15 @@ def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespac
         songs, options["tail"] = embedded, arguments.tail
     has_ids = embedded is not None or songs.has_ids
     columns = ({"id": "string"} if has_ids else {}) | list_score_columns(scorer.model.config)
-    with ScoreJournal(
-        arguments.output, settings, columns=columns, has_ids=has_ids, overwrite=arguments.overwrite
-    ) as journal:
+    if embedded is None and has_ids:  # said only where it is
+        settings["has_ids"] = True
+    with ScoreJournal(arguments.output, settings, columns=columns, has_ids=has_ids, **going_on) as journal:
         scorer = share_out(scorer, arguments)  # the one that is there is let go before others are loaded
         reports = songs.score(scorer, journal, **options)
         for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal
-        num_failed = sum("error" in report for report in journal.finish(songs.ids))
-    return say_what_came_of_it(arguments.output, len(songs.ids), num_failed, "scored")
+        errors = journal.finish(songs.ids)
+    return say_what_came_of_it(arguments.output, errors, "scored")
 
 
 def format_score_table(reports: list[dict[str, Any]]) -> str:

@@ -83,7 +83,7 @@ class EmbeddedSongs:
             contents = list_songs(path, facts)
             audio = {song_id: SongAudio(content or UNREADABLE) for song_id, content in contents.items()}
             if journal is not None:
-                audio = {song_id: found for song_id, found in audio.items() if not journal.holds(song_id, found)}
+                audio = {song_id: found for song_id, found in audio.items() if journal.wants(song_id, found)}
             if not audio:
                 continue
             segments = _group_segments(read_shard(path, width), scorer.model.config)

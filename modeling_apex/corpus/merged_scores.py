@@ -3,21 +3,19 @@ The parts of a corpus that many machines scored, put together: what comes in are
 leaves is the file that one machine would have written.
 """
 
-import csv
-import io
-import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from modeling_apex.corpus.score_journal import OUTPUT_FORMATS, format_json_lines
-from modeling_apex.inference.report_apex import format_json, format_row
-from modeling_apex.storage.output_folder import TEXT_ERRORS, replace_file
+from modeling_apex.corpus.label_teacher import TEACHER_COLUMNS
+from modeling_apex.corpus.score_rows import OUTPUT_FORMATS, ScoreRows
+from modeling_apex.corpus.scored_songs import ScoredSongs, compute_sha256
+from modeling_apex.storage.output_folder import replace_file
 
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
-_FACTS = ("model_id", "model_revision")  # what must be the same in every row that names it
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+# What must be the same in every row that names it; the teacher's day and version may differ.
+_FACTS = ("model_id", "model_revision", *TEACHER_COLUMNS[:3])
 
 
 def find_parts(names: Sequence[str | os.PathLike]) -> list[Path]:
@@ -26,6 +24,7 @@ def find_parts(names: Sequence[str | os.PathLike]) -> list[Path]:
 
     Args:
         names (`Sequence[str]`): Parts such as `scores-00002-of-00020.jsonl`; of one, the others beside it are found.
+            Of a folder, all parts in it.
 
     Returns:
         `list[Path]`: all parts of it, the first one first.
@@ -35,8 +34,8 @@ def find_parts(names: Sequence[str | os.PathLike]) -> list[Path]:
         `FileNotFoundError`: If parts are missing; the message says which.
     """
     wholes: dict[tuple[str, str, int, str], None] = {}
-    for path in map(Path, names):
-        found = _PART.fullmatch(path.name)
+    for path in _list_files(names):
+        found = PART.fullmatch(path.name)
         if found is None or found[4] not in OUTPUT_FORMATS:
             raise ValueError(
                 f"{path}: is not called like a part of `score --shard`; expected a name such as "
@@ -56,7 +55,18 @@ def find_parts(names: Sequence[str | os.PathLike]) -> list[Path]:
     return parts
 
 
-def merge_parts(parts: Sequence[Path], output: Path) -> tuple[int, int]:
+def _list_files(names: Sequence[str | os.PathLike]) -> Iterator[Path]:
+    for path in map(Path, names):
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(part for part in path.iterdir() if PART.fullmatch(part.name))
+        if not found:
+            raise FileNotFoundError(f"{path}: holds no part of `score --shard`, such as scores-00002-of-00020.jsonl.")
+        yield from found
+
+
+def merge_parts(parts: Sequence[Path], output: Path) -> list[str | None]:
     """
     Write the rows of all parts into one file, in the order that the songs were listed in.
 
@@ -65,7 +75,7 @@ def merge_parts(parts: Sequence[Path], output: Path) -> tuple[int, int]:
         output (`Path`): The file to write, of the same format.
 
     Returns:
-        `tuple[int, int]`: songs, and how many of them failed.
+        `list`: what went wrong with each song, or nothing.
 
     Raises:
         `ValueError`: If formats, columns or models differ, a part is damaged, or the parts are not the shares of one
@@ -74,17 +84,31 @@ def merge_parts(parts: Sequence[Path], output: Path) -> tuple[int, int]:
     suffix = parts[0].suffix
     if output.suffix != suffix:
         raise ValueError(f"{output}: the parts are {suffix} files, so the output must end in {suffix}.")
-    if suffix == ".parquet":
-        return _merge_parquet(parts, output)
-    read = [_read_rows(part) for part in parts]
-    _refuse_differences({part: str(header) for part, (header, _) in zip(parts, read, strict=True)}, "columns")
-    tables = [table for _, table in read]
-    rows = [tables[place][row] for place, row in _interleave([len(table) for table in tables], parts)]
-    _refuse_other_models(rows)
+    read = [ScoreRows.read(part, "Score this share anew.") for part in parts]
+    words = "columns, or their types," if suffix == ".parquet" else "columns"
+    _refuse_differences({part: rows.schema for part, rows in zip(parts, read, strict=True)}, words)
+    order = _interleave([len(rows) for rows in read], parts)
+    starts = [sum(len(rows) for rows in read[:number]) for number in range(len(read))]
+    whole = read[0].put_behind(read[1:]).take([starts[part] + row for part, row in order])
+    _refuse_other_models(whole)
+    records = _read_records(parts)
     with replace_file(output) as file:
-        _write_rows(read[0][0], rows, suffix, file)
-    failed = sum(bool(row.get("error")) for row in rows)
-    return len(rows), failed
+        whole.write(file)
+    if records:
+        songs = [list(record.songs.items()) for record in records]
+        merged = dict(songs[part][row] for part, row in order)
+        ScoredSongs(records[0].settings, merged, compute_sha256(output)).save(ScoredSongs.locate(output))
+    return whole.list_values("error")
+
+
+def _read_records(parts: Sequence[Path]) -> list[ScoredSongs]:
+    """Read what the parts were made from, where all of them say so."""
+    if not all(ScoredSongs.locate(part).is_file() for part in parts):
+        return []
+    records = [ScoredSongs.load(part) for part in parts]
+    for part, record in zip(parts, records, strict=True):
+        record.refuse_other_settings(part, records[0].settings)
+    return records
 
 
 def _interleave(counts: Sequence[int], parts: Sequence[Path]) -> list[tuple[int, int]]:
@@ -95,53 +119,6 @@ def _interleave(counts: Sequence[int], parts: Sequence[Path]) -> list[tuple[int,
     return [(part, row) for row in range(counts[0]) for part, count in enumerate(counts) if row < count]
 
 
-def _read_rows(part: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Read the columns of a part, if it is CSV, and its rows."""
-    with open(part, encoding="utf-8", errors=TEXT_ERRORS, newline="") as file:
-        text = file.read()
-    try:
-        if part.suffix == ".csv":
-            table = csv.DictReader(io.StringIO(text), strict=True)
-            return list(table.fieldnames or []), list(table)
-        rows = json.loads(text) if part.suffix == ".json" else [json.loads(line) for line in text.split("\n") if line]
-        if not all(isinstance(row, dict) for row in rows):
-            raise ValueError("a row is no object")
-    except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{part}: is damaged ({error}). Score this share anew.") from error
-    return [], list(rows)
-
-
-def _write_rows(columns: Sequence[str], rows: Sequence[dict[str, Any]], suffix: str, file: BinaryIO) -> None:
-    if suffix == ".csv":  # cells are text by now, and safe in a spreadsheet
-        text = "".join(map(format_row, (columns, *(row.values() for row in rows))))
-    else:
-        text = format_json(rows) if suffix == ".json" else format_json_lines(rows)
-    file.write(text.encode("utf-8", TEXT_ERRORS))
-
-
-def _merge_parquet(parts: Sequence[Path], output: Path) -> tuple[int, int]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for part in parts:
-        try:
-            tables.append(pq.read_table(part))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{part}: is damaged ({error}). Score this share anew.") from error
-    _refuse_differences(
-        {part: str(table.schema) for part, table in zip(parts, tables, strict=True)}, "columns, or their types,"
-    )
-    starts = [sum(len(table) for table in tables[:number]) for number in range(len(tables))]
-    order = [starts[place] + row for place, row in _interleave([len(table) for table in tables], parts)]
-    whole = pa.concat_tables(tables).take(order).combine_chunks()
-    _refuse_other_models(whole.select([name for name in _FACTS if name in whole.column_names]).to_pylist())
-    with replace_file(output) as file:
-        pq.write_table(whole, file)
-    errors = whole["error"]
-    return len(whole), len(errors) - errors.null_count
-
-
 def _refuse_differences(facts: dict[Path, str], words: str) -> None:
     first, *others = facts or {Path(): ""}
     for other in others:
@@ -149,9 +126,9 @@ def _refuse_differences(facts: dict[Path, str], words: str) -> None:
             raise ValueError(f"{other}: has other {words} than {first}. Score the shares with one model and options.")
 
 
-def _refuse_other_models(rows: Sequence[dict[str, Any]]) -> None:
+def _refuse_other_models(rows: ScoreRows) -> None:
     for name in _FACTS:
-        found = {str(row[name]) for row in rows if row.get(name)}
+        found = {str(value) for value in rows.list_values(name) if value}
         if len(found) > 1:
             raise ValueError(
                 f"the parts are of several models ({name}: {', '.join(sorted(found)[:3])}). Score all shares with one."

@@ -58,6 +58,12 @@ class ScoredCorpus:
     num_failed: int
 
 
+def read_errors(output: Path) -> list[str | None]:
+    """Read from an output why songs failed, and `None` for each that did not."""
+    files = sorted(output.glob("scores-*.parquet"))
+    return [error for path in files for error in pq.read_table(path, columns=["error"])["error"].to_pylist()]
+
+
 def score_table(
     table: str | os.PathLike,
     output: str | os.PathLike,
@@ -333,10 +339,6 @@ class _Job:
 
     def finish(self) -> ScoredCorpus:
         """Remove what the job worked with, and count what is in the output."""
-        num_songs, num_failed = 0, 0
-        for path in self._output.glob("scores-*.parquet"):
-            errors = pq.read_table(path, columns=["error"])["error"]
-            num_songs, num_failed = num_songs + len(errors), num_failed + len(errors) - errors.null_count
         for path in self._work.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -344,7 +346,8 @@ class _Job:
                 path.unlink()
         (self._work / SETTINGS).unlink()  # at last: by it a run that was killed here is known
         self._work.rmdir()
-        return ScoredCorpus(self._output, num_songs, num_failed)
+        errors = read_errors(self._output)
+        return ScoredCorpus(self._output, len(errors), sum(error is not None for error in errors))
 
 
 def _compute_keys(ids: list[str], places: list[str]) -> np.ndarray:

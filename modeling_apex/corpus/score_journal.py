@@ -5,6 +5,9 @@ While songs are scored, each report is one line of `OUTPUT.partial`, beside what
 also one that was killed, is taken up by the same command: what the journal holds is not scored again, unless its audio
 has changed since. At the end the journal becomes the output, in the format of its suffix, by one rename. Two runs
 never share a journal: the second is refused.
+
+A finished output can be gone on with: new songs are added to it, or those that failed are scored again, while the rows
+of all others stay. What it was made from lies beside it then (`scored_songs`).
 """
 
 import json
@@ -12,25 +15,20 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
 from modeling_apex.corpus.identity import FileStamp, is_uri, list_differences
-from modeling_apex.inference.report_apex import flatten_reports, format_json, format_rows
+from modeling_apex.corpus.score_rows import OUTPUT_FORMATS, ScoreRows, import_pyarrow
+from modeling_apex.corpus.scored_songs import REMEDY, ScoredSongs, compute_sha256
 from modeling_apex.storage.links import open_new, open_to_append, refuse_link
-from modeling_apex.storage.output_folder import (
-    PART_NAME,
-    TEXT_ERRORS,
-    escape_surrogates,
-    parse_json,
-    refuse_existing_file,
-)
+from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json, refuse_existing_file
 from modeling_apex.storage.output_lock import OutputLock
 
 JOURNAL_FORMAT = 2  # that of version 0.1 had no number, and no audio in its lines
-OUTPUT_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 # The last line of a journal that is about to become the output.
 FINISHED = {"is_finished": True}
+UNNAMED = ".new"  # behind the name of a record whose output has not got its name yet
 
 
 class ScoreJournal(AbstractContextManager):
@@ -51,6 +49,13 @@ class ScoreJournal(AbstractContextManager):
             have the flattened report, and the others the report as it is.
         overwrite (`bool`, defaults to `False`):
             Whether an existing output may be replaced.
+        is_recorded (`bool`, defaults to `False`):
+            Whether what the output was made from is kept beside it, so that one can go on with it.
+        appends (`bool`, defaults to `False`):
+            Whether songs that an existing output does not hold are added to it, and those whose audio changed are
+            scored again.
+        retries (`bool`, defaults to `False`):
+            Whether songs of an existing output that failed are scored again.
         has_ids (`bool`, defaults to `False`):
             Whether songs have ids, which then stand in their reports and rows.
         get_audio (`Callable[[str], str]`, *optional*):
@@ -62,6 +67,7 @@ class ScoreJournal(AbstractContextManager):
             0.1.
         [`LinkRefusedError`]: If a link lies where the journal is to be.
         `FileExistsError`: If the output exists.
+        `FileNotFoundError`: If one is to retry what failed and there is no output, or no record of it.
         [`OutputInUseError`]: If another run is writing it.
         `ImportError`: If the format needs a package that is not installed.
     """
@@ -75,23 +81,30 @@ class ScoreJournal(AbstractContextManager):
         lay_out: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
         overwrite: bool = False,
         has_ids: bool = False,
+        is_recorded: bool = False,
+        appends: bool = False,
+        retries: bool = False,
         get_audio: Callable[[str], str] = str,
     ):
         self.output = Path(os.path.expanduser(output))
         if self.output.suffix not in OUTPUT_FORMATS:
             raise ValueError(f"{output}: unknown format; the suffix must be one of {', '.join(OUTPUT_FORMATS)}.")
         if self.output.suffix == ".parquet":
-            _import_pyarrow()
+            import_pyarrow()
         self.path = self.output.with_name(self.output.name + ".partial")
         self._unnamed_output = self.output.with_name(self.output.name + PART_NAME)
         self._columns, self._lay_out = dict(columns or {}), lay_out
-        self._has_ids = has_ids
+        self._has_ids, self._is_recorded = has_ids, is_recorded
+        self._appends, self._retries = appends, retries
         self._get_audio = get_audio
         self.settings = json.loads(json.dumps(dict(settings)))
         # By id; without one by path, or for a URL by the SHA-256 of it: its report names it without what opens it.
         self._reports: dict[str, dict[str, Any]] = {}
         self._audio: dict[str, SongAudio] = {}
         self._stamps: dict[str, FileStamp | None] = {}
+        # The rows of a finished output that is gone on with, and the place of each song in them.
+        self._old_rows: ScoreRows | None = None
+        self._old_audio: dict[str, SongAudio] = {}
         with ExitStack() as stack:
             stack.enter_context(OutputLock(self.output, is_file=True))
             self._file = stack.enter_context(self._open(overwrite))
@@ -108,10 +121,21 @@ class ScoreJournal(AbstractContextManager):
             and self.output.exists()
             and not self._unnamed_output.exists()
         )
-        if overwrite and is_finished:
+        record = ScoredSongs.locate(self.output)
+        if is_finished and (unnamed := record.with_name(record.name + UNNAMED)).exists():
+            os.replace(unnamed, record)
+        goes_on = (self._appends or self._retries) and self.output.exists()
+        if (overwrite or goes_on) and is_finished:
             self.path.unlink()
             whole = []
-        if not (overwrite or is_finished):
+        if goes_on:
+            self._go_on()
+        elif self._retries:
+            raise FileNotFoundError(
+                f"{self.output}: there is no finished output of this name in which a song failed. Leave "
+                "--retry-failures out."
+            )
+        elif not (overwrite or is_finished):
             refuse_existing_file(self.output)
         if whole:
             self._take_up([self._parse(whole, number) for number in range(1, len(whole) + 1)])
@@ -121,6 +145,23 @@ class ScoreJournal(AbstractContextManager):
             file.write(json.dumps({"format": JOURNAL_FORMAT, "settings": self.settings}) + "\n")
             file.flush()
         return file
+
+    def _go_on(self) -> None:
+        """Take up a finished output: its rows stay, but for those of songs that are to be scored again."""
+        record = ScoredSongs.load(self.output)
+        record.refuse_other_settings(self.output, self.settings)
+        self._old_rows = ScoreRows.read(self.output, REMEDY)
+        self._old_audio = record.songs
+        if self._old_rows.schema != ScoreRows.build(self.output.suffix, [], self._columns, self._lay_out).schema:
+            raise ValueError(
+                f"{self.output}: has other columns than this version writes, or its songs had no ids. {REMEDY}"
+            )
+        errors = self._old_rows.list_values("error")
+        self._audio = {
+            key: audio
+            for (key, audio), error in zip(record.songs.items(), errors, strict=True)
+            if not (error and self._retries)
+        }
 
     def _parse(self, lines: Sequence[bytes], number: int) -> Any:
         remedy = "Delete the file, then give the same command again."
@@ -158,18 +199,23 @@ class ScoreJournal(AbstractContextManager):
     def __len__(self) -> int:
         return len(self._reports)
 
-    def holds(self, song_id: str, audio: SongAudio) -> bool:
-        """Tell whether the journal has the report of just this audio of a song that is known by an id."""
-        known = self._audio.get(song_id)
-        return known is not None and known.content == audio.content
-
     def wants(self, song_id: str, audio: SongAudio, *, rereads: bool = False) -> bool:
         """Tell whether a song that is known by an id is still to be scored; arguments as for `list_remaining`."""
-        return not self.holds(song_id, audio) or (rereads and audio.is_address)
+        known = self._audio.get(song_id)
+        is_done = known is not None and known.content == audio.content and not (rereads and audio.is_address)
+        return not is_done and self._takes(song_id)
+
+    def _takes(self, key: str) -> bool:
+        """Tell whether a song has a place in the output: where failures alone are retried, no new one has."""
+        return self._old_rows is None or self._appends or key in self._old_audio
+
+    def count_left_out(self, songs: Iterable[str]) -> int:
+        """Count the songs that have no place in the output."""
+        return sum(not self._takes(self._find_key(song)) for song in songs)
 
     def count_done(self, songs: Iterable[str]) -> int:
         """Count the songs whose reports an interrupted run left."""
-        return sum(song in self._reports or _get_key(song) in self._reports for song in songs)
+        return sum(self._find_key(song) in self._reports for song in songs)
 
     def find_audio(self, song_id: str) -> SongAudio | None:
         """Return what the audio of a song was that the journal holds by its id; `None` if it holds no such song."""
@@ -192,8 +238,9 @@ class ScoreJournal(AbstractContextManager):
             if known := self._audio.get(key := _get_key(song)):
                 found = identify_song(self._get_audio(song), known, rereads=rereads)
                 if found.content != known.content or (rereads and found.is_address):
-                    del self._reports[key], self._audio[key]
-        remaining = [song for song in songs if _get_key(song) not in self._reports]
+                    del self._audio[key]
+                    self._reports.pop(key, None)
+        remaining = [song for song in songs if (key := _get_key(song)) not in self._audio and self._takes(key)]
         self._stamps = {song: _stamp(self._get_audio(song)) for song in remaining}
         return remaining
 
@@ -223,43 +270,50 @@ class ScoreJournal(AbstractContextManager):
 
     def collect(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Return the reports of all songs, in the given order."""
-        reports = [self._reports[song if song in self._reports else _get_key(song)] for song in order]
+        reports = [self._reports[self._find_key(song)] for song in order]
         if not self._has_ids:
             return reports
         return [{"id": song, **report} for song, report in zip(order, reports, strict=True)]
 
-    def finish(self, order: Sequence[str]) -> list[dict[str, Any]]:
-        """Write the output, with the songs in the given order, remove the journal, and return the reports."""
-        reports = self.collect(order)
+    def _find_key(self, song: str) -> str:
+        return song if self._has_ids or song in self._reports else _get_key(song)
+
+    def finish(self, order: Sequence[str]) -> list[str | None]:
+        """
+        Write the output, with the songs in the given order, those of before first, and remove the journal.
+
+        Returns:
+            `list`: what went wrong with each song of the output, or nothing.
+        """
+        keys, rows = self._collect_rows(order)
+        record = ScoredSongs.locate(self.output)
         with open_new(self._unnamed_output) as file:
-            self._write(reports, file)
+            rows.write(file)
             file.flush()
             os.fsync(file.fileno())
+        if self._is_recorded:
+            songs = {key: self._audio[key] if key in self._audio else self._old_audio[key] for key in keys}
+            scored = ScoredSongs(self.settings, songs, compute_sha256(self._unnamed_output))
+            scored.save(record.with_name(record.name + UNNAMED))
         self._file.write(json.dumps(FINISHED) + "\n")
         self._file.close()
         os.replace(self._unnamed_output, self.output)
+        if self._is_recorded:
+            os.replace(record.with_name(record.name + UNNAMED), record)
         self.path.unlink()
-        return reports
+        return rows.list_values("error")
 
-    def _write(self, reports: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
-        suffix = self.output.suffix
-        entries = reports if self._lay_out is None else [self._lay_out(report) for report in reports]
-        if suffix in (".json", ".jsonl"):
-            text = format_json(entries) if suffix == ".json" else format_json_lines(entries)
-            file.write(text.encode("utf-8", TEXT_ERRORS))
-            return
-        names, rows = flatten_reports(reports, self._columns) if self._lay_out is None else (self._columns, entries)
-        if self._has_ids and self._lay_out is None:
-            rows = [{**row, "id": report["id"]} for row, report in zip(rows, reports, strict=True)]
-        if suffix == ".csv":
-            file.write(format_rows(list(names), rows).encode("utf-8", TEXT_ERRORS))
-            return
-        pyarrow = _import_pyarrow()
-        cells = {name: [escape_surrogates(row[name]) for row in rows] for name in names}
-        kinds = {name: pyarrow.type_for_alias(kind) for name, kind in self._columns.items()}
-        pyarrow.parquet.write_table(
-            pyarrow.table({name: pyarrow.array(cells[name], kinds.get(name)) for name in names}), file
-        )
+    def _collect_rows(self, order: Sequence[str]) -> tuple[list[str], ScoreRows]:
+        """Return the songs of the output by what they are known by, and their rows."""
+        added = [key for key in map(self._find_key, order) if self._takes(key)]
+        keys = list(dict.fromkeys([*self._old_audio, *added]))
+        fresh = [key for key in keys if key in self._reports]
+        rows = ScoreRows.build(self.output.suffix, self.collect(fresh), self._columns, self._lay_out)
+        if self._old_rows is None:
+            return keys, rows
+        old = {key: place for place, key in enumerate(self._old_audio)}
+        old |= {key: len(self._old_rows) + place for place, key in enumerate(fresh)}
+        return keys, self._old_rows.put_behind([rows]).take([old[key] for key in keys])
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
@@ -274,16 +328,3 @@ def _stamp(song: str) -> FileStamp | None:
         return FileStamp.from_status(os.stat(song))
     except (OSError, ValueError):  # a URL, a file that is not there
         return None
-
-
-def format_json_lines(reports: Iterable[Mapping[str, Any]]) -> str:
-    """Return reports as JSON Lines."""
-    return "".join(json.dumps(report, ensure_ascii=False) + "\n" for report in reports)
-
-
-def _import_pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError('Parquet output needs pyarrow: pip install "apex-music[data]".') from error
-    return pyarrow

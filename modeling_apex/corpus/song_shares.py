@@ -3,6 +3,7 @@ The share of a machine in a corpus that many machines score: what comes in is I/
 leaves is which songs and which file are this process's own. Every process lists all songs and takes every N-th.
 """
 
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,22 @@ class SongShare:
         """Return the output of this share: `scores-00002-of-00020.jsonl` for `scores.jsonl`."""
         path = Path(output)
         return str(path.with_name(f"{path.stem}-{self.number:05d}-of-{self.count:05d}{path.suffix}"))
+
+    def refuse_others(self, output: Path) -> None:
+        """
+        Refuse a folder that holds shards of another number of shares, which readers would take for the same songs.
+
+        Raises:
+            `ValueError`: If it does.
+        """
+        stem, _, ending = output.name.partition(f"-{self.number:05d}-of-{self.count:05d}")
+        for path in sorted(output.parent.glob(f"{glob.escape(stem)}-*-of-*{ending}")):
+            found = re.fullmatch(rf"{re.escape(stem)}-\d{{5}}-of-(\d{{5}}){re.escape(ending)}", path.name)
+            if found and int(found[1]) != self.count:
+                raise ValueError(
+                    f"{output.parent}: holds shards of another number of shares ({path.name}), and this would be "
+                    f"{output.name}. Name another folder, or remove them."
+                )
 
 
 def find_share(text: str | None) -> SongShare | None:
