@@ -1,11 +1,15 @@
 """Songs scored by several processes: the reports of one, whatever dies."""
 
+import contextlib
 import io
 import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +17,9 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+from patience import PATIENCE
 
+from modeling_apex.cli import main
 from modeling_apex.corpus import score_processes
 from modeling_apex.corpus.score_processes import ScorerProcesses, WorkerFaultError, count_threads, list_devices
 from modeling_apex.corpus.song_uris import open_song
@@ -230,3 +236,74 @@ def test_processes_run_on_the_devices_in_turns(songs: list[Path], monkeypatch: p
 def test_a_song_of_an_object_store_is_sent_unopened() -> None:
     song = pickle.loads(pickle.dumps(open_song("s3://bucket/key.wav")))  # noqa: S301
     assert song.name == "s3://bucket/key.wav"
+
+
+@pytest.fixture
+def table(songs: list[Path], tmp_path: Path) -> Path:
+    """A table of the songs, one row of which says nothing."""
+    rows = [f"song-{number},{song}" for number, song in enumerate(songs)]
+    (tmp_path / "songs.csv").write_text("\n".join(["id,path", *rows, "empty,"]) + "\n")
+    return tmp_path / "songs.csv"
+
+
+@pytest.mark.parametrize(("command", "option"), [("score", "--model"), ("label", "--teacher")])
+def test_commands_write_the_bytes_of_one_process(
+    command: str, option: str, model: Path, table: Path, capsys: pytest.CaptureFixture
+) -> None:
+    written = []
+    for number in ("1", "2"):
+        output = table.with_name(f"{number}.jsonl")
+        words = [option, str(model), "--device", "cpu", "--output", str(output), "--num-processes", number]
+        assert main([command, str(table), *words]) == 1
+        assert "songs.csv:10: its path is" in capsys.readouterr().err
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    assert len(written[0].splitlines()) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to see processes")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_is_stopped_leaves_no_process_and_is_taken_up(
+    number: signal.Signals, model: Path, songs: list[Path], tmp_path: Path
+) -> None:
+    """Also by another number of processes. Ctrl-C reaches all processes, SIGKILL the one that started the others."""
+    mark, output = f"APEX_TEST={os.urandom(8).hex()}", tmp_path / "scores.jsonl"
+    for copy in range(300):
+        (tmp_path / "songs" / f"{copy}.wav").parent.mkdir(exist_ok=True)
+        (tmp_path / "songs" / f"{copy}.wav").write_bytes(songs[3].read_bytes())
+    words = ["score", str(tmp_path / "songs"), "--model", str(model), "--device", "cpu", "--output"]
+    environment = {**os.environ, **dict([mark.split("=")])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modeling_apex.cli", *words, str(output), "--num-processes", "2"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    partial = output.with_name("scores.jsonl.partial")
+    wait_for(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 1)
+    assert len(list_marked(mark)) >= 3
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    said = process.communicate(timeout=PATIENCE)[1]
+    wait_for(lambda: not list_marked(mark))
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in said
+    assert main([*words, str(output)]) == main([*words, str(tmp_path / "whole.jsonl")]) == 0
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def list_marked(mark: str) -> list[str]:
+    """List the processes whose environment has a mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(folder.name)
+    return found
