@@ -36,9 +36,9 @@ class KillerOfProcesses(SongTableScorer):
     def __call__(self, table: pa.Table) -> pa.Table:
         for place in table["uri"].to_pylist():
             if place.endswith("4.wav"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if place.endswith("7.wav"):
                 raise RuntimeError("a fault that is no song's")
+            if place.endswith("7.wav"):  # the last, so that no process has to be started after it
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(table)
 
 
