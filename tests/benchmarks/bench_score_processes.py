@@ -1,10 +1,13 @@
 """
 What a second process is worth to `apex-music score`: the whole command with one process and with two, in turns.
 
+One process of one thread is what two processes, of one thread each, are compared with; two threads of one process are
+beside it, since that is what a machine of two cores does by default.
+
 Songs are noise at the model's own rate. Two models: apex-tiny, where decoding is a large part of the work and already
 overlaps with the encoder of a single process, and the shape of MERT-v1-95M with random weights, where the encoder is
 nearly all of it. Wall seconds and CPU seconds of the command, the start of its processes included; each round gives
-one ratio, and their median counts. Both ways must write the same bytes.
+one ratio, and their median counts. All ways must write the same bytes.
 
     python tests/benchmarks/bench_score_processes.py --output tests/benchmarks/results/score_processes.json
 """
@@ -24,18 +27,18 @@ from bench_embed_processes import build_model, write_songs
 
 # Name, songs and seconds of each.
 MODELS = {"apex-tiny": (400, 60.0), "MERT-v1-95M, random weights": (6, 60.0)}
-WAYS = (1, 2)
+# Processes, and threads of each.
+WAYS = {"one_process": (1, 1), "two_threads": (1, 2), "two_processes": (2, 1)}
 
 
-def run_command(songs: Path, model: Path, output: Path, num_processes: int) -> dict[str, float]:
+def run_command(songs: Path, model: Path, output: Path, num_processes: int, num_threads: int) -> dict[str, float]:
     """Score songs by the command; wall seconds, and CPU seconds of it and of the processes that it started."""
     words = [sys.executable, "-m", "modeling_apex.cli", "score", str(songs), "--model", str(model), "--device", "cpu"]
     words += ["--output", str(output), "--num-processes", str(num_processes)]
     before, started = os.times(), time.perf_counter()
-    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": str(num_threads)}, check=True, capture_output=True)
     seconds, after = time.perf_counter() - started, os.times()
-    cpu_seconds = sum(after[2:4]) - sum(before[2:4])
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    return {"seconds": seconds, "cpu_seconds": sum(after[2:4]) - sum(before[2:4])}
 
 
 def describe_spread(values: list[float]) -> dict[str, float]:
@@ -44,27 +47,28 @@ def describe_spread(values: list[float]) -> dict[str, float]:
 
 
 def measure(name: str, folder: Path, num_songs: int, song_seconds: float, num_rounds: int) -> dict[str, Any]:
-    """Score the songs of one model both ways in turns."""
+    """Score the songs of one model every way in turns."""
     write_songs(folder / "songs", num_songs, song_seconds)
     model = build_model(name, folder / "model")
-    rounds: dict[int, list[dict[str, float]]] = {way: [] for way in WAYS}
+    rounds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(num_rounds):
-        outputs = [folder / f"{way}-{number}.jsonl" for way in WAYS]
-        for way, output in zip(WAYS, outputs, strict=True):
-            rounds[way].append(run_command(folder / "songs", model, output, way))
-        if len({output.read_bytes() for output in outputs}) != 1:
-            raise RuntimeError(f"{name}: two processes write other scores than one.")
-    one, two = (rounds[way] for way in WAYS)
+        outputs = {way: folder / f"{way}-{number}.jsonl" for way in WAYS}
+        for way, sizes in WAYS.items():
+            rounds[way].append(run_command(folder / "songs", model, outputs[way], *sizes))
+        if len({output.read_bytes() for output in outputs.values()}) != 1:
+            raise RuntimeError(f"{name}: the ways do not write the same scores.")
 
-    def compare(key: str) -> list[float]:
-        return [first[key] / second[key] for first, second in zip(one, two, strict=True)]
+    def compare(way: str, key: str) -> list[float]:
+        pairs = zip(rounds["one_process"], rounds[way], strict=True)
+        return [first[key] / other[key] for first, other in pairs]
 
     return {
         "songs": f"{num_songs} songs of {song_seconds:g} s",
-        "one_process_seconds": describe_spread([times["seconds"] for times in one]),
-        "two_processes_seconds": describe_spread([times["seconds"] for times in two]),
-        "speed_up": describe_spread(compare("seconds")),
-        "cpu_seconds_ratio": describe_spread([1 / ratio for ratio in compare("cpu_seconds")]),
+        **{way: describe_spread([times["seconds"] for times in rounds[way]]) for way in WAYS},
+        "speed_up": {way: describe_spread(compare(way, "seconds")) for way in WAYS},
+        "cpu_seconds_ratio": {
+            way: statistics.median(1 / ratio for ratio in compare(way, "cpu_seconds")) for way in WAYS
+        },
     }
 
 
