@@ -96,7 +96,7 @@ def test_only_commands_lead_to_the_programs_beside_the_package_and_import_them_w
 
 
 def test_no_command_imports_another() -> None:
-    shared = {"modeling_apex.commands.options", "modeling_apex.commands.training_options"}
+    shared = {f"modeling_apex.commands.{name}" for name in ("options", "progress", "training_options")}
     for path in python_files("modeling_apex/commands"):
         others = {name for name in imported_modules(path) if name.startswith("modeling_apex.commands.")}
         assert others <= shared, path

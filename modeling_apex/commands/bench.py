@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_apex.commands.options import follow_reports, positive_number, say_how_many_are_done
+from modeling_apex.commands.options import positive_number, say_how_many_are_done
+from modeling_apex.commands.progress import follow_reports
 from modeling_apex.inference.report_apex import escape_controls, format_count, format_table
 from modeling_apex.process_exit import print_lines
 

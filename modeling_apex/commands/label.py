@@ -12,7 +12,6 @@ from modeling_apex.commands.options import (
     add_shard_argument,
     build_audio_options,
     build_settings,
-    follow_reports,
     list_journal_options,
     list_names,
     load_scorer,
@@ -24,11 +23,12 @@ from modeling_apex.commands.options import (
     share_out,
     take_share,
 )
+from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.score_journal import ScoreJournal
 
 HELP = "pseudo-labels for a corpus, from a model that teaches"
 DESCRIPTION = (
-    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one built dataset, "
+    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one table, built dataset, "
     "folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The table has a row a "
     "song, with the scores, the teacher, the hash of its weights and the day, and is what `build training --labels` "
     "takes. A song that fails has its reason in the row, and stays unlabelled; the exit status is then 1. An "
@@ -43,7 +43,9 @@ WHEN_INTERRUPTED = "the same command goes on where this one stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("songs", nargs="*", metavar="SONG", help="file, folder, pattern or URL; or one dataset")
+    parser.add_argument(
+        "songs", nargs="*", metavar="SONG", help="file, folder, pattern or URL; or one table or dataset"
+    )
     add_list_argument(parser)
     add_shard_argument(parser)
     parser.add_argument(

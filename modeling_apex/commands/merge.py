@@ -6,16 +6,16 @@ from pathlib import Path
 
 from modeling_apex.commands.options import say_what_came_of_it
 
-HELP = "put the parts of `score --shard` together"
+HELP = "put the parts of `score --shard` or `label --shard` together"
 DESCRIPTION = (
-    "Put the files of `apex-music score --shard I/N` together, songs in the order in which they were listed. One part "
-    "is enough to name: the others are looked for beside it. Missing parts and those of several models are refused."
+    "Put the files of `apex-music score --shard I/N`, or of `label`, together, songs in the order in which they were "
+    "listed. One part is enough to name, or their folder: the others are looked for there. Missing parts and those of several models are refused."
 )
 EXAMPLES = ("scores-00001-of-00020.parquet --output scores.parquet",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("parts", nargs="+", metavar="PART", help="one part, or all of them")
+    parser.add_argument("parts", nargs="+", metavar="PART", help="one part, all of them, or their folder")
     parser.add_argument("--output", required=True, metavar="FILE", help="the whole, in the format of the parts")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
 

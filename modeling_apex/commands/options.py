@@ -5,10 +5,12 @@ What the commands that score songs share: their options, and what they make of t
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling_apex.commands.progress import follow_reports
+from modeling_apex.corpus.error_kinds import count_error_kinds
 from modeling_apex.corpus.feature_table import FeatureTable
 from modeling_apex.corpus.song_files import find_songs, is_dataset, is_table, read_song_list
 from modeling_apex.corpus.song_shares import SongShare, find_own_card, find_share
@@ -169,7 +171,8 @@ def take_share(songs: Any, share: SongShare | None, arguments: argparse.Namespac
 
 def add_song_arguments(parser: argparse.ArgumentParser, number: str = "+") -> None:
     """Declare the songs, the model and what runs it."""
-    parser.add_argument("songs", nargs=number, metavar="SONG", help="file, folder, pattern or URL")
+    words = "" if number == "+" else "; or one table or dataset"
+    parser.add_argument("songs", nargs=number, metavar="SONG", help=f"file, folder, pattern or URL{words}")
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default: the embedded demonstration model)")
     add_model_arguments(parser)
 
@@ -289,25 +292,6 @@ def build_audio_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def follow_reports(
-    reports: Iterable[dict[str, Any]], num_songs: int, *, num_done: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yield reports as they come, with progress on a terminal; what failed goes to stderr too."""
-    from tqdm import tqdm
-
-    # `disable=None` shows the bar on a terminal only.
-    hides = None if num_songs > 1 else True
-    with tqdm(total=num_songs, initial=num_done, unit="song", disable=hides) as progress:
-        for report in reports:
-            progress.update()
-            if "error" in report:
-                name, reason = str(report["song"]), report["error"]  # which names the song where it is a file
-                with progress.external_write_mode(sys.stderr):
-                    words = reason if name in reason else f"{name}: {reason}"
-                    print_lines(f"not scored: {escape_controls(words)}", file=sys.stderr)
-            yield report
-
-
 def add_journal_arguments(parser: argparse.ArgumentParser, words: str, *, is_required: bool) -> None:
     """Declare the file that a journal of scores becomes, and what becomes of one that is there."""
     from modeling_apex.corpus.score_rows import OUTPUT_FORMATS
@@ -415,6 +399,8 @@ def say_what_came_of_it(output: str, errors: Sequence[str | None], done: str) ->
     """Tell the user how many songs are in an output, how many failed and why; return the exit status."""
     num_failed = sum(map(bool, errors))
     words = f"{output}: {format_count(len(errors) - num_failed, 'song')} {done}, {num_failed} failed"
+    if num_failed:
+        words += f" ({', '.join(f'{kind}: {number}' for kind, number in count_error_kinds(errors).items())})"
     print_lines(escape_controls(words), file=sys.stderr)
     return 1 if num_failed else 0
 

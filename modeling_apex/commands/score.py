@@ -13,7 +13,6 @@ from modeling_apex.commands.options import (
     build_limits,
     build_settings,
     find_input,
-    follow_reports,
     list_journal_options,
     list_loading,
     list_names,
@@ -26,6 +25,7 @@ from modeling_apex.commands.options import (
     share_out,
     take_share,
 )
+from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import ScoreJournal
@@ -44,15 +44,16 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
-    "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3. "
-    "One broken song is reported and the others are scored; the exit status is then 1. "
-    "With --output, an interrupted run is taken up by the same command. A folder of `apex-music embed` is scored from "
+    "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3; or those of one table "
+    "or dataset, whose ids are kept. One broken song is reported and the others are scored; the exit status is then 1. "
+    "With --output, an interrupted run is taken up by the same command, and a finished one by --append or "
+    "--retry-failures. A folder of `apex-music embed` is scored from "
     "its embeddings, by a model whose encoder made them: other heads over a corpus in seconds."
 )
 EXAMPLES = (
     "song.mp3",
     "album/ --output scores.csv",
-    "--songs list.txt --output scores.parquet",
+    "songs.csv --output scores.parquet --append",
     "'takes/*.wav' --model amaai-lab/apex --segments",
     "embeddings/suno --model runs/first/best --output scores.parquet",
     "songs.parquet --backend ray --address auto --output scores",

@@ -123,8 +123,9 @@ class SourceSongs:
                 for song in self._source.iterate(split, 0, num_songs):
                     if self._wanted is not None and song.id not in self._wanted:
                         continue
-                    known = None if journal is None else journal.find_audio(song.id)
-                    audio = identify_song(song.audio, known, rereads=rereads)
+                    audio = SongAudio(UNREADABLE)
+                    if journal is not None:
+                        audio = identify_song(song.audio, journal.find_audio(song.id), rereads=rereads)
                     if journal is None or journal.wants(song.id, audio, rereads=rereads):
                         waiting.append((song.id, audio))
                         name = name_source(song.audio) if isinstance(song.audio, str) else song.id

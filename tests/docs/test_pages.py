@@ -27,12 +27,19 @@ from waveforms import make_waveform
 REPOSITORY = Path(__file__).parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 # Pages with a test of their own.
-ELSEWHERE = {"from-raw-songs", "score-many-songs", "score-millions", "rewards"}
+ELSEWHERE = {"from-raw-songs", "score-millions", "rewards"}
 EXECUTED = [
     page for page in PAGES if page.stem not in ELSEWHERE and any(map(list_blocks, [page, page], ["bash", "python"]))
 ]
 # What no test can run: installing, serving, a cluster, a repository on the Hub, records of this machine's speed.
-CONSOLE = {"README": 2, "start-songwriter": 1, "score-on-other-engines": 2, "train": 1, "publish-and-verify": 1}
+CONSOLE = {
+    "README": 2,
+    "start-songwriter": 1,
+    "score-on-other-engines": 2,
+    "train": 1,
+    "publish-and-verify": 1,
+    "score-many-songs": 2,
+}
 QUICK_ARENA = "--num-folds 2 --num-draws 100 --classifiers logistic_regression --no-plots"
 SMALLER = {
     "build-datasets": {
