@@ -29,7 +29,10 @@ def import_ray() -> Any:
     try:
         import ray.data
     except ImportError as error:
-        raise ImportError(f'Scoring on a cluster needs Ray Data ({error}): pip install "apex-music[ray]".') from error
+        is_missing = isinstance(error, ModuleNotFoundError)
+        reason = "which is not installed" if is_missing else f"which does not work here ({error})"
+        message = f'Scoring on a cluster needs Ray Data, {reason}: pip install "apex-music[ray]".'
+        raise ImportError(message) from error
     return ray
 
 
@@ -127,6 +130,14 @@ def _refuse_lossy_checkpoint(ray: Any, dataset: Any) -> None:
             "Ray never reads the checkpoint of a dataset that comes from memory, and every row would be there twice. "
             "Write the songs to a file and read that (`ray.data.read_parquet`)."
         )
+
+
+def plan_workers(
+    ray: Any, loading: Mapping[str, Any], num_actors: int | None, num_gpus: float | None
+) -> tuple[int, float]:
+    """Return how many scorers there are and how many cards each has, where a call does not say."""
+    cards = count_cards(ray, loading) if num_gpus is None else num_gpus
+    return num_actors or count_actors(ray, cards), cards
 
 
 def count_cards(ray: Any, loading: Mapping[str, Any]) -> float:

@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from modeling_apex.corpus.identity import list_differences
 from modeling_apex.corpus.ray_data import (
     SONGS_PER_BLOCK,
-    count_actors,
-    count_cards,
     import_ray,
     map_songs,
+    plan_workers,
     running_ray,
 )
 from modeling_apex.corpus.scored_tables import SongTableScorer
@@ -87,22 +86,17 @@ def score_table(
     all songs have a row, the folder is called `OUTPUT.partial`. Of a song that has a row only the place is compared.
 
     Args:
-        table (`str` or `os.PathLike`):
-            Songs with an id and a place each; paths in it are taken from its folder, which all nodes must see.
-        output (`str` or `os.PathLike`):
-            A new folder, on a file system that all nodes see.
+        table (`str` or `os.PathLike`), output (`str` or `os.PathLike`):
+            Songs with an id and a place each, whose paths are taken from its folder; a new folder. All nodes see both.
         model (`str`, `os.PathLike` or a loaded model, *optional*), resampler, tail, limits, loading:
             As for [`SongTableScorer`].
         address (`str`, *optional*):
             Of a cluster: `"auto"`, `"host:6379"`; by default `RAY_ADDRESS`, or one that runs here, or a new one.
-        num_actors (`int`, *optional*):
-            Processes with a model each, at most; by default as many as there is room for.
-        num_gpus (`float`, *optional*):
-            Cards of each, or the part of one; by default one, where the cluster has cards and `device` names no other.
-        songs_per_block, audio_column:
-            As for [`score_corpus`] and [`SongTableScorer`].
-        id_column (`str`, *optional*):
-            The column of the ids; by default `id`, `song_id` or `track_id`.
+        num_actors (`int`, *optional*), num_gpus (`float`, *optional*):
+            Processes with a model each, at most, and the cards of each. By default as many as there is room for, with
+            one card where the cluster has cards and `device` names no other.
+        songs_per_block, id_column, audio_column:
+            As for [`score_corpus`] and [`SongTableScorer`]; ids are looked for in `id`, `song_id` and `track_id`.
 
     Returns:
         [`ScoredCorpus`]: every song of the table has one row, a song that failed has its `error` in it.
@@ -125,8 +119,7 @@ def score_table(
         job.take_up(table, id_column, audio_column)
         if job.count_missing():
             with running_ray(ray, address):
-                cards = count_cards(ray, loading) if num_gpus is None else num_gpus
-                job.run_passes(songs_per_block, num_actors or count_actors(ray, cards), cards)
+                job.run_passes(songs_per_block, *plan_workers(ray, loading, num_actors, num_gpus))
         job.gather()
         return job.finish()
 

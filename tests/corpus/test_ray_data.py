@@ -189,7 +189,7 @@ class TestWithoutAClusterRunning:
 
         monkeypatch.setattr(ray_job._Job, "run_passes", score_here)
         monkeypatch.setattr(ray_job, "running_ray", lambda *_: __import__("contextlib").nullcontext())
-        monkeypatch.setattr(ray_job, "count_actors", lambda *_: 1)
+        monkeypatch.setattr(ray_job, "plan_workers", lambda *_: (1, 0))
 
     def test_what_still_runs_for_a_killed_driver_writes_nothing_that_counts(
         self, table: Path, model: Path, expected: list[dict], tmp_path: Path
@@ -398,6 +398,8 @@ def test_workers_have_a_card_where_there_are_cards() -> None:
     fake = FakeRay()
     assert ray_data.count_cards(fake, {}) == ray_data.count_cards(fake, {"device": "cuda"}) == 1
     assert ray_data.count_cards(fake, {"device": "cpu"}) == ray_data.count_cards(fake, {"engine": "onnx"}) == 0
+    assert ray_data.plan_workers(fake, {}, None, None) == (2, 1)
+    assert ray_data.plan_workers(fake, {}, 5, 0.5) == (5, 0.5)
     fake.cluster_resources = lambda: {"CPU": 4}
     assert ray_data.count_cards(fake, {}) == 0
 
