@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
@@ -289,13 +290,16 @@ def _serve(connection: Any, loading: dict[str, Any], num_processes: int, options
     except Exception as error:
         # A song's own are in its report, so what expressions raise comes from this program.
         is_fault = has_loaded and isinstance(error, TypeError)
-        asker.say(FAULT, WorkerFaultError(f"TypeError: {error}") if is_fault else _make_portable(error))
+        asker.say(FAULT, _make_portable(WorkerFaultError(f"TypeError: {error}") if is_fault else error))
 
 
 def _make_portable(error: Exception) -> Exception:
-    """Return an error that arrives in another process as it is, or as what it says."""
+    """Return an error that arrives in another process as it is, or as what it says, with where it came from."""
+    error.add_note(f"In a process that scores songs:\n{traceback.format_exc()}")
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 (our own)
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        said = RuntimeError(f"{type(error).__name__}: {error}")
+        said.add_note(error.__notes__[-1])
+        return said
     return error

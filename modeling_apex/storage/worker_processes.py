@@ -38,6 +38,9 @@ def start_worker(target: Callable[..., None], arguments: tuple[Any, ...]) -> Any
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         process.start()
         return process
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # as `start` does, which would unblock Ctrl-C
     # What is blocked here is blocked there, while it imports and cannot yet say what it leaves to others.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

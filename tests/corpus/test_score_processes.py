@@ -185,8 +185,9 @@ def test_what_is_no_song_s_fault_stops_the_run(
     serve: Any, kind: type, message: str, model: Path, songs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_processes, "_serve", serve)
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as raised:
         list(ScorerProcesses(model, num_processes=1, devices=["cpu"]).score(describe(songs), on_error="report"))
+    assert "in _serve" in raised.value.__notes__[0]  # which --traceback shows
 
 
 def test_what_loading_says_is_said_here(songs: list[Path], tmp_path: Path) -> None:
