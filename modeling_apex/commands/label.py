@@ -28,10 +28,10 @@ from modeling_apex.corpus.score_journal import ScoreJournal
 
 HELP = "pseudo-labels for a corpus, from a model that teaches"
 DESCRIPTION = (
-    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one table, built dataset, "
-    "folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The table has a row a "
-    "song, with the scores, the teacher, the hash of its weights and the day, and is what `build training --labels` "
-    "takes. A song that fails has its reason in the row, and stays unlabelled; the exit status is then 1. An "
+    "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one table, built "
+    "dataset, folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The output has "
+    "a row a song, with the scores, the teacher, the hash of its weights and the day, and is what `build training "
+    "--labels` takes. A song that fails has its reason in the row and no labels; the exit status is then 1. An "
     "interrupted run is taken up by the same command."
 )
 EXAMPLES = (

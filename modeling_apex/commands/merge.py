@@ -9,7 +9,8 @@ from modeling_apex.commands.options import say_what_came_of_it
 HELP = "put the parts of `score --shard` or `label --shard` together"
 DESCRIPTION = (
     "Put the files of `apex-music score --shard I/N`, or of `label`, together, songs in the order in which they were "
-    "listed. One part is enough to name, or their folder: the others are looked for there. Missing parts and those of several models are refused."
+    "listed. One part is enough to name, or their folder: the others are looked for there. Missing "
+    "parts and those of several models are refused."
 )
 EXAMPLES = ("scores-00001-of-00020.parquet --output scores.parquet",)
 

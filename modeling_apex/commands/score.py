@@ -44,11 +44,11 @@ from modeling_apex.process_exit import print_lines
 
 HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
-    "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3; or those of one table "
-    "or dataset, whose ids are kept. One broken song is reported and the others are scored; the exit status is then 1. "
-    "With --output, an interrupted run is taken up by the same command, and a finished one by --append or "
-    "--retry-failures. A folder of `apex-music embed` is scored from "
-    "its embeddings, by a model whose encoder made them: other heads over a corpus in seconds."
+    "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3; or the songs of one "
+    "table or dataset, whose ids are kept. One broken song is reported and the others are scored; the exit status is "
+    "then 1. With --output, an interrupted run is taken up by the same command, and a finished one by --append or "
+    "--retry-failures. A folder of `apex-music embed` is scored from its embeddings, by a model whose encoder made "
+    "them: other heads over a corpus in seconds."
 )
 EXAMPLES = (
     "song.mp3",
