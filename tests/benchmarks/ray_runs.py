@@ -125,8 +125,11 @@ class Fleet:
         with log.open("ab") as file:
             return subprocess.Popen(words, stdout=file, stderr=file)
 
-    def kill_worker(self, moments: random.Random) -> bool:
+    def kill_worker(self, moments: random.Random, driver: subprocess.Popen) -> bool:
+        """Kill a worker as soon as there is one; tell whether there was before the driver ended."""
         workers = list_marked(self.mark, b"ray::MapWorker")
+        while not workers and wait(driver, 0.2) is None:
+            workers = list_marked(self.mark, b"ray::MapWorker")
         if workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(moments.choice(sorted(workers)), signal.SIGKILL)
@@ -174,7 +177,7 @@ def run_once(fleet: Fleet, world: Path, folder: Path, seconds: float, moments: r
         if status is not None:
             break
         if victim == "worker":
-            counts["killed_workers"] += fleet.kill_worker(moments)
+            counts["killed_workers"] += fleet.kill_worker(moments, driver)
         elif victim == "node":
             counts["killed_nodes"] += fleet.replace_node()
         else:
