@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from modeling_apex.storage.worker_processes import WorkerDiedError, follow_parent
+from modeling_apex.storage.worker_processes import follow_parent
+
+
+class WorkerDiedError(RuntimeError):
+    """A process of the pool ended in the middle of its work; the message says what to do."""
+
+    exit_status = 1  # neither the user's fault nor this program's
 
 
 @contextmanager

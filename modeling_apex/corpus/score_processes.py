@@ -22,7 +22,7 @@ from modeling_apex.inference.decoding_apex import name_song
 from modeling_apex.inference.scoring_apex import ScoreOptions
 from modeling_apex.inference.song_report_apex import SongReport, build_error_report
 from modeling_apex.storage.stop_signals import STOPPING
-from modeling_apex.storage.worker_processes import WorkerDiedError, follow_parent, start_worker
+from modeling_apex.storage.worker_processes import follow_parent, start_worker
 
 SONGS_AHEAD = 64  # per process: so many may be done before the report of one that takes long
 JOIN_SECONDS = 10  # that a process whose pipe is closed may take to end
@@ -80,7 +80,7 @@ class ScorerProcesses:
 
         Raises:
             `ValueError`: If a song that fails is to raise.
-            [`WorkerDiedError`]: If a process dies before it has the model, or one song after the other ends one.
+            `RuntimeError`: If a process dies before it has the model, or one song after the other ends one.
             [`WorkerFaultError`]: If this program is at fault in a process. What else stops a scorer is raised too.
         """
         if options.get("on_error") != "report":
@@ -200,7 +200,7 @@ class _Run:
         worker.end()
         self._workers.remove(worker)
         if worker.identity is None:
-            raise WorkerDiedError(
+            raise RuntimeError(
                 f"a process that was to score songs {_describe_end(status)} before it had loaded the model. What was "
                 "finished is kept; give the same command again, with fewer processes if memory is short."
             )
@@ -216,7 +216,7 @@ class _Run:
             self._reports[position] = build_error_report(name, error, **worker.identity)
             self._num_deaths += 1
             if self._num_deaths > MAX_DEATHS_IN_A_ROW:
-                raise WorkerDiedError(
+                raise RuntimeError(
                     f"{self._num_deaths} songs in a row ended the process that scored them, at last {name}: it "
                     f"{_describe_end(status)}. That is hardly the fault of the songs: score one by itself to see why. "
                     "What was finished is kept, and the same command goes on from there."

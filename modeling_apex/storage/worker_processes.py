@@ -12,12 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 
-class WorkerDiedError(RuntimeError):
-    """A process that shared the work ended in the middle of it; the message says what to do."""
-
-    exit_status = 1  # neither the user's fault nor this program's
-
-
 def start_worker(target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
     """
     Start a fresh interpreter that runs a function.

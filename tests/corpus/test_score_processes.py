@@ -21,11 +21,11 @@ from patience import PATIENCE
 
 from modeling_apex.cli import main
 from modeling_apex.corpus import score_processes
+from modeling_apex.corpus.error_kinds import find_error_kind
 from modeling_apex.corpus.score_processes import ScorerProcesses, WorkerFaultError, count_threads, list_devices
 from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.loading import load_scorer
-from modeling_apex.storage.worker_processes import WorkerDiedError
 
 from small_model import build_small_model
 from waveforms import make_waveform
@@ -149,6 +149,7 @@ def test_a_process_that_dies_costs_the_song_that_ended_it_and_no_other(
     assert reports[:3] == [expected, {**expected, "song": "asked"}, expected]
     assert reports[3]["error"].startswith("deadly: the process that scored it died (SIGKILL), and did so again")
     assert reports[3] == {**failed, "song": "deadly", "error": reports[3]["error"]}
+    assert find_error_kind(reports[3]["error"]) == "decoder died"
     assert len(list(tmp_path.glob("asked.wav.died-*"))) == 2
 
 
@@ -159,7 +160,7 @@ def test_songs_that_all_end_their_process_are_not_the_culprits(
     (tmp_path / "a.wav").write_bytes(songs[3].read_bytes())
     inputs = [{"id": "a", "audio": Trap(tmp_path / "a.wav", signal.SIGABRT, 99)}]
     with pytest.raises(
-        WorkerDiedError, match=r"1 songs? in a row ended the process .* at last a: it died \(SIGABRT\)"
+        RuntimeError, match=r"1 songs? in a row ended the process .* at last a: it died \(SIGABRT\)"
     ):
         list(ScorerProcesses(model, num_processes=1, devices=["cpu"]).score(inputs, on_error="report"))
 
@@ -169,7 +170,7 @@ def test_a_process_that_dies_before_it_has_the_model_stops_the_run(
 ) -> None:
     monkeypatch.setattr(score_processes, "_serve", die_at_once)
     with pytest.raises(
-        WorkerDiedError, match=r"died \(SIGKILL\) before it had loaded the model.*with fewer processes"
+        RuntimeError, match=r"died \(SIGKILL\) before it had loaded the model.*with fewer processes"
     ):
         list(ScorerProcesses(model, num_processes=1).score(describe(songs), on_error="report"))
 

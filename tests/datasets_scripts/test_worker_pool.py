@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from datasets_scripts.build import main
-from datasets_scripts.worker_pool import open_worker_pool
-from modeling_apex.storage.worker_processes import WorkerDiedError
+from datasets_scripts.worker_pool import WorkerDiedError, open_worker_pool
 
 
 def end_here(number: int) -> int:
