@@ -264,8 +264,9 @@ def share_out(scorer: "SongScorer", arguments: argparse.Namespace) -> Any:
     if arguments.num_processes in (None, 1):
         return scorer
     from modeling_apex.corpus.score_processes import ScorerProcesses, list_devices
+    from modeling_apex.engines.model_hashes import compute_scores_hash
 
-    loading = list_loading(arguments)
+    loading = {**list_loading(arguments), "weights_sha256": compute_scores_hash(scorer.model)}
     device = loading.pop("device")
     devices = list_devices(device) if arguments.engine == "torch" else [device]
     return ScorerProcesses(arguments.model, num_processes=arguments.num_processes, devices=devices, **loading)

@@ -48,6 +48,9 @@ class ScorerProcesses:
             How many; no more are started than there are songs.
         devices (`Sequence[str]`, *optional*):
             Where they run, in turns, as from [`list_devices`]; by default where `load_scorer` runs by itself.
+        weights_sha256 (`str`, *optional*):
+            What `compute_scores_hash` says of the model that is meant. A process that finds another one under this
+            name, which may have changed meanwhile, stops the run.
         loading:
             What `load_scorer` takes besides: `dtype`, `engine`, `batch_size`, `revision`, ...
 
@@ -61,12 +64,13 @@ class ScorerProcesses:
         *,
         num_processes: int,
         devices: Sequence[str | None] = (None,),
+        weights_sha256: str | None = None,
         **loading: Any,
     ):
         if num_processes < 1:
             raise ValueError(f"`num_processes` must be at least 1, got {num_processes}.")
         self.num_processes, self.devices = num_processes, tuple(devices)
-        self.loading = {"model": model, **loading}
+        self.weights_sha256, self.loading = weights_sha256, {"model": model, **loading}
 
     def score(self, songs: Iterable[Mapping[str, Any]], **options: Unpack[ScoreOptions]) -> Iterator[SongReport]:
         """
@@ -79,7 +83,7 @@ class ScorerProcesses:
                 Those of [`SongScorer.score`]; `on_error` is `"report"`.
 
         Raises:
-            `ValueError`: If a song that fails is to raise.
+            `ValueError`: If a song that fails is to raise, or the model is not the one that is meant.
             `RuntimeError`: If a process dies before it has the model, or one song after the other ends one.
             [`WorkerFaultError`]: If this program is at fault in a process. What else stops a scorer is raised too.
         """
@@ -103,7 +107,7 @@ class _Worker:
         self.identity: dict[str, Any] | None = None
         self.connection, theirs = Pipe()
         loading = {**scorer.loading, "device": scorer.devices[number % len(scorer.devices)]}
-        self.process = start_worker(_serve, (theirs, loading, scorer.num_processes, options))
+        self.process = start_worker(_serve, (theirs, loading, scorer.weights_sha256, scorer.num_processes, options))
         theirs.close()  # this process's copy, which would keep the pipe open
 
     def give(self, task: tuple[int, Mapping[str, Any]] | None) -> None:
@@ -116,9 +120,9 @@ class _Worker:
 
     def end(self) -> None:
         """End the process, whatever it is at."""
-        self.connection.close()
         self.process.kill()
         self.process.join()
+        self.connection.close()
 
 
 class _Run:
@@ -270,7 +274,9 @@ class _Asker:
             yield song
 
 
-def _serve(connection: Any, loading: dict[str, Any], num_processes: int, options: ScoreOptions) -> None:
+def _serve(
+    connection: Any, loading: dict[str, Any], weights_sha256: str | None, num_processes: int, options: ScoreOptions
+) -> None:
     """Score the songs that the parent gives until it ends this process; the body of one."""
     follow_parent()
     logging.getLogger("modeling_apex").setLevel(logging.ERROR)  # what there is to say of a model, the parent has said
@@ -278,10 +284,16 @@ def _serve(connection: Any, loading: dict[str, Any], num_processes: int, options
     try:
         import torch
 
+        from modeling_apex.engines.model_hashes import compute_scores_hash
         from modeling_apex.loading import load_scorer
 
         torch.set_num_threads(count_threads(num_processes))
         scorer = load_scorer(**loading)
+        if weights_sha256 is not None and compute_scores_hash(scorer.model) != weights_sha256:
+            raise ValueError(
+                f"{scorer.model_id}: was replaced by another model since this run began. What was finished is kept; "
+                "go on with the model that it was begun with, or name another output."
+            )
         asker.say(READY, {"model_id": scorer.model_id, "model_revision": scorer.model_revision})
         has_loaded = True
         while True:
@@ -290,7 +302,8 @@ def _serve(connection: Any, loading: dict[str, Any], num_processes: int, options
     except Exception as error:
         # A song's own are in its report, so what expressions raise comes from this program.
         is_fault = has_loaded and isinstance(error, TypeError)
-        asker.say(FAULT, _make_portable(WorkerFaultError(f"TypeError: {error}") if is_fault else error))
+        with contextlib.suppress(OSError):  # the parent is gone
+            asker.say(FAULT, _make_portable(WorkerFaultError(f"TypeError: {error}") if is_fault else error))
 
 
 def _make_portable(error: Exception) -> Exception:

@@ -159,9 +159,7 @@ def test_songs_that_all_end_their_process_are_not_the_culprits(
     monkeypatch.setattr(score_processes, "MAX_DEATHS_IN_A_ROW", 0)
     (tmp_path / "a.wav").write_bytes(songs[3].read_bytes())
     inputs = [{"id": "a", "audio": Trap(tmp_path / "a.wav", signal.SIGABRT, 99)}]
-    with pytest.raises(
-        RuntimeError, match=r"1 songs? in a row ended the process .* at last a: it died \(SIGABRT\)"
-    ):
+    with pytest.raises(RuntimeError, match=r"1 songs? in a row ended the process .* at last a: it died \(SIGABRT\)"):
         list(ScorerProcesses(model, num_processes=1, devices=["cpu"]).score(inputs, on_error="report"))
 
 
@@ -169,9 +167,7 @@ def test_a_process_that_dies_before_it_has_the_model_stops_the_run(
     model: Path, songs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_processes, "_serve", die_at_once)
-    with pytest.raises(
-        RuntimeError, match=r"died \(SIGKILL\) before it had loaded the model.*with fewer processes"
-    ):
+    with pytest.raises(RuntimeError, match=r"died \(SIGKILL\) before it had loaded the model.*with fewer processes"):
         list(ScorerProcesses(model, num_processes=1).score(describe(songs), on_error="report"))
 
 
@@ -194,6 +190,12 @@ def test_what_is_no_song_s_fault_stops_the_run(
 def test_what_loading_says_is_said_here(songs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json in this folder"):
         list(ScorerProcesses(tmp_path, num_processes=1).score(describe(songs), on_error="report"))
+
+
+def test_a_model_that_was_replaced_meanwhile_stops_the_run(model: Path, songs: list[Path]) -> None:
+    scorer = ScorerProcesses(model, num_processes=1, devices=["cpu"], weights_sha256="0" * 64)
+    with pytest.raises(ValueError, match="was replaced by another model since this run began"):
+        list(scorer.score(describe(songs), on_error="report"))
 
 
 def test_what_cannot_be_meant_is_refused(model: Path, songs: list[Path]) -> None:
@@ -250,14 +252,16 @@ def table(songs: list[Path], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("command", "option"), [("score", "--model"), ("label", "--teacher")])
 def test_commands_write_the_bytes_of_one_process(
-    command: str, option: str, model: Path, table: Path, capsys: pytest.CaptureFixture
+    command: str, option: str, model: Path, table: Path, capfd: pytest.CaptureFixture
 ) -> None:
     written = []
     for number in ("1", "2"):
         output = table.with_name(f"{number}.jsonl")
         words = [option, str(model), "--device", "cpu", "--output", str(output), "--num-processes", number]
         assert main([command, str(table), *words]) == 1
-        assert "songs.csv:10: its path is" in capsys.readouterr().err
+        said = capfd.readouterr().err
+        assert "songs.csv:10: its path is" in said
+        assert "Traceback" not in said
         written.append(output.read_bytes())
     assert written[0] == written[1]
     assert len(written[0].splitlines()) == 9
