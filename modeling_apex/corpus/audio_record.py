@@ -77,7 +77,7 @@ def identify_song(audio: Any, known: SongAudio | None = None, *, rereads: bool =
     before = ContentIdentity(known.content, known.stamp) if known and path and known.path == path else None
     try:
         found = identify_audio(path or audio, before, rereads=rereads)
-    except OSError:  # whoever decodes the song says why it cannot be read
+    except (OSError, ValueError):  # no file, or no name of one; whoever decodes the song says why it cannot be read
         found = None
     return SongAudio(found.sha256, path, found.stamp) if found else SongAudio(UNREADABLE, path)
 

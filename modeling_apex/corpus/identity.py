@@ -113,8 +113,11 @@ def identify_file(
     Raises:
         `OSError`: If it cannot be read, is no regular file, or changes again and again while it is read.
     """
-    if stat.S_ISFIFO(os.stat(path).st_mode):
+    mode = os.stat(path).st_mode
+    if stat.S_ISFIFO(mode):
         raise OSError(f"{os.fspath(path)}: is a pipe, and what comes out is read once. Save it as a file first.")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # such as /dev/zero, which has no end
+        raise OSError(f"{os.fspath(path)}: is no regular file. Save what it gives as a file first.")
     for _ in range(READ_ATTEMPTS):
         with open(path, "rb") as file:
             before = FileStamp.from_status(os.fstat(file.fileno()))

@@ -136,3 +136,8 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "tracks.csv")
     with pytest.raises(OSError, match=r"tracks\.csv: is a pipe, and what comes out is read once\. Save it as a file"):
         identify_file(tmp_path / "tracks.csv")
+
+
+def test_a_device_is_refused_instead_of_read_for_ever() -> None:
+    with pytest.raises(OSError, match=r"^/dev/zero: is no regular file\. Save what it gives as a file first\."):
+        identify_file("/dev/zero")

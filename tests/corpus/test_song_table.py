@@ -210,3 +210,19 @@ def test_a_song_of_a_table_that_changed_is_scored_again(
             assert journal.count_done(["007", "b/8", "9", "10"]) == 3
             assert before == (0 if len(expected) == 3 else 3)
         (songs / "a.wav").write_bytes(make_wav(50, 0.15))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_table_of_a_stranger_costs_no_more_than_its_songs(suffix: str, songs: Path, score: Callable) -> None:
+    """A null character and half a character stopped the run, and a device without an end was read for ever."""
+    places = ["b\0c.ogg", "\ud83dx.ogg", 300 * "x", "a.wav/b.ogg", "/dev/zero", "s3://", "~nobody/x.ogg", "a.wav"]
+    ids = ["\x1b[31m", "\ud83d", "=1+1", *range(3, len(places))]
+    table = write_table(songs / "list.jsonl", [{"id": n, "path": place} for n, place in zip(ids, places, strict=True)])
+    status, rows = score(table, output=f"scores.{suffix}")
+    assert status == 1
+    assert [bool(row.get("error")) for row in rows] == [True] * 7 + [False]
+    assert "cannot be opened" in rows[0]["error"]
+    assert "/dev/zero: not a regular file" in rows[4]["error"]
+    status, labels = score(table, output=f"labels.{suffix}", command="label")
+    assert [row["id"] for row in labels] == [row["id"] for row in rows]
+    assert status == 1
