@@ -1,19 +1,15 @@
 """
-Processes that share the work of a build, and end with it.
-
-They end when the process that started them does, however that ends: a build that is killed leaves none behind, waiting
-for ever. Ctrl-C is left to the process that started them, and one of them that dies stops the build with a message.
+A pool of processes that share the work of a build, and end with it; one that dies stops the build with a message.
 """
 
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
+
+from modeling_apex.storage.worker_processes import follow_parent
 
 
 class WorkerDiedError(RuntimeError):
@@ -68,13 +64,6 @@ def open_worker_pool(
 
 
 def _follow(end: Connection, end_sender: Connection) -> None:
-    """Leave Ctrl-C to the parent, and end when it ends or says so by closing its sender; the body of a process."""
+    """Follow the parent, which can also say that it is over by closing its sender; the first thing in a process."""
     end_sender.close()  # this process's copy, which would keep the pipe open
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_end, args=(end,), daemon=True).start()
-
-
-def _wait_for_end(end: Connection) -> None:
-    parent = parent_process()
-    connection.wait([end] if parent is None else [end, parent.sentinel])
-    os._exit(1)
+    follow_parent(end)

@@ -36,6 +36,7 @@ NEEDS = {
     (APEX, "validate", SONG, "--engine", "onnx"): "onnx",
     (APEX, "score", SONG, "--engine", "openvino"): "openvino",
     (APEX, "score", SONG, "--output", "scores.parquet"): "data",
+    (APEX, "score", "battles.csv", "--backend", "ray", "--output", "scores"): "ray",
     (APEX, "embed", "songs", "--output", "embeddings"): "data",
     (APEX, "label", SONG, "--teacher", MODEL, "--output", "labels.csv"): "data",
     (APEX, "train", "embeddings", "--output", "run"): "data",

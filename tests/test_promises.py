@@ -37,6 +37,16 @@ def test_fifty_kills_lose_nothing(command: str) -> None:
     assert [found[fault] for fault in faults] == [0, 0, 0, 0, 0]
 
 
+def test_twenty_runs_on_a_cluster_that_is_killed_lose_nothing() -> None:
+    found = load("ray.json")
+    assert len(found["runs"]) >= 20
+    assert (found["num_songs"], found["num_broken"], found["longest_seconds"]) == (300, 12, 3600.0)
+    for kind in ("workers", "nodes", "drivers"):
+        assert sum(run[f"killed_{kind}"] for run in found["runs"]) >= 10, kind
+    for run in (found["peace"], *found["runs"]):
+        assert [run[fault] for fault in ("rows_lost", "rows_twice", "rows_other")] == [0, 0, 0]
+
+
 def test_ten_thousand_songs_leave_nothing_behind() -> None:
     found = load("leaks.json")
     assert found["songs"] >= 10_000

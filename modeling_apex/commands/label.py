@@ -8,6 +8,7 @@ from modeling_apex.commands.options import (
     add_journal_arguments,
     add_list_argument,
     add_model_arguments,
+    add_process_argument,
     add_shard_argument,
     build_audio_options,
     build_settings,
@@ -19,6 +20,7 @@ from modeling_apex.commands.options import (
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
+    share_out,
     take_share,
 )
 from modeling_apex.commands.progress import follow_reports
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     add_computing_arguments(parser)
+    add_process_argument(parser)
     add_journal_arguments(parser, "the table of labels", is_required=True)
 
 
@@ -92,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         has_ids=True,
         **list_journal_options(arguments),
     ) as journal:
+        scorer = share_out(scorer, arguments)  # the one that is there is let go before others are loaded
         reports = songs.score(scorer, journal, return_percentiles=False, **options)
         for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal

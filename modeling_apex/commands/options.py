@@ -60,6 +60,16 @@ def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit_arguments(parser)
 
 
+def add_process_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the processes that score; `share_out` reads it."""
+    parser.add_argument(
+        "--num-processes",
+        type=positive_int,
+        metavar="N",
+        help="processes that score, each with the model and a card of its own, or its part of the cores (default: 1)",
+    )
+
+
 def add_list_argument(parser: argparse.ArgumentParser) -> None:
     """Declare a list of songs beside those of the command line; `list_names` reads both."""
     parser.add_argument("--songs", dest="song_list", metavar="LIST", help="text file with more songs, one a line")
@@ -234,14 +244,32 @@ def load_scorer(arguments: argparse.Namespace) -> "SongScorer":
     """Load what scores as the command line says."""
     from modeling_apex import loading
 
+    scorer = loading.load_scorer(arguments.model, **list_loading(arguments))
+    if arguments.precision != "float32":
+        print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
+    return scorer
+
+
+def list_loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say how a model is loaded, besides its name."""
     names = ("dtype", "engine", "precision", "compile", "batch_size", "revision", "device")
     options = {name: getattr(arguments, name) for name in names}
     if options["device"] is None and arguments.engine == "torch":
         options["device"] = find_own_card(os.environ)
-    scorer = loading.load_scorer(arguments.model, **options)
-    if arguments.precision != "float32":
-        print_lines(scorer.model.encoder_engine.describe(), file=sys.stderr)
-    return scorer
+    return options
+
+
+def share_out(scorer: "SongScorer", arguments: argparse.Namespace) -> Any:
+    """Return what scores in as many processes as the command line says; with one, the scorer that is there."""
+    if arguments.num_processes in (None, 1):
+        return scorer
+    from modeling_apex.corpus.score_processes import ScorerProcesses, list_devices
+    from modeling_apex.engines.model_hashes import compute_scores_hash
+
+    loading = {**list_loading(arguments), "weights_sha256": compute_scores_hash(scorer.model)}
+    device = loading.pop("device")
+    devices = list_devices(device) if arguments.engine == "torch" else [device]
+    return ScorerProcesses(arguments.model, num_processes=arguments.num_processes, devices=devices, **loading)
 
 
 def score_songs(songs: list[str], arguments: argparse.Namespace, **options: Any) -> Iterator[dict[str, Any]]:
@@ -302,7 +330,7 @@ def refuse_audio_options(arguments: argparse.Namespace, folder: Path) -> None:
     usual |= dict.fromkeys(("compile", "recheck", "allow_private_addresses"), False)
     given = vars(arguments)
     wrong = [name for name, value in usual.items() if given.get(name, value) != value]
-    wrong += [name for name in ("features", "batch_size") if given.get(name) is not None]
+    wrong += [name for name in ("features", "batch_size", "num_processes") if given.get(name) is not None]
     if wrong or build_limits(arguments) != AudioLimits():
         options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong) or "--max-..."
         raise ValueError(

@@ -7,11 +7,14 @@ from typing import Any
 
 from modeling_apex.commands.options import (
     add_journal_arguments,
+    add_process_argument,
     add_scoring_arguments,
     build_audio_options,
+    build_limits,
     build_settings,
     find_input,
     list_journal_options,
+    list_loading,
     list_names,
     load_scorer,
     open_embedded_songs,
@@ -19,12 +22,15 @@ from modeling_apex.commands.options import (
     refuse_audio_options,
     say_how_many_are_done,
     say_what_came_of_it,
+    share_out,
     take_share,
 )
 from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.identity import identify_file
 from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.corpus.score_rows import OUTPUT_FORMATS
+from modeling_apex.corpus.song_files import is_table
 from modeling_apex.inference.report_apex import (
     describe_scales,
     escape_controls,
@@ -50,13 +56,28 @@ EXAMPLES = (
     "songs.csv --output scores.parquet --append",
     "'takes/*.wav' --model amaai-lab/apex --segments",
     "embeddings/suno --model runs/first/best --output scores.parquet",
+    "songs.parquet --backend ray --address auto --output scores",
 )
+NOT_ON_A_CLUSTER = ("features", "segments", "embeddings", "overwrite", "append", "retry_failures", "recheck", "shard")
+USUAL_LOADING = (None, False, "torch", "float32")
 WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scoring_arguments(parser, has_list=True)
+    add_process_argument(parser)
     add_journal_arguments(parser, "write reports to a file instead", is_required=False)
+    parser.add_argument(
+        "--backend",
+        choices=("ray",),
+        help="score one table on a cluster of Ray, or all cores of this machine, to a folder of Parquet; "
+        "--num-processes says how many workers at most (default: as many as there is room for)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="with --backend: the cluster, auto or HOST:PORT (default: RAY_ADDRESS, one that runs here, or a new one)",
+    )
     parser.add_argument("--segments", action="store_true", help="score each segment too (the timeline of a song)")
     parser.add_argument("--embeddings", action="store_true", help="add the song embedding to .json and .jsonl reports")
 
@@ -64,6 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.embedding_manifest import find_embeddings
 
+    if arguments.backend:
+        return _score_on_cluster(arguments)
+    if arguments.address is not None:
+        raise ValueError("--address is that of a cluster: add --backend ray, or leave it out.")
     going_on = list_journal_options(arguments)
     names = list_names(arguments)
     folder = find_embeddings(names)
@@ -87,6 +112,44 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if len(scored) < len(reports) else 0
 
 
+def _score_on_cluster(arguments: argparse.Namespace) -> int:
+    """Hand a table to the runner of Ray, with what it takes, and refuse what it does not."""
+    wrong = [f"--{name.replace('_', '-')}" for name in NOT_ON_A_CLUSTER if getattr(arguments, name)]
+    wrong += ["--songs"] if arguments.song_list else []
+    if wrong:
+        raise ValueError(f"--backend ray does not take {', '.join(wrong)}: leave it out, or score without --backend.")
+    if len(arguments.songs) != 1 or not is_table(arguments.songs[0]):
+        raise ValueError(
+            f"--backend ray scores one table (.csv, .jsonl, .parquet) with an id and a path or URI of each song, got "
+            f"{' '.join(arguments.songs) or 'none'}. Name a table, or score without --backend."
+        )
+    if not arguments.output or Path(arguments.output).suffix in OUTPUT_FORMATS:
+        raise ValueError(
+            f"--backend ray writes a folder of Parquet files, got --output {arguments.output}. Name a new folder."
+        )
+    from modeling_apex.corpus.ray_data import import_ray
+
+    import_ray()  # first: it brings the other packages that are needed
+    from modeling_apex.corpus.ray_job import read_errors, score_table
+
+    # What is usual is not said, as it is not in a program that goes on with this output.
+    loading = {name: value for name, value in list_loading(arguments).items() if value not in USUAL_LOADING}
+    done = score_table(
+        arguments.songs[0],
+        arguments.output,
+        arguments.model,
+        address=arguments.address,
+        num_actors=arguments.num_processes,
+        id_column=arguments.id_column,
+        audio_column=arguments.audio_column,
+        resampler=arguments.resampler,
+        tail=arguments.tail,
+        limits=build_limits(arguments),
+        **loading,
+    )
+    return say_what_came_of_it(str(done.output), read_errors(done.output), "scored")
+
+
 def _refuse_without_place(arguments: argparse.Namespace) -> None:
     """Refuse an option whose result the output has no place for, before anything is scored."""
     suffix = Path(arguments.output).suffix if arguments.output else None
@@ -106,6 +169,7 @@ def _score(songs: Any, folder: Path | None, arguments: argparse.Namespace) -> It
     scorer = load_scorer(arguments)
     songs = songs if folder is None else open_embedded_songs(folder, scorer)
     options = build_audio_options(arguments) if folder is None else {"tail": arguments.tail}
+    scorer = share_out(scorer, arguments)
     yield from follow_reports(songs.score(scorer, return_timeline=arguments.segments, **options), len(songs.ids))
 
 
@@ -125,6 +189,7 @@ def _score_to_file(songs: Any, folder: Path | None, arguments: argparse.Namespac
     if embedded is None and has_ids:  # said only where it is
         settings["has_ids"] = True
     with ScoreJournal(arguments.output, settings, columns=columns, has_ids=has_ids, **going_on) as journal:
+        scorer = share_out(scorer, arguments)  # the one that is there is let go before others are loaded
         reports = songs.score(scorer, journal, **options)
         for _ in follow_reports(reports, len(songs.ids), num_done=say_how_many_are_done(journal, songs.ids)):
             pass  # each is in the journal

@@ -17,7 +17,7 @@ ERROR_KINDS = {
     "missing package": "av is needed|needs a package that is not installed|also decodes M4A",
     "network": "the download (failed|takes longer)|cannot be fetched|fetching it takes longer|the server (answered|"
     "sends)|the store ends the song|changed while it was fetched|the proxy .* cannot be used",
-    "decoder died": "the decoder of this .* file (died|gave nothing)",
+    "decoder died": "the decoder of this .* file (died|gave nothing)|the process that scored it died",
     "too large": "but the limit is ",
     "too short": r"Pass a longer song\.",
     "not accessible": r"^\[Errno|cannot be (opened|read) \(|is a folder, not a song|not a regular file",

@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modeling_apex.corpus.scored_tables import SongTableScorer, locate_model
-
 SONGS_PER_BLOCK = 64
 SONGS_PER_BATCH = 16
 NUM_FREE_CPUS = 2  # for what reads and counts; scorers on all of them would wait for it for ever
@@ -31,7 +29,10 @@ def import_ray() -> Any:
     try:
         import ray.data
     except ImportError as error:
-        raise ImportError(f'Scoring on a cluster needs Ray Data ({error}): pip install "apex-music[ray]".') from error
+        is_missing = isinstance(error, ModuleNotFoundError)
+        reason = "which is not installed" if is_missing else f"which does not work here ({error})"
+        message = f'Scoring on a cluster needs Ray Data, {reason}: pip install "apex-music[ray]".'
+        raise ImportError(message) from error
     return ray
 
 
@@ -69,6 +70,8 @@ def score_corpus(
         `ValueError`: If a number is too small, or Ray is to keep a checkpoint of a dataset from memory, or by default.
     """
     ray = import_ray()
+    from modeling_apex.corpus.scored_tables import SongTableScorer, locate_model  # which need what Ray brings
+
     _refuse_lossy_checkpoint(ray, dataset)
     return map_songs(
         ray, dataset, SongTableScorer, {"model": locate_model(model), **options}, num_actors, num_gpus, songs_per_block
@@ -127,6 +130,20 @@ def _refuse_lossy_checkpoint(ray: Any, dataset: Any) -> None:
             "Ray never reads the checkpoint of a dataset that comes from memory, and every row would be there twice. "
             "Write the songs to a file and read that (`ray.data.read_parquet`)."
         )
+
+
+def plan_workers(
+    ray: Any, loading: Mapping[str, Any], num_actors: int | None, num_gpus: float | None
+) -> tuple[int, float]:
+    """Return how many scorers there are and how many cards each has, where a call does not say."""
+    cards = count_cards(ray, loading) if num_gpus is None else num_gpus
+    return num_actors or count_actors(ray, cards), cards
+
+
+def count_cards(ray: Any, loading: Mapping[str, Any]) -> float:
+    """Count the cards of a scorer: one where the cluster has cards, and what loads it names no other device."""
+    device, engine = str(loading.get("device") or "cuda"), loading.get("engine", "torch")
+    return float(ray.cluster_resources().get("GPU", 0) >= 1 and device.startswith("cuda") and engine == "torch")
 
 
 def count_actors(ray: Any, num_gpus: float) -> int:

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from modeling_apex.corpus.identity import list_differences
 from modeling_apex.corpus.ray_data import (
     SONGS_PER_BLOCK,
-    count_actors,
     import_ray,
     map_songs,
+    plan_workers,
     running_ray,
 )
 from modeling_apex.corpus.scored_tables import SongTableScorer
-from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, IdIndex, compute_exact_key, find_column, read_id
+from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, ID_COLUMNS, IdIndex, compute_exact_key, find_column, read_id
 from modeling_apex.corpus.song_uris import is_uri
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import format_count
@@ -57,6 +57,12 @@ class ScoredCorpus:
     num_failed: int
 
 
+def read_errors(output: Path) -> list[str | None]:
+    """Read from an output why songs failed, and `None` for each that did not."""
+    files = sorted(output.glob("scores-*.parquet"))
+    return [error for path in files for error in pq.read_table(path, columns=["error"])["error"].to_pylist()]
+
+
 def score_table(
     table: str | os.PathLike,
     output: str | os.PathLike,
@@ -64,9 +70,9 @@ def score_table(
     *,
     address: str | None = None,
     num_actors: int | None = None,
-    num_gpus: float = 0,
+    num_gpus: float | None = None,
     songs_per_block: int = SONGS_PER_BLOCK,
-    id_column: str = "id",
+    id_column: str | None = None,
     audio_column: str | None = None,
     resampler: str = "sinc",
     tail: str | None = None,
@@ -80,18 +86,17 @@ def score_table(
     all songs have a row, the folder is called `OUTPUT.partial`. Of a song that has a row only the place is compared.
 
     Args:
-        table (`str` or `os.PathLike`):
-            Songs with an id and a place each; paths in it are taken from its folder, which all nodes must see.
-        output (`str` or `os.PathLike`):
-            A new folder, on a file system that all nodes see.
+        table (`str` or `os.PathLike`), output (`str` or `os.PathLike`):
+            Songs with an id and a place each, whose paths are taken from its folder; a new folder. All nodes see both.
         model (`str`, `os.PathLike` or a loaded model, *optional*), resampler, tail, limits, loading:
             As for [`SongTableScorer`].
         address (`str`, *optional*):
             Of a cluster: `"auto"`, `"host:6379"`; by default `RAY_ADDRESS`, or one that runs here, or a new one.
-        num_actors (`int`, *optional*):
-            Processes with a model each, at most; by default as many as there is room for.
-        num_gpus, songs_per_block, id_column, audio_column:
-            As for [`score_corpus`] and [`SongTableScorer`].
+        num_actors (`int`, *optional*), num_gpus (`float`, *optional*):
+            Processes with a model each, at most, and the cards of each. By default as many as there is room for, with
+            one card where the cluster has cards and `device` names no other.
+        songs_per_block, id_column, audio_column:
+            As for [`score_corpus`] and [`SongTableScorer`]; ids are looked for in `id`, `song_id` and `track_id`.
 
     Returns:
         [`ScoredCorpus`]: every song of the table has one row, a song that failed has its `error` in it.
@@ -114,7 +119,7 @@ def score_table(
         job.take_up(table, id_column, audio_column)
         if job.count_missing():
             with running_ray(ray, address):
-                job.run_passes(songs_per_block, num_actors or count_actors(ray, num_gpus), num_gpus)
+                job.run_passes(songs_per_block, *plan_workers(ray, loading, num_actors, num_gpus))
         job.gather()
         return job.finish()
 
@@ -180,7 +185,7 @@ class _Job:
             raise ValueError(f"{self._work}: holds files of something else. Name another output, or move them away.")
         return False
 
-    def take_up(self, table: str | os.PathLike, id_column: str, audio_column: str | None) -> None:
+    def take_up(self, table: str | os.PathLike, id_column: str | None, audio_column: str | None) -> None:
         """Begin a job or go on with one: put aside what earlier passes wrote, and find the songs that are missing."""
         self._table = str(table)
         self._work.mkdir(exist_ok=True)
@@ -327,10 +332,6 @@ class _Job:
 
     def finish(self) -> ScoredCorpus:
         """Remove what the job worked with, and count what is in the output."""
-        num_songs, num_failed = 0, 0
-        for path in self._output.glob("scores-*.parquet"):
-            errors = pq.read_table(path, columns=["error"])["error"]
-            num_songs, num_failed = num_songs + len(errors), num_failed + len(errors) - errors.null_count
         for path in self._work.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -338,7 +339,8 @@ class _Job:
                 path.unlink()
         (self._work / SETTINGS).unlink()  # at last: by it a run that was killed here is known
         self._work.rmdir()
-        return ScoredCorpus(self._output, num_songs, num_failed)
+        errors = read_errors(self._output)
+        return ScoredCorpus(self._output, len(errors), sum(error is not None for error in errors))
 
 
 def _compute_keys(ids: list[str], places: list[str]) -> np.ndarray:
@@ -347,20 +349,20 @@ def _compute_keys(ids: list[str], places: list[str]) -> np.ndarray:
     return np.array(keys, dtype=np.uint64)
 
 
-def _read_songs(table: str | os.PathLike, id_column: str, audio_column: str | None) -> Iterator[pa.Table]:
+def _read_songs(table: str | os.PathLike, id_column: str | None, audio_column: str | None) -> Iterator[pa.Table]:
     """Yield ids and places of a table, in pieces; paths are absolute, since workers run in other folders."""
     path = Path(os.path.expanduser(table)).absolute()
-    audio, pending = "", []
+    own_id, audio, pending = "", "", []
     for row in iterate_rows(path, keeps_audio=False):
         if not audio:
             names = list(row.values)
-            find_column(names, id_column, (), str(table))
+            own_id = find_column(names, id_column, ID_COLUMNS, str(table))
             audio = find_column(names, audio_column, AUDIO_COLUMNS, str(table))
         place = row.values.get(audio)
         if not isinstance(place, str) or not place.strip():
             raise ValueError(f"{row.location}: its {audio} is {place!r:.80}; expected the path or the URI of a song.")
         place = place if is_uri(place) else str(path.parent / Path(os.path.expanduser(place)))
-        song = {"id": read_id(row.values.get(id_column), id_column, row.location), "uri": place}
+        song = {"id": read_id(row.values.get(own_id), own_id, row.location), "uri": place}
         pending.append({name: escape_surrogates(value) for name, value in song.items()})
         if len(pending) == ROWS_PER_SHARD:
             yield pa.Table.from_pylist(pending, _SONGS)

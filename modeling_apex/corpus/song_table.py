@@ -32,6 +32,9 @@ class MissingAudio(io.RawIOBase):
         self.name = reason.partition(":")[0]
         self._reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MissingAudio, (self._reason,)  # what is pickled by itself arrives closed
+
     def readable(self) -> bool:
         return True
 

@@ -80,6 +80,9 @@ class RemoteSong(io.RawIOBase):
         self._num_bytes, self._num_read, self._block = 0, 0, memoryview(b"")
         self._deadline = 0.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteSong, (self._uri, self._limits)  # to be read where it arrives
+
     def readable(self) -> bool:
         return True
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 for folder in ("../..", "..", "../training", "../datasets_scripts", "../hub_card", "../arena"):
@@ -79,13 +79,13 @@ def run_command(main: Callable[[], int], *words: object) -> int:
     return main()
 
 
-def build_score_job(folder: Path, model: Path) -> Job:
+def build_score_job(folder: Path, model: Path, *options: str) -> Job:
     """Score 150 short files to JSONL."""
     songs = folder / "songs"
     songs.mkdir()
     for number in range(150):
         (songs / f"{number:03}.wav").write_bytes(make_wav(number, 0.1 + 0.1 * (number % 4)))
-    words = ["score", str(songs), "--model", str(model), "--output"]
+    words = ["score", str(songs), "--model", str(model), *options, "--output"]
     return Job(
         run=lambda output: run_command(modeling_apex.cli.main, *words, output.with_suffix(".jsonl")),
         list_rows=lambda output: [
@@ -93,6 +93,18 @@ def build_score_job(folder: Path, model: Path) -> Job:
         ],
         list_files=lambda output: [output.with_suffix(".jsonl")],
     )
+
+
+def build_processes_job(folder: Path, model: Path) -> Job:
+    """Score the same files in two processes."""
+    job = build_score_job(folder, model, "--num-processes", "2")
+
+    def run(output: Path) -> int:
+        # The processes would import the program that kills this one as their own.
+        vars(sys.modules["__main__"]).pop("__file__", None)
+        return job.run(output)
+
+    return replace(job, run=run)
 
 
 def build_embed_job(folder: Path, model: Path) -> Job:
@@ -280,6 +292,7 @@ def build_publish_job(folder: Path, model: Path) -> Job:
 
 BUILDERS: dict[str, Callable[[Path, Path], Job]] = {
     "score": build_score_job,
+    "score --num-processes": build_processes_job,
     "embed": build_embed_job,
     "train": build_train_job,
     "build": build_build_job,

@@ -4,11 +4,13 @@ Kill workers, nodes and the driver of a corpus on Ray at random moments, and com
     python tests/benchmarks/ray_runs.py --runs 20 --output tests/benchmarks/results/ray.json
 
 A cluster of two nodes of this machine scores synthetic songs of 1 s to 10 min, one of 60 min among them and broken
-ones. First one process scores them, then the cluster with one worker and no kills, which gives the overhead. Then each
+ones. First one process scores them, then the cluster with one worker and no kills: what all processes of Ray compute
+beyond the one is the overhead, in CPU seconds, which depend less on what else runs than those of a clock. Then each
 run loses a worker, a node and the driver, in random order, each within a quarter of the time that one worker needed;
 the node comes back as a new one, and the driver is started again until it ends by itself. Rows are compared with those
-of the one process. With `--resume`, what the result file knows is kept and the runs that are missing are made.
-Nothing is killed that does not bear the mark of this command in its environment.
+of the one process. With `--resume`, what the result file knows is kept and the runs that are missing are made; each
+says how busy the machine was when it began. Nothing is killed that does not bear the mark of this command in its
+environment.
 """
 
 import argparse
@@ -54,7 +56,7 @@ def build_world(folder: Path, num_songs: int, longest_seconds: float) -> None:
     """Write a model, songs and their table; most songs are short, the last one is the longest."""
     build_small_model(segment_seconds=10.0, conv_stride=(20, 20)).save_pretrained(folder / "model")
     generator = np.random.default_rng(0)
-    seconds = 1 + 599 * generator.random(num_songs - NUM_BROKEN) ** 12
+    seconds = 1 + 599 * generator.random(num_songs - NUM_BROKEN) ** 30
     seconds[-1] = longest_seconds
     noise = generator.uniform(-0.5, 0.5, size=60 * SAMPLING_RATE)
     names = []
@@ -123,8 +125,11 @@ class Fleet:
         with log.open("ab") as file:
             return subprocess.Popen(words, stdout=file, stderr=file)
 
-    def kill_worker(self, moments: random.Random) -> bool:
+    def kill_worker(self, moments: random.Random, driver: subprocess.Popen) -> bool:
+        """Kill a worker as soon as there is one; tell whether there was before the driver ended."""
         workers = list_marked(self.mark, b"ray::MapWorker")
+        while not workers and wait(driver, 0.2) is None:
+            workers = list_marked(self.mark, b"ray::MapWorker")
         if workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(moments.choice(sorted(workers)), signal.SIGKILL)
@@ -140,6 +145,14 @@ class Fleet:
         for process in list_marked(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+
+def read_cpu_seconds(process: int) -> float:
+    """Read what a process has computed; 0 for one that is gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def wait(driver: subprocess.Popen, seconds: float) -> int | None:
@@ -164,7 +177,7 @@ def run_once(fleet: Fleet, world: Path, folder: Path, seconds: float, moments: r
         if status is not None:
             break
         if victim == "worker":
-            counts["killed_workers"] += fleet.kill_worker(moments)
+            counts["killed_workers"] += fleet.kill_worker(moments, driver)
         elif victim == "node":
             counts["killed_nodes"] += fleet.replace_node()
         else:
@@ -192,23 +205,33 @@ def compare(expected: Counter, output: Path) -> dict[str, int]:
     }
 
 
-def measure_peace(fleet: Fleet, world: Path, folder: Path) -> dict[str, Any]:
-    """Score in one process, then on the cluster with one worker, and compare what they need and say."""
-    folder.mkdir()
-    alone = folder / "alone.parquet"
+def score_in_one_process(world: Path, output: Path) -> dict[str, float]:
+    """Score in one process; return what it took."""
+    begin, before = time.monotonic(), os.times()
+    subprocess.run([sys.executable, __file__, "--alone", str(world), str(output)], check=True)
+    after = os.times()
+    cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return {
+        "one_process_seconds": round(time.monotonic() - begin, 1),
+        "one_process_cpu_seconds": round(cpu_seconds, 1),
+    }
+
+
+def score_in_peace(fleet: Fleet, world: Path, folder: Path) -> dict[str, float]:
+    """Score on the cluster with one worker; return what it and all of Ray took."""
     begin = time.monotonic()
-    subprocess.run([sys.executable, __file__, "--alone", str(world), str(alone)], check=True)
-    seconds_alone = time.monotonic() - begin
-    begin = time.monotonic()
-    status = wait(fleet.start(world, folder / "out", 1, folder / "log"), PATIENCE)
+    before = {process: read_cpu_seconds(process) for process in list_marked(fleet.mark)}
+    driver = fleet.start(world, folder / "out", 1, folder / "log")
+    computed: dict[int, float] = {}
+    while (status := wait(driver, 0.5)) is None and time.monotonic() < begin + PATIENCE:
+        for process in list_marked(fleet.mark):
+            computed[process] = max(computed.get(process, 0.0), read_cpu_seconds(process))
     if status != 0:
         raise RuntimeError(f"the driver ended with {status}:\n{(folder / 'log').read_text(errors='replace')[-3000:]}")
-    seconds = time.monotonic() - begin
+    cpu_seconds = sum(seconds - before.get(process, 0.0) for process, seconds in computed.items())
     return {
-        "one_process_seconds": round(seconds_alone, 1),
-        "one_worker_seconds": round(seconds, 1),
-        "one_worker_over_one_process": round(seconds / seconds_alone, 2),
-        **compare(read_rows([alone]), folder / "out"),
+        "one_worker_seconds": round(time.monotonic() - begin, 1),
+        "one_worker_cpu_seconds": round(cpu_seconds, 1),
     }
 
 
@@ -223,16 +246,24 @@ def run_all(options: argparse.Namespace, content: dict[str, Any], save: Callable
         build_world(world, options.songs, options.longest_seconds)
         fleet = Fleet(ray, mark)
         try:
-            content["peace"] = measure_peace(fleet, world, Path(place) / "peace")
-            expected = read_rows([Path(place) / "peace" / "alone.parquet"])
-            print(json.dumps(content["peace"]), flush=True)
-            save()
+            folder = Path(place) / "peace"
+            folder.mkdir()
+            alone, load = score_in_one_process(world, folder / "alone.parquet"), os.getloadavg()[0]
+            expected = read_rows([folder / "alone.parquet"])
+            if "peace" not in content:
+                peace = {"load": round(load, 1), **alone, **score_in_peace(fleet, world, folder)}
+                overhead = (peace["one_worker_cpu_seconds"] - peace["one_process_cpu_seconds"]) / options.songs
+                peace["overhead_cpu_seconds_per_song"] = round(overhead, 3)
+                content["peace"] = peace | compare(expected, folder / "out")
+                print(json.dumps(content["peace"]), flush=True)
+                save()
             for number in range(len(content["runs"]), options.runs):
                 folder = Path(place) / f"run-{number}"
                 folder.mkdir()
                 moments = random.Random(f"{options.seed} {number}")
+                load = os.getloadavg()[0]
                 run = run_once(fleet, world, folder, content["peace"]["one_worker_seconds"], moments)
-                content["runs"].append(run | compare(expected, folder / "out"))
+                content["runs"].append({"load": round(load, 1), **run, **compare(expected, folder / "out")})
                 print(json.dumps(content["runs"][-1]), flush=True)
                 save()
         finally:
@@ -269,7 +300,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.resume and options.output and options.output.is_file():
         found = json.loads(options.output.read_text(encoding="utf-8"))
         if all(found[name] == content[name] for name in ("num_songs", "longest_seconds", "seed")):
-            content["runs"] = found["runs"]
+            content |= {name: found[name] for name in ("peace", "runs") if name in found}
 
     def save() -> None:
         if options.output:

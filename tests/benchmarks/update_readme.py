@@ -397,6 +397,33 @@ def describe_embed_processes(result: dict[str, Any]) -> str:
     )
 
 
+def describe_score_processes(result: dict[str, Any]) -> str:
+    """Say what a second process is worth to `score`."""
+    ways = ("two_threads", "two_processes")
+
+    def cell(found: dict[str, float]) -> str:
+        return f"{found['median']:.2f} ({found['least']:.2f} to {found['largest']:.2f})"
+
+    rows = [
+        [
+            name,
+            f"{model['one_process']['median']:.1f}",
+            *(cell(model["speed_up"][way]) for way in ways),
+            *(f"{model['cpu_seconds_ratio'][way]:.2f}" for way in ways),
+        ]
+        for name, model in result["models"].items()
+    ]
+    header = ["model", "one thread, s", "two threads", "two processes", "CPU time, two threads", "two processes"]
+    songs = "; ".join(f"{model['songs']} of noise for {name}" for name, model in result["models"].items())
+    return (
+        build_table(header, rows)
+        + f"\n\n`apex-music score` as a whole, the start of its processes included: times faster than one process of "
+        f"one thread, and times its CPU time; medians of {result['num_rounds']} rounds, the least and the largest in "
+        f"parentheses; {result['num_cores']} cores, load average {result['load_before']:.1f} at the start; {songs}. "
+        f"All ways wrote the same bytes. Made by `{result['command']}`."
+    )
+
+
 def describe_models(result: dict[str, Any]) -> str:
     """Say how the models compare, and what the features that leak the target do to the fused one."""
 
@@ -671,6 +698,30 @@ def describe_cluster(result: dict[str, Any]) -> str:
     )
 
 
+def describe_ray(result: dict[str, Any]) -> str:
+    """Say what was lost where workers, nodes and drivers were killed, and what a cluster costs beside one process."""
+    peace, runs = result["peace"], result["runs"]
+    faults, kills = (
+        {name: sum(run[name] for run in runs) for name in names}
+        for names in (
+            ("rows_lost", "rows_twice", "rows_other"),
+            ("killed_workers", "killed_nodes", "killed_drivers"),
+        )
+    )
+    seconds = sorted(run["seconds"] for run in runs)
+    return (
+        f"In {len(runs)} runs over {result['num_songs']} songs of 1 s to 10 min, one of "
+        f"{result['longest_seconds'] / 60:.0f} min and {result['num_broken']} broken ones among them, on two nodes of "
+        f"one machine, {kills['killed_workers']} workers, {kills['killed_nodes']} nodes and "
+        f"{kills['killed_drivers']} drivers were killed at random moments. Beside the rows of one process "
+        f"{faults['rows_lost']} were lost, {faults['rows_twice']} there twice and {faults['rows_other']} others. A "
+        f"run took {seconds[0]:.0f} to {seconds[-1]:.0f} s. Without a kill, one worker and all of Ray compute "
+        f"{peace['overhead_cpu_seconds_per_song']:.2f} CPU seconds a song more than one process, which computes "
+        f"{peace['one_process_cpu_seconds'] / result['num_songs']:.2f} with the small model of these runs, start "
+        f"included (load of the machine {peace['load']}). Made by `{result['command']}`."
+    )
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "resamplers": (RESULTS / "resamplers.json", describe_resamplers),
     "cold-start": (RESULTS / "cold_start.json", describe_cold_start),
@@ -699,6 +750,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "distillation": (RESULTS / "distillation.json", describe_distillation),
     "selection": (RESULTS / "selection.json", describe_selection),
     "cluster": (RESULTS / "cluster.json", describe_cluster),
+    "ray": (RESULTS / "ray.json", describe_ray),
 }
 
 

@@ -149,6 +149,7 @@ def test_a_model_of_another_kind_is_refused(embeddings: Path) -> None:
         (["--resampler", "soxr"], "--resampler changes nothing: audio is not read again"),
         (["--dtype", "bfloat16", "--recheck"], "--dtype, --recheck changes nothing"),
         (["--features", "t.csv"], "--features changes nothing"),
+        (["--num-processes", "2"], "--num-processes changes nothing"),
         (["--max-seconds", "10"], "--max-... changes nothing"),
         (["song.wav"], "something else is named with it. Name this folder alone, or songs alone"),
     ],

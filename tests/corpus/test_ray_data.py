@@ -1,6 +1,7 @@
 """A corpus on a cluster of Ray: the rows of one process, each once, whatever is killed."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from modeling_apex.cli import main
 from modeling_apex.corpus import ray_data, ray_job
 from modeling_apex.corpus.ray_data import score_corpus
 from modeling_apex.corpus.ray_job import score_table, write_rows
@@ -34,9 +36,9 @@ class KillerOfProcesses(SongTableScorer):
     def __call__(self, table: pa.Table) -> pa.Table:
         for place in table["uri"].to_pylist():
             if place.endswith("4.wav"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if place.endswith("7.wav"):
                 raise RuntimeError("a fault that is no song's")
+            if place.endswith("7.wav"):  # the last, so that no process has to be started after it
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(table)
 
 
@@ -121,7 +123,10 @@ def test_songs_that_kill_their_process_or_fail_oddly_become_rows(
 ) -> None:
     """And what an earlier run left is taken up, with other blocks; nothing of it is scored again."""
     monkeypatch.setattr(ray_data, "NUM_RETRIES", 0)  # what dies once dies here each time
-    leave_unfinished(table, model, tmp_path, expected[:3])
+    few = table.with_name("few.parquet")
+    pq.write_table(pq.read_table(table).take([0, 1, 4, 5, 7]), few)
+    wanted = {row["id"]: row for row in expected if row["id"] in {f"id-{number}.wav" for number in (0, 1, 4, 5, 7)}}
+    leave_unfinished(few, model, tmp_path, list(wanted.values())[:2])
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial").glob("pass-1.open/*.parquet")}
     kept = {path.parent.with_suffix("") / path.name: written for path, written in kept.items()}
     assert kept
@@ -131,15 +136,29 @@ def test_songs_that_kill_their_process_or_fail_oddly_become_rows(
     monkeypatch.setattr(
         ray_job._Job, "gather", lambda self: (seen.update({p: p.stat().st_mtime_ns for p in kept}), gather(self))
     )
-    done = score_table(table, tmp_path / "out", model, num_actors=1, songs_per_block=1, device="cpu")
+    done = score_table(few, tmp_path / "out", model, num_actors=1, songs_per_block=1, device="cpu")
     assert seen == kept
     rows = {row["id"]: row for row in read(done.output)}
-    assert (len(rows), done.num_songs, done.num_failed) == (NUM_SONGS, NUM_SONGS, 4)
-    for row in expected:
-        if row["id"] in ("id-4.wav", "id-7.wav"):
-            assert "nothing came of it" in rows[row["id"]]["error"]
+    assert (len(rows), done.num_songs, done.num_failed) == (5, 5, 2)
+    for song_id, row in wanted.items():
+        if song_id in ("id-4.wav", "id-7.wav"):
+            assert "nothing came of it" in rows[song_id]["error"]
         else:
-            assert rows[row["id"]] == row
+            assert rows[song_id] == row
+
+
+def test_the_command_scores_a_table_on_the_cluster(
+    cluster: None, table: Path, model: Path, expected: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["score", str(table), "--backend", "ray", "--model", str(model), "--device", "cpu", "--output"]
+    assert main([*words, str(tmp_path / "out"), "--num-processes", "1", "--max-seconds", "0.5"]) == 1
+    too_long = [f"id-{number}.wav" for number in range(7, NUM_SONGS - 2)]
+    assert f"{tmp_path / 'out'}: 7 songs scored, 5 failed" in capsys.readouterr().err
+    for row, found in zip(sorted(expected, key=lambda row: row["id"]), read(tmp_path / "out"), strict=True):
+        if found["id"] in too_long:
+            assert "0.5 s" in found["error"]
+        else:
+            assert found == row
 
 
 def test_the_program_of_the_page_scores_a_table(
@@ -170,7 +189,7 @@ class TestWithoutAClusterRunning:
 
         monkeypatch.setattr(ray_job._Job, "run_passes", score_here)
         monkeypatch.setattr(ray_job, "running_ray", lambda *_: __import__("contextlib").nullcontext())
-        monkeypatch.setattr(ray_job, "count_actors", lambda *_: 1)
+        monkeypatch.setattr(ray_job, "plan_workers", lambda *_: (1, 0))
 
     def test_what_still_runs_for_a_killed_driver_writes_nothing_that_counts(
         self, table: Path, model: Path, expected: list[dict], tmp_path: Path
@@ -351,6 +370,38 @@ def test_numbers_that_mean_nothing_are_refused(wrong: dict, monkeypatch: pytest.
     monkeypatch.setattr(ray_data, "import_ray", lambda: fake)
     with pytest.raises(ValueError, match="must be at least 1, and `num_gpus`"):
         score_corpus(fake, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["songs.csv", "--segments", "--retry-failures"], "does not take --segments, --retry-failures: leave it out"),
+        (["--songs", "songs.csv"], "does not take --songs"),
+        (["songs.csv", "--shard", "1/2"], "does not take --shard"),
+        (["."], r"scores one table \(.csv, .jsonl, .parquet\) .* got \.\. Name a table"),
+        (["songs.csv", "songs.csv"], "scores one table"),
+        (["songs.csv", "--output", "out.csv"], r"writes a folder of Parquet files, got --output out.csv"),
+    ],
+)
+def test_the_command_refuses_what_the_runner_does_not_take(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "songs.csv").write_text("id,path\na,a.wav\n")
+    assert main(["score", "--backend", "ray", "--output", "out", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert main(["score", "songs.csv", "--address", "auto"]) == 2
+    assert "--address is that of a cluster: add --backend ray" in capsys.readouterr().err
+
+
+def test_workers_have_a_card_where_there_are_cards() -> None:
+    fake = FakeRay()
+    assert ray_data.count_cards(fake, {}) == ray_data.count_cards(fake, {"device": "cuda"}) == 1
+    assert ray_data.count_cards(fake, {"device": "cpu"}) == ray_data.count_cards(fake, {"engine": "onnx"}) == 0
+    assert ray_data.plan_workers(fake, {}, None, None) == (2, 1)
+    assert ray_data.plan_workers(fake, {}, 5, 0.5) == (5, 0.5)
+    fake.cluster_resources = lambda: {"CPU": 4}
+    assert ray_data.count_cards(fake, {}) == 0
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
