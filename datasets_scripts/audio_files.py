@@ -141,7 +141,7 @@ class AudioFolder:
         if 2 * self._num_found >= self._num_songs:
             return None
         example = next((path.name for path in sorted(self.folder.iterdir())), "nothing")
-        sides = f"the table has for example {self._first_stray!r}, the folder {example!r}"
+        sides = f"the table has, for example, {self._first_stray!r}, the folder {example!r}"
         if not self._num_found:
             raise TableError(
                 f"{self.folder}: none of the {self._num_songs} songs has audio there; {sides}. Give the folder "

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "error",
         lambda args: run(build_parser().parse_args(arguments, args)),
         words=arguments,
-        when_interrupted="the same command goes on where this one stopped",
+        when_interrupted="run the same command again to resume",
     )
 
 

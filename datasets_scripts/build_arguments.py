@@ -266,7 +266,7 @@ def _add_spotify_arguments(parser: argparse.ArgumentParser) -> None:
         "--leaking-features",
         choices=("keep", "drop"),
         default="keep",
-        help="keep or drop features that are computed from how a track did (default: keep)",
+        help="keep or drop features that are computed from a track's success (default: keep)",
     )
     _add_corpus_arguments(parser, group_by=("creator", "audio"))
 

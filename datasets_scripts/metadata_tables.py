@@ -128,7 +128,7 @@ def pin_revision(source: str, revision: str | None = None) -> str | None:
     except get_hub_errors() as error:
         raise OSError(
             f"{source}: the Hub does not say which commit {revision or 'the main branch'} is ({error}). Check the id "
-            "and the connection, then give the same command again."
+            "and the connection, then run the same command again."
         ) from error
 
 

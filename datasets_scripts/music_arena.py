@@ -288,7 +288,7 @@ class MusicArena(datasets.ArrowBasedBuilder):
         if left_out and not is_known:
             raise ValueError(
                 f"None of the {len(left_out)} ids to leave out is that of a battle in {folder.folder}; the list "
-                f"has for example {min(left_out)!r}, the battles {uuid!r}. Give the list of ids of this dataset."
+                f"has, for example, {min(left_out)!r}, the battles {uuid!r}. Give the list of ids of this dataset."
             )
         _refuse_unknown_months(config.months, months_found, [month.name for month in month_folders])
         if not chosen:

@@ -82,7 +82,7 @@ SHARED_FEATURES = tuple(feature["name"] for feature in TRACK_FEATURES if feature
 
 
 def _describe(feature: Mapping[str, Any]) -> str:
-    leak = "; leaks the target: it is computed from how the track did" if feature["is_leaking"] else ""
+    leak = "; leaks the target: it is computed from the track's success" if feature["is_leaking"] else ""
     return f"track feature: {feature['meaning']}{leak}"
 
 
@@ -102,7 +102,7 @@ class SpotifyTracksConfig(SongDatasetConfig):
         columns (`Mapping[str, str]`, *optional*):
             Columns that differ from `DEFAULT_COLUMNS`, by field.
         leaking_features (`str`, defaults to `"keep"`):
-            `"drop"` leaves every feature out that is computed from how a track did.
+            `"drop"` leaves every feature out that is computed from a track's success.
     """
 
     corpus: CorpusOptions = SPOTIFY_CORPUS

@@ -52,7 +52,7 @@ def open_worker_pool(
         end_sender.close()
         raise WorkerDiedError(
             f"a process that {work} died: it was killed, ran out of memory, or a decoder crashed. What was finished "
-            "is kept; give the same command again, with fewer processes if memory is short."
+            "is kept; run the same command again, with fewer processes if memory is short."
         ) from error
     except KeyboardInterrupt:
         end_sender.close()  # what they are at would be lost with this process, so nobody waits for it

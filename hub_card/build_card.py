@@ -137,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "build_card",
         lambda arguments: run(parser.parse_args(words, arguments)),
         words=words,
-        when_interrupted="give the same command again",
+        when_interrupted="run the same command again",
     )
 
 

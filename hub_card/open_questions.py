@@ -59,7 +59,7 @@ def ask_open_questions(path: Path, build: Callable[[Mapping[str, Any]], object])
         save_json(path, asked)
         raise MissingFactError(
             f"{path}: only you know what the card still needs, and this file asks for it: {'; '.join(reasons)}. Write "
-            f"your answers over everything that begins with {OPEN_QUESTION!r}, then give the same command again."
+            f"your answers over everything that begins with {OPEN_QUESTION!r}, then run the same command again."
         )
 
 

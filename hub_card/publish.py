@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and declare its arguments."""
     parser.description = (
         "Publish a model or a dataset on the Hub: checked, as one commit, and read back afterwards. A model without "
-        "results is evaluated, and what only you know of it is asked for in its facts.json; answer there, and give "
-        "the same command again."
+        "results is evaluated, and what only you know of it is asked for in its facts.json; answer there, and run the "
+        "same command again."
     )
     parser.epilog = (
         "examples:\n"
@@ -363,7 +363,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def run_upload(name: str, run: Callable[[argparse.Namespace], int], *, words: Sequence[str] | None) -> int:
     """Run a command that sends something to the Hub; arguments as for [`run_command`]."""
-    when_interrupted = "a commit is all or nothing: give the same command again"
+    when_interrupted = "a commit is all or nothing: run the same command again"
     return run_command(name, run, words=words, when_interrupted=when_interrupted)
 
 

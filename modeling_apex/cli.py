@@ -72,7 +72,7 @@ def _declare(command: LazyParser, module: Any) -> None:
     if command.description and "\n" not in command.description:
         # The formatter leaves texts as they are, for the examples' sake.
         command.description = textwrap.fill(command.description, shutil.get_terminal_size().columns - 2)
-    when_interrupted = getattr(module, "WHEN_INTERRUPTED", "give the same command again")
+    when_interrupted = getattr(module, "WHEN_INTERRUPTED", "run the same command again")
     command.set_defaults(run=module.run, prog=command.prog, when_interrupted=when_interrupted)
 
 

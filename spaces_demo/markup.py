@@ -56,7 +56,7 @@ def render(template: str, **values: Any) -> str:
 def render_downloads(
     stem: str, report: Any, csv_text: str, *, picture: bytes | None = None, picture_text: str = ""
 ) -> str:
-    """Render the links that every tab ends with: JSON with everything, CSV with one row a song, and a PNG if any."""
+    """Render the links that every tab ends with: JSON with everything, CSV with one row per song, and a PNG if any."""
     json_text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     files = [
         (kind, f"{stem}.{kind.lower()}", media_type, base64.b64encode(text.encode()).decode())

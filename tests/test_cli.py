@@ -215,7 +215,7 @@ def test_export_lists_what_it_wrote(tiny_folder: Path, tmp_path: Path, capsys: p
         ),
         (
             ["score", "{song}", "--model", "{model}", "--output", "{taken}"],
-            "exists. Name another output, or",
+            "exists. Choose another output, or",
         ),
         (
             ["convert", "--encoder", "{empty}", "--heads", "{empty}", "--output", "{empty}/o"],
@@ -245,7 +245,7 @@ def test_mistakes_are_explained_in_one_line(
 )
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{{}}", "it does not tell model, identity"), ("[]", "it is no JSON object"), ("[1", "not JSON")],
+    [("{{}}", "it lacks model, identity"), ("[]", "it is not a JSON object"), ("[1", "not JSON")],
 )
 def test_a_dataset_in_place_of_embeddings_is_refused_with_the_command_to_run_first(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], content: str, message: str
@@ -433,7 +433,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
-    assert "the same command goes on where this one stopped" in errors
+    assert "run the same command again to resume" in errors
     assert not output.exists()
     assert journal.exists()
 

@@ -113,7 +113,7 @@ def test_score_on_a_full_disk_is_taken_up_when_there_is_space(
     output = small_disk / "scores.jsonl"
     assert main([*words, str(output)]) == 2
     said = capsys.readouterr().err
-    assert f"{output}: the disk is full. Free some space, then give the same command again" in said
+    assert f"{output}: the disk is full. Free some space, then run the same command again" in said
     assert not output.exists()
     ballast.unlink()
     assert main([*words, str(output)]) == 0
@@ -229,7 +229,7 @@ def test_a_kill_between_output_and_journal_is_tidied_up(
     assert not journal.exists()
     assert output.read_bytes() == first
     assert main(words) == 2
-    assert "exists. Name another output" in capsys.readouterr().err
+    assert "exists. Choose another output" in capsys.readouterr().err
     # Asked to replace it, a run does not take the finished journal for its own.
     leave_the_journal()
     capsys.readouterr()
@@ -296,6 +296,6 @@ def test_ctrl_c_on_a_build_with_workers_is_one_message(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
-    assert "interrupted; the same command goes on where this one stopped" in errors
+    assert "interrupted; run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "world" / ".lock").exists()

@@ -255,7 +255,7 @@ def join_truth(table: BattleTable, path: str | Path) -> BattleTable:
     if unknown:
         raise ValueError(
             f"{file} has no `appeal_a` and `appeal_b` for {len(unknown)} of {len(table)} battles, the first being "
-            f"{unknown[0]!r}; it has for example {next(iter(appeals), 'nothing')!r}. Pass the truth file that was "
+            f"{unknown[0]!r}; it has, for example, {next(iter(appeals), 'nothing')!r}. Pass the truth file that was "
             "written with these battles."
         )
     truth = np.array([appeals[battle] for battle in table.battle_ids], dtype=np.float64)[:, :, None]

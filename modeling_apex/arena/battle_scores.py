@@ -154,7 +154,7 @@ def _refuse_foreign(path: Path, stored: Mapping[str, Any], rows: list[dict[str, 
     if foreign := [battle for battle in stored if battle not in wanted]:
         raise ValueError(
             f"{path} holds {len(foreign)} battles that the dataset does not have, the first being {foreign[0]!r}. "
-            "Name another output, or delete the file."
+            "Choose another output, or delete the file."
         )
 
 

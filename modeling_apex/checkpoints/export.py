@@ -225,7 +225,7 @@ def _describe_inputs(config: Any) -> str:
         "features": f"its track features alone ({names})",
     }[config.branches]
     leaking = ", ".join(f"`{name}`" for name in config.leaking_names)
-    warning = f" Of these, {leaking} leak the target: they are computed from how a track did." if leaking else ""
+    warning = f" Of these, {leaking} leak the target: they are computed from a track's success." if leaking else ""
     return (
         f"Popularity of a song from {inputs}, and the probability that it reaches {config.hit_threshold:g}, the "
         f"threshold of a hit.{warning} After *Predicting Music Track Popularity by Convolutional Neural Networks on "

@@ -23,7 +23,7 @@ EXAMPLES = (
     "runs/apex/battle_scores.jsonl --judge apex=runs/apex/battle_scores.jsonl --judge "
     "songeval=runs/songeval/battle_scores.jsonl --output runs/side-by-side",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

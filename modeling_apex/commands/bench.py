@@ -26,7 +26,7 @@ EXAMPLES = (
     "cmi --rows data/all_test.jsonl --audio data --model amaai-lab/apex --output runs/cmi",
     "cmi --rows data/all_test.jsonl --audio data --model apex-95m --model songeval --whole-songs --output runs/cmi",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 RESULTS_NAME = "results.json"
 PREFERENCE = "preference"
 

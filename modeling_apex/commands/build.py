@@ -3,7 +3,7 @@
 import argparse
 
 HELP = "build a dataset from tables and audio, or a synthetic world"
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

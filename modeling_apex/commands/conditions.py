@@ -18,7 +18,7 @@ EXAMPLES = (
     "embeddings/suno --output runs/conditions",
     "embeddings/suno --output runs/two --only song-full-uncertainty-2 song-full-equal-2",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

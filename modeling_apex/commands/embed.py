@@ -25,7 +25,7 @@ EXAMPLES = (
     "datasets/synthetic --output embeddings/synthetic",
     "datasets/suno --model apex-95m --dtype bfloat16 --decoders 8 --output embeddings/suno",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     parser.add_argument("--resampler", choices=RESAMPLERS, default="sinc", help="as for score (default: sinc)")
     for name, default, words in (
-        ("--batch-size", None, "segments at once (default: as suits)"),
+        ("--batch-size", None, "segments per batch (default: chosen automatically)"),
         ("--decoders", 1, "threads that decode (default: 1)"),
         ("--songs-per-shard", 256, "songs per shard, the most that a killed process loses (default: 256)"),
     ):
         parser.add_argument(name, type=positive_int, default=default, metavar="N", help=words)
-    parser.add_argument("--retry-failures", action="store_true", help="try songs again that failed before")
+    parser.add_argument("--retry-failures", action="store_true", help="retry songs that failed before")
     parser.add_argument(
         "--recheck",
         action="store_true",

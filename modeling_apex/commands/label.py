@@ -1,4 +1,4 @@
-"""`apex-music label`: pseudo-labels for a corpus, from a model that teaches."""
+"""`apex-music label`: label a corpus with the scores of a teacher model (pseudo-labels)."""
 
 import argparse
 from typing import Any
@@ -26,20 +26,20 @@ from modeling_apex.commands.options import (
 from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.score_journal import ScoreJournal
 
-HELP = "pseudo-labels for a corpus, from a model that teaches"
+HELP = "label a corpus with the scores of a teacher model (pseudo-labels)"
 DESCRIPTION = (
     "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one table, built "
     "dataset, folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The output has "
-    "a row a song, with the scores, the teacher, the hash of its weights and the day, and is what `build training "
+    "one row per song, with the scores, the teacher, the hash of its weights and the day, and is what `build training "
     "--labels` takes. A song that fails has its reason in the row and no labels; the exit status is then 1. An "
-    "interrupted run is taken up by the same command."
+    "interrupted run is resumed by the same command."
 )
 EXAMPLES = (
     "audio/ --teacher songeval --output labels.parquet",
     "datasets/suno --teacher amaai-lab/apex --output labels.parquet",
     "embeddings/suno --teacher runs/large/best --output labels.parquet",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

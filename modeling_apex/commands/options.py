@@ -40,7 +40,8 @@ def add_scoring_arguments(parser: argparse.ArgumentParser, *, has_list: bool = F
     parser.add_argument(
         "--features",
         metavar="TABLE",
-        help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song`, one a feature",
+        help="track features for a spectrogram-fusion model (.csv, .jsonl, ...): a column `song` and one column per "
+        "feature",
     )
     add_computing_arguments(parser)
 
@@ -53,10 +54,13 @@ def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tail",
         choices=TAILS,
-        help="what the padded last segment of a song counts: full, as much as any other; weighted, by its seconds; "
-        "drop, nothing if it is short and not alone (default: as the model says; the published weights: full)",
+        help="how the padded last segment of a song counts: full, as much as any other; weighted, by its seconds; "
+        "drop, not at all if it is short and not the only one (default: as the model says; the published weights: "
+        "full)",
     )
-    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="segments at once (default: as suits)")
+    parser.add_argument(
+        "--batch-size", type=positive_int, metavar="N", help="segments per batch (default: chosen automatically)"
+    )
     add_limit_arguments(parser)
 
 
@@ -72,7 +76,7 @@ def add_process_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_list_argument(parser: argparse.ArgumentParser) -> None:
     """Declare a list of songs beside those of the command line; `list_names` reads both."""
-    parser.add_argument("--songs", dest="song_list", metavar="LIST", help="text file with more songs, one a line")
+    parser.add_argument("--songs", dest="song_list", metavar="LIST", help="text file with more songs, one per line")
     parser.add_argument("--id-column", metavar="C", help="column of a table's ids (default: id, song_id or track_id)")
     parser.add_argument(
         "--audio-column",
@@ -90,7 +94,7 @@ def list_names(arguments: argparse.Namespace) -> list[str]:
     """
     names: list[str] = arguments.songs + (read_song_list(arguments.song_list) if arguments.song_list else [])
     if not names:
-        raise ValueError("no song is named. Name files, folders, patterns or URLs, or a list of them with --songs.")
+        raise ValueError("no songs were given. Pass files, folders, patterns or URLs, or a list of them with --songs.")
     return names
 
 
@@ -112,7 +116,7 @@ def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        help="with --output: score every N-th song only, from the I-th on, to a file of its own, such as "
+        help="with --output: score every N-th song only, from the I-th on, to its own file, such as "
         "scores-00001-of-00020.csv (default: as torchrun and SLURM say, where they started several processes)",
     )
 
@@ -137,7 +141,7 @@ def place_output(arguments: argparse.Namespace, stem: str, folder: Path | None =
     """
     if not arguments.output:
         if arguments.shard is not None:
-            raise ValueError("--shard has its place in a file: name an --output, or leave it out.")
+            raise ValueError("--shard writes to a file: add an --output, or leave it out.")
         return None
     share = None if folder is not None and arguments.shard is None else find_share(arguments.shard)
     if share is not None and folder is not None:
@@ -188,18 +192,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--resampler",
         choices=RESAMPLERS,
         default="sinc",
-        help="sinc: the filter that the weights were trained behind (default); soxr: faster, scores differ slightly",
+        help="sinc: the filter that the weights were trained with (default); soxr: faster, scores differ slightly",
     )
 
 
 def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is refused; `build_limits` reads it."""
     defaults = AudioLimits()
-    limits = parser.add_argument_group("what is refused")
+    limits = parser.add_argument_group("limits")
     megabytes = defaults.max_bytes / MEGABYTE
     for name, kind, default, unit, words in (
         ("seconds", positive_number, defaults.max_seconds, "S", "longest song"),
-        ("megabytes", positive_number, megabytes, "N", "largest file or download, in units of 1024 x 1024 bytes"),
+        ("megabytes", positive_number, megabytes, "N", "largest file or download, in MiB"),
         ("channels", positive_int, defaults.max_channels, "N", "most channels; more than one are mixed by their mean"),
         ("sampling-rate", positive_int, defaults.max_sampling_rate, "HZ", "highest sampling rate, in hertz"),
     ):
@@ -208,7 +212,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--allow-private-addresses",
         action="store_true",
-        help="let URLs lead to this machine and its own network; off, because a URL may come from a stranger",
+        help="allow URLs that lead to this machine or its own network (off, because a URL may come from a stranger)",
     )
 
 
@@ -232,8 +236,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="what the encoder computes in; anything but float32 changes scores, and runs where `apex-music validate` "
-        "has measured by how much (default: float32)",
+        help="precision that the encoder computes in; anything but float32 changes scores, and runs only where "
+        "`apex-music validate` has measured by how much (default: float32)",
     )
     parser.add_argument(
         "--compile", action="store_true", help="compile the torch path first, which takes minutes; for long runs"
@@ -319,8 +323,8 @@ def add_journal_arguments(parser: argparse.ArgumentParser, words: str, *, is_req
     parser.add_argument(
         "--recheck",
         action="store_true",
-        help=f"{where}read songs of an interrupted run again to see whether they changed, whatever size and times of "
-        "the files say, and score URLs again",
+        help=f"{where}when resuming, read songs again to see whether they changed, even where size and times of the "
+        "file have not, and score URLs again",
     )
 
 
@@ -334,8 +338,8 @@ def refuse_audio_options(arguments: argparse.Namespace, folder: Path) -> None:
     if wrong or build_limits(arguments) != AudioLimits():
         options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong) or "--max-..."
         raise ValueError(
-            f"{folder}: holds stored embeddings, of which {options} changes nothing: audio is not read again. Leave "
-            "it out, or name the songs themselves."
+            f"{folder}: holds stored embeddings, for which {options} changes nothing: audio is not read again. Leave "
+            "it out, or pass the songs themselves."
         )
 
 

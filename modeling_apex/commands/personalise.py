@@ -19,7 +19,7 @@ EXAMPLES = (
     "ratings.csv --songs my-songs/ --output mine",
     "pairs.jsonl --model amaai-lab/apex --embeddings embeddings/mine --output mine",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 HELP = "publish a model or a dataset on the Hub: checked, as one commit, read back"
-WHEN_INTERRUPTED = "a commit is all or nothing: give the same command again"
+WHEN_INTERRUPTED = "a commit is all or nothing: run the same command again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ EXAMPLES = (
     "runs/first/best songs/ --output runs/first/best/robustness",
     "amaai-lab/apex 'takes/*.wav' --only mp3 opus silence --output runs/robustness",
 )
-WHEN_INTERRUPTED = "the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

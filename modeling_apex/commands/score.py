@@ -46,7 +46,7 @@ HELP = "score songs: popularity (0 to 100) and aesthetics (1 to 5)"
 DESCRIPTION = (
     "Score songs from their audio: files, folders, URLs, and URIs such as s3://bucket/song.mp3; or the songs of one "
     "table or dataset, whose ids are kept. One broken song is reported and the others are scored; the exit status is "
-    "then 1. With --output, an interrupted run is taken up by the same command, and a finished one by --append or "
+    "then 1. With --output, an interrupted run is resumed by the same command, and a finished one by --append or "
     "--retry-failures. A folder of `apex-music embed` is scored from its embeddings, by a model whose encoder made "
     "them: other heads over a corpus in seconds."
 )
@@ -60,7 +60,7 @@ EXAMPLES = (
 )
 NOT_ON_A_CLUSTER = ("features", "segments", "embeddings", "overwrite", "append", "retry_failures", "recheck", "shard")
 USUAL_LOADING = (None, False, "torch", "float32")
-WHEN_INTERRUPTED = "with --output, the same command goes on where this one stopped"
+WHEN_INTERRUPTED = "with --output, run the same command again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +159,7 @@ def _refuse_without_place(arguments: argparse.Namespace) -> None:
     ):
         if getattr(arguments, name) and not has_place:
             raise ValueError(
-                f"--{name} has no place in {f'a {suffix} file' if suffix else 'the table on the terminal'}. Name an "
+                f"--{name} has no place in {f'a {suffix} file' if suffix else 'the table on the terminal'}. Choose an "
                 f"--output that ends in .json or .jsonl, or leave --{name} out."
             )
 

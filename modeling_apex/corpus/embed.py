@@ -152,7 +152,7 @@ def embed_songs(
         model (`str`, `os.PathLike` or [`ApexModel`]):
             Folder, Hub id or loaded float32 model; its encoder makes the embeddings.
         retry_failures (`bool`, defaults to `False`):
-            Whether to try songs again that failed before, though their audio is the same.
+            Whether to retry songs that failed before, though their audio is the same.
         rereads (`bool`, defaults to `False`):
             Whether to read audio again whose files look unchanged, and to fetch songs from their URLs again.
         show_progress (`bool`, defaults to `False`):
@@ -251,7 +251,7 @@ class _EmbeddingRun:
                 leftover.unlink()
             return
         if folder.exists() and (not folder.is_dir() or any(folder.glob("*.parquet"))):
-            raise ValueError(f"{folder}: holds files but no {MANIFEST_NAME}; name a new folder.")
+            raise ValueError(f"{folder}: holds files but no {MANIFEST_NAME}; choose a new folder.")
         folder.mkdir(parents=True, exist_ok=True)
         save_json(folder / MANIFEST_NAME, manifest)
 
@@ -276,8 +276,8 @@ class _EmbeddingRun:
         refuse_other_identity(str(path), facts["identity"], self.manifest["identity"])
         if "audio" not in facts:
             raise ValueError(
-                f"{path}: made by apex-music 0.1, which did not note what the audio was, so that nothing shows that "
-                f"it is still the same. Embed into a new folder: apex-music embed {self.songs.name} --output FOLDER"
+                f"{path}: made by apex-music 0.1, which did not record the audio, so it is not known whether it is "
+                f"still the same. Embed into a new folder: apex-music embed {self.songs.name} --output FOLDER"
             )
         if retry_failures and facts["failures"]:
             return False

@@ -140,7 +140,7 @@ def find_embeddings(names: Sequence[str]) -> Path | None:
     folder = next((path for path in (Path(os.path.expanduser(name)) for name in names) if is_embeddings(path)), None)
     if folder is not None and len(names) > 1:
         raise ValueError(
-            f"{folder}: holds stored embeddings, and something else is named with it. Name this folder alone, or "
+            f"{folder}: holds stored embeddings, and was given together with other inputs. Pass this folder alone, or "
             "songs alone."
         )
     return folder
@@ -160,14 +160,14 @@ def is_embeddings(folder: Path) -> bool:
 def _find_problem(manifest: Any) -> str | None:
     """Say in words that follow "it" what a manifest lacks; `None` if it has all."""
     if not isinstance(manifest, dict):
-        return "is no JSON object"
+        return "is not a JSON object"
     if wrong := [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]:
-        return f"does not tell {', '.join(wrong)}"
+        return f"lacks {', '.join(wrong)}"
     source, identity = manifest["source"], manifest["identity"]
     counts = source.get("splits")
     if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
-        return "does not tell how many songs each split has"
+        return "does not say how many songs each split has"
     if not all(isinstance(source.get(name), str) for name in ("name", "ids_sha256")):
-        return "does not tell name and ids of its songs"
+        return "does not give the name and ids of its songs"
     sizes = (manifest["songs_per_shard"], identity.get("hidden_size"))
-    return None if all(type(size) is int and size > 0 for size in sizes) else "has sizes that are no counts"
+    return None if all(type(size) is int and size > 0 for size in sizes) else "has sizes that are not counts"

@@ -155,8 +155,8 @@ def _refuse_other_audio(
     """Refuse embeddings of songs whose audio has changed since."""
     if "audio_sha256" not in manifest:
         logger.warning(
-            "%s: made by apex-music 0.1, which did not note what the audio was; whether it is still the same is "
-            "not known. To be sure, embed into a new folder: apex-music embed %s --output FOLDER",
+            "%s: made by apex-music 0.1, which did not record the audio; whether it is still the same is not "
+            "known. To be sure, embed into a new folder: apex-music embed %s --output FOLDER",
             folder,
             source.name,
         )
@@ -176,7 +176,7 @@ def _refuse_other_audio(
     if changed:
         raise ValueError(
             f"{folder}: the audio of {format_count(len(changed), 'song')} has changed since it was embedded, for "
-            f"example that of {min(changed)!r}. Embed them anew by the same command as before: apex-music embed "
+            f"example that of {min(changed)!r}. Embed them again with the same command as before: apex-music embed "
             f"{source.name} --output {folder}"
         )
 

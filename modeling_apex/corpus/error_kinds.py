@@ -12,8 +12,8 @@ OTHER = "unreadable audio"
 ERROR_KINDS = {
     "missing file": "^No such audio file: |there is no such song in the store|the server answered (404|410) ",
     "no path in the table": "expected the path or the URI of a song",
-    "address refused": "is not a public address|only http and https URLs are read|leads to this machine|names a host "
-    "of its own|is a protocol that nothing here reads|is incomplete: expected|has a : in the name of its|a # begins",
+    "address refused": "is not a public address|only http and https URLs are read|leads to this machine|sets its own "
+    "host|is a protocol that nothing here reads|is incomplete: expected|has a : in the name of its|a # begins",
     "missing package": "av is needed|needs a package that is not installed|also decodes M4A",
     "network": "the download (failed|takes longer)|cannot be fetched|fetching it takes longer|the server (answered|"
     "sends)|the store ends the song|changed while it was fetched|the proxy .* cannot be used",

@@ -159,7 +159,7 @@ def identify_audio(
 
 
 def is_uri(audio: Any) -> bool:
-    """Tell whether a song is named by a URL or another URI rather than by a path."""
+    """Tell whether a song is given by a URL or another URI rather than by a path."""
     return isinstance(audio, str) and _URI.match(audio) is not None
 
 

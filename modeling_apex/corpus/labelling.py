@@ -1,5 +1,5 @@
 """
-Pseudo-labels: a corpus of songs and a model that teaches come in, one row a song leaves, as builders of datasets read.
+Pseudo-labels: a corpus of songs and a model that teaches come in, one row per song leaves, as dataset builders read.
 
 A row names its song by the id that the corpus has, and says with the scores who gave them: the teacher, the hash of
 its weights, the day, the version. So nobody takes them for what people said, wherever the table goes.
@@ -32,15 +32,16 @@ def refuse_teacher_without_labels(scorer: SongScorer) -> None:
     problems = [name for name in LABELS if name not in heads]
     if problems:
         raise ValueError(
-            f"{scorer.model_id}: cannot teach, for it has no score {', '.join(problems)}; its scores are "
-            f"{', '.join(heads)}. Name a model with the five aesthetic scores, such as SongEval or APEX."
+            f"{scorer.model_id}: cannot be a teacher, because it has no score {', '.join(problems)}; its scores are "
+            f"{', '.join(heads)}. Choose a model with the five aesthetic scores, such as SongEval or APEX."
         )
     for name, label in LABELS.items():
         found, expected = ([head[end] for end in ("minimum", "maximum")] for head in (heads[name], label))
         if found != expected:
             raise ValueError(
-                f"{scorer.model_id}: cannot teach, for its score {name} runs from {found[0]:g} to {found[1]:g}; a "
-                f"label runs from {expected[0]:g} to {expected[1]:g}. Name a model of that range."
+                f"{scorer.model_id}: cannot be a teacher, because its score {name} runs from {found[0]:g} to "
+                f"{found[1]:g}; a "
+                f"label runs from {expected[0]:g} to {expected[1]:g}. Choose a model with that range."
             )
 
 

@@ -38,7 +38,7 @@ def find_parts(names: Sequence[str | os.PathLike]) -> list[Path]:
         found = PART.fullmatch(path.name)
         if found is None or found[4] not in OUTPUT_FORMATS:
             raise ValueError(
-                f"{path}: is not called like a part of `score --shard`; expected a name such as "
+                f"{path}: is not named like a part of `score --shard`; expected a name such as "
                 "scores-00002-of-00020.jsonl."
             )
         wholes[str(path.parent), found[1], int(found[3]), found[4]] = None
@@ -84,7 +84,7 @@ def merge_parts(parts: Sequence[Path], output: Path) -> list[str | None]:
     suffix = parts[0].suffix
     if output.suffix != suffix:
         raise ValueError(f"{output}: the parts are {suffix} files, so the output must end in {suffix}.")
-    read = [ScoreRows.read(part, "Score this share anew.") for part in parts]
+    read = [ScoreRows.read(part, "Score this share again.") for part in parts]
     words = "columns, or their types," if suffix == ".parquet" else "columns"
     _refuse_differences({part: rows.schema for part, rows in zip(parts, read, strict=True)}, words)
     order = _interleave([len(rows) for rows in read], parts)
@@ -115,7 +115,7 @@ def _interleave(counts: Sequence[int], parts: Sequence[Path]) -> list[tuple[int,
     """Return part and row of each song: every part took every N-th, so none has more than the one before it."""
     if sorted(counts, reverse=True) != list(counts) or counts[0] - counts[-1] > 1:
         texts = ", ".join(f"{part.name} has {count}" for part, count in zip(parts, counts, strict=True))
-        raise ValueError(f"the parts are not the shares of one list of songs ({texts} songs). Score them anew.")
+        raise ValueError(f"the parts are not the shares of one list of songs ({texts} songs). Score them again.")
     return [(part, row) for row in range(counts[0]) for part, count in enumerate(counts) if row < count]
 
 

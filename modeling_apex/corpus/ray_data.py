@@ -63,7 +63,7 @@ def score_corpus(
             What else [`SongTableScorer`] takes.
 
     Returns:
-        `ray.data.Dataset`: a row a song, of the schema of [`SongTableScorer`]; nothing is scored before that.
+        `ray.data.Dataset`: one row per song, of the schema of [`SongTableScorer`]; nothing is scored before that.
 
     Raises:
         `ImportError`: If Ray Data is not installed.

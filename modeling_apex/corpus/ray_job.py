@@ -42,7 +42,7 @@ ROWS_PER_SHARD = 100_000
 SETTINGS = "settings.json"
 BLOCK_SCORER = SongTableScorer  # what workers make
 NO_RESULT = (
-    "nothing came of it: the process that scored it died or failed each time, alone too. Score it by `apex-music "
+    "it could not be scored: the process died or failed each time, even with this song alone. Score it by `apex-music "
     "score` to see why."
 )
 _SONGS = pa.schema([("id", pa.string()), ("uri", pa.string())])
@@ -173,7 +173,7 @@ class _Job:
         refuse_links_out_of(self._work)
         path = self._work / SETTINGS
         if path.exists():
-            found = load_json(path, f"Delete {self._work}, then give the same command again.")
+            found = load_json(path, f"Delete {self._work}, then run the same command again.")
             found = found if isinstance(found, dict) else {}
             if names := list_differences(found, self._settings) or sorted({*found} - {*self._settings}):
                 raise ValueError(
@@ -182,7 +182,7 @@ class _Job:
                 )
             return (self._output / SETTINGS).exists() and not (self._work / "scores").exists()
         if self._work.is_dir() and any(self._work.iterdir()):
-            raise ValueError(f"{self._work}: holds files of something else. Name another output, or move them away.")
+            raise ValueError(f"{self._work}: holds files of something else. Choose another output, or move them away.")
         return False
 
     def take_up(self, table: str | os.PathLike, id_column: str | None, audio_column: str | None) -> None:
@@ -198,7 +198,7 @@ class _Job:
                 writer.write_table(rows)
         self._num_songs = len(index)
         if not self._num_songs:
-            raise ValueError(f"{table}: holds no song. Expected a row a song, with its id and its place.")
+            raise ValueError(f"{table}: holds no song. Expected one row per song, with its id and its place.")
         if (repeated := index.find_repeated()) is not None:
             _refuse_repeated(self._work / "songs.parquet", self._table, repeated)
         for folder in self._work.glob("pass-*.open"):
@@ -228,7 +228,7 @@ class _Job:
         if num_strange := len(self._done) + self.count_missing() - self._num_songs:
             raise ValueError(
                 f"{self._work}: {format_count(num_strange, 'song')} that an unfinished run scored cannot be found in "
-                f"{self._table}, or lie elsewhere now. Finish it with the table that it was started with, or "
+                f"{self._table}, or have moved. Finish it with the table that it was started with, or "
                 "delete it."
             )
 
@@ -259,7 +259,7 @@ class _Job:
         if num_missing == self._num_songs > 1:
             raise RuntimeError(
                 f"{self._work}: not one of {self._num_songs} songs came back from a worker. See what the workers say; "
-                "the same command goes on from here."
+                "run the same command again to resume."
             )
         if num_missing:
             songs = {row["id"]: row["uri"] for rows in self._iterate_missing() for row in rows.to_pylist()}
@@ -295,8 +295,8 @@ class _Job:
                 pass
         except self._ray.exceptions.RayError as error:
             raise RuntimeError(
-                f"{self._work}: Ray ended before all songs were scored ({error}). See what its workers say; the same "
-                "command goes on from here."
+                f"{self._work}: Ray ended before all songs were scored ({error}). See what its workers say; run the "
+                "same command again to resume."
             ) from error
         self._close(folder)
         self._find_done()
@@ -375,6 +375,6 @@ def _refuse_repeated(songs: Path, table: str, row: int) -> None:
     first = ids.index(ids[row]).as_py()
     if first != row:  # and not two ids with one hash
         raise ValueError(
-            f"{table}: rows {first + 1} and {row + 1} have the same id, {ids[row].as_py()!r:.80}. Give every song an "
-            "id of its own, or leave one of them out."
+            f"{table}: rows {first + 1} and {row + 1} have the same id, {ids[row].as_py()!r:.80}. Give every song a "
+            "unique id, or leave one of them out."
         )

@@ -2,7 +2,7 @@
 Keep the reports of a long run safe: a journal that grows row by row, and a final file that appears whole.
 
 While songs are scored, each report is one line of `OUTPUT.partial`, beside what the audio was. An interrupted run,
-also one that was killed, is taken up by the same command: what the journal holds is not scored again, unless its audio
+also one that was killed, is resumed by the same command: what the journal holds is not scored again, unless its audio
 has changed since. At the end the journal becomes the output, in the format of its suffix, by one rename. Two runs
 never share a journal: the second is refused.
 
@@ -164,17 +164,17 @@ class ScoreJournal(AbstractContextManager):
         }
 
     def _parse(self, lines: Sequence[bytes], number: int) -> Any:
-        remedy = "Delete the file, then give the same command again."
+        remedy = "Delete the file, then run the same command again."
         line = parse_json(lines[number - 1], f"{self.path}, line {number}", remedy)
         if not isinstance(line, dict):
-            raise ValueError(f"{self.path}, line {number}: damaged, for it is no JSON object. {remedy}")
+            raise ValueError(f"{self.path}, line {number}: damaged: it is not a JSON object. {remedy}")
         return line
 
     def _take_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if lines[0].get("format") != JOURNAL_FORMAT:
             raise ValueError(
-                f"{self.path}: an unfinished run of apex-music 0.1 left this journal, which does not say what weights "
-                "and audio its scores are of. Delete it, then give the same command again."
+                f"{self.path}: an unfinished run of apex-music 0.1 left this journal, which does not record the "
+                "weights and audio of its scores. Delete it, then run the same command again."
             )
         settings = lines[0].get("settings")
         settings = settings if isinstance(settings, dict) else {}
@@ -191,8 +191,8 @@ class ScoreJournal(AbstractContextManager):
                 key = line.get("id", audio.content if audio.is_address else song)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{self.path}, line {number}: damaged, for it is not the report of a song. Delete the file, then "
-                    "give the same command again."
+                    f"{self.path}, line {number}: damaged: it is not the report of a song. Delete the file, then "
+                    "run the same command again."
                 ) from error
             self._reports[key], self._audio[key] = line["report"], audio
 

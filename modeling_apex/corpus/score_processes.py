@@ -206,7 +206,7 @@ class _Run:
         if worker.identity is None:
             raise RuntimeError(
                 f"a process that was to score songs {_describe_end(status)} before it had loaded the model. What was "
-                "finished is kept; give the same command again, with fewer processes if memory is short."
+                "finished is kept; run the same command again, with fewer processes if memory is short."
             )
         # One that somebody asked to end, as schedulers ask all processes of a job, was not ended by a song.
         if worker.tries_alone and worker.songs and -(status or 0) not in STOPPING:

@@ -65,7 +65,7 @@ class ScoreRows:
             return cls(suffix, list(table), table.fieldnames or ())
         rows = json.loads(text) if suffix == ".json" else [json.loads(line) for line in text.split("\n") if line]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError("a row is no object")
+            raise ValueError("a row is not an object")
         return cls(suffix, rows)
 
     @classmethod

@@ -18,7 +18,7 @@ from modeling_apex.corpus.identity import list_differences
 from modeling_apex.storage.output_folder import TEXT_ERRORS, parse_json, replace_file
 
 RECORD_FORMAT = 1
-REMEDY = "Name another output for the new songs, or pass --overwrite to score all of them again."
+REMEDY = "Choose another output for the new songs, or pass --overwrite to score all of them again."
 
 
 @dataclass

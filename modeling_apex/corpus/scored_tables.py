@@ -2,7 +2,7 @@
 Tables of songs to tables of scores, whatever program cuts the tables and carries them about.
 
 What comes in is an Arrow table with an id and a place, or the audio, of each song; what leaves is one of a fixed
-schema with a row a song, a failed one with its `error`. [`SongTableScorer`] is a callable that keeps its model
+schema with one row per song, a failed one with its `error`. [`SongTableScorer`] is a callable that keeps its model
 and can be sent to another process, so that `datasets.map`, Ray Data and Spark take it as it is.
 """
 
@@ -74,7 +74,7 @@ class SongTableScorer:
         self.weights_sha256 = compute_scores_hash(self._scorer.model)
         if weights_sha256 not in (None, self.weights_sha256):
             raise ValueError(
-                f"{self._scorer.model_id}: is another model here (SHA-256 {self.weights_sha256[:12]} instead of "
+                f"{self._scorer.model_id}: is a different model here (SHA-256 {self.weights_sha256[:12]} instead of "
                 f"{str(weights_sha256)[:12]}). Let every machine see the same folder, or name a revision of a Hub "
                 "model."
             )

@@ -112,7 +112,7 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
     with _name_damage(path):
         facts: dict[str, Any] = json.loads(metadata[SHARD_METADATA])
         if wrong := [name for name, kind in FACTS.items() if not isinstance(facts.get(name), kind)]:
-            raise ValueError(f"it does not tell {', '.join(wrong)}")
+            raise ValueError(f"it lacks {', '.join(wrong)}")
     return facts
 
 
@@ -139,7 +139,7 @@ def list_songs(path: Path, facts: Mapping[str, Any]) -> dict[str, str | None]:
         found = dict.fromkeys([*stored, *(failure["id"] for failure in facts["failures"])])
         contents = dict(facts["audio"]) if "audio" in facts else found
         if set(contents) != set(found):
-            raise ValueError("the songs that it tells of are not those that it holds")
+            raise ValueError("the songs that it lists are not those that it holds")
     return contents
 
 
@@ -176,7 +176,7 @@ def _name_damage(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())  # a library may say it in several lines
         raise ValueError(
-            f"{path}: damaged ({reason}). Delete it, then make it anew: apex-music embed DATASET "
+            f"{path}: damaged ({reason}). Delete it, then make it again: apex-music embed DATASET "
             f"--output {path.parent}"
         ) from error
 
@@ -198,8 +198,8 @@ def list_all_shards(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list
         expected = -(-num_songs // manifest["songs_per_shard"])
         if len(shards[split]) != expected:
             raise ValueError(
-                f"{folder}: its manifest tells of {format_count(expected, 'shard')} of {split!r}, and there are "
-                f"{len(shards[split])}. Make the others by the same command as before: "
+                f"{folder}: its manifest lists {format_count(expected, 'shard')} of {split!r}, and there are "
+                f"{len(shards[split])}. Make the others with the same command as before: "
                 f"apex-music embed DATASET --output {folder}"
             )
     return shards

@@ -47,7 +47,9 @@ def find_songs(names: Iterable[str]) -> list[str]:
             songs[name] = None
             continue
         if not name.strip():
-            raise ValueError(f"a song is named by the empty word {name!r}. Name a file, a folder, a pattern or a URL.")
+            raise ValueError(
+                f"a song is given by an empty string {name!r}. Pass a file, a folder, a pattern or a URL."
+            )
         path = Path(os.path.expanduser(name))  # `~tilde.wav` stays a name
         if path.is_dir():
             found = sorted(search_folder(path))
@@ -97,7 +99,7 @@ def read_song_list(path: str | os.PathLike) -> list[str]:
     """
     place = Path(os.path.expanduser(path))
     if not place.is_file():
-        raise FileNotFoundError(f"{path}: no such list of songs. Name a text file with a song on each line.")
+        raise FileNotFoundError(f"{path}: no such list of songs. Pass a text file with a song on each line.")
     if get_table_suffix(place):
         raise ValueError(f"{path}: is called like a table. Name it without --songs: a list is text and has no ids.")
     songs = [line.strip() for _, line in iterate_lines(place) if not line.isspace()]

@@ -58,8 +58,7 @@ def read_id(value: Any, column: str, place: str) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise ValueError(
-            f"{place}: its {column} is {value!r:.80}; expected text or a whole number. Give every song an id of its "
-            "own."
+            f"{place}: its {column} is {value!r:.80}; expected text or a whole number. Give every song a unique id."
         )
     return str(value)
 
@@ -139,8 +138,8 @@ class IdIndex:
         if len(rows) > 1:
             shown = " and ".join(str(row + 1) for row in sorted(rows)[:2])
             raise TableError(
-                f"{self.table}: the rows {shown} both fit the song {song_id!r}, whose id stands in none letter by "
-                f"letter. Write the ids as the songs have them."
+                f"{self.table}: the rows {shown} both fit the song {song_id!r}, whose id is not exactly that of "
+                f"either. Write the ids as the songs have them."
             )
         if not len(rows):
             self._first_stray = self._first_stray or song_id
@@ -180,7 +179,7 @@ class IdIndex:
         num_matched, num_possible = counts["num_matched_rows"], min(counts["num_rows"], counts["num_songs"])
         if not num_possible or 2 * num_matched >= num_possible:
             return None
-        sides = f"the table has for example {self._first_row!r}, the songs {self._first_stray!r}"
+        sides = f"the table has, for example, {self._first_row!r}, the songs {self._first_stray!r}"
         if not num_matched:
             raise TableError(
                 f"{self.table}: none of its {len(self)} rows is about one of the {self.num_songs} songs; {sides}. "

@@ -75,7 +75,8 @@ class SongShare:
         position = (position - start) // max(1, int(step) if step.isascii() and step.isdigit() else 1)
         if not 0 <= position < number:
             raise ValueError(
-                f"{index} is {texts[0]} and {count} is {texts[1]}, which is no share of a whole. Say which share this "
+                f"{index} is {texts[0]} and {count} is {texts[1]}, which is not a share of a whole. Say which share "
+                f"this "
                 "is with --shard I/N, or --shard 1/1 for all songs."
             )
         return cls(position + 1, number, f"{index} and {count}")

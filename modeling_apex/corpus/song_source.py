@@ -89,7 +89,7 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
         return name
     if not os.fspath(name).strip():
         raise ValueError(
-            "the songs are named by an empty word. Name a dataset folder, a folder of audio or a dataset."
+            "the songs are given by an empty string. Pass a dataset folder, a folder of audio or a dataset."
         )
     path = Path(os.path.expanduser(name))
     if path.is_dir():
@@ -200,7 +200,7 @@ def name_shard(shard: Path) -> Iterator[None]:
         yield
     except pa.ArrowException as error:
         raise ValueError(
-            f"{shard}: damaged, for it is not Parquet that can be read ({error}). Build the dataset again."
+            f"{shard}: damaged: it is not Parquet that can be read ({error}). Build the dataset again."
         ) from error
 
 

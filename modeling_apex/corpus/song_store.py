@@ -172,7 +172,8 @@ class SongStore:
         groups = [set(self.get_split(name).list_values("group")) for name in (first, second)]
         if any(None in values for values in groups):
             raise ValueError(
-                f"{self.folder}: songs without a `group`, so nothing shows that {first} and {second} are apart. Build "
+                f"{self.folder}: songs without a `group`, so it is not known whether {first} and {second} share "
+                f"songs. Build "
                 "the dataset with datasets_scripts, or train with require_grouped_splits=False."
             )
         shared = sorted(groups[0] & groups[1])

@@ -99,7 +99,9 @@ class TableSongSource:
         rows = [row.values for row in islice(iterate_rows(self._path, keeps_audio=False), NUM_LEADING_ROWS)]
         first = next(iterate_rows(self._path), None)
         if first is None:
-            raise TableError(f"{self.name}: holds no songs; expected a row a song, with its id and its path or URI.")
+            raise TableError(
+                f"{self.name}: holds no songs; expected one row per song, with its id and its path or URI."
+            )
         return list(dict.fromkeys(name for row in rows for name in row)), list(first.values)
 
     def _find_audio(self, row: TableRow) -> Any:
@@ -124,5 +126,5 @@ class TableSongSource:
         if first != row:  # and not two ids with one hash
             raise TableError(
                 f"{self.name}: rows {first + 1} and {row + 1} have the same id, {self._ids[row]!r:.80}. Give every "
-                "song an id of its own, or leave one of them out."
+                "song a unique id, or leave one of them out."
             )

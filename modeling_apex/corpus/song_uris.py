@@ -7,7 +7,7 @@ held, so that a song costs what its decoder needs, and a broken one is an error 
 limited as for URLs, and what ends early or changes meanwhile is an error, never a shorter song.
 
 A URI may come from a stranger's table. Object stores are reached by the address and the credentials of this machine's
-environment alone; a URI that names a host of its own is read where `allow_private_addresses` says that it may. What
+environment alone; a URI that sets its own host is read where `allow_private_addresses` says that it may. What
 lies on this machine is read by its path and never by a URI.
 """
 
@@ -210,10 +210,13 @@ def find_opener(uri: str, limits: AudioLimits) -> Callable[[], Any]:
     protocol = _ALIASES.get(parts.scheme.lower(), parts.scheme.lower())
     if "::" in uri.partition("://")[0] or protocol in _LOCAL:
         raise AudioError(
-            f"{protocol}:// leads to this machine or wraps another place, and is not read. Pass the path of the song."
+            f"{protocol}:// points to this machine or wraps another location, and is not read. Pass the path of the "
+            f"song."
         )
     if parts.fragment or uri.endswith("#"):
-        raise AudioError("a # begins what a store is not asked for. If it belongs to the name, write it as %23.")
+        raise AudioError(
+            "a # begins a fragment, which is not sent to a store. If it belongs to the name, write it as %23."
+        )
     if not parts.netloc or not parts.path.strip("/"):
         raise AudioError(f"is incomplete: expected {protocol}://bucket/path/to/song.")
     if protocol in ("s3", "gs"):
@@ -227,12 +230,14 @@ def _find_by_arrow(protocol: str, parts: SplitResult, limits: AudioLimits) -> Ca
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if not limits.allow_private_addresses and (foreign := [name for name in _OWN_HOST if name in query]):
         raise AudioError(
-            f"names a host of its own ({', '.join(foreign)}), which may lie in this network. Set AWS_ENDPOINT_URL "
+            f"sets its own host ({', '.join(foreign)}), which may lie in this network. Set AWS_ENDPOINT_URL "
             "instead, or allow it with AudioLimits(allow_private_addresses=True) or --allow-private-addresses."
         )
     user, _, bucket = parts.netloc.rpartition("@")
     if ":" in bucket:
-        raise AudioError("has a : in the name of its bucket. If a key stands before it, write a / in it as %2F.")
+        raise AudioError(
+            "has a : in the name of its bucket. If there is a key before it, write a / in the key as %2F."
+        )
     open_store = _open_s3 if protocol == "s3" else _open_gs
     store = open_store(bucket, user, tuple(sorted(query.items())))
     path = f"{bucket}/{unquote(parts.path.lstrip('/'))}"
@@ -291,7 +296,7 @@ def _find_by_fsspec(protocol: str, uri: str, limits: AudioLimits) -> Callable[[]
         raise AudioError(f"{protocol}:// needs a package that is not installed: {needed}.") from error
     if protocol not in _STORES and not limits.allow_private_addresses:
         raise AudioError(
-            f"{protocol}:// names a host of its own, which may lie in this network. Allow it with "
+            f"{protocol}:// sets its own host, which may lie in this network. Allow it with "
             "AudioLimits(allow_private_addresses=True) or --allow-private-addresses."
         )
     store = store_class(**store_class._get_kwargs_from_urls(uri))

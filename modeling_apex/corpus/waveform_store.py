@@ -85,7 +85,7 @@ def open_waveform_store(
         save_json(part / "manifest.json", {**manifest, "failures": list(itertools.chain.from_iterable(written))})
 
     make_store(folder, decode)
-    content = load_json(folder / "manifest.json", f"Delete {folder}, then give the same command again.")
+    content = load_json(folder / "manifest.json", f"Delete {folder}, then run the same command again.")
     splits = {split: _open_split(folder, split, extractor.segment_num_samples, labels) for split in source.splits}
     return SongStore(folder, content, sha256, labels.sha256, splits)
 

@@ -69,7 +69,7 @@ class ApexFields:
 
     # The frozen encoder, a `HubertConfig` or a dict; by default of the shape of MERT-v1-95M.
     encoder_config: Any = declare_field(None)
-    # One entry a score, in the order of the output columns: `name`, `minimum`, `maximum`, `group` ("popularity",
+    # One entry per score, in the order of the output columns: `name`, `minimum`, `maximum`, `group` ("popularity",
     # "aesthetics", "hit" or "personal") and `scale` ("percentile", "rating" or "probability"; by default by group).
     heads: list[dict[str, Any]] = declare_field(list(DEFAULT_HEADS), "heads")
     # Which entries of the encoder's hidden states are mixed. Entry 0 is the input of the first layer, so the default

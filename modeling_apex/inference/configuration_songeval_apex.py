@@ -50,7 +50,7 @@ class SongEvalConfig(SongEvalFields, PreTrainedConfig):
 
     Args:
         heads (`list[dict]`, *optional*):
-            One entry a score, in the order of the output columns, as in [`ApexConfig`]. Defaults to SongEval's five,
+            One entry per score, in the order of the output columns, as in [`ApexConfig`]. Defaults to SongEval's five,
             each from 1 to 5.
         sampling_rate (`int`, defaults to 24000):
             Sampling rate, in hertz.

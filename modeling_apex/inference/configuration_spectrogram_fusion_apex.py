@@ -57,7 +57,7 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
         branches (`str`, defaults to `"fused"`):
             `"fused"`: audio and features. `"audio"`: the spectrogram alone. `"features"`: the track features alone.
         features (`list[dict]`, *optional*):
-            One entry a feature, in the order of the input columns. Numeric: `name`, `kind` (`"numeric"`), `transform`
+            One entry per feature, in order of the input columns. Numeric: `name`, `kind` (`"numeric"`), `transform`
             (`"identity"` or `"log1p"`), `mean` and `std` of the transformed training values, `is_leaking`.
             Categorical: `name`, `kind` (`"categorical"`), `categories`, `is_leaking`. Defaults to none.
         hit_threshold (`float`, defaults to 50.0):
@@ -144,7 +144,7 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
 
     @property
     def leaking_names(self) -> list[str]:
-        """Names of the features that are computed from how a track did."""
+        """Names of the features that are computed from a track's success."""
         return [feature["name"] for feature in self.features if feature["is_leaking"]]
 
     @property
@@ -167,7 +167,7 @@ class SpectrogramFusionConfig(SpectrogramFusionFields, PreTrainedConfig):
         Turn the named features of one song into a row for the model's `features`; see `track_features_apex`.
 
         Raises:
-            `TypeError`: If the values are no mapping, or one of them has the wrong kind.
+            `TypeError`: If the values are not a mapping, or one of them has the wrong kind.
             `ValueError`: If a name is unknown, or a number is outside the range of its unit.
         """
         return encode_features(values, self.features)

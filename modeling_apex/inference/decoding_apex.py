@@ -148,7 +148,7 @@ def _open_dict(source: dict[str, Any], sampling_rate: int | None, limits: AudioL
 def _open_array(source: Any, sampling_rate: Any, limits: AudioLimits, *, name: str = "<array>") -> AudioStream:
     if sampling_rate is None:
         raise AudioError(
-            f"{name}: an array has no sampling rate of its own. Pass `sampling_rate=` in hertz, or "
+            f"{name}: an array does not carry a sampling rate. Pass `sampling_rate=` in hertz, or "
             '{"array": array, "sampling_rate": 44100}.'
         )
     if _is_tensor(source):
@@ -201,7 +201,7 @@ def _open_handle(source: Any, limits: AudioLimits, resources: ExitStack) -> tupl
     if isinstance(source, str) and "://" in source:
         if open_url is None:
             raise AudioError(
-                f"{name_song(source)}: is a URL, and this code, which came with a checkpoint, opens none. "
+                f"{name_song(source)}: is a URL, and this code, which came with a checkpoint, does not open URLs. "
                 f"Download the song and pass its path, or use the package apex-music: {INSTALL_PACKAGE}"
             )
         return open_url(source, limits, resources)

@@ -137,7 +137,8 @@ class ApexPreTrainedModel(PreTrainedModel):
             source, kwargs = cls.open_checkpoint(cls, source, config, kwargs, strict)
         elif getattr(config, "mert_model_name", None):
             raise ValueError(
-                f"{name}: names its encoder ({config.mert_model_name}) and does not hold it. The package apex-music "
+                f"{name}: names its encoder ({config.mert_model_name}) and does not contain it. The package "
+                f"apex-music "
                 f"reads such a model: {INSTALL_PACKAGE}"
             )
         if source is not None and kwargs.get("state_dict") is None:
@@ -258,7 +259,7 @@ class ApexModel(ScoreHeadsMixin, ApexPreTrainedModel):
                 Whether to score each segment on its own as well, and to return an [`ApexOutput`] (the default).
 
         Raises:
-            `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
+            `ValueError`: If the inputs are missing, given twice or of a wrong shape, or a song has no segment.
             `FloatingPointError`: If the encoder or a head yields NaN or infinity.
         """
         embeddings, mask = self._gather_segments(input_values, segment_mask, segment_embeddings)  # (N, D), (B, S)
@@ -283,7 +284,8 @@ def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> 
     """
     if labels.shape != scores.shape:
         raise ValueError(
-            f"`labels` are {tuple(labels.shape)} but the scores are {tuple(scores.shape)}; give one column a head, in "
+            f"`labels` are {tuple(labels.shape)} but the scores are {tuple(scores.shape)}; give one column per "
+            f"head, in "
             "the order of `config.heads`, with NaN where a label is missing."
         )
     labels = labels.to(scores)

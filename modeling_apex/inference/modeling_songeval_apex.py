@@ -272,7 +272,7 @@ class SongEvalModel(ApexPreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, hidden_size)`.
 
         Raises:
-            `TypeError`: If the samples are no floats.
+            `TypeError`: If the samples are not floats.
             `ValueError`: If the shape is another one, the songs are too short or too long, or samples are NaN.
             `FloatingPointError`: If the model yields NaN or infinity.
         """
@@ -318,7 +318,7 @@ class SongEvalModel(ApexPreTrainedModel):
         elif segment_embeddings.shape[1:] != (1, self.config.hidden_size):
             raise ValueError(
                 f"`segment_embeddings` are {tuple(segment_embeddings.shape)}, but this model's are (batch_size, 1, "
-                f"{self.config.hidden_size}): a song is one segment. Scores of parts are no scores of the song."
+                f"{self.config.hidden_size}): a song is one segment. Scores of parts are not scores of the song."
             )
         else:
             embeddings = segment_embeddings[:, 0].to(self.head.output.weight.dtype)

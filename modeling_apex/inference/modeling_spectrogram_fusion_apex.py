@@ -211,7 +211,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         Turn the named features of songs into the model's `features`.
 
         Args:
-            songs (`list[dict]`): Values by feature name, one dict a song; what is absent is missing.
+            songs (`list[dict]`): Values by feature name, one dict per song; what is absent is missing.
 
         Returns:
             `torch.FloatTensor` of shape `(num_songs, num_features)`, on the model's device.
@@ -308,7 +308,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
             num_real_samples, tail, output_segment_scores, return_dict: As for [`ApexModel`].
 
         Raises:
-            `ValueError`: If the inputs are missing, doubled or misshapen, or a song has no segment.
+            `ValueError`: If the inputs are missing, given twice or of a wrong shape, or a song has no segment.
             `FloatingPointError`: If the network yields NaN or infinity.
         """
         if input_values is None and segment_embeddings is None and self.encoder is None:
@@ -346,7 +346,8 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         expected = (num_songs, len(self.config.features))
         if tuple(features.shape) != expected:
             raise ValueError(
-                f"`features` are {tuple(features.shape)}, expected {expected}: one row a song, one column a feature, "
+                f"`features` are {tuple(features.shape)}, expected {expected}: one row per song, one column per "
+                f"feature, "
                 f"in the order {', '.join(self.config.feature_names)}. `encode_features` makes them."
             )
         return features

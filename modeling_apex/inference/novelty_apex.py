@@ -32,7 +32,7 @@ def measure_novelty(embedding: Sequence[float], reference: Mapping[str, Any]) ->
     if len(embedding) != len(known["mean"]):
         raise ValueError(
             f"`reference` describes embeddings of {len(known['mean'])} numbers, but this model's have "
-            f"{len(embedding)}. Make it anew: apex-music calibrate MODEL SONGS"
+            f"{len(embedding)}. Make it again: apex-music calibrate MODEL SONGS"
         )
     distance, threshold = float(compute_distances([embedding], known)[0]), float(known["threshold"])
     measured = {"distance": distance, "threshold": threshold, "is_novel": distance > threshold}
@@ -40,7 +40,7 @@ def measure_novelty(embedding: Sequence[float], reference: Mapping[str, Any]) ->
         return measured, []
     warning = (
         f"unlike the songs that the model was calibrated on ({reference['name']}): distance {distance:.2f}, threshold "
-        f"{threshold:.2f}; scores, percentiles and intervals are less sure than they look"
+        f"{threshold:.2f}; scores, percentiles and intervals are less certain than they look"
     )
     return measured, [warning]
 

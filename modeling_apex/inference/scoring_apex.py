@@ -25,7 +25,7 @@ from .song_report_apex import SongReport, build_error_report, build_report
 ON_ERROR = ("raise", "report")
 # What one song can do wrong. Anything else is a fault of the program or the machine, and stops the batch.
 SONG_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
-NO_TIMELINE = "there is no timeline: this model hears a song whole, and scores of its parts are other scores"
+NO_TIMELINE = "there is no timeline: this model hears a song whole, and scores of its parts would be other scores"
 READ_OPTIONS = ("sampling_rate", "resampler", "limits", "on_error", "read_ahead")
 REPORT_OPTIONS = ("return_timeline", "return_embedding", "return_percentiles", "tail", "on_error")
 
@@ -170,7 +170,7 @@ class SongScorer:
         limits: AudioLimits | None = None,
         on_error: str = "raise",
     ) -> Iterator[dict[str, Any]]:
-        """Yield one item a segment: `input_values` `(1, T)`, `is_last`, and in `facts` what its report needs."""
+        """Yield one item per segment: `input_values` `(1, T)`, `is_last`, and in `facts` what its report needs."""
         name, source, features = _name_song(song, getattr(self.model.config, "feature_names", None))
         extractor = self.feature_extractor
         try:

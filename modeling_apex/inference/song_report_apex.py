@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypedDict, cast
 
 INVERTED_TARGET = (
-    "the inverted target: a score is an expected value, so low songs are told too high and high ones too low; a table "
-    "of ranks is made by `apex-music calibrate`"
+    "the inverted target: a score is an expected value, so low songs get too high a percentile and high songs too low "
+    "a one; `apex-music calibrate` makes a table of ranks"
 )
 
 

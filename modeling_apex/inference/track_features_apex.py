@@ -4,7 +4,7 @@ The structured features of a track: names, kinds, meaning, and which give the an
 Plain data and two pure functions, standard library only: builders name their columns by it, training finds its
 features in it, and a model's config encodes a song's features with it. The names are those of Spotify's tables.
 
-A feature *leaks* when it is computed from how the track did: a play count is the outcome itself, and an artist's
+A feature *leaks* when it is computed from the track's success: a play count is the outcome itself, and an artist's
 popularity is an average over the popularity of the artist's tracks, this one included. A model that is to judge a song
 before it is published cannot have them.
 """
@@ -84,7 +84,7 @@ def encode_features(values: Mapping[str, Any], features: Sequence[Mapping[str, A
         (`UNSEEN_CATEGORY` for one that training never saw), NaN for what is missing.
 
     Raises:
-        `TypeError`: If the values are no mapping, or one of them has the wrong kind.
+        `TypeError`: If the values are not a mapping, or one of them has the wrong kind.
         `ValueError`: If a name is unknown, or a number is infinite or below the range of its transform.
     """
     if not isinstance(values, Mapping):

@@ -115,7 +115,8 @@ class WholeSongStream(SegmentStream):
             if num_native > self._max_song_seconds * rate:
                 raise AudioError(
                     f"{self.name}: lasts more than {self._max_song_seconds:g} s, the longest song that this model "
-                    "scores; it hears songs whole and cuts none. Cut the song yourself, or raise `max_song_seconds` "
+                    "scores; it scores whole songs and does not cut them. Cut the song yourself, or raise "
+                    "`max_song_seconds` "
                     "in the model's config, which costs memory and time."
                 )
             pieces.append(resampler.push(block))

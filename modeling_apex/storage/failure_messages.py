@@ -49,7 +49,7 @@ def describe_failure(error: BaseException, output: str | os.PathLike | None = No
     if number in FULL or (place is not None and _is_nearly_full(place) and _is_about_writing(error)):
         where = path or place or "the output"
         return (
-            f"{where}: the disk is full. Free some space, then give the same command again: what was finished is kept."
+            f"{where}: the disk is full. Free some space, then run the same command again: what was finished is kept."
         )
     if number == errno.EFBIG:
         return f"{path or place or 'the output'}: larger than is allowed here (ulimit -f, or the file system)."

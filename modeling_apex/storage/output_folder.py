@@ -80,7 +80,7 @@ def replace_file(path: Path, *, is_shared: bool = False) -> Iterator[BinaryIO]:
 def refuse_existing_file(output: Path) -> None:
     """Raise a `FileExistsError` if a file is there that a command would replace."""
     if output.exists():
-        raise FileExistsError(f"{output}: exists. Name another output, or pass --overwrite to replace it.")
+        raise FileExistsError(f"{output}: exists. Choose another output, or pass --overwrite to replace it.")
 
 
 def escape_surrogates(value: Any) -> Any:
@@ -164,7 +164,7 @@ def parse_json(content: str | bytes, place: str, remedy: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: damaged, for it is not JSON ({error}). {remedy}") from error
+        raise ValueError(f"{place}: damaged: it is not JSON ({error}). {remedy}") from error
 
 
 def share_files(folder: Path) -> None:

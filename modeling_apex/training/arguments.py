@@ -129,7 +129,7 @@ class ApexTrainingArguments:
     encoder_learning_rate: float = _option(AUDIO, 1e-5, "learning rate of encoder and layer mix", POSITIVE)
     gradient_checkpointing: bool = _option(AUDIO, False, "save memory in the encoder at the cost of time")
     branches: str = _option(FUSION, "fused", "what to learn from, both or one", ("fused", "audio", "features"))
-    leaking_features: str = _option(FUSION, "drop", "features computed from how a track did", ("drop", "keep"))
+    leaking_features: str = _option(FUSION, "drop", "features computed from a track's success", ("drop", "keep"))
     target_column: str = _option(FUSION, "popularity", "column of the popularity, 0 to 100", A_NAME)
     hit_threshold: float = _option(FUSION, 50.0, "popularity from which a track is a hit", A_POPULARITY)
     segment_seconds: float = _option(FUSION, 10.0, "length of a segment, in seconds", POSITIVE)

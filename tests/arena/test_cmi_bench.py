@@ -131,7 +131,7 @@ def test_the_whole_command(benchmark: Path, tiny_folder: Path, capsys: pytest.Ca
     order = np.corrcoef(np.argsort(np.argsort(scores)), range(5))[0, 1]
     assert results["datasets"]["PAM"]["results"][str(tiny_folder)]["estimate"] == pytest.approx(order)
     assert run(benchmark, tiny_folder) == 2
-    assert "Name another output, or pass --overwrite" in capsys.readouterr().err
+    assert "Choose another output, or pass --overwrite" in capsys.readouterr().err
     assert run(benchmark, tiny_folder, "--overwrite", "--whole-songs", "--score", "clarity", "--num-draws", "20") == 0
     again = json.loads((benchmark / "out" / "results.json").read_text())
     assert (again["max_seconds"], again["score"]) == (None, "clarity")

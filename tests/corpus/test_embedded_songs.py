@@ -151,7 +151,7 @@ def test_a_model_of_another_kind_is_refused(embeddings: Path) -> None:
         (["--features", "t.csv"], "--features changes nothing"),
         (["--num-processes", "2"], "--num-processes changes nothing"),
         (["--max-seconds", "10"], "--max-... changes nothing"),
-        (["song.wav"], "something else is named with it. Name this folder alone, or songs alone"),
+        (["song.wav"], "was given together with other inputs. Pass this folder alone, or songs alone"),
     ],
 )
 def test_words_that_would_mean_nothing_are_refused(
@@ -167,10 +167,10 @@ def test_what_is_unfinished_or_damaged_is_refused(embeddings: Path, tiny_model: 
     facts = json.loads(table.schema.metadata[SHARD_METADATA])
     facts["failures"] = []  # so that the song that failed is nowhere
     pq.write_table(table.replace_schema_metadata({SHARD_METADATA: json.dumps(facts)}), path)
-    with pytest.raises(ValueError, match=r"train-00001\.parquet: damaged \(the songs that it tells of are not those"):
+    with pytest.raises(ValueError, match=r"train-00001\.parquet: damaged \(the songs that it lists are not those"):
         EmbeddedSongs(embeddings, tiny_model)
     path.unlink()
-    with pytest.raises(ValueError, match=r"its manifest tells of 2 shards of 'train', and there are 1\. Make the"):
+    with pytest.raises(ValueError, match=r"its manifest lists 2 shards of 'train', and there are 1\. Make the"):
         EmbeddedSongs(embeddings, tiny_model)
     manifest = json.loads((embeddings / "manifest.json").read_text())
     (embeddings / "manifest.json").write_text(json.dumps(manifest | {"is_complete": False}))

@@ -40,7 +40,7 @@ def test_labels_come_from_the_dataset_and_not_from_the_old_copies(
     change_label(folder)
     with caplog.at_level(logging.WARNING):
         store = open_embedding_store("embeddings")
-    assert "made by apex-music 0.1, which did not note what the audio was" in caplog.text
+    assert "made by apex-music 0.1, which did not record the audio" in caplog.text
     split = store.get_split("train")
     assert split.list_values("coherence")[0] == 4.0
     assert split.segments[:].tolist() == shard["embedding"].to_pylist()
@@ -63,7 +63,7 @@ def test_embedding_again_is_refused_with_the_command(folder: Path, capsys: pytes
     words = ["embed", "dataset", "--model", MODEL, "--songs-per-shard", "2", "--output"]
     assert main([*words, "embeddings"]) == 2
     said = capsys.readouterr().err
-    assert "made by apex-music 0.1, which did not note what the audio was, so that nothing shows that it is" in said
+    assert "made by apex-music 0.1, which did not record the audio, so it is not known whether it is" in said
     assert "Embed into a new folder: apex-music embed dataset --output FOLDER" in said
     assert main([*words, "new"]) == 0
     old, new = (open_embedding_store(name).get_split("train").segments[:] for name in ("embeddings", "new"))

@@ -194,13 +194,16 @@ def test_a_teacher_without_labels_is_refused(dataset: Path, tmp_path: Path, caps
     words = ["label", str(dataset), "--output", str(tmp_path / "l.csv"), "--teacher"]
     assert main([*words, str(tmp_path / "fusion")]) == 2
     said = capsys.readouterr().err
-    assert "cannot teach, for it has no score coherence, musicality, memorability, clarity, naturalness; its" in said
+    assert (
+        "cannot be a teacher, because it has no score coherence, musicality, memorability, clarity, naturalness; its"
+        in said
+    )
     assert not list(tmp_path.glob("l.csv*"))
 
 
 def test_a_teacher_with_labels_of_another_range_is_refused(tiny_model: ApexModel) -> None:
     tiny_model.config.heads[3]["maximum"] = 10.0
-    with pytest.raises(ValueError, match=r"its score musicality runs from 1 to 10; a label runs from 1 to 5\. Name"):
+    with pytest.raises(ValueError, match=r"its score musicality runs from 1 to 10; a label runs from 1 to 5\. Choose"):
         labelling.refuse_teacher_without_labels(SongScorer(tiny_model))
 
 

@@ -42,7 +42,7 @@ def test_parts_put_together_are_the_whole(
     else:
         assert merged.read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
     assert main(["merge", str(first), "--output", str(merged)]) == 2
-    assert "exists. Name another output, or pass --overwrite" in capsys.readouterr().err
+    assert "exists. Choose another output, or pass --overwrite" in capsys.readouterr().err
     assert main(["merge", str(first), "--output", str(merged), "--overwrite"]) == 1
 
 
@@ -87,7 +87,7 @@ def test_what_is_missing_damaged_or_no_part_is_named(tmp_path: Path, capsys: pyt
     assert main(["merge", first, "--output", output]) == 2
     assert "1 of 2 parts are missing: p-00002-of-00002.jsonl. Score these shares" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "scores.jsonl"), "--output", output]) == 2
-    assert "scores.jsonl: is not called like a part of `score --shard`" in capsys.readouterr().err
+    assert "scores.jsonl: is not named like a part of `score --shard`" in capsys.readouterr().err
     (tmp_path / "q-00001-of-00001.jsonl").touch()
     assert main(["merge", first, str(tmp_path / "q-00001-of-00001.jsonl"), "--output", output]) == 2
     assert "the parts are of 2 outputs (p-...-of-00002.jsonl, q-...-of-00001.jsonl)" in capsys.readouterr().err

@@ -142,7 +142,7 @@ def test_songs_that_kill_their_process_or_fail_oddly_become_rows(
     assert (len(rows), done.num_songs, done.num_failed) == (5, 5, 2)
     for song_id, row in wanted.items():
         if song_id in ("id-4.wav", "id-7.wav"):
-            assert "nothing came of it" in rows[song_id]["error"]
+            assert "it could not be scored" in rows[song_id]["error"]
         else:
             assert rows[song_id] == row
 

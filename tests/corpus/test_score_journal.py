@@ -134,14 +134,14 @@ def test_a_journal_of_the_version_before_is_refused(
     (tmp_path / "out.jsonl.partial").write_text('{"settings": {"model": "tiny"}}\n{"song": "0.wav", "scores": {}}\n')
     assert score(tiny_folder) == []
     assert "an unfinished run of apex-music 0.1 left this journal" in (said := capsys.readouterr().err)
-    assert "Delete it, then give the same command again" in said
+    assert "Delete it, then run the same command again" in said
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         (b"{", "it is not JSON"),
-        (b"[]", "it is no JSON object"),
+        (b"[]", "it is not a JSON object"),
         (b"{}", "it is not the report of a song"),
         (b'{"report": 1, "audio": [1, 2, 3]}', "it is not the report of a song"),
         (b"\xff", "it is not JSON"),
@@ -155,8 +155,8 @@ def test_a_damaged_line_is_named(score: Callable, tiny_folder: Path, tmp_path: P
     capsys.readouterr()
     assert score(tiny_folder) == []
     error = capsys.readouterr().err
-    assert f"out.jsonl.partial, line 2: damaged, for {reason}" in error
-    assert "Delete the file, then give the same command again." in error
+    assert f"out.jsonl.partial, line 2: damaged: {reason}" in error
+    assert "Delete the file, then run the same command again." in error
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -208,7 +208,8 @@ def test_tables_have_one_schema_whether_or_not_songs_failed(
 def test_what_has_no_place_in_the_output_is_refused(songs: Path, tiny_folder: Path, capsys, words, place) -> None:
     assert main(["score", str(songs), "--model", str(tiny_folder), *words]) == 2
     assert (
-        f"{words[0]} has no place in {place}. Name an --output that ends in .json or .jsonl" in capsys.readouterr().err
+        f"{words[0]} has no place in {place}. Choose an --output that ends in .json or .jsonl"
+        in capsys.readouterr().err
     )
 
 

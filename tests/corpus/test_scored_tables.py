@@ -87,7 +87,9 @@ def test_what_travels_is_a_name_and_a_hash(songs: list[str], scorer: SongTableSc
 
 def test_other_weights_under_the_same_name_are_refused(model: Path, tmp_path: Path, scorer: SongTableScorer) -> None:
     arguments = {**scorer.arguments, "model": None}  # the embedded model
-    with pytest.raises(ValueError, match=r"is another model here \(SHA-256 \w{12} instead of \w{12}\).*same folder"):
+    with pytest.raises(
+        ValueError, match=r"is a different model here \(SHA-256 \w{12} instead of \w{12}\).*same folder"
+    ):
         SongTableScorer(**arguments)
 
 

@@ -45,9 +45,9 @@ def test_folders_behind_links_are_searched_once_and_loops_not_at_all(tmp_path: P
 def test_an_empty_word_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make(tmp_path, "a.wav"))
     for name in ("", " "):
-        with pytest.raises(ValueError, match="a song is named by the empty word"):
+        with pytest.raises(ValueError, match="a song is given by an empty string"):
             find_songs([name])
-        with pytest.raises(ValueError, match="the songs are named by an empty word"):
+        with pytest.raises(ValueError, match="the songs are given by an empty string"):
             open_song_source(name)
 
 

@@ -58,7 +58,9 @@ def test_what_schedulers_say(environment: dict[str, str], share: tuple[int, int]
 
 
 def test_a_scheduler_that_says_nonsense_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^RANK is 4 and WORLD_SIZE is 4, which is no share of a whole\. Say which"):
+    with pytest.raises(
+        ValueError, match=r"^RANK is 4 and WORLD_SIZE is 4, which is not a share of a whole\. Say which"
+    ):
         SongShare.find({"RANK": "4", "WORLD_SIZE": "4"})
 
 
@@ -93,7 +95,7 @@ def test_a_share_has_its_place_in_a_file(
     tiny_model: ApexModel, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["score", "a.wav", "--model", str(tiny_folder), "--shard", "1/2"]) == 2
-    assert "--shard has its place in a file: name an --output" in capsys.readouterr().err
+    assert "--shard writes to a file: add an --output" in capsys.readouterr().err
     identity = build_identity(tiny_model, dtype="float32", resampler="sinc")
     write_embeddings(tmp_path / "embeddings", {"train": 8, "validation": 4, "test": 4}, identity)
     words = ["score", str(tmp_path / "embeddings"), "--model", str(tiny_folder), "--output", str(tmp_path / "a.csv")]

@@ -124,7 +124,7 @@ def test_rows_of_json_need_not_have_the_same_fields(songs: Path, score: Callable
         ([{"id": "x", "path": "a"}, {"id": None, "path": "b"}], "list.jsonl:2: its id is None; expected text or a"),
         ([{"id": " ", "path": "a"}], "list.jsonl:1: its id is ' '; expected text or a whole number"),
         ([{"id": 1.5, "path": "a"}], "list.jsonl:1: its id is 1.5; expected text or a whole number"),
-        ([], "list.jsonl: holds no songs; expected a row a song, with its id and its path or URI"),
+        ([], "list.jsonl: holds no songs; expected one row per song, with its id and its path or URI"),
     ],
 )
 def test_ids_that_say_nothing_or_two_things_are_refused(

@@ -172,26 +172,26 @@ def test_credentials_of_a_uri_reach_no_name_and_no_message(store: LoopbackStore)
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("file:///etc/passwd", "file:// leads to this machine or wraps another place, and is not read"),
-        ("local:///etc/passwd", "leads to this machine"),
-        ("memory://a", "leads to this machine"),
-        ("zip://*::file:///etc/x.zip", "leads to this machine"),
+        ("file:///etc/passwd", "file:// points to this machine or wraps another location, and is not read"),
+        ("local:///etc/passwd", "points to this machine"),
+        ("memory://a", "points to this machine"),
+        ("zip://*::file:///etc/x.zip", "points to this machine"),
         ("simplecache::s3://songs/a", "is no URI"),
-        ("s3://songs/a#b.flac", "a # begins what a store is not asked for"),
+        ("s3://songs/a#b.flac", "a # begins a fragment, which is not sent to a store"),
         ("s3://songs", "is incomplete: expected s3://bucket/path/to/song"),
         ("s3:///a.flac", "is incomplete"),
         (
             "s3://songs/a?endpoint_override=169.254.169.254",
-            r"names a host of its own \(endpoint_override\), which may",
+            r"sets its own host \(endpoint_override\), which may",
         ),
-        ("gs://songs/a?scheme=http&endpoint_override=x", r"names a host of its own \(endpoint_override, scheme\)"),
+        ("gs://songs/a?scheme=http&endpoint_override=x", r"sets its own host \(endpoint_override, scheme\)"),
         ("s3://bucket:80/a.flac", "has a : in the name of its bucket"),
         (
             "sftp://localhost/a.flac",
-            r"sftp:// (names a host of its own|needs a package .*paramiko)",
+            r"sftp:// (sets its own host|needs a package .*paramiko)",
         ),
-        ("ftp://10.0.0.1/a.flac", "ftp:// names a host of its own, which may lie in this network"),
-        ("github://me:pw@host/a.flac", "github:// names a host of its own"),
+        ("ftp://10.0.0.1/a.flac", "ftp:// sets its own host, which may lie in this network"),
+        ("github://me:pw@host/a.flac", "github:// sets its own host"),
         ("nothing://a/b", "nothing:// is a protocol that nothing here reads"),
         ("az://container/a.flac", r"az:// needs a package that is not installed: .*adlfs"),
     ],
@@ -227,7 +227,7 @@ def test_the_commands_read_uris_and_name_them_without_what_opens_them(
         rows = [json.loads(line) for line in output.read_text().splitlines()]
         names = [row["song" if command == "score" else "id"] for row in rows]
         assert names == ["s3://songs/gone.flac", "file:///etc/passwd", "s3://songs/a.flac", str(tmp_path / "a.flac")]
-        assert ["there is no such song" in rows[0]["error"], "leads to this machine" in rows[1]["error"]] == [
+        assert ["there is no such song" in rows[0]["error"], "points to this machine" in rows[1]["error"]] == [
             True,
             True,
         ]
@@ -259,7 +259,7 @@ def test_a_list_without_songs_is_refused(
     assert main(["score", "--songs", str(tmp_path / "list.txt"), "--model", str(tiny_folder)]) == 2
     assert reason in capsys.readouterr().err
     assert main(["score", "--model", str(tiny_folder)]) == 2
-    assert "no song is named. Name files" in capsys.readouterr().err
+    assert "no songs were given. Pass files" in capsys.readouterr().err
 
 
 def test_other_protocols_are_read_by_what_fsspec_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_other_protocols_are_read_by_what_fsspec_has(monkeypatch: pytest.MonkeyP
 
     fsspec.register_implementation("shelf", Shelf, clobber=True)
     Shelf().pipe_file("/songs/a.flac", SONG)
-    with pytest.raises(AudioError, match="shelf:// names a host of its own"):
+    with pytest.raises(AudioError, match="shelf:// sets its own host"):
         load("shelf://songs/a.flac")
     np.testing.assert_array_equal(load("shelf://songs/a.flac", LOCAL), load_audio(SONG, target_rate=8000))
 

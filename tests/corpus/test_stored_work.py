@@ -394,16 +394,16 @@ def test_a_split_is_no_way_out_of_the_folder(tmp_path: Path, embed: Callable) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.pop("is_complete"), "for it does not tell is_complete"),
-        (lambda manifest: manifest.update(songs_per_shard=0), "for it has sizes that are no counts"),
+        (lambda manifest: manifest.pop("is_complete"), "for it lacks is_complete"),
+        (lambda manifest: manifest.update(songs_per_shard=0), "for it has sizes that are not counts"),
         (
             lambda manifest: manifest["source"].update(splits={"train": -1}),
-            "does not tell how many songs each split has",
+            "does not say how many songs each split has",
         ),
-        (lambda manifest: manifest["source"].pop("name"), "does not tell name and ids of its songs"),
+        (lambda manifest: manifest["source"].pop("name"), "does not give the name and ids of its songs"),
         (
             lambda manifest: manifest.update(songs_per_shard=1),
-            r"tells of 8 shards of 'train', and there are 4\. Make the",
+            r"lists 8 shards of 'train', and there are 4\. Make the",
         ),
     ],
 )
@@ -417,7 +417,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, embed: Callable, change: Ca
         open_embedding_store(tmp_path / "out")
     path.write_text("[]")
     with pytest.raises(
-        ValueError, match=r"manifest\.json: not the manifest of a folder of embeddings, for it is no JSON"
+        ValueError, match=r"manifest\.json: not the manifest of a folder of embeddings, for it is not a JSON"
     ):
         open_embedding_store(tmp_path / "out")
 
@@ -453,7 +453,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path, embed: Callable, damage: Calla
     embed()
     path = tmp_path / "out" / "train-00001.parquet"
     damage(path)
-    match = rf"{path}: damaged \(.+\)\. Delete it, then make it anew: apex-music embed DATASET --output {path.parent}"
+    match = rf"{path}: damaged \(.+\)\. Delete it, then make it again: apex-music embed DATASET --output {path.parent}"
     with pytest.raises(ValueError, match=match):
         open_embedding_store(tmp_path / "out")
     path.unlink()

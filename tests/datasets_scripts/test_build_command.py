@@ -160,7 +160,7 @@ def test_a_resumed_build_looks_at_no_file_twice(suno_tree, tmp_path, monkeypatch
     monkeypatch.setattr(audio_examination, "examine_audio_file", stop_after_ten)
     arguments = training_arguments(suno_tree, tmp_path / "out")
     assert main(arguments) == 130
-    assert "interrupted; the same command goes on where this one stopped" in capsys.readouterr().err
+    assert "interrupted; run the same command again to resume" in capsys.readouterr().err
     assert main(arguments) == 0
     assert len(looked_at) == 24 + 1
     assert len(set(looked_at)) == 24
@@ -226,7 +226,7 @@ def test_a_build_on_a_full_disk_is_taken_up_when_there_is_space(
     arguments = training_arguments(suno_tree, small_disk / "out")
     ballast = fill_disk(small_disk, 200_000)
     assert main(arguments) == 2
-    assert "the disk is full. Free some space, then give the same command again" in capsys.readouterr().err
+    assert "the disk is full. Free some space, then run the same command again" in capsys.readouterr().err
     ballast.unlink()
     assert main(arguments) == 0
     assert read_folder(small_disk / "out") == read_folder(training_folder)

@@ -176,7 +176,8 @@ def test_labels_of_other_songs_are_refused(tmp_path, capsys):
     labels = save_json_lines(tmp_path / "labels.jsonl", [make_label("other")])
     assert run(tmp_path, table, "--labels", str(labels)) == 2
     assert (
-        "none of its 1 rows is about one of the 3 songs; the table has for example 'other'" in capsys.readouterr().err
+        "none of its 1 rows is about one of the 3 songs; the table has, for example, 'other'"
+        in capsys.readouterr().err
     )
 
 
@@ -247,7 +248,7 @@ def test_a_folder_without_the_audio_of_any_song_is_refused(tmp_path, capsys):
     (tmp_path / "audio" / "else.mp3").touch()
     table = save_json_lines(tmp_path / "songs.jsonl", [make_suno_row(n) for n in range(3)])
     assert run(tmp_path, table, audio=tmp_path / "audio") == 2
-    assert "none of the 3 songs has audio there; the table has for example 'song-000'" in capsys.readouterr().err
+    assert "none of the 3 songs has audio there; the table has, for example, 'song-000'" in capsys.readouterr().err
 
 
 # What is cut off

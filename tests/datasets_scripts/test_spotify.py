@@ -83,7 +83,7 @@ def test_dataset_is_read_offline_and_artists_stay_apart(tmp_path: Path) -> None:
     for name in LEAKING_NAMES:
         assert f"`{name}`" in card
     assert "- `artist_popularity`: track feature: popularity of the artist" in card
-    assert card.count("leaks the target: it is computed from how the track did") == len(LEAKING_NAMES)
+    assert card.count("leaks the target: it is computed from the track's success") == len(LEAKING_NAMES)
 
 
 def test_one_option_drops_all_that_leaks(tmp_path: Path) -> None:

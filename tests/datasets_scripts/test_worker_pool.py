@@ -22,7 +22,7 @@ def end_here(number: int) -> int:
 
 
 def test_a_worker_that_dies_is_named() -> None:
-    message = r"a process that added numbers died: .*What was finished is kept; give the same command again"
+    message = r"a process that added numbers died: .*What was finished is kept; run the same command again"
     with (
         pytest.raises(WorkerDiedError, match=message),
         open_worker_pool(2, start_method="fork", work="added numbers") as pool,

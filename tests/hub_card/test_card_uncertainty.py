@@ -69,7 +69,7 @@ def calibrated(tiny_release: Path, tiny_model: ApexModel) -> Path:
 
 def test_without_a_reference_set_the_percentile_is_the_inverted_target(tiny_release: Path) -> None:
     card = render(tiny_release)
-    assert "Here it is the inverted target: a score is an expected value, so low songs are told too high" in card
+    assert "Here it is the inverted target: a score is an expected value, so low songs get too high" in card
     assert "The model has no reference set, so its reports have no intervals" in card
 
 

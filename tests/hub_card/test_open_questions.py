@@ -197,5 +197,5 @@ def test_the_answers_outlive_an_extension(best: Path, tiny_model: ApexModel) -> 
 def test_one_sentence_and_the_status_of_a_mistake(best: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--model", str(best), "--repo", REPO, "--dry-run"]) == 2
     said = capsys.readouterr()
-    assert "then give the same command again" in said.err
+    assert "then run the same command again" in said.err
     assert "Traceback" not in said.err

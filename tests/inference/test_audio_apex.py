@@ -1110,7 +1110,7 @@ class TestRefusals:
 
     def test_arrays(self) -> None:
         with pytest.raises(
-            AudioError, match=r"<array>: an array has no sampling rate of its own. Pass `sampling_rate="
+            AudioError, match=r"<array>: an array does not carry a sampling rate. Pass `sampling_rate="
         ):
             open_audio(np.zeros(9))
         for integers in (np.zeros(9, np.int16), torch.zeros(9, dtype=torch.int32)):

@@ -268,7 +268,7 @@ def test_half_precision_stays_close_and_keeps_statistics(tmp_path: Path) -> None
         ),
         (
             {"input_values": torch.zeros(1, 1, 2400), "features": torch.zeros(1, 2)},
-            r"`features` are \(1, 2\), expected \(1, 3\): one row a song, .* genre, tempo, play_count",
+            r"`features` are \(1, 2\), expected \(1, 3\): one row per song, .* genre, tempo, play_count",
         ),
         (
             {"input_values": torch.zeros(1, 1, 2400), "labels": torch.zeros(1, 7)},

@@ -282,7 +282,7 @@ def test_limits_are_settings(scorer: ApexPopularityPipeline, song_file: SongFile
     ("array", "sampling_rate", "message"),
     [
         (np.ones(5000, np.float32), 0, "must be a positive whole number of hertz, got 0"),
-        (np.ones(5000, np.float32), None, "an array has no sampling rate of its own"),
+        (np.ones(5000, np.float32), None, "an array does not carry a sampling rate"),
         (np.ones(1, np.float32), 24_000, r"1 samples? .*at least \d+"),
         (np.ones(0, np.float32), 24_000, "holds no samples"),
         (np.full(5000, np.nan, np.float32), 24_000, "(?i)nan"),

@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_song_by_song_and_change_by_change(
 
     monkeypatch.setattr(ScoreJournal, "add", count)
     assert main(words) == 130
-    assert "the same command goes on where this one stopped" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert not (tmp_path / "out" / "robustness.json").exists()
     with monkeypatch.context() as patch:
         patch.setattr(ScoreJournal, "add", add)
@@ -209,7 +209,7 @@ def test_what_exists_is_not_replaced_unless_it_is_said(
 ) -> None:
     assert main(words) == 0
     assert main(words) == 2
-    assert "scores.jsonl: exists. Name another output, or pass --overwrite" in capsys.readouterr().err
+    assert "scores.jsonl: exists. Choose another output, or pass --overwrite" in capsys.readouterr().err
     assert main([*words[:-2], "--overwrite"]) == 0
     names = [row["name"] for row in read_results(tmp_path / "out")["perturbations"]]
     assert names == ["none", "gain -12 dB", "gain -6 dB", "gain +6 dB"]

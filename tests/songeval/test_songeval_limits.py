@@ -21,7 +21,7 @@ from spaces_demo.settings import SpaceSettings
 from strangers import run_elsewhere
 
 SongFile = Callable[..., Path]
-REFUSAL = "lasts more than 1 s, the longest song that this model scores; it hears songs whole and cuts none"
+REFUSAL = "lasts more than 1 s, the longest song that this model scores; it scores whole songs and does not cut"
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_seven_outputs_without_the_five_cannot_teach(
     assert main(["convert", *words, "--output", str(tmp_path / "letters")]) == 0
     words = [str(songs), "--teacher", str(tmp_path / "letters"), "--output", str(tmp_path / "labels.csv")]
     assert main(["label", *words]) == 2
-    assert "cannot teach, for it has no score coherence" in capsys.readouterr().err
+    assert "cannot be a teacher, because it has no score coherence" in capsys.readouterr().err
 
 
 def test_seven_outputs_are_exported_with_their_licences(seven: Path, songs: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_arrays_and_names(song_file: WriteSong) -> None:
 
 def test_a_long_song_is_refused_and_not_cut(song_file: WriteSong) -> None:
     path = song_file("long.wav", 1.001, 44_100)
-    with pytest.raises(AudioError, match=r"long\.wav: lasts more than 1 s, .* cuts none.* `max_song_seconds`"):
+    with pytest.raises(AudioError, match=r"long\.wav: lasts more than 1 s, .* does not cut them.* `max_song_seconds`"):
         load_whole_song(path, max_song_seconds=1.0)
     samples = load_whole_song(song_file("just.wav", 1.0, 44_100), max_song_seconds=1.0).samples
     assert len(samples) == 24_001 <= SongEvalConfig(max_song_seconds=1.0).max_num_samples

@@ -15,7 +15,7 @@ def system_error(number: int, path: Path | None = None) -> OSError:
 
 
 def test_a_full_disk_names_the_place_and_the_remedy(tmp_path: Path) -> None:
-    expected = "the disk is full. Free some space, then give the same command again: what was finished is kept."
+    expected = "the disk is full. Free some space, then run the same command again: what was finished is kept."
     shard = tmp_path / "shard"
     assert describe_failure(system_error(errno.ENOSPC, shard), tmp_path) == f"{shard}: {expected}"
     assert describe_failure(system_error(errno.ENOSPC), tmp_path) == f"{tmp_path}: {expected}"

@@ -65,7 +65,7 @@ def test_names_that_are_no_text_survive_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
 def test_a_file_that_is_no_json_is_named_with_the_remedy(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.json: damaged, for it is not JSON \(.*\)\. Delete it\."):
+    with pytest.raises(ValueError, match=r"a\.json: damaged: it is not JSON \(.*\)\. Delete it\."):
         load_json(tmp_path / "a.json", "Delete it.")
 
 

@@ -205,7 +205,7 @@ def test_a_run_on_a_full_disk_is_taken_up_when_there_is_space(
     run = small_disk / "run"
     ballast = fill_disk(small_disk, 60_000)
     assert main([*words, "--output", str(run)]) == 2
-    assert "the disk is full. Free some space, then give the same command again" in capsys.readouterr().err
+    assert "the disk is full. Free some space, then run the same command again" in capsys.readouterr().err
     ballast.unlink()
     assert main([*words, "--output", str(run), "--resume"]) == 0
     assert read_metrics(run) == read_metrics(whole.best.parent)

@@ -106,7 +106,7 @@ def build_feature_specs(split: SongSplit, leaking_features: str, target_column: 
         split ([`SongSplit`]):
             The training songs; statistics and categories come from them.
         leaking_features (`str`):
-            `"drop"` leaves out what is computed from how a track did; `"keep"` does not.
+            `"drop"` leaves out what is computed from a track's success; `"keep"` does not.
         target_column (`str`):
             The column to predict, never a feature.
 

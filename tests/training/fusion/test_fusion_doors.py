@@ -231,7 +231,7 @@ def test_mistakes_on_the_command_line(
     (tmp_path / "other.csv").write_text("song,tempo\nelsewhere.wav,128\n")
     assert main([*words, str(tmp_path / "other.csv")]) == 2
     err = capsys.readouterr().err
-    assert "none of its 1 rows is about one of the 1 songs; the table has for example 'elsewhere.wav'" in err
+    assert "none of its 1 rows is about one of the 1 songs; the table has, for example, 'elsewhere.wav'" in err
 
 
 def test_feature_tables(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_few_matches_of_a_feature_table_are_warned_of(tmp_path: Path, caplog: py
     (tmp_path / "t.csv").write_text("song,tempo\na,1\nb,2\nc,3\n")
     found = FeatureTable(tmp_path / "t.csv").find_all(["a.wav", "x.wav", "y.wav"])
     assert found == [{"tempo": 1}, None, None]
-    assert "only 1 of 3 rows are about one of the 3 songs; the table has for example 'a', the songs 'x.wav'" in (
+    assert "only 1 of 3 rows are about one of the 3 songs; the table has, for example, 'a', the songs 'x.wav'" in (
         caplog.text
     )
 
