@@ -375,6 +375,35 @@ def describe_gpu(result: dict[str, Any]) -> str:
     )
 
 
+SONGEVAL_WAYS = {
+    "ours": "ours, a waveform in memory",
+    "file": "ours, from a stereo file at 44.1 kHz",
+    "bfloat16": "ours in bfloat16, a waveform in memory",
+    "original": "the original's way, restated",
+}
+
+
+def describe_songeval(result: dict[str, Any]) -> str:
+    """Say what a song costs by SongEval, and by the way its own packages go."""
+    rows = [
+        [song, words, f"{found[way]['cpu_seconds']:.1f}", f"{found[way]['memory_gib']:.2f}"]
+        for song, found in result["songs"].items()
+        for way, words in SONGEVAL_WAYS.items()
+        if way in found
+    ]
+    compared = {song: found for song, found in result["songs"].items() if "original" in found}
+    ratios = ", ".join(f"{found['original_over_ours_cpu_seconds']:.2f} at {song}" for song, found in compared.items())
+    error = max(found["largest_score_difference"] for found in compared.values())
+    rounding = max(found["largest_score_difference_of_bfloat16"] for found in compared.values())
+    return (
+        build_table(["song", "way", "processor seconds", "GiB above the weights"], rows)
+        + f"\n\nThe published shape with random weights, {result['machine']['cpu']}, one thread. The original's way "
+        f"takes {ratios} times our processor time and differs by at most {error:.0e} in a score; ours in bfloat16 "
+        f"differs by {rounding:.2g} of the four points of a scale, so float32 stays the default. A song of ten "
+        f"minutes is out of the original's reach. `{result['command']}`."
+    )
+
+
 def describe_embed_processes(result: dict[str, Any]) -> str:
     """Say what a second core is worth to `embed`."""
     rows = [
@@ -740,6 +769,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "leaks": (RESULTS / "leaks.json", describe_leaks),
     "engines": (RESULTS / "engines.json", describe_engines),
     "gpu": (RESULTS / "gpu.json", describe_gpu),
+    "songeval": (RESULTS / "songeval.json", describe_songeval),
     "embed-processes": (RESULTS / "embed_processes.json", describe_embed_processes),
     "models": (RESULTS / "models.json", describe_models),
     "uncertainty": (TINY / "uncertainty.json", describe_uncertainty),
