@@ -1,6 +1,8 @@
 """`apex-music label`: label a corpus with the scores of a teacher model (pseudo-labels)."""
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 from modeling_apex.commands.options import (
@@ -25,11 +27,15 @@ from modeling_apex.commands.options import (
 )
 from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.corpus.score_rows import OUTPUT_FORMATS, ScoreRows
+from modeling_apex.storage.output_folder import refuse_existing_file, replace_file
+from modeling_apex.storage.output_lock import OutputLock
 
 HELP = "label a corpus with the scores of a teacher model (pseudo-labels)"
 DESCRIPTION = (
     "Score every song of a corpus by a model, for another to learn from: files, folders and URLs; one table, built "
-    "dataset, folder of audio or Hub dataset, whose ids are kept; or one folder of `apex-music embed`. The output has "
+    "dataset, folder of audio or Hub dataset, whose ids are kept; one folder of `apex-music embed`; or one of `score "
+    "--backend ray`, whose scores become labels as they are. The output has "
     "one row per song, with the scores, the teacher, the hash of its weights and the day, and is what `build training "
     "--labels` takes. A song that fails has its reason in the row and no labels; the exit status is then 1. An "
     "interrupted run is resumed by the same command."
@@ -38,6 +44,7 @@ EXAMPLES = (
     "audio/ --teacher songeval --output labels.parquet",
     "datasets/suno --teacher amaai-lab/apex --output labels.parquet",
     "embeddings/suno --teacher runs/large/best --output labels.parquet",
+    "scores-of-a-cluster --teacher songeval --output labels.parquet",
 )
 WHEN_INTERRUPTED = "run the same command again to resume"
 
@@ -58,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from modeling_apex.corpus.cluster_scores import find_cluster_scores
     from modeling_apex.corpus.embedding_manifest import find_embeddings
     from modeling_apex.corpus.labelling import (
         build_label_row,
@@ -69,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.song_source import open_songs
 
     names = list_names(arguments)
+    if scores := find_cluster_scores(names):
+        return _label_by_scores(scores, arguments)
     folder = find_embeddings(names)
     share = place_output(arguments, "labels", folder)
     songs: Any = None
@@ -101,3 +111,35 @@ def run(arguments: argparse.Namespace) -> int:
             pass  # each is in the journal
         errors = journal.finish(songs.ids)
     return say_what_came_of_it(arguments.output, errors, "labelled")
+
+
+def _label_by_scores(folder: Path, arguments: argparse.Namespace) -> int:
+    """Make labels of the teacher's scores that a cluster left; nothing is decoded."""
+    from modeling_apex.corpus.cluster_scores import read_cluster_scores
+    from modeling_apex.corpus.labelling import (
+        build_label_row,
+        describe_teacher,
+        list_label_columns,
+        refuse_teacher_without_labels,
+    )
+
+    refuse_audio_options(arguments, folder)
+    if wrong := [name for name in ("append", "retry_failures", "shard") if getattr(arguments, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise ValueError(f"{folder}: holds scores, of which labels are made at once: leave {options} out.")
+    output = Path(os.path.expanduser(arguments.output))
+    if output.suffix not in OUTPUT_FORMATS:
+        raise ValueError(f"{output}: unknown format; the suffix must be one of {', '.join(OUTPUT_FORMATS)}.")
+    if not arguments.overwrite:
+        refuse_existing_file(output)
+    scorer = load_scorer(arguments)
+    refuse_teacher_without_labels(scorer)
+    teacher, config = describe_teacher(scorer), scorer.model.config
+    settings = {"weights_sha256": teacher.teacher_sha256, "tail": arguments.tail}
+    reports = read_cluster_scores(folder, config, settings)
+    rows = ScoreRows.build(
+        output.suffix, reports, list_label_columns(config), lambda report: build_label_row(report, config, teacher)
+    )
+    with OutputLock(output, is_file=True), replace_file(output) as file:
+        rows.write(file)
+    return say_what_came_of_it(arguments.output, rows.list_values("error"), "labelled")

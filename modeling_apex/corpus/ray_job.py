@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_apex.corpus.cluster_scores import FILES, SETTINGS
 from modeling_apex.corpus.identity import list_differences
 from modeling_apex.corpus.ray_data import (
     SONGS_PER_BLOCK,
@@ -39,7 +40,6 @@ from modeling_apex.storage.source_names import name_source
 from modeling_apex.storage.table_reader import iterate_rows
 
 ROWS_PER_SHARD = 100_000
-SETTINGS = "settings.json"
 BLOCK_SCORER = SongTableScorer  # what workers make
 NO_RESULT = (
     "it could not be scored: the process died or failed each time, even with this song alone. Score it by `apex-music "
@@ -59,7 +59,7 @@ class ScoredCorpus:
 
 def read_errors(output: Path) -> list[str | None]:
     """Read from an output why songs failed, and `None` for each that did not."""
-    files = sorted(output.glob("scores-*.parquet"))
+    files = sorted(output.glob(FILES))
     return [error for path in files for error in pq.read_table(path, columns=["error"])["error"].to_pylist()]
 
 

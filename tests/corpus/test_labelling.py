@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,10 +18,12 @@ from modeling_apex.cli import main
 from modeling_apex.corpus import labelling
 from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.score_journal import ScoreJournal
+from modeling_apex.corpus.scored_tables import SongTableScorer
 from modeling_apex.corpus.song_input import SourceSongs
 from modeling_apex.corpus.song_source import AudioFileSource, ParquetSongSource, open_songs
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.scoring_apex import SongScorer
+from modeling_apex.storage.output_folder import save_json
 from modeling_apex.storage.table_reader import iterate_rows
 
 from published_songeval import write_muq_folder, write_songeval_head
@@ -260,3 +264,71 @@ def test_csv_has_a_row_a_song(label: Callable, tiny_folder: Path, dataset: Path,
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(labelling.list_label_columns(load_scorer(tiny_folder).model.config))
     assert len(rows) == 6
+
+
+@pytest.fixture
+def cluster_scores(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A folder as a job of Ray leaves it, of two songs and a broken one, and their table beside it."""
+    songs = {"a": make_wav(1, 0.4), "b": make_wav(2, 0.4), "broken": b"no audio"}
+    for name, content in songs.items():
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    (tmp_path / "songs.csv").write_text("id,path\n" + "".join(f"{name},{name}.wav\n" for name in songs))
+    table = pa.table({"id": list(songs), "path": [str(tmp_path / f"{name}.wav") for name in songs]})
+    scorer = SongTableScorer(str(tiny_folder))
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    pq.write_table(scorer(table), folder / "scores-00001-of-00001.parquet")
+    save_json(folder / "settings.json", {"weights_sha256": scorer.weights_sha256, "resampler": "sinc", "tail": None})
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_scores_of_a_cluster_become_labels_as_they_are(
+    suffix: str, cluster_scores: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--teacher", str(tiny_folder), "--output"]
+    expected, output = tmp_path / f"expected{suffix}", tmp_path / f"labels{suffix}"
+    assert main(["label", str(tmp_path / "songs.csv"), *words, str(expected)]) == 1
+    monkeypatch.setattr(SongScorer, "read", None)  # nothing is decoded again
+    assert main(["label", str(cluster_scores), *words, str(output)]) == 1
+    assert [row.values for row in iterate_rows(output)] == [row.values for row in iterate_rows(expected)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tail", "drop"], "its scores are not of this model and these options .tail None instead of drop"),
+        (["--append"], "holds scores, of which labels are made at once: leave --append out"),
+        (["--num-processes", "2"], "for which --num-processes changes nothing"),
+        (["--songs", "songs.txt"], "holds scores, and was given together with other inputs"),
+        (["--output", "labels.xlsx"], "labels.xlsx: unknown format"),
+    ],
+)
+def test_scores_of_a_cluster_that_are_no_labels_are_refused(
+    words: list[str],
+    message: str,
+    cluster_scores: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("songs.txt").write_text("a.wav\n")
+    output = ["--output", str(tmp_path / "labels.csv")]
+    assert main(["label", str(cluster_scores), *output, "--teacher", str(tiny_folder), *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_scores_of_another_model_are_not_labels_of_this_one(
+    cluster_scores: Path, tiny_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = ["label", str(cluster_scores), "--teacher", str(tiny_folder), "--output", str(tmp_path / "labels.csv")]
+    save_json(cluster_scores / "settings.json", {"weights_sha256": "0" * 64, "tail": None})
+    assert main(words) == 2
+    assert "its scores are not of this model and these options (weights_sha256 000000000000" in capsys.readouterr().err
+    (cluster_scores / "settings.json").write_text("[]")
+    assert main(words) == 2
+    assert "Delete it, then score its table again" in capsys.readouterr().err
+    assert not (tmp_path / "labels.csv").exists()
