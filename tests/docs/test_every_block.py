@@ -31,7 +31,7 @@ NOT_RUN = {
     "docs/start-integrator.md": (1, "it installs this program"),
     "docs/score-on-other-engines.md": (2, "packages to install, and records of one machine's speed"),
     "docs/score-many-songs.md": (2, "an array of jobs and torchrun"),
-    "docs/score-millions.md": (4, "a cluster"),
+    "docs/score-millions.md": (6, "a cluster, and processes and workers, which tests/corpus starts in small"),
     "docs/train.md": (1, "torchrun, which the tests of training start with their own arguments"),
     "docs/publish-and-verify.md": (1, "a repository on the Hub"),
     "spaces_demo/README.md": (2, "servers that run until they are stopped, and an upload to the Hub"),
