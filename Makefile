@@ -58,6 +58,7 @@ bench: $(ALL) ## Run the benchmarks on a quiet machine (on any: BUSY=--busy) and
 	$(BIN)/python tests/benchmarks/bench_songeval.py --output tests/benchmarks/results/songeval.json $(BUSY)
 	$(BIN)/python tests/benchmarks/bench_rewards.py --output tests/benchmarks/results/rewards.json $(BUSY)
 	$(BIN)/python tests/benchmarks/bench_embed_processes.py --output tests/benchmarks/results/embed_processes.json $(BUSY)
+	$(BIN)/python tests/benchmarks/bench_score_processes.py --output tests/benchmarks/results/score_processes.json $(BUSY)
 	$(BIN)/python tests/benchmarks/update_readme.py
 
 formats: $(WITH)test ## Read every format that the ffmpeg of this machine writes (an hour) and write what differs

@@ -14,6 +14,7 @@ import soundfile
 from modeling_apex.cli import main
 from modeling_apex.commands import progress
 from modeling_apex.corpus.error_kinds import ERROR_KINDS, OTHER, count_error_kinds, find_error_kind
+from modeling_apex.corpus.ray_job import NO_RESULT
 
 from song_folders import make_wav
 
@@ -100,6 +101,8 @@ def test_the_last_line_counts_why_songs_failed(
         ("https://a/b: the server answered 503 Busy. Check the URL.", "network"),
         ("s3://a/b: there is no such song in the store. Check the URI.", "missing file"),
         ("a.m4a: the decoder of this M4A file died (SIGSEGV). The file is damaged", "decoder died"),
+        ("a.m4a: the decoder of this M4A file returned nothing for 60 s and was stopped.", "decoder died"),
+        (NO_RESULT, "decoder died"),
         ("the encoder yields NaN or infinity. Check that the input is finite", "model"),
         ("[Errno 13] Permission denied: 'a.wav'", "not accessible"),
         ("b.mp3: whatever else", OTHER),

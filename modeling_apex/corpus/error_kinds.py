@@ -12,12 +12,12 @@ OTHER = "unreadable audio"
 ERROR_KINDS = {
     "missing file": "^No such audio file: |there is no such song in the store|the server answered (404|410) ",
     "no path in the table": "expected the path or the URI of a song",
-    "address refused": "is not a public address|only http and https URLs are read|leads to this machine|sets its own "
+    "address refused": "is not a public address|only http and https URLs are read|points to this machine|sets its own "
     "host|is a protocol that nothing here reads|is incomplete: expected|has a : in the name of its|a # begins",
     "missing package": "av is needed|needs a package that is not installed|also decodes M4A",
     "network": "the download (failed|takes longer)|cannot be fetched|fetching it takes longer|the server (answered|"
     "sends)|the store ends the song|changed while it was fetched|the proxy .* cannot be used",
-    "decoder died": "the decoder of this .* file (died|gave nothing)|the process that scored it died",
+    "decoder died": "the decoder of this .* file (died|returned nothing)|the process (that scored it )?died",
     "too large": "but the limit is ",
     "too short": r"Pass a longer song\.",
     "not accessible": r"^\[Errno|cannot be (opened|read) \(|is a folder, not a song|not a regular file",

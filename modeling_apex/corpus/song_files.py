@@ -78,7 +78,9 @@ def is_dataset(name: str) -> bool:
     if path.is_dir():
         return bool(list_shards(path))
     is_file_name = path.suffix.lower() in AUDIO_SUFFIXES or glob.has_magic(name) or get_table_suffix(name) != ""
-    return not is_file_name and DATASET_ID.fullmatch(name) is not None and not os.path.lexists(path)
+    # What is missing from a folder that is there is a slip, and no host is asked for it.
+    is_path = is_file_name or os.path.lexists(path) or path.parent.is_dir()
+    return not is_path and DATASET_ID.fullmatch(name) is not None
 
 
 def list_shards(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_embed_processes import build_model, write_songs
+from machine_load import add_output, measure_load, write_result
 
 # Name, songs and seconds of each.
 MODELS = {"apex-tiny": (400, 60.0), "MERT-v1-95M, random weights": (6, 60.0)}
@@ -78,9 +79,9 @@ def main() -> None:
     parser.add_argument("--songs", type=int, help="songs of each model, for a trial")
     parser.add_argument("--seconds", type=float, help="length of a song, for a trial")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="for a trial")
-    parser.add_argument("--output", help="write the result as JSON")
+    add_output(parser)
     arguments = parser.parse_args()
-    load_before, models = os.getloadavg()[0], {}
+    load, models = measure_load(parser, arguments), {}
     for name in arguments.models:
         num_songs, song_seconds = MODELS[name]
         sizes = arguments.songs or num_songs, arguments.seconds or song_seconds
@@ -90,13 +91,10 @@ def main() -> None:
         "command": "python tests/benchmarks/bench_score_processes.py",
         "num_cores": os.cpu_count(),
         "num_rounds": arguments.rounds,
-        "load_before": load_before,
         "models": models,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+    write_result(arguments, result, load)
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -448,7 +448,7 @@ def describe_score_processes(result: dict[str, Any]) -> str:
         build_table(header, rows)
         + f"\n\n`apex-music score` as a whole, the start of its processes included: times faster than one process of "
         f"one thread, and times its CPU time; medians of {result['num_rounds']} rounds, the least and the largest in "
-        f"parentheses; {result['num_cores']} cores, load average {result['load_before']:.1f} at the start; {songs}. "
+        f"parentheses; {result['num_cores']} cores, load average {result['load_at_start']:.1f} at the start; {songs}. "
         f"All ways wrote the same bytes. Made by `{result['command']}`."
     )
 
@@ -770,6 +770,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "engines": (RESULTS / "engines.json", describe_engines),
     "gpu": (RESULTS / "gpu.json", describe_gpu),
     "songeval": (RESULTS / "songeval.json", describe_songeval),
+    "score-processes": (RESULTS / "score_processes.json", describe_score_processes),
     "embed-processes": (RESULTS / "embed_processes.json", describe_embed_processes),
     "models": (RESULTS / "models.json", describe_models),
     "uncertainty": (TINY / "uncertainty.json", describe_uncertainty),

@@ -10,7 +10,7 @@ import pytest
 from modeling_apex import ApexModel
 from modeling_apex.corpus.embed import embed_songs
 from modeling_apex.corpus.embedding_store import open_embedding_store
-from modeling_apex.corpus.song_files import find_songs
+from modeling_apex.corpus.song_files import find_songs, is_dataset
 from modeling_apex.corpus.song_source import open_song_source
 
 from song_folders import make_wav
@@ -69,3 +69,29 @@ def test_names_that_are_no_text_are_embedded(tmp_path: Path, tiny_model: ApexMod
     assert set(pq.read_table(tmp_path / "out" / "train-00000.parquet")["id"].to_pylist()) == {"a\\udcff.wav"}
     assert b"b\\\\udcfe" in (tmp_path / "out" / "failures.jsonl").read_bytes()
     assert open_embedding_store(tmp_path / "out").get_split("train").list_values("id") == ["a\\udcff.wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("owner/songs", True),
+        ("owner/songs.v2", True),
+        ("takes/missing", False),  # a slip in a folder that is here: no host is asked for it
+        ("takes/song", False),
+        ("owner/song.mp3", False),
+        ("owner/songs.csv", False),
+        ("owner/*", False),
+        ("./owner/songs", False),
+        ("owner/songs/", False),
+        ("~owner/songs", False),
+        ("songs", False),
+        ("a/b/c", False),
+    ],
+)
+def test_what_looks_like_a_dataset_of_the_hub(
+    name: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "takes").mkdir()
+    (tmp_path / "takes" / "song").write_bytes(make_wav(1, 0.1))
+    assert is_dataset(name) is expected

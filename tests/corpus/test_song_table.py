@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_files_and_columns_may_have_any_name(
     _, found = score(table, "--id-column", "number", "--audio-column", "where")
     _, alone = score(songs / "a.wav", output="alone.jsonl")
     assert found[0] == {"id": "1", **alone[0]}
-    assert "leads to this machine" in found[1]["error"]
+    assert "points to this machine" in found[1]["error"]
 
 
 def test_a_row_without_a_place_is_a_song_that_fails(songs: Path, score: Callable) -> None:
