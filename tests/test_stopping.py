@@ -50,9 +50,16 @@ import hashlib, multiprocessing, sys, threading, time
 from modeling_apex.process_exit import run_command
 from modeling_apex.storage.stop_signals import open_temporary_folder
 
+def sleep(has_begun):
+    has_begun.set()
+    time.sleep(600)
+
 def run(arguments):
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+    fork = multiprocessing.get_context("fork")
+    has_begun = fork.Event()
+    child = fork.Process(target=sleep, args=(has_begun,), daemon=True)
     child.start()
+    has_begun.wait()  # a signal within the first steps of a fork is Python's to report
     with open_temporary_folder("apex-test-") as folder:
         print(folder, child.pid, flush=True)
 {body}
@@ -212,7 +219,7 @@ def test_a_download_that_trickles_is_stopped(number: int, model: Path, tmp_path:
         words = ["score", f"{server.url}/song.flac", "--model", str(model), "--allow-private-addresses"]
         with start("-m", "modeling_apex.cli", *words, "--output", str(tmp_path / "scores.csv")) as process:
             wait_until(lambda: server.num_pieces > 3, process)
-            assert "the same command goes on" in check_stopped(process, number)
+            assert "run the same command again to resume" in check_stopped(process, number)
 
 
 def test_waiting_for_a_lock_is_stopped(tmp_path: Path) -> None:
@@ -232,7 +239,7 @@ def test_a_build_with_workers_is_stopped(tmp_path: Path) -> None:
         wait_until(lambda: list(tmp_path.glob("world/audio/*.flac")), process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) >= 2
-        assert "the same command goes on" in check_stopped(process, signal.SIGTERM)
+        assert "run the same command again to resume" in check_stopped(process, signal.SIGTERM)
     wait_for_end(*children)
 
 

@@ -25,7 +25,7 @@ EXAMPLES = (
     "embeddings/suno --output runs/segments --mode segment --loss equal",
     "data/tracks --output runs/fusion --model-type spectrogram-fusion --branches fused",
 )
-WHEN_INTERRUPTED = "with --resume the same command goes on after the last epoch"
+WHEN_INTERRUPTED = "run the same command again with --resume to go on after the last epoch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ it had is scored again, alone in a process, and the one that ends that process t
 """
 
 import contextlib
+import copy
 import itertools
 import logging
 import os
@@ -223,7 +224,7 @@ class _Run:
                 raise RuntimeError(
                     f"{self._num_deaths} songs in a row ended the process that scored them, at last {name}: it "
                     f"{_describe_end(status)}. That is hardly the fault of the songs: score one by itself to see why. "
-                    "What was finished is kept, and the same command goes on from there."
+                    "What was finished is kept; run the same command again to resume."
                 )
         self._suspects.extend(worker.songs)
         if self._suspects or not self._is_exhausted:
@@ -310,7 +311,8 @@ def _make_portable(error: Exception) -> Exception:
     """Return an error that arrives in another process as it is, or as what it says, with where it came from."""
     error.add_note(f"In a process that scores songs:\n{traceback.format_exc()}")
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 (our own)
+        copy.copy(error)  # made anew from its arguments, as it is where it arrives
+        pickle.dumps(error)
     except Exception:
         said = RuntimeError(f"{type(error).__name__}: {error}")
         said.add_note(error.__notes__[-1])

@@ -67,7 +67,7 @@ def test_every_part_is_there(results: dict[str, Any]) -> None:
     reasons = {row["classifier"]: row["reason"] for row in rows}
     assert {row["verdict"] for row in rows} == {"not testable"}
     assert reasons["logistic_regression"] == "no permutations were asked for"
-    assert "--permute adaboost does so" in reasons["adaboost"]
+    assert "--permute adaboost does that" in reasons["adaboost"]
     assert results["options"]["seed"] == 0
     assert results["resampled"]["unit"] == "user"
     json.dumps(results, allow_nan=False)

@@ -97,7 +97,7 @@ def test_missing_columns_are_named_beside_those_there_are(tmp_path):
     [
         ("t.jsonl", b'{"id": 1}\n\n{"id": \n', r"t\.jsonl:3 is not JSON"),
         ("t.jsonl", b'{"id": 1}\n\xff\xfe\n', r"t\.jsonl:2 is not text in UTF-8"),
-        ("t.jsonl", b"[1]\n", r"t\.jsonl:1 holds a JSON list, expected an object"),
+        ("t.jsonl", b"[1]\n", r"t\.jsonl:1 holds a JSON list, expected one object per line"),
         ("t.jsonl.zst", zstandard.compress(LINES) + b"!!!!", "not whole zstandard data"),
         ("t.jsonl.zst", b"no zstandard", r"t\.jsonl\.zst is not whole zstandard data"),
         ("t.csv", b"id,plays\na,1\nb\n", r"t\.csv:3 has 1 cells but the header has 2"),

@@ -153,7 +153,9 @@ def test_options_that_cannot_be_are_refused(arena_tree, tmp_path):
 
 
 def test_a_list_of_other_battles_to_leave_out_is_refused(arena_tree, tmp_path):
-    with pytest.raises(ValueError, match=r"None of the 1 ids to leave out .* example 'other', the battles 'battle-7'"):
+    with pytest.raises(
+        ValueError, match=r"None of the 1 ids to leave out .* example, 'other', the battles 'battle-7'"
+    ):
         MusicArena(source=str(arena_tree), leave_out=("other",)).prepare(tmp_path)
 
 
