@@ -512,8 +512,8 @@ def describe_fusion(result: dict[str, Any]) -> str:
     text = (
         f"{num_songs['train']:,} synthetic training songs of {result['song_seconds']:g} s, {num_songs['test']} of new "
         f"artists, {num_songs['unseen']} of unseen generators; means of {result['num_seeds']} seeds, 95 % intervals "
-        "over seeds and artists. Who knows exactly what one hears and how the track was released, which is all that "
-        f"is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of "
+        "over seeds and artists. A listener who knows exactly what is heard and how the track was released, which is "
+        f"all that is known of an unpublished song, reaches a Spearman of {ceiling:.2f}. The encoder of "
         f"apex-tiny was trained "
         f"on {num_tiny:,} other synthetic songs with aesthetic labels, which no other model had. Seconds are of one "
         f"thread, from encoded audio to report. `{result['command']}`."
@@ -539,8 +539,8 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
         + f"\n\n{result['model']}, calibrated on {result['reference']['num_songs']} synthetic songs "
         f"({result['reference']['name']}); the intervals reach "
         + ", ".join(f"{width:.2f} ({head})" for head, width in result["interval_widths"].items())
-        + f" to each side. On {own} they hold least of {lowest} ({result['coverage'][own][lowest]['share']:.2f}), and "
-        "they lose coverage where songs are unlike the reference set. On "
+        + f" to each side. On {own} coverage is lowest for {lowest} "
+        f"({result['coverage'][own][lowest]['share']:.2f}), and they lose coverage where songs are unlike the reference set. On "
         f"{result['tenths']['songs']}, each tenth of stated percentiles holds {min(ranked):.2f} to {max(ranked):.2f} "
         f"of the songs, and {min(inverted):.2f} to {max(inverted):.2f} where the number is the inverted target. "
         "Called unlike the reference set: "
@@ -640,7 +640,7 @@ def describe_rewards(result: dict[str, Any]) -> str:
         + build_table(["score", "noise", "after the climb"], rows)
         + f"\n\nIt is still noise: its distance from the reference set went from "
         f"{ascent['novelty_before']['distance']:.1f} to {ascent['novelty_after']['distance']:.1f}, where "
-        f"{ascent['novelty_before']['threshold']:.1f} is called unlike it. Made by `{result['command']}`."
+        f"{ascent['novelty_before']['threshold']:.1f} counts as unlike it. Made by `{result['command']}`."
     )
 
 
