@@ -540,7 +540,8 @@ def describe_uncertainty(result: dict[str, Any]) -> str:
         f"({result['reference']['name']}); the intervals reach "
         + ", ".join(f"{width:.2f} ({head})" for head, width in result["interval_widths"].items())
         + f" to each side. On {own} coverage is lowest for {lowest} "
-        f"({result['coverage'][own][lowest]['share']:.2f}), and they lose coverage where songs are unlike the reference set. On "
+        f"({result['coverage'][own][lowest]['share']:.2f}), and they lose coverage "
+        "where songs are unlike the reference set. On "
         f"{result['tenths']['songs']}, each tenth of stated percentiles holds {min(ranked):.2f} to {max(ranked):.2f} "
         f"of the songs, and {min(inverted):.2f} to {max(inverted):.2f} where the number is the inverted target. "
         "Called unlike the reference set: "
