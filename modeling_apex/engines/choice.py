@@ -100,7 +100,7 @@ def _choose_default(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor] 
 
     def encode(segments: torch.Tensor) -> torch.Tensor:
         with allow_tf32(False):
-            return arranged(segments, model.config.layer_indices)
+            return arranged(segments.to(model.encoder.device), model.config.layer_indices)
 
     return encode
 
