@@ -1,7 +1,6 @@
 """`apex-music label`: label a corpus with the scores of a teacher model (pseudo-labels)."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from modeling_apex.commands.options import (
     list_journal_options,
     list_names,
     load_scorer,
+    name_options,
     open_embedded_songs,
     place_output,
     refuse_audio_options,
@@ -27,9 +27,6 @@ from modeling_apex.commands.options import (
 )
 from modeling_apex.commands.progress import follow_reports
 from modeling_apex.corpus.score_journal import ScoreJournal
-from modeling_apex.corpus.score_rows import OUTPUT_FORMATS, ScoreRows
-from modeling_apex.storage.output_folder import refuse_existing_file, replace_file
-from modeling_apex.storage.output_lock import OutputLock
 
 HELP = "label a corpus with the scores of a teacher model (pseudo-labels)"
 DESCRIPTION = (
@@ -65,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modeling_apex.corpus.cluster_scores import find_cluster_scores
+    from modeling_apex.corpus.cluster_scores import ClusterScores, find_cluster_scores
     from modeling_apex.corpus.embedding_manifest import find_embeddings
     from modeling_apex.corpus.labelling import (
         build_label_row,
@@ -77,9 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     from modeling_apex.corpus.song_source import open_songs
 
     names = list_names(arguments)
-    if scores := find_cluster_scores(names):
-        return _label_by_scores(scores, arguments)
-    folder = find_embeddings(names)
+    scores = find_cluster_scores(names)
+    folder = scores or find_embeddings(names)
+    if scores:
+        _refuse_journal_options(scores, arguments)
     share = place_output(arguments, "labels", folder)
     songs: Any = None
     if folder is None:
@@ -90,20 +88,23 @@ def run(arguments: argparse.Namespace) -> int:
     songs = take_share(songs, share, arguments)
     scorer = load_scorer(arguments)
     refuse_teacher_without_labels(scorer)
-    embedded = None if folder is None else open_embedded_songs(folder, scorer)
+    teacher, config = describe_teacher(scorer), scorer.model.config
+    embedded = None
     options: dict[str, Any] = {"tail": arguments.tail}
-    if embedded is None:
+    if scores:
+        songs = ClusterScores(scores, config, {"weights_sha256": teacher.teacher_sha256, "tail": arguments.tail})
+    elif folder is None:
         options = {**build_audio_options(arguments), "rereads": arguments.recheck}
     else:
-        songs = embedded
-    teacher, config = describe_teacher(scorer), scorer.model.config
+        songs = embedded = open_embedded_songs(folder, scorer)
     with ScoreJournal(
         arguments.output,
         {**build_settings(arguments, scorer, embedded), "is_of_labels": True},
         columns=list_label_columns(config),
         lay_out=lambda report: build_label_row(report, config, teacher),
         has_ids=True,
-        **list_journal_options(arguments),
+        # Of scores it is not known which audio they are of, so that nothing could be appended to them.
+        **{**list_journal_options(arguments), "is_recorded": scores is None},
     ) as journal:
         scorer = share_out(scorer, arguments)  # the one that is there is let go before others are loaded
         reports = songs.score(scorer, journal, return_percentiles=False, **options)
@@ -113,33 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     return say_what_came_of_it(arguments.output, errors, "labelled")
 
 
-def _label_by_scores(folder: Path, arguments: argparse.Namespace) -> int:
-    """Make labels of the teacher's scores that a cluster left; nothing is decoded."""
-    from modeling_apex.corpus.cluster_scores import read_cluster_scores
-    from modeling_apex.corpus.labelling import (
-        build_label_row,
-        describe_teacher,
-        list_label_columns,
-        refuse_teacher_without_labels,
-    )
-
-    refuse_audio_options(arguments, folder)
+def _refuse_journal_options(scores: Path, arguments: argparse.Namespace) -> None:
+    """Refuse what goes on with an output or shares it out, where nothing is scored."""
     if wrong := [name for name in ("append", "retry_failures", "shard") if getattr(arguments, name)]:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise ValueError(f"{folder}: holds scores, of which labels are made at once: leave {options} out.")
-    output = Path(os.path.expanduser(arguments.output))
-    if output.suffix not in OUTPUT_FORMATS:
-        raise ValueError(f"{output}: unknown format; the suffix must be one of {', '.join(OUTPUT_FORMATS)}.")
-    if not arguments.overwrite:
-        refuse_existing_file(output)
-    scorer = load_scorer(arguments)
-    refuse_teacher_without_labels(scorer)
-    teacher, config = describe_teacher(scorer), scorer.model.config
-    settings = {"weights_sha256": teacher.teacher_sha256, "tail": arguments.tail}
-    reports = read_cluster_scores(folder, config, settings)
-    rows = ScoreRows.build(
-        output.suffix, reports, list_label_columns(config), lambda report: build_label_row(report, config, teacher)
-    )
-    with OutputLock(output, is_file=True), replace_file(output) as file:
-        rows.write(file)
-    return say_what_came_of_it(arguments.output, rows.list_values("error"), "labelled")
+        raise ValueError(f"{scores}: holds scores, of which labels are made at once: leave {name_options(wrong)} out.")

@@ -328,6 +328,11 @@ def add_journal_arguments(parser: argparse.ArgumentParser, words: str, *, is_req
     )
 
 
+def name_options(names: Sequence[str]) -> str:
+    """Return options as a command line has them, by what its parser calls them."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
 def refuse_audio_options(arguments: argparse.Namespace, folder: Path) -> None:
     """Refuse what says how audio is read and encoded, where embeddings are stored and it would say nothing."""
     usual: dict[str, Any] = {"dtype": "float32", "engine": "torch", "precision": "float32", "resampler": "sinc"}
@@ -336,7 +341,7 @@ def refuse_audio_options(arguments: argparse.Namespace, folder: Path) -> None:
     wrong = [name for name, value in usual.items() if given.get(name, value) != value]
     wrong += [name for name in ("features", "batch_size", "num_processes") if given.get(name) is not None]
     if wrong or build_limits(arguments) != AudioLimits():
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong) or "--max-..."
+        options = name_options(wrong) or "--max-..."
         raise ValueError(
             f"{folder}: holds stored embeddings, for which {options} changes nothing: audio is not read again. Leave "
             "it out, or pass the songs themselves."
@@ -387,7 +392,7 @@ def list_journal_options(arguments: argparse.Namespace) -> dict[str, Any]:
         `ValueError`: If it is to be replaced and gone on with at once, or there is no output.
     """
     for name in ("append", "retry_failures"):
-        option = f"--{name.replace('_', '-')}"
+        option = name_options([name])
         if getattr(arguments, name) and not arguments.output:
             raise ValueError(f"{option} goes on with a file: name its --output, or leave {option} out.")
         if getattr(arguments, name) and arguments.overwrite:

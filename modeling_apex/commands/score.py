@@ -17,6 +17,7 @@ from modeling_apex.commands.options import (
     list_loading,
     list_names,
     load_scorer,
+    name_options,
     open_embedded_songs,
     place_output,
     refuse_audio_options,
@@ -114,10 +115,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _score_on_cluster(arguments: argparse.Namespace) -> int:
     """Hand a table to the runner of Ray, with what it takes, and refuse what it does not."""
-    wrong = [f"--{name.replace('_', '-')}" for name in NOT_ON_A_CLUSTER if getattr(arguments, name)]
-    wrong += ["--songs"] if arguments.song_list else []
+    wrong = [name for name in NOT_ON_A_CLUSTER if getattr(arguments, name)]
+    wrong += ["songs"] if arguments.song_list else []
     if wrong:
-        raise ValueError(f"--backend ray does not take {', '.join(wrong)}: leave it out, or score without --backend.")
+        raise ValueError(
+            f"--backend ray does not take {name_options(wrong)}: leave it out, or score without --backend."
+        )
     if len(arguments.songs) != 1 or not is_table(arguments.songs[0]):
         raise ValueError(
             f"--backend ray scores one table (.csv, .jsonl, .parquet) with an id and a path or URI of each song, got "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_apex.corpus.identity import list_differences
+from modeling_apex.corpus.song_files import find_folder
 from modeling_apex.engines.model_hashes import compute_weights_hash
 from modeling_apex.storage.file_names import check_file_name
 from modeling_apex.storage.output_folder import load_json
@@ -124,26 +125,8 @@ def load_finished_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def find_embeddings(names: Sequence[str]) -> Path | None:
-    """
-    Find out whether songs are named by the folder of their embeddings.
-
-    Args:
-        names (`Sequence[str]`):
-            What a command line names.
-
-    Returns:
-        `Path` or `None`: the folder; `None` if no name is one.
-
-    Raises:
-        `ValueError`: If such a folder is named together with something else.
-    """
-    folder = next((path for path in (Path(os.path.expanduser(name)) for name in names) if is_embeddings(path)), None)
-    if folder is not None and len(names) > 1:
-        raise ValueError(
-            f"{folder}: holds stored embeddings, and was given together with other inputs. Pass this folder alone, or "
-            "songs alone."
-        )
-    return folder
+    """Return the folder of embeddings that songs are given by, if they are; see [`find_folder`]."""
+    return find_folder(names, is_embeddings, "stored embeddings")
 
 
 def is_embeddings(folder: Path) -> bool:

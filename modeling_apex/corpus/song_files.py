@@ -8,7 +8,7 @@ leads nowhere stays in the list, so that it is reported as one song that failed 
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from modeling_apex.corpus.identity import is_uri
@@ -83,10 +83,39 @@ def is_dataset(name: str) -> bool:
     return not is_path and DATASET_ID.fullmatch(name) is not None
 
 
+def find_folder(names: Sequence[str], is_one: Callable[[Path], bool], content: str) -> Path | None:
+    """
+    Find out whether songs are given by a folder of what was made of them.
+
+    Args:
+        names (`Sequence[str]`):
+            What a command line names.
+        is_one (`Callable[[Path], bool]`), content (`str`):
+            Tells such a folder from others; what it holds, for the message.
+
+    Returns:
+        `Path` or `None`: the folder; `None` if no name is one.
+
+    Raises:
+        `ValueError`: If such a folder is named together with something else.
+    """
+    folder = next(filter(is_one, (Path(os.path.expanduser(name)) for name in names)), None)
+    if folder is not None and len(names) > 1:
+        raise ValueError(
+            f"{folder}: holds {content}, and was given together with other inputs. Pass this folder alone, or songs "
+            "alone."
+        )
+    return folder
+
+
 def list_shards(folder: Path) -> list[Path]:
     """List the files below a folder that are called like shards of a dataset."""
-    found = sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
-    return [path for path in found if SHARD_NAME.fullmatch(path.name)]
+    return [path for path in list_parquet_files(folder) if SHARD_NAME.fullmatch(path.name)]
+
+
+def list_parquet_files(folder: Path) -> list[Path]:
+    """List the files of Parquet where a dataset has them: in its `data`, or else in the folder itself."""
+    return sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
 
 
 def read_song_list(path: str | os.PathLike) -> list[str]:

@@ -26,6 +26,7 @@ from modeling_apex.corpus.song_files import (
     find_songs,
     is_dataset,
     is_table,
+    list_parquet_files,
     search_folder,
 )
 from modeling_apex.inference.report_apex import format_count
@@ -93,7 +94,7 @@ def open_song_source(name: str | os.PathLike | SongSource) -> SongSource:
         )
     path = Path(os.path.expanduser(name))
     if path.is_dir():
-        shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
+        shards = list_parquet_files(path)
         is_audio = shards and any(search_folder(path)) and not _hold_songs(shards)
         return ParquetSongSource(path, shards) if shards and not is_audio else AudioFolderSource(path)
     if path.exists() or not DATASET_ID.fullmatch(str(name)):
