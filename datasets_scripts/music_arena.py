@@ -341,9 +341,8 @@ def _warn_of_benchmark(battles: Sequence[_Battle]) -> int:
     if found:
         logger.warning(
             f"{len(found)} of {len(battles)} battles are in {BENCHMARK}, the first being "
-            f"{found[0].fields['battle_uuid']}. Leave them out before training on this dataset: --leave-out FILE "
-            f"with the "
-            "ids of that test, or --months with other months."
+            f"{found[0].fields['battle_uuid']}. Leave them out before training on this dataset: --leave-out FILE with "
+            "the ids of that test, or --months with other months."
         )
     return len(found)
 

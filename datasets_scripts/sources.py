@@ -201,8 +201,7 @@ def refuse_changed_sources(builder: SourcedBuilder, output: Path, *, rereads: bo
     except FileNotFoundError as error:
         raise OutputFolderError(
             f"{output} holds a finished dataset, but its sources are gone, so it is not known whether they are the "
-            f"same "
-            f"({error}). Load it as it is, or pass the sources from where they are now."
+            f"same ({error}). Load it as it is, or pass the sources from where they are now."
         ) from error
     finally:
         shutil.rmtree(working_folder, ignore_errors=True)

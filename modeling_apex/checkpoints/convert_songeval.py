@@ -284,6 +284,5 @@ def _download_encoder(source: str, names: tuple[str, ...]) -> Path:
     except OSError as error:
         raise FileNotFoundError(
             f"{source}: cannot be fetched from the Hub: {error} To work offline, run `hf download {source}` once "
-            f"while "
-            "connected, or pass a local folder."
+            "while connected, or pass a local folder."
         ) from error

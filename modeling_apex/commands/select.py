@@ -66,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="M",
         help="choose nothing from a group unless the last chosen leads the next by M: in logits of the preference "
-        "head, "
-        "in the unit of one score, in percentile ranks elsewhere (default: 0)",
+        "head, in the unit of one score, in percentile ranks elsewhere (default: 0)",
     )
     parser.add_argument(
         "--floor",

@@ -40,8 +40,7 @@ def refuse_teacher_without_labels(scorer: SongScorer) -> None:
         if found != expected:
             raise ValueError(
                 f"{scorer.model_id}: cannot be a teacher, because its score {name} runs from {found[0]:g} to "
-                f"{found[1]:g}; a "
-                f"label runs from {expected[0]:g} to {expected[1]:g}. Choose a model with that range."
+                f"{found[1]:g}; a label runs from {expected[0]:g} to {expected[1]:g}. Choose a model with that range."
             )
 
 

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.corpus.label_teacher import TEACHER_COLUMNS
 from modeling_apex.corpus.score_rows import OUTPUT_FORMATS, ScoreRows
-from modeling_apex.corpus.scored_songs import ScoredSongs, compute_sha256
+from modeling_apex.corpus.scored_songs import ScoredSongs
 from modeling_apex.storage.output_folder import replace_file
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
@@ -97,7 +98,7 @@ def merge_parts(parts: Sequence[Path], output: Path) -> list[str | None]:
     if records:
         songs = [list(record.songs.items()) for record in records]
         merged = dict(songs[part][row] for part, row in order)
-        ScoredSongs(records[0].settings, merged, compute_sha256(output)).save(ScoredSongs.locate(output))
+        ScoredSongs(records[0].settings, merged, compute_file_hash(output)).save(ScoredSongs.locate(output))
     return whole.list_values("error")
 
 

@@ -29,7 +29,15 @@ from modeling_apex.corpus.ray_data import (
     running_ray,
 )
 from modeling_apex.corpus.scored_tables import SongTableScorer
-from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, ID_COLUMNS, IdIndex, compute_exact_key, find_column, read_id
+from modeling_apex.corpus.song_ids import (
+    AUDIO_COLUMNS,
+    ID_COLUMNS,
+    IdIndex,
+    compute_exact_key,
+    find_column,
+    read_id,
+    refuse_repeated,
+)
 from modeling_apex.corpus.song_uris import is_uri
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import format_count
@@ -199,8 +207,9 @@ class _Job:
         self._num_songs = len(index)
         if not self._num_songs:
             raise ValueError(f"{table}: holds no song. Expected one row per song, with its id and its place.")
-        if (repeated := index.find_repeated()) is not None:
-            _refuse_repeated(self._work / "songs.parquet", self._table, repeated)
+        if (row := index.find_repeated()) is not None:
+            ids = pq.read_table(self._work / "songs.parquet", columns=["id"])["id"]
+            refuse_repeated(self._table, ids.index(ids[row]).as_py(), row, ids[row].as_py())
         for folder in self._work.glob("pass-*.open"):
             self._close(folder)
         self._find_done()
@@ -368,13 +377,3 @@ def _read_songs(table: str | os.PathLike, id_column: str | None, audio_column: s
             yield pa.Table.from_pylist(pending, _SONGS)
             pending = []
     yield pa.Table.from_pylist(pending, _SONGS)
-
-
-def _refuse_repeated(songs: Path, table: str, row: int) -> None:
-    ids = pq.read_table(songs, columns=["id"])["id"]
-    first = ids.index(ids[row]).as_py()
-    if first != row:  # and not two ids with one hash
-        raise ValueError(
-            f"{table}: rows {first + 1} and {row + 1} have the same id, {ids[row].as_py()!r:.80}. Give every song a "
-            "unique id, or leave one of them out."
-        )

@@ -17,10 +17,11 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.corpus.audio_record import UNREADABLE, SongAudio, identify_song
 from modeling_apex.corpus.identity import FileStamp, is_uri, list_differences
 from modeling_apex.corpus.score_rows import OUTPUT_FORMATS, ScoreRows, import_pyarrow
-from modeling_apex.corpus.scored_songs import REMEDY, ScoredSongs, compute_sha256
+from modeling_apex.corpus.scored_songs import REMEDY, ScoredSongs
 from modeling_apex.storage.links import open_new, open_to_append, refuse_link
 from modeling_apex.storage.output_folder import PART_NAME, TEXT_ERRORS, parse_json, refuse_existing_file
 from modeling_apex.storage.output_lock import OutputLock
@@ -293,7 +294,7 @@ class ScoreJournal(AbstractContextManager):
             os.fsync(file.fileno())
         if self._is_recorded:
             songs = {key: self._audio[key] if key in self._audio else self._old_audio[key] for key in keys}
-            scored = ScoredSongs(self.settings, songs, compute_sha256(self._unnamed_output))
+            scored = ScoredSongs(self.settings, songs, compute_file_hash(self._unnamed_output))
             scored.save(record.with_name(record.name + UNNAMED))
         self._file.write(json.dumps(FINISHED) + "\n")
         self._file.close()

@@ -6,13 +6,13 @@ the others. What comes in and leaves is `.NAME.songs` beside NAME: a line with t
 then a line a song, in the order of its rows.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.corpus.audio_record import SongAudio
 from modeling_apex.corpus.identity import list_differences
 from modeling_apex.storage.output_folder import TEXT_ERRORS, parse_json, replace_file
@@ -71,7 +71,7 @@ class ScoredSongs:
             record = cls(header["settings"], songs, str(header["output_sha256"]))
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: is damaged ({error}). {REMEDY}") from error
-        if compute_sha256(output) != record.sha256:
+        if compute_file_hash(output) != record.sha256:
             raise ValueError(f"{output}: was changed since it was written, and {path.name} is of before. {REMEDY}")
         return record
 
@@ -101,9 +101,3 @@ class ScoredSongs:
         with replace_file(path) as file:
             for line in lay_out():
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", TEXT_ERRORS))
-
-
-def compute_sha256(path: Path) -> str:
-    """Hash a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,6 +63,20 @@ def read_id(value: Any, column: str, place: str) -> str:
     return str(value)
 
 
+def refuse_repeated(table: str, first: int, row: int, song_id: str) -> None:
+    """
+    Refuse a table of which two rows have one id; of two ids with one hash, the first row is `row` itself.
+
+    Raises:
+        [`TableError`]: If they have.
+    """
+    if first != row:
+        raise TableError(
+            f"{table}: rows {first + 1} and {row + 1} have the same id, {song_id!r:.80}. Give every song a unique id, "
+            "or leave one of them out."
+        )
+
+
 def compute_exact_key(text: str) -> int:
     """Hash text to 64 bits letter by letter, as ids need it: unlike prompts, ids differ by case."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -76,8 +76,7 @@ class SongShare:
         if not 0 <= position < number:
             raise ValueError(
                 f"{index} is {texts[0]} and {count} is {texts[1]}, which is not a share of a whole. Say which share "
-                f"this "
-                "is with --shard I/N, or --shard 1/1 for all songs."
+                "this is with --shard I/N, or --shard 1/1 for all songs."
             )
         return cls(position + 1, number, f"{index} and {count}")
 

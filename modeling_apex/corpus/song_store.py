@@ -173,8 +173,7 @@ class SongStore:
         if any(None in values for values in groups):
             raise ValueError(
                 f"{self.folder}: songs without a `group`, so it is not known whether {first} and {second} share "
-                f"songs. Build "
-                "the dataset with datasets_scripts, or train with require_grouped_splits=False."
+                "songs. Build the dataset with datasets_scripts, or train with require_grouped_splits=False."
             )
         shared = sorted(groups[0] & groups[1])
         if shared:

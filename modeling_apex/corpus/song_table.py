@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from modeling_apex.corpus.identity import is_uri
-from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, ID_COLUMNS, IdIndex, find_column, read_id
+from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, ID_COLUMNS, IdIndex, find_column, read_id, refuse_repeated
 from modeling_apex.corpus.song_source import Song
 from modeling_apex.inference.audio_limits_apex import AudioError
 from modeling_apex.storage.cell_values import is_unknown
@@ -77,7 +77,9 @@ class TableSongSource:
             self._ids.append(str(escape_surrogates(song_id)))
             if not self._holds_audio:
                 self._audio.append(self._find_audio(row))
-        self._refuse_repeated(index)
+        if (repeated := index.find_repeated()) is not None:
+            song_id = self._ids[repeated]
+            refuse_repeated(self.name, self._ids.index(song_id), repeated, song_id)
         self.splits = {"train": len(self._ids)}
         self.columns = pa.schema([])
 
@@ -117,14 +119,3 @@ class TableSongSource:
             )
         place = cell.strip()
         return place if is_uri(place) else str(self._path.parent / os.path.expanduser(place))
-
-    def _refuse_repeated(self, index: IdIndex) -> None:
-        row = index.find_repeated()
-        if row is None:
-            return
-        first = self._ids.index(self._ids[row])
-        if first != row:  # and not two ids with one hash
-            raise TableError(
-                f"{self.name}: rows {first + 1} and {row + 1} have the same id, {self._ids[row]!r:.80}. Give every "
-                "song a unique id, or leave one of them out."
-            )

@@ -211,7 +211,7 @@ def find_opener(uri: str, limits: AudioLimits) -> Callable[[], Any]:
     if "::" in uri.partition("://")[0] or protocol in _LOCAL:
         raise AudioError(
             f"{protocol}:// points to this machine or wraps another location, and is not read. Pass the path of the "
-            f"song."
+            "song."
         )
     if parts.fragment or uri.endswith("#"):
         raise AudioError(

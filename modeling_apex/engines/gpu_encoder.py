@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modeling_apex.engines.packed_encoder import POSITION, restore_positional_weight
+
 # Frames that one row of the banded matrix computes: fewer waste less on its zeros, more repeat less of the input.
 FRAMES_PER_BAND = 16
 # Columns of the patches of the first convolution are filled up to a multiple of this, so that matrix units take them.
@@ -216,10 +218,7 @@ class _PositionalConvolution(nn.Module):
 
     def __init__(self, weights: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype):
         super().__init__()
-        name = "encoder.pos_conv_embed.conv"
-        magnitude = weights[f"{name}.parametrizations.weight.original0"].double()
-        direction = weights[f"{name}.parametrizations.weight.original1"].double()
-        weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)  # (D, D / G, k)
+        weight = restore_positional_weight(weights)
         self.num_groups, self.width = config.num_conv_pos_embedding_groups, weight.shape[-1]
         size = weight.shape[1]
         weight = weight.to(dtype).view(self.num_groups, size, size, self.width).permute(0, 3, 2, 1)  # (G, k, in, out)
@@ -228,7 +227,7 @@ class _PositionalConvolution(nn.Module):
         for frame in range(FRAMES_PER_BAND):
             bands[:, frame : frame + self.width, :, frame] = weight
         self.register_buffer("bands", bands.view(self.num_groups, self.window * size, FRAMES_PER_BAND * size))
-        self.register_buffer("bias", weights[f"{name}.bias"].to(dtype, copy=True))
+        self.register_buffer("bias", weights[f"{POSITION}.bias"].to(dtype, copy=True))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the embedding of positions, of the shape of `hidden` `(N, F, D)`."""

@@ -35,6 +35,7 @@ QUERIES_PER_BLOCK = 192
 SHORT_SEQUENCE = 640
 ROWS_PER_BLOCK = 512
 FFT_LENGTH = 256
+POSITION = "encoder.pos_conv_embed.conv"
 # What bounds memory, for as many segments as are encoded side by side.
 PATCHES_PER_BLOCK = 1 << 14
 MAX_HEADS_AT_ONCE = 4
@@ -245,17 +246,22 @@ def _count_before_constant_end(samples: torch.Tensor) -> int:
     return len(samples) - int(differs.byte().argmax()) if bool(differs.any()) else 0
 
 
+def restore_positional_weight(weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the weight `(D, D / G, k)` of the positional convolution, kept as magnitude and direction, in float64."""
+    magnitude = weights[f"{POSITION}.parametrizations.weight.original0"].double()
+    direction = weights[f"{POSITION}.parametrizations.weight.original1"].double()
+    weight: torch.Tensor = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)
+    return weight
+
+
 class _PositionalConvolution:
     """The grouped convolution over time, by overlap-save in the frequency domain, and its GELU."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor], config: Any):
-        name = "encoder.pos_conv_embed.conv"
-        magnitude = weights[f"{name}.parametrizations.weight.original0"].double()
-        direction = weights[f"{name}.parametrizations.weight.original1"].double()
-        weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)  # (D, D / G, k)
+        weight = restore_positional_weight(weights)
         self.width = weight.shape[-1]
         self.num_groups = config.num_conv_pos_embedding_groups
-        self.bias = weights[f"{name}.bias"].float().clone()
+        self.bias = weights[f"{POSITION}.bias"].float().clone()
         spectrum = torch.fft.rfft(weight.flip(-1), n=FFT_LENGTH)  # convolution is correlation with the mirror image
         size = weight.shape[1]
         # (groups, frequencies, inputs, outputs)

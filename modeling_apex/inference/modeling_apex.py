@@ -138,8 +138,7 @@ class ApexPreTrainedModel(PreTrainedModel):
         elif getattr(config, "mert_model_name", None):
             raise ValueError(
                 f"{name}: names its encoder ({config.mert_model_name}) and does not contain it. The package "
-                f"apex-music "
-                f"reads such a model: {INSTALL_PACKAGE}"
+                f"apex-music reads such a model: {INSTALL_PACKAGE}"
             )
         if source is not None and kwargs.get("state_dict") is None:
             kwargs["use_safetensors"] = True
@@ -284,9 +283,8 @@ def compute_masked_squared_error(scores: torch.Tensor, labels: torch.Tensor) -> 
     """
     if labels.shape != scores.shape:
         raise ValueError(
-            f"`labels` are {tuple(labels.shape)} but the scores are {tuple(scores.shape)}; give one column per "
-            f"head, in "
-            "the order of `config.heads`, with NaN where a label is missing."
+            f"`labels` are {tuple(labels.shape)} but the scores are {tuple(scores.shape)}; give one column per head, "
+            "in the order of `config.heads`, with NaN where a label is missing."
         )
     labels = labels.to(scores)
     is_present = ~torch.isnan(labels)

@@ -347,8 +347,7 @@ class SpectrogramFusionModel(ApexPreTrainedModel):
         if tuple(features.shape) != expected:
             raise ValueError(
                 f"`features` are {tuple(features.shape)}, expected {expected}: one row per song, one column per "
-                f"feature, "
-                f"in the order {', '.join(self.config.feature_names)}. `encode_features` makes them."
+                f"feature, in the order {', '.join(self.config.feature_names)}. `encode_features` makes them."
             )
         return features
 

@@ -116,8 +116,7 @@ class WholeSongStream(SegmentStream):
                 raise AudioError(
                     f"{self.name}: lasts more than {self._max_song_seconds:g} s, the longest song that this model "
                     "scores; it scores whole songs and does not cut them. Cut the song yourself, or raise "
-                    "`max_song_seconds` "
-                    "in the model's config, which costs memory and time."
+                    "`max_song_seconds` in the model's config, which costs memory and time."
                 )
             pieces.append(resampler.push(block))
         pieces.append(resampler.finish())

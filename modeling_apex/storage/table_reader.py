@@ -140,8 +140,7 @@ def iterate_csv_cells(path: Path) -> Iterator[tuple[str, list[str]]]:
             except csv.Error as error:
                 raise TableError(
                     f"{location} is not CSV ({error}). A quotation mark that is never closed takes in everything "
-                    f"after it: "
-                    "fix that row."
+                    "after it: fix that row."
                 ) from error
             if cells is None:
                 return

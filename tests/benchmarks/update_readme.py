@@ -404,6 +404,14 @@ def describe_songeval(result: dict[str, Any]) -> str:
     )
 
 
+PROCESSES_HEADER = ["model", "one thread, s", "two threads", "two processes", "CPU time, two threads", "two processes"]
+
+
+def list_noise(result: dict[str, Any]) -> str:
+    """List the songs that each model had."""
+    return "; ".join(f"{model['songs']} of noise for {name}" for name, model in result["models"].items())
+
+
 def describe_embed_processes(result: dict[str, Any]) -> str:
     """Say what a second core is worth to `embed`."""
     rows = [
@@ -415,14 +423,12 @@ def describe_embed_processes(result: dict[str, Any]) -> str:
         ]
         for name, model in result["models"].items()
     ]
-    header = ["model", "one thread, s", "two threads", "two processes", "CPU time, two threads", "two processes"]
-    songs = "; ".join(f"{model['songs']} of noise for {name}" for name, model in result["models"].items())
     return (
-        build_table(header, rows)
+        build_table(PROCESSES_HEADER, rows)
         + f"\n\nTimes faster than one process of one thread, and times its CPU time; {result['num_cores']} cores, the "
-        f"least of {result['num_rounds']} rounds, load average {result['load_at_start']:.1f} at the start; {songs}. "
-        "One process decodes in a thread beside the encoder, so behind a small encoder a second core was already in "
-        f"part used. Made by `{result['command']}`."
+        f"least of {result['num_rounds']} rounds, load average {result['load_at_start']:.1f} at the start; "
+        f"{list_noise(result)}. One process decodes in a thread beside the encoder, so behind a small encoder a "
+        f"second core was already in part used. Made by `{result['command']}`."
     )
 
 
@@ -442,14 +448,12 @@ def describe_score_processes(result: dict[str, Any]) -> str:
         ]
         for name, model in result["models"].items()
     ]
-    header = ["model", "one thread, s", "two threads", "two processes", "CPU time, two threads", "two processes"]
-    songs = "; ".join(f"{model['songs']} of noise for {name}" for name, model in result["models"].items())
     return (
-        build_table(header, rows)
+        build_table(PROCESSES_HEADER, rows)
         + f"\n\n`apex-music score` as a whole, the start of its processes included: times faster than one process of "
         f"one thread, and times its CPU time; medians of {result['num_rounds']} rounds, the least and the largest in "
-        f"parentheses; {result['num_cores']} cores, load average {result['load_at_start']:.1f} at the start; {songs}. "
-        f"All ways wrote the same bytes. Made by `{result['command']}`."
+        f"parentheses; {result['num_cores']} cores, load average {result['load_at_start']:.1f} at the start; "
+        f"{list_noise(result)}. All ways wrote the same bytes. Made by `{result['command']}`."
     )
 
 
@@ -603,8 +607,6 @@ def describe_decoding(result: dict[str, Any]) -> str:
         "segments / decoder and resampler's products": "segments_over_decode_and_products",
         "with soxr / decoder": "soxr_over_decode",
     }
-    measured = next(iter(result["cases"].values()))
-    ratios = {title: key for title, key in ratios.items() if key in measured}  # a result of an older version has fewer
     rows = [
         [
             name,

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from modeling_apex.checkpoints.hub_files import compute_file_hash
 from modeling_apex.cli import main
 from modeling_apex.corpus import score_journal
 from modeling_apex.corpus.score_journal import ScoreJournal
@@ -233,7 +234,7 @@ def test_an_output_with_other_columns_is_refused(
     output = tmp_path / "out.csv"
     record = ScoredSongs.load(output)
     output.write_text(output.read_text().replace("song,", "title,", 1))
-    record.sha256 = score_journal.compute_sha256(output)
+    record.sha256 = compute_file_hash(output)
     record.save(ScoredSongs.locate(output))
     assert score("--append", output="out.csv") == []
     assert "out.csv: has other columns than this version writes, or its songs had no ids" in capsys.readouterr().err

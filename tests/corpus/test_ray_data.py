@@ -21,7 +21,6 @@ from modeling_apex.corpus.scored_tables import SongTableScorer
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
 
 from executed_pages import list_blocks
-from small_model import build_small_model
 from waveforms import make_waveform
 
 ray = pytest.importorskip("ray")
@@ -40,13 +39,6 @@ class KillerOfProcesses(SongTableScorer):
             if place.endswith("7.wav"):  # the last, so that no process has to be started after it
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(table)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_small_model().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.inference.scoring_apex import SongScorer
 from modeling_apex.loading import load_scorer
 
-from small_model import build_small_model
 from waveforms import make_waveform
 
 SERVE = score_processes._serve
@@ -78,13 +77,6 @@ def fail_oddly(*arguments: Any) -> None:
 
     SongScorer.report = fail
     SERVE(*arguments)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_small_model().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,7 @@ from modeling_apex.cli import main
 from modeling_apex.corpus.scored_tables import SongTableScorer
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 
-from small_model import build_small_model
 from waveforms import make_waveform
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_small_model().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

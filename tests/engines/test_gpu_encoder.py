@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import HubertConfig, HubertModel
 
 from modeling_apex.engines.encoder_graph import compute_relative_error
 from modeling_apex.engines.gpu_encoder import FRAMES_PER_BAND, GpuEncoder
 from modeling_apex.inference.modeling_apex import pool_hidden_states
+
+from small_model import build_encoder
 
 LAYERS = [0, 1, -1]
 KINDS: dict[str, dict[str, Any]] = {
@@ -19,27 +20,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "narrow positional convolution": {"num_conv_pos_embeddings": FRAMES_PER_BAND // 2},
     "strides of several kinds": {"conv_kernel": [10, 5, 3, 2], "conv_stride": [5, 2, 3, 1]},
 }
-
-
-def build_encoder(**fields: Any) -> HubertModel:
-    torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "conv_dim": [16, 24, 16, 24],
-        "conv_kernel": [10, 3, 3, 2],
-        "conv_stride": [5, 2, 2, 2],
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 2,
-        "conv_bias": False,
-        "feat_proj_layer_norm": True,
-    }
-    encoder = HubertModel(HubertConfig(**{**sizes, **fields})).eval().requires_grad_(False)
-    for weight in encoder.parameters():  # norms and biases start as the identity and would hide a mistake
-        weight.add_(torch.randn(weight.shape) * 0.05)
-    return encoder
 
 
 def build_samples(num_samples: int) -> torch.Tensor:

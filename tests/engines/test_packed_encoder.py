@@ -18,29 +18,10 @@ from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.engines.packed_linear import PackedLinear, PlainLinear, can_pack
 from modeling_apex.inference.modeling_apex import pool_hidden_states
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "conv_dim": [16, 24, 16, 24],
-    "conv_kernel": [10, 3, 3, 2],
-    "conv_stride": [5, 2, 2, 2],
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-}
+from small_model import WIDE_ENCODER, build_encoder
+
 HOP = 40
 LAYERS = [0, 1, -1]
-
-
-def build_encoder(**fields: Any) -> HubertModel:
-    torch.manual_seed(0)
-    config = HubertConfig(**{**SMALL, "conv_bias": False, "feat_proj_layer_norm": True, **fields})
-    encoder = HubertModel(config).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(1)
-    for weight in encoder.parameters():  # norms and biases start as the identity and would hide a mistake
-        weight.add_(torch.randn(weight.shape, generator=generator) * 0.05)
-    return encoder
 
 
 def build_segment(num_samples: int, num_real: int | None = None) -> torch.Tensor:
@@ -223,9 +204,9 @@ def test_bfloat16_is_close_and_pools_in_float32() -> None:
     ids=str,
 )
 def test_variants_that_mert_does_not_use_take_the_plain_path(fields: dict[str, Any]) -> None:
-    assert can_arrange(HubertConfig(**SMALL))
-    assert not can_arrange(HubertConfig(**{**SMALL, **fields}))
-    assert PackedEncoderCache().get(HubertModel(HubertConfig(**{**SMALL, **fields})).eval()) is None
+    assert can_arrange(HubertConfig(**WIDE_ENCODER))
+    assert not can_arrange(HubertConfig(**{**WIDE_ENCODER, **fields}))
+    assert PackedEncoderCache().get(HubertModel(HubertConfig(**{**WIDE_ENCODER, **fields})).eval()) is None
 
 
 def count_uses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
