@@ -70,7 +70,7 @@ def add_process_argument(parser: argparse.ArgumentParser) -> None:
         "--num-processes",
         type=positive_int,
         metavar="N",
-        help="processes that score, each with the model and a card of its own, or its part of the cores (default: 1)",
+        help="processes that score, each with the model and its own card or share of the cores (default: 1)",
     )
 
 

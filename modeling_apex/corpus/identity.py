@@ -117,7 +117,7 @@ def identify_file(
     if stat.S_ISFIFO(mode):
         raise OSError(f"{os.fspath(path)}: is a pipe, and what comes out is read once. Save it as a file first.")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # such as /dev/zero, which has no end
-        raise OSError(f"{os.fspath(path)}: is no regular file. Save what it gives as a file first.")
+        raise OSError(f"{os.fspath(path)}: is not a regular file. Save what it gives as a file first.")
     for _ in range(READ_ATTEMPTS):
         with open(path, "rb") as file:
             before = FileStamp.from_status(os.fstat(file.fileno()))

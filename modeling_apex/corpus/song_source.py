@@ -151,7 +151,7 @@ def find_song_source(
     table = next(filter(is_table, names), None)
     if table is None and (id_column or audio_column):
         option = "--id-column" if id_column else "--audio-column"
-        raise ValueError(f"{option} names a column of a table, and {names[0]} is no table of songs. Leave it out.")
+        raise ValueError(f"{option} names a column of a table, and {names[0]} is not a table of songs. Leave it out.")
     if table is not None:
         if len(names) > 1:
             raise ValueError(f"{table}: is a table of songs, which stands alone. Leave the other names out.")

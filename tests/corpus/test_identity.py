@@ -139,5 +139,5 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_device_is_refused_instead_of_read_for_ever() -> None:
-    with pytest.raises(OSError, match=r"^/dev/zero: is no regular file\. Save what it gives as a file first\."):
+    with pytest.raises(OSError, match=r"^/dev/zero: is not a regular file\. Save what it gives as a file first\."):
         identify_file("/dev/zero")

@@ -139,10 +139,10 @@ def test_a_table_stands_alone_and_is_no_list(songs: Path, score: Callable, capsy
     assert score(table, songs / "a.wav")[0] == 2
     assert "list.csv: is a table of songs, which stands alone. Leave the other names out." in capsys.readouterr().err
     assert score("--songs", table)[0] == 2
-    assert "list.csv: is called like a table. Name it without --songs" in capsys.readouterr().err
+    assert "list.csv: is named like a table. Pass it without --songs" in capsys.readouterr().err
     for option in ("--id-column", "--audio-column"):
         assert score(songs / "a.wav", option, "x")[0] == 2
-        assert f"{option} names a column of a table, and {songs}/a.wav is no table of songs" in capsys.readouterr().err
+        assert f"{option} names a column of a table, and {songs}/a.wav is not a table of songs" in capsys.readouterr().err
 
 
 def test_audio_may_lie_in_the_table(songs: Path, score: Callable) -> None:
