@@ -132,7 +132,7 @@ def read_song_list(path: str | os.PathLike) -> list[str]:
     if not place.is_file():
         raise FileNotFoundError(f"{path}: no such list of songs. Pass a text file with a song on each line.")
     if get_table_suffix(place):
-        raise ValueError(f"{path}: is named like a table. Pass it without --songs: a list is plain text and has no ids.")
+        raise ValueError(f"{path}: is named like a table. Pass it without --songs: a list is text and has no ids.")
     songs = [line.strip() for _, line in iterate_lines(place) if not line.isspace()]
     if not songs:
         raise ValueError(f"{path}: this list names no song. Write a path, pattern or URL on each line.")

@@ -9,7 +9,7 @@ What differs from transformers' `HubertModel`, which stays the reference (`pool_
   weight, because the moments of a linear map follow from those of the samples; that leaves one pass over the largest
   tensor of the model, where the plain way makes four;
 - the positional convolution, 128 frames wide in 16 groups, is a product with a banded matrix for a few frames at a
-  time: cuDNN's grouped kernels take longer for it than for all other layers together;
+  time, which matrix units take at their full rate, as they do not take cuDNN's grouped convolutions;
 - query, key and value come from one product.
 
 Shape legend: N segments, T samples, F frames, C channels of the front end, D hidden size, G groups, L chosen layers.

@@ -142,7 +142,8 @@ def test_a_table_stands_alone_and_is_no_list(songs: Path, score: Callable, capsy
     assert "list.csv: is named like a table. Pass it without --songs" in capsys.readouterr().err
     for option in ("--id-column", "--audio-column"):
         assert score(songs / "a.wav", option, "x")[0] == 2
-        assert f"{option} names a column of a table, and {songs}/a.wav is not a table of songs" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{option} names a column of a table, and {songs}/a.wav is not a table of songs" in said
 
 
 def test_audio_may_lie_in_the_table(songs: Path, score: Callable) -> None:
