@@ -28,7 +28,7 @@ from modeling_apex.corpus.ray_data import (
     plan_workers,
     running_ray,
 )
-from modeling_apex.corpus.scored_tables import SongTableScorer
+from modeling_apex.corpus.scored_tables import SongTableScorer, name_song
 from modeling_apex.corpus.song_ids import (
     AUDIO_COLUMNS,
     ID_COLUMNS,
@@ -38,13 +38,12 @@ from modeling_apex.corpus.song_ids import (
     read_id,
     refuse_repeated,
 )
-from modeling_apex.corpus.song_uris import is_uri
+from modeling_apex.corpus.song_table import read_place
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import format_count
 from modeling_apex.storage.links import open_new, refuse_links_out_of
 from modeling_apex.storage.output_folder import check_new_folder, escape_surrogates, load_json, replace_file, save_json
 from modeling_apex.storage.output_lock import OutputLock
-from modeling_apex.storage.source_names import name_source
 from modeling_apex.storage.table_reader import iterate_rows
 
 ROWS_PER_SHARD = 100_000
@@ -111,7 +110,7 @@ def score_table(
 
     Raises:
         `ImportError`, `FileExistsError`: If Ray Data is not installed; if the output exists.
-        `ValueError`: If a song lacks an id or a place, two share one, or what is there is of other settings or songs.
+        `ValueError`: If a song lacks an id, two share one, or what is there is of other settings or songs.
         [`OutputInUseError`]: If another run is writing the output.
         `RuntimeError`: If not one song could be scored or refused, so that the cluster is at fault and not the songs.
     """
@@ -244,8 +243,9 @@ class _Job:
     def _iterate_missing(self) -> Iterator[pa.Table]:
         with pq.ParquetFile(self._work / "songs.parquet") as file:
             for batch in file.iter_batches(ROWS_PER_SHARD):
-                places = [name_source(place) for place in batch["uri"].to_pylist()]
-                is_done = np.isin(_compute_keys(batch["id"].to_pylist(), places), self._done)
+                ids = batch["id"].to_pylist()
+                places = [name_song(*song) for song in zip(ids, batch["uri"].to_pylist(), strict=True)]
+                is_done = np.isin(_compute_keys(ids, places), self._done)
                 yield pa.Table.from_batches([batch]).filter(pa.array(~is_done))
 
     def count_missing(self) -> int:
@@ -367,10 +367,7 @@ def _read_songs(table: str | os.PathLike, id_column: str | None, audio_column: s
             names = list(row.values)
             own_id = find_column(names, id_column, ID_COLUMNS, str(table))
             audio = find_column(names, audio_column, AUDIO_COLUMNS, str(table))
-        place = row.values.get(audio)
-        if not isinstance(place, str) or not place.strip():
-            raise ValueError(f"{row.location}: its {audio} is {place!r:.80}; expected the path or the URI of a song.")
-        place = place if is_uri(place) else str(path.parent / Path(os.path.expanduser(place)))
+        place = read_place(row.values.get(audio), path.parent)
         song = {"id": read_id(row.values.get(own_id), own_id, row.location), "uri": place}
         pending.append({name: escape_surrogates(value) for name, value in song.items()})
         if len(pending) == ROWS_PER_SHARD:

@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from modeling_apex.corpus.score_columns import list_score_columns
 from modeling_apex.corpus.song_ids import AUDIO_COLUMNS, find_column, read_id
+from modeling_apex.corpus.song_table import MissingAudio
 from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.engines.model_hashes import compute_scores_hash
 from modeling_apex.inference.audio_limits_apex import AudioLimits
 from modeling_apex.inference.report_apex import flatten_report
 from modeling_apex.loading import load_scorer
+from modeling_apex.storage.cell_values import is_unknown
 from modeling_apex.storage.output_folder import escape_surrogates
 from modeling_apex.storage.source_names import name_source
 
@@ -111,33 +113,38 @@ class SongTableScorer:
         id_column = find_column(table.column_names, self._id_column, (), "the table of songs")
         audio_column = find_column(table.column_names, self._audio_column, AUDIO_COLUMNS, "the table of songs")
         ids = [read_id(value, id_column, f"row {row}") for row, value in enumerate(table[id_column].to_pylist(), 1)]
-        songs = self._iterate_songs(ids, table[audio_column])
+        songs = self._iterate_songs(ids, audio_column, table[audio_column])
         reports = self._scorer.score(songs, on_error="report", read_ahead=True, **self._options)
         rows = [self._lay_out(song_id, report) for song_id, report in zip(ids, reports, strict=True)]
         return pa.Table.from_pylist(rows, self.schema)
 
-    def _iterate_songs(self, ids: list[str], column: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
+    def _iterate_songs(self, ids: list[str], name: str, column: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
         for song_id, cell in zip(ids, column, strict=True):
             audio = cell.as_py()
             if isinstance(audio, Mapping):
                 audio = audio if audio.get("bytes") is not None else audio.get("path")
-            name = name_source(audio) if isinstance(audio, str) else song_id
-            yield {"id": name, "audio": open_song(audio, limits=self._options["limits"])}
+            source = MissingAudio(song_id, name, audio) if is_unknown(audio) else audio
+            yield {"id": name_song(song_id, audio), "audio": open_song(source, limits=self._options["limits"])}
 
     def _lay_out(self, song_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
         row = {"id": song_id, **flatten_report(report)}
         return {name: escape_surrogates(row.get(name)) for name in self.schema.names}
 
-    def build_failed_rows(self, songs: Mapping[str, str], error: str) -> pa.Table:
+    def build_failed_rows(self, songs: Mapping[str, str | None], error: str) -> pa.Table:
         """Build the table of songs, places by id, that could not be scored at all."""
         from modeling_apex.inference.song_report_apex import build_error_report
 
         facts: dict[str, Any] = {"model_id": self._scorer.model_id, "model_revision": self._scorer.model_revision}
         rows = [
-            self._lay_out(song_id, build_error_report(name_source(place), error, **facts))
+            self._lay_out(song_id, build_error_report(name_song(song_id, place), error, **facts))
             for song_id, place in songs.items()
         ]
         return pa.Table.from_pylist(rows, self.schema)
+
+
+def name_song(song_id: str, place: Any) -> str:
+    """Name a song by its place, or by its id where that is not known or is no text."""
+    return song_id if is_unknown(place) or not isinstance(place, str) else name_source(place)
 
 
 def locate_model(model: Any) -> Any:

@@ -28,18 +28,30 @@ NUM_LEADING_ROWS = 100
 class MissingAudio(io.RawIOBase):
     """The audio of a song of which a table says nothing: whoever reads it is told."""
 
-    def __init__(self, reason: str):
-        self.name = reason.partition(":")[0]
-        self._reason = reason
+    def __init__(self, name: str, column: str, cell: Any):
+        self.name = name
+        self._column, self._cell = column, cell.get("path") if isinstance(cell, Mapping) else cell
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MissingAudio, (self._reason,)  # what is pickled by itself arrives closed
+        return MissingAudio, (self.name, self._column, self._cell)  # what is pickled by itself arrives closed
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        raise AudioError(self._reason)
+        raise AudioError(
+            f"{self.name}: its {self._column} is {self._cell!r:.80}; expected the path or the URI of a song."
+        )
+
+
+def read_place(cell: Any, folder: Path) -> str | None:
+    """Return where the song of a cell is: a URI, or a path that counts from a folder; `None` where it has none."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("path")
+    if not isinstance(cell, str) or is_unknown(cell):
+        return None
+    place = cell.strip()
+    return place if is_uri(place) else str(folder / os.path.expanduser(place))
 
 
 class TableSongSource:
@@ -109,13 +121,7 @@ class TableSongSource:
     def _find_audio(self, row: TableRow) -> Any:
         """Return where the song of a row is, or its bytes; what says nothing is told by who reads it."""
         cell = row.values.get(self._audio_column)
-        if isinstance(cell, Mapping):
-            if cell.get("bytes") is not None:
-                return dict(cell)
-            cell = cell.get("path")
-        if not isinstance(cell, str) or is_unknown(cell):
-            return MissingAudio(
-                f"{row.location}: its {self._audio_column} is {cell!r:.80}; expected the path or the URI of a song."
-            )
-        place = cell.strip()
-        return place if is_uri(place) else str(self._path.parent / os.path.expanduser(place))
+        if isinstance(cell, Mapping) and cell.get("bytes") is not None:
+            return dict(cell)
+        place = read_place(cell, self._path.parent)
+        return MissingAudio(row.location, self._audio_column, cell) if place is None else place

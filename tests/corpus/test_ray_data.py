@@ -41,6 +41,12 @@ class KillerOfProcesses(SongTableScorer):
         return super().__call__(table)
 
 
+def fail_every_song(scorer: SongTableScorer, table: pa.Table) -> pa.Table:
+    """What a job writes of songs that kill every process."""
+    songs = dict(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+    return scorer.build_failed_rows(songs, ray_job.NO_RESULT)
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of songs beside it, one of them broken and one not there."""
@@ -194,6 +200,23 @@ class TestWithoutAClusterRunning:
             write_rows(pa.Table.from_pylist(expected[5:]), old)
         assert read(done.output) == sorted(expected, key=lambda row: row["id"])
 
+    @pytest.mark.parametrize("dies", [False, True])
+    def test_a_row_without_a_place_costs_that_row(
+        self, dies: bool, table: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whether the process says so or dies of it, the row that it gets is known again by its id."""
+        few = table.with_name("few.csv")
+        few.write_text("id,path\na,\nb,0.wav\nc,n/a\n")
+        if dies:
+            monkeypatch.setattr(SongTableScorer, "__call__", fail_every_song)
+        done = score_table(few, tmp_path / "out", model, device="cpu")
+        rows = read(done.output)
+        assert [row["song"] for row in rows] == ["a", str(table.parent / "0.wav"), "c"]
+        if dies:
+            assert [row["error"] for row in rows] == [ray_job.NO_RESULT] * 3
+        else:
+            assert ["expected the path or the URI" in (row["error"] or "") for row in rows] == [True, False, True]
+
     def test_a_block_tried_twice_is_one_file(self, expected: list[dict], tmp_path: Path) -> None:
         for _ in range(2):
             write_rows(pa.Table.from_pylist(expected), tmp_path)
@@ -288,7 +311,6 @@ class TestWithoutAClusterRunning:
         ("text", "message"),
         [
             ("id,path\na,x.wav\nb,y.wav\na,z.wav\n", "rows 1 and 3 have the same id, 'a'"),
-            ("id,path\na,\n", r"songs.csv:2: its path is (''|None); expected the path or the URI"),
             ("id,path\n,x.wav\n", r"songs.csv:2: its id is (''|None); expected text or a whole number"),
             ("id,path\n", "holds no song"),
             ("id,sound\na,x.wav\n", "has no column uri or url or path"),

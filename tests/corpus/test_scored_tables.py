@@ -104,8 +104,13 @@ def test_a_table_without_ids_or_songs_is_refused(table: dict, message: str, scor
 
 
 def test_a_row_without_a_place_costs_that_row(songs: list[str], scorer: SongTableScorer) -> None:
-    found = scorer(pa.table({"id": ["a", "b"], "uri": [None, songs[0]]}))
-    assert [error is None for error in found["error"].to_pylist()] == [False, True]
+    found = scorer(pa.table({"id": ["a", "b", "c"], "uri": [None, songs[0], " "]})).to_pylist()
+    assert [row["error"] for row in found] == [
+        "a: its uri is None; expected the path or the URI of a song.",
+        None,
+        "c: its uri is ' '; expected the path or the URI of a song.",
+    ]
+    assert [row["song"] for row in found] == ["a", songs[0], "c"]
 
 
 def test_limits_and_secrets_hold_for_rows(songs: list[str], model: Path) -> None:
