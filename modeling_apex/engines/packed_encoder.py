@@ -17,6 +17,7 @@ What differs from transformers' `HubertModel`, which stays the reference (`pool_
 Shape legend: T samples, F frames, C channels of the front end, D hidden size, I intermediate size, L chosen layers.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,14 +29,17 @@ from modeling_apex.engines.mapped_weights import page_out, trim_heap
 from modeling_apex.engines.packed_linear import build_linear, has_fast_attention
 from modeling_apex.inference.worker_threads_apex import map_in_workers
 
-# Output frames of the front end computed at a time, queries of attention, and rows of the feed-forward layer: the
-# largest whose intermediate results stay in the cache of one core.
-FRAMES_PER_TILE = 64
+# How many frames of the front end and of each of its convolutions, queries of attention, and rows of the feed-forward
+# layer are computed at a time: the largest numbers whose intermediate results stay in the cache of one core.
+FRAMES_PER_TILE = 256
+FRAMES_PER_CONVOLUTION = 1024
 QUERIES_PER_BLOCK = 192
 SHORT_SEQUENCE = 640
 ROWS_PER_BLOCK = 512
 FFT_LENGTH = 256
 POSITION = "encoder.pos_conv_embed.conv"
+# The frames that padding leaves are a multiple of this.
+FRAMES_PER_LENGTH = 64
 # What bounds memory, for as many segments as are encoded side by side.
 PATCHES_PER_BLOCK = 1 << 14
 MAX_HEADS_AT_ONCE = 4
@@ -177,8 +181,8 @@ class _FrontEnd:
             num_frames = (num_frames - kernel) // stride + 1
         # From this frame on, nothing but the constant end of the segment is seen.
         num_distinct = min(-(-_count_before_constant_end(samples) // hop), num_frames)
-        # Up to a whole tile: oneDNN keeps the code that it made for every shape, and songs end anywhere.
-        num_distinct = -(-(num_distinct + context) // FRAMES_PER_TILE) * FRAMES_PER_TILE - context
+        # Up to one of few lengths: oneDNN keeps the code that it made for every shape, and songs end anywhere.
+        num_distinct = -(-(num_distinct + context) // FRAMES_PER_LENGTH) * FRAMES_PER_LENGTH - context
         num_computed = num_frames
         if num_frames - num_distinct > context:
             num_computed = num_distinct + 1
@@ -186,7 +190,7 @@ class _FrontEnd:
         features = samples.new_empty(num_computed, self.hidden_size)  # (F, D)
         for start in range(0, num_computed, FRAMES_PER_TILE):
             tile = features[start : start + FRAMES_PER_TILE]
-            tile.copy_(self._project(self._compute_tile(samples, first, start, start + len(tile))))
+            tile.copy_(self._project(self._convolve(samples, first, len(self.convolutions), start, start + len(tile))))
         if num_computed == num_frames:
             return features, 1, 0
         # The positional convolution sees `context` frames: with that many copies of the constant frame, the one in the
@@ -212,22 +216,23 @@ class _FrontEnd:
         bias = self.first_norm.bias.double() - scale * (matrix @ mean)
         return build_linear((matrix * scale[:, None]).float(), bias.float())
 
-    def _compute_tile(
-        self, samples: torch.Tensor, first: Callable[..., torch.Tensor], start: int, stop: int
+    def _convolve(
+        self, samples: torch.Tensor, first: Callable[..., torch.Tensor], index: int, start: int, stop: int
     ) -> torch.Tensor:
-        counts = [stop - start]  # frames of each convolution, last one first
-        for kernel, stride in zip(self.kernels[:0:-1], self.strides[:0:-1], strict=True):
-            counts.append((counts[-1] - 1) * stride + kernel)
-            start *= stride
-        counts.reverse()
-        kernel, stride = self.kernels[0], self.strides[0]
-        patches = samples[start * stride :].as_strided((counts[0], kernel), (stride, 1))
-        frames = self._activate(first, patches, 0)  # (F, C)
-        for index, convolution in enumerate(self.convolutions, start=1):
-            kernel, stride, width = self.kernels[index], self.strides[index], frames.shape[1]
-            patches = frames.as_strided((counts[index], kernel * width), (stride * width, 1))
-            frames = self._activate(convolution, patches, index)
-        return frames
+        """Return frames `start` to `stop` of a convolution, `(F, C)`, each block from the frames that it sees."""
+        kernel, stride = self.kernels[index], self.strides[index]
+        if index == 0:
+            patches = samples[start * stride :].as_strided((stop - start, kernel), (stride, 1))
+            return self._activate(first, patches, 0)
+        num_blocks = max(1, round((stop - start) / FRAMES_PER_CONVOLUTION))
+        edges = [start + (stop - start) * number // num_blocks for number in range(num_blocks + 1)]
+        blocks = []
+        for begin, end in itertools.pairwise(edges):
+            frames = self._convolve(samples, first, index - 1, begin * stride, (end - 1) * stride + kernel)
+            width = frames.shape[1]
+            patches = frames.as_strided((end - begin, kernel * width), (stride * width, 1))
+            blocks.append(self._activate(self.convolutions[index - 1], patches, index))
+        return blocks[0] if num_blocks == 1 else torch.cat(blocks)
 
     def _activate(self, convolution: Callable[..., torch.Tensor], patches: torch.Tensor, index: int) -> torch.Tensor:
         if self.has_group_norm:

@@ -8,9 +8,9 @@ pandas do. *By tensor*: the same, but all tensors are made at loading, which is 
 Both use default collation and a module for each head. Ours: columns on disk, gathered batches, grouped heads.
 
 Times are processor seconds of the process, so that other work on the computer does not count; alone and on one thread
-they are the seconds on a clock. The floor is what the matrix products of an epoch take by themselves, measured
-in the same run. Each part runs in a process of its own, so that its peak memory is its own; the numbers in the
-embeddings are random, since time and memory do not depend on them.
+they are the seconds on a clock. The floor is what the matrix products of an epoch take by themselves, measured in the
+same run; what is no product is measured likewise. Each part runs in a process of its own, so that its peak memory is
+its own; the numbers in the embeddings are random, since time and memory do not depend on them.
 
     python tests/benchmarks/bench_heads.py --songs 211000 --output bench_heads.json
 """
@@ -208,12 +208,7 @@ def measure_floor(folder: Path, num_songs: int) -> dict[str, float]:
         outputs = torch.randn(count, BATCH_SIZE, height)
         products = [(inputs, weight), (inputs.transpose(1, 2), outputs), (outputs, weight.transpose(1, 2))]
         for left, right in products[: 2 if number == 0 else 3]:  # embeddings need no gradient
-            tries = []
-            for _ in range(200):
-                started = time.process_time()
-                torch.bmm(left, right)
-                tries.append(time.process_time() - started)
-            seconds += min(tries)
+            seconds += measure_least(torch.bmm, left, right)
             operations += 2 * count * BATCH_SIZE * width * height
     num_steps = num_songs / BATCH_SIZE
     return {
@@ -221,6 +216,44 @@ def measure_floor(folder: Path, num_songs: int) -> dict[str, float]:
         "epoch_teraflop": operations * num_steps / 1e12,
         "gigaflops_per_second": operations / seconds / 1e9,
     }
+
+
+def measure_other_operations(folder: Path, num_songs: int) -> dict[str, float]:
+    """What batch norm, GELU, dropout and AdamW of an epoch take by themselves: the quickest of many tries of each."""
+    import torch
+    import torch.nn.functional as F
+
+    from modeling_apex.training.grouped_heads import GroupedHeads
+
+    heads = GroupedHeads.from_model(build_model())
+    widths = [block.weight.shape[0] * block.weight.shape[1] for block in (*heads.shared, *heads.branches)]
+    parameters = [values for values in heads.parameters() if values.requires_grad]
+    for values in parameters:
+        values.grad = torch.zeros_like(values)
+    step = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4, fused=True).step
+    seconds = {"AdamW": measure_least(step), "batch norm": 0.0, "GELU": 0.0, "dropout": 0.0}
+    for width in widths:
+        hidden, gradient = torch.randn(BATCH_SIZE, width, requires_grad=True), torch.randn(BATCH_SIZE, width)
+        scale, shift = (torch.ones(width, requires_grad=True) for _ in range(2))
+        normalized = F.batch_norm(hidden, None, None, scale, shift, True)
+        seconds["batch norm"] += measure_least(F.batch_norm, hidden, None, None, scale, shift, True)
+        seconds["batch norm"] += measure_least(normalized.backward, gradient, retain_graph=True)
+        seconds["GELU"] += measure_least(F.gelu, hidden)
+        seconds["GELU"] += measure_least(F.gelu(hidden).backward, gradient, retain_graph=True)
+        words = torch.empty(BATCH_SIZE * width // 4, dtype=torch.int64)  # 16 bits decide for a value
+        seconds["dropout"] += measure_least(words.random_, -(2**63), None)
+        seconds["dropout"] += 2 * measure_least(torch.mul, gradient, gradient)  # values and their gradient by the mask
+    return {f"{name}_seconds": value * num_songs / BATCH_SIZE for name, value in seconds.items()}
+
+
+def measure_least(function: Callable[..., object], *arguments: Any, **options: Any) -> float:
+    """Return the processor seconds of the quickest of 200 calls."""
+    tries = []
+    for _ in range(200):
+        started = time.process_time()
+        function(*arguments, **options)
+        tries.append(time.process_time() - started)
+    return min(tries)
 
 
 class Clock:
@@ -277,6 +310,7 @@ def main() -> None:
         by_row = run_alone(train_published, threads, folder, False)
         by_tensor = run_alone(train_published, threads, folder, True)
         floor = run_alone(measure_floor, threads, folder, arguments.songs)
+        others = run_alone(measure_other_operations, threads, folder, arguments.songs)
     result = {
         "num_songs": arguments.songs,
         "num_threads": threads,
@@ -286,6 +320,7 @@ def main() -> None:
         "ours": ours,
         "ours_bf16": ours_bf16,
         "floor": floor,
+        "other_operations": others,
         "build_columns_once": columns,
         "by_row_over_ours": {key: by_row[key] / ours[key] for key in ours},
         "by_tensor_over_ours": {key: by_tensor[key] / ours[key] for key in ours},

@@ -6,11 +6,14 @@ Measure what scoring a song costs at the shape of MERT-v1-95M, beside the publis
 Weights are random, in the published layout: time, memory and the error of the embedding do not depend on training, and
 differences of scores are therefore measured on apex-tiny (`bench_engines.py`). Both paths run in turns in one process;
 memory is the peak of a process of its own. The floor is what the song's matrix products alone take at the fastest rate
-that this CPU showed for one of the encoder's own (2,249 x 768 by 768 x 3,072). Result: results/scoring.json.
+that this CPU showed for one of the encoder's own (2,249 x 768 by 768 x 3,072); the parts are what each of its
+operations takes by itself. Result: results/scoring.json, and the same for an Intel CPU in results/scoring_intel.json.
 """
 
 import argparse
+import functools
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -26,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the published layout
 import numpy as np
 import soundfile
 import torch
+import torch.nn.functional as F
 from machine_load import add_output, measure_load, write_result
 
 from modeling_apex import load_pipeline
@@ -42,6 +46,8 @@ from published_path import PublishedPath
 RESULT = Path(__file__).parent / "results" / "scoring.json"
 RATE = 44_100
 SEGMENT = 720_000  # samples of 30 s at 24,000 Hz
+TYPICAL_PRODUCT = (2_249, 768, 3_072)  # rows, inputs and outputs
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
@@ -110,6 +116,7 @@ def measure_times(model: Path, folder: Path, arguments: argparse.Namespace) -> d
     times, embeddings = take_turns(paths, arguments.repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
     floors = measure_floors(ours.model.config.encoder_config, arguments.seconds / 30)
+    parts = measure_parts(ours.model.config.encoder_config, arguments.seconds / 30)
     return {
         "command": "python tests/benchmarks/bench_scoring.py",
         "machine": describe_machine(),
@@ -118,6 +125,7 @@ def measure_times(model: Path, folder: Path, arguments: argparse.Namespace) -> d
         "published_over_ours": medians["published"] / medians["ours"],
         "published_over_ours_bfloat16": medians["published"] / medians["ours_bfloat16"],
         "floor_seconds": floors,
+        "parts_seconds": parts,
         "ours_over_floor": medians["ours"] / floors["float32"],
         "published_over_floor": medians["published"] / floors["float32"],
         "ours_bfloat16_over_floor": medians["ours_bfloat16"] / floors["bfloat16"],
@@ -154,29 +162,82 @@ def take_turns(
     return times, results
 
 
-def count_operations(config: Any) -> float:
-    """Count the floating-point operations of the matrix products of one 30 s segment, two for each product."""
-    total, frames, width = 0.0, SEGMENT, 1
+def list_products(config: Any) -> list[tuple[int, int, int]]:
+    """List the matrix products of one 30 s segment but those of attention, as rows, inputs and outputs of each."""
+    products, frames, width = [], SEGMENT, 1
     for size, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
         frames = (frames - kernel) // stride + 1
-        total += 2 * frames * size * kernel * width
+        products.append((frames, kernel * width, size))
         width = size
-    hidden = config.hidden_size
-    linear = 4 * hidden * hidden + 2 * hidden * config.intermediate_size
-    layers = config.num_hidden_layers * (2 * frames * linear + 4 * frames * frames * hidden)
-    return total + 2 * frames * width * hidden + layers
+    hidden, wide = config.hidden_size, config.intermediate_size
+    layer = [(frames, hidden, 3 * hidden), (frames, hidden, hidden), (frames, hidden, wide), (frames, wide, hidden)]
+    return [*products, (frames, width, hidden), *layer * config.num_hidden_layers]
+
+
+def count_operations(config: Any) -> float:
+    """Count the floating-point operations of the matrix products of one 30 s segment, two for each product."""
+    products = list_products(config)
+    frames = products[-1][0]
+    attention = config.num_hidden_layers * 4.0 * frames * frames * config.hidden_size
+    return sum(2.0 * math.prod(product) for product in products) + attention
 
 
 def measure_floors(config: Any, num_segments: float) -> dict[str, float]:
     """Return the seconds that the song's matrix products take at the best rate that one of them reaches."""
     floors = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        inputs = torch.randn(2_249, config.hidden_size).to(dtype)
-        linear = build_linear(torch.randn(config.intermediate_size, config.hidden_size).to(dtype))
-        seconds = min(time_call(lambda linear=linear, inputs=inputs: linear(inputs)) for _ in range(20))
-        rate = 2 * inputs.numel() * config.intermediate_size / seconds
+    for name, dtype in DTYPES.items():
+        rate = 2 * math.prod(TYPICAL_PRODUCT) / time_product(*TYPICAL_PRODUCT, dtype)
         floors[name] = count_operations(config) * num_segments / rate
     return floors
+
+
+def measure_parts(config: Any, num_segments: float) -> dict[str, dict[str, float]]:
+    """
+    Return the seconds of what the encoder is made of, each operation by itself at its own shape, its data in cache.
+
+    The floor knows one product at its best rate. Here every product has its own shape, attention has its exponentials,
+    and what is no product at all is there too, so the sum is what these operations allow before anything is lost
+    between them.
+    """
+    products = list_products(config)
+    convolutions = products[: len(config.conv_dim)]
+    frames, hidden, num_layers = products[-1][0], config.hidden_size, config.num_hidden_layers
+    head_size = hidden // config.num_attention_heads
+    parts = {}
+    for name, dtype in DTYPES.items():
+        seconds = {product: time_product(*product, dtype) for product in set(products)}
+        activated = [*convolutions, (frames, hidden, config.intermediate_size)]
+        gelu = {(rows, width): time_rows(F.gelu, rows, width, dtype) for rows, _, width in activated}
+        heads = torch.randn(3, 1, config.num_attention_heads, frames, head_size).to(dtype)
+        attention = time_best(functools.partial(F.scaled_dot_product_attention, *heads))
+        norm = time_rows(lambda values: F.layer_norm(values, values.shape[1:]), frames, hidden, torch.float32)
+        parts[name] = {
+            "products": sum(seconds[product] for product in products) * num_segments,
+            "attention": attention * num_layers * num_segments,
+            "GELU": sum(
+                gelu[rows, width] * count
+                for (rows, _, width), count in zip(activated, [1] * len(convolutions) + [num_layers], strict=True)
+            )
+            * num_segments,
+            "norms": norm * 2 * num_layers * num_segments,
+        }
+    return parts
+
+
+def time_product(num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.dtype) -> float:
+    """Return the seconds of a product of the encoder's kind."""
+    linear = build_linear(torch.randn(num_outputs, num_inputs).to(dtype))
+    return time_rows(linear, num_rows, num_inputs, dtype)
+
+
+def time_rows(call: Callable[[torch.Tensor], Any], num_rows: int, width: int, dtype: torch.dtype) -> float:
+    """Return the seconds of what is computed row by row; many rows are timed by a part of them that fits in cache."""
+    rows = torch.randn(min(num_rows, TYPICAL_PRODUCT[0]), width).to(dtype)
+    return time_best(lambda: call(rows)) * num_rows / len(rows)
+
+
+def time_best(call: Callable[[], Any]) -> float:
+    return min(time_call(call) for _ in range(20))
 
 
 def measure_last_segment(model: Any) -> dict[str, float]:

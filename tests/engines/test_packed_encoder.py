@@ -71,7 +71,8 @@ def test_equals_the_encoder_of_transformers(
 def test_padding_is_counted_and_not_computed(
     monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], num_real: int, short: int
 ) -> None:
-    sizes = {"SHORT_SEQUENCE": short, "QUERIES_PER_BLOCK": 48, "ROWS_PER_BLOCK": 50, "FRAMES_PER_TILE": 7}
+    sizes = {"SHORT_SEQUENCE": short, "QUERIES_PER_BLOCK": 48, "ROWS_PER_BLOCK": 50, "FRAMES_PER_TILE": 21}
+    sizes |= {"FRAMES_PER_LENGTH": 7, "FRAMES_PER_CONVOLUTION": 30}
     monkeypatch.setattr(packed_encoder, "has_fast_attention", lambda: False)
     for name, value in sizes.items():
         monkeypatch.setattr(packed_encoder, name, value)
