@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+import stopped_command
 from patience import PATIENCE
 
 from hub_card.hub_upload import PublishError
@@ -414,28 +414,26 @@ def test_an_interrupted_run_is_taken_up(
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: SongFile) -> None:
-    for row in range(40):
-        song_file(f"many/{row:02}.wav", 20.0 if row > 1 else 0.1, seed=row)
+    for row in range(4):
+        song_file(f"many/{row}.wav", 0.1, seed=row)
     output = tmp_path / "scores.jsonl"
     words = ["score", str(tmp_path / "many"), "--model", str(tiny_folder), "--output", str(output)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "modeling_apex.cli", *words],
+        [sys.executable, stopped_command.PROGRAM, *words],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A shell that runs the tests in the background has them ignore the signal, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    journal = tmp_path / "scores.jsonl.partial"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") >= 2):
-        time.sleep(0.05)
+    stopped_command.wait_until_stopped(process)
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert "run the same command again to resume" in errors
     assert not output.exists()
-    assert journal.exists()
+    assert (tmp_path / "scores.jsonl.partial").exists()
 
 
 def test_without_an_embedded_model_the_error_says_what_to_pass(

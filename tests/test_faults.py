@@ -281,7 +281,7 @@ def test_durations_are_measured_by_a_clock_that_does_not_jump() -> None:
 
 
 def test_ctrl_c_on_a_build_with_workers_is_one_message(tmp_path: Path) -> None:
-    words = ["synthetic", "--layout", "training", "--num-songs", "40", "--num-processes", "2", "--seconds", "8"]
+    words = ["synthetic", "--layout", "training", "--num-songs", "400", "--num-processes", "2", "--seconds", "8"]
     process = subprocess.Popen(
         [sys.executable, "-m", "datasets_scripts.build", *words, "--output", str(tmp_path / "world")],
         stderr=subprocess.PIPE,
@@ -290,7 +290,7 @@ def test_ctrl_c_on_a_build_with_workers_is_one_message(tmp_path: Path) -> None:
         start_new_session=True,  # the signal goes to the whole group, as from a terminal
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not list(tmp_path.glob("world/audio/*.flac")):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)

@@ -183,12 +183,12 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
 
 
 def embed_slowly(*arguments: Any) -> None:
-    """Embed with shards spread over a second, so that a kill hits the work and not only its start."""
+    """Embed with shards spread over seconds, so that a kill that comes late still hits the work and not its end."""
     torch.set_num_threads(1)  # a forked process does not have the threads of OpenMP that torch thinks it has
     save = embed_module.save_shard
 
     def save_slowly(*values: Any) -> None:
-        time.sleep(0.03)
+        time.sleep(0.3)
         save(*values)
 
     embed_module.save_shard = save_slowly
@@ -204,7 +204,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(tmp_path: Path, t
     for _ in range(8):
         process = multiprocessing.get_context("fork").Process(target=embed_slowly, args=(dataset, parts, tiny_model))
         process.start()
-        time.sleep(moments.uniform(0, 0.25))
+        time.sleep(moments.uniform(0, 0.6))
         process.kill()
         process.join()
         num_kills += process.exitcode == -signal.SIGKILL

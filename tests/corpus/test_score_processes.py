@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import soundfile
+import stopped_command
 import torch
 from patience import PATIENCE
 
@@ -271,22 +272,22 @@ def test_a_command_that_is_stopped_leaves_no_process_and_is_taken_up(
 ) -> None:
     """Also by another number of processes. Ctrl-C reaches all processes, SIGKILL the one that started the others."""
     mark, output = f"APEX_TEST={os.urandom(8).hex()}", tmp_path / "scores.jsonl"
-    for copy in range(300):
+    for copy in range(30):
         (tmp_path / "songs" / f"{copy}.wav").parent.mkdir(exist_ok=True)
         (tmp_path / "songs" / f"{copy}.wav").write_bytes(songs[3].read_bytes())
     words = ["score", str(tmp_path / "songs"), "--model", str(model), "--device", "cpu", "--output"]
     environment = {**os.environ, **dict([mark.split("=")])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "modeling_apex.cli", *words, str(output), "--num-processes", "2"],
+        [sys.executable, stopped_command.PROGRAM, *words, str(output), "--num-processes", "2"],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    partial = output.with_name("scores.jsonl.partial")
-    wait_for(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 1)
+    stopped_command.wait_until_stopped(process)
     assert len(list_marked(mark)) >= 3
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    os.kill(process.pid, signal.SIGCONT)
     said = process.communicate(timeout=PATIENCE)[1]
     wait_for(lambda: not list_marked(mark))
     assert process.returncode == (130 if number == signal.SIGINT else -number)

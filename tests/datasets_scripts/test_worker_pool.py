@@ -10,6 +10,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from datasets_scripts.build import main
 from datasets_scripts.worker_pool import WorkerDiedError, open_worker_pool
@@ -65,7 +66,7 @@ def start_pool_and_wait(channel: Connection) -> None:
         for number in range(2):
             pool.submit(time.sleep, 0.01 * number)
         channel.send([process.pid for process in multiprocessing.active_children()])
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see processes")
@@ -79,7 +80,7 @@ def test_workers_do_not_outlive_a_killed_parent() -> None:
     assert all(map(is_running, workers))
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_running, workers))

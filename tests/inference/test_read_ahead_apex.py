@@ -43,7 +43,7 @@ def scorer(tiny_model: ApexModel) -> ApexPopularityPipeline:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "what was waited for does not happen"
         time.sleep(0.002)
@@ -125,7 +125,7 @@ def test_an_item_in_the_making_is_let_go_when_the_consumer_closes() -> None:
 
     def items() -> Iterator[int]:
         yield 0
-        is_closing.wait(20)
+        is_closing.wait(PATIENCE)
         yield 1
 
     source = ReadAhead(items())

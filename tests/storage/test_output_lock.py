@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from modeling_apex.storage.links import LinkRefusedError
 from modeling_apex.storage.output_lock import OutputInUseError, OutputLock
@@ -45,12 +46,12 @@ def test_nothing_stays_behind_but_what_was_written(tmp_path: Path) -> None:
 def hold(output: Path, channel: Connection, *, has_child: bool) -> None:
     with OutputLock(output):
         if has_child:
-            child = fork.Process(target=time.sleep, args=(60,))
+            child = fork.Process(target=time.sleep, args=(PATIENCE,))
             child.start()
             channel.send(child.pid)
         else:
             channel.send(None)
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
 
 @pytest.mark.parametrize("has_child", [False, True])
