@@ -15,6 +15,11 @@ NUM_SONGS = 2
 PROGRAM = str(Path(__file__))
 
 
+def take_interrupts() -> None:
+    """Let Ctrl-C end a process that is about to start: one of a shell's background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_until_stopped(process: subprocess.Popen) -> None:
     """Wait until a program of this file has stopped; a signal that is sent now arrives when it goes on (SIGCONT)."""
     _, status = os.waitpid(process.pid, os.WUNTRACED)

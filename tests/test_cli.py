@@ -423,8 +423,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path, song_file: 
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # A shell that runs the tests in the background has them ignore the signal, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=stopped_command.take_interrupts,
     )
     stopped_command.wait_until_stopped(process)
     process.send_signal(signal.SIGINT)

@@ -283,6 +283,7 @@ def test_a_command_that_is_stopped_leaves_no_process_and_is_taken_up(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=stopped_command.take_interrupts,
     )
     stopped_command.wait_until_stopped(process)
     assert len(list_marked(mark)) >= 3
