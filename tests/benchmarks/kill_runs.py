@@ -35,6 +35,8 @@ import torch
 import transformers
 from kill_jobs import BUILDERS, TEMPORARY_NAME, Job, list_all
 
+from modeling_apex.storage.stop_signals import StopSignals
+
 from small_model import build_small_model
 
 # What follows the kills, each with what is counted of it.
@@ -74,6 +76,18 @@ def take_stock(place: Path) -> set[tuple[Path, int]]:
     return found
 
 
+def hold_stops_back() -> None:
+    """Hold back signals until this process handles them, which on a busy machine may come later than they do."""
+    install = StopSignals.install
+
+    def install_and_take(signals: StopSignals) -> None:
+        install(signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+    StopSignals.install = install_and_take  # type: ignore[method-assign]
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
 def run_in_fork(run: Callable[[], int], log: Path, place: Path, stop: Stop | None = None) -> Run:
     """Run in a process of its own that writes below a place, and maybe stop it."""
     stock = take_stock(place)
@@ -82,6 +96,7 @@ def run_in_fork(run: Callable[[], int], log: Path, place: Path, stop: Stop | Non
     if process == 0:
         status = 99
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+        hold_stops_back()
         torch.set_num_threads(2)  # segments side by side; the parent has one thread, as a fork leaves others behind
         try:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -113,7 +128,7 @@ def choose_stop(number: int, peaceful: Run, moments: random.Random) -> Stop:
     if moments.random() < FROM_OUTPUT:
         return Stop(moments.uniform(0, peaceful.after), number, is_from_output=True)
     whole = peaceful.before + peaceful.after
-    # What is handled comes not before the command can have begun to handle it.
+    # What is handled and comes before the command handles it is held back, and hits its beginning.
     return Stop(moments.uniform(0.0 if number == signal.SIGKILL else 0.1 * whole, whole), number)
 
 
