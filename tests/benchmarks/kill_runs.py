@@ -127,9 +127,7 @@ def choose_stop(number: int, peaceful: Run, moments: random.Random) -> Stop:
     """Choose when a run is stopped."""
     if moments.random() < FROM_OUTPUT:
         return Stop(moments.uniform(0, peaceful.after), number, is_from_output=True)
-    whole = peaceful.before + peaceful.after
-    # What is handled and comes before the command handles it is held back, and hits its beginning.
-    return Stop(moments.uniform(0.0 if number == signal.SIGKILL else 0.1 * whole, whole), number)
+    return Stop(moments.uniform(0.0, peaceful.before + peaceful.after), number)
 
 
 def die_at_rename(run: Callable[[], int], rename: int, counted: Path) -> int:
