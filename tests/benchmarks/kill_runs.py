@@ -76,8 +76,8 @@ def take_stock(place: Path) -> set[tuple[Path, int]]:
     return found
 
 
-def hold_stops_back() -> None:
-    """Hold back signals until this process handles them, which on a busy machine may come later than they do."""
+def take_stops_when_handled() -> None:
+    """Let signals that are held back since the fork come once this process handles them, whenever that is."""
     install = StopSignals.install
 
     def install_and_take(signals: StopSignals) -> None:
@@ -85,18 +85,18 @@ def hold_stops_back() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     StopSignals.install = install_and_take  # type: ignore[method-assign]
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 
 def run_in_fork(run: Callable[[], int], log: Path, place: Path, stop: Stop | None = None) -> Run:
     """Run in a process of its own that writes below a place, and maybe stop it."""
     stock = take_stock(place)
     start = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # before the fork: a stop may come at once
     process = os.fork()
     if process == 0:
         status = 99
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
-        hold_stops_back()
+        take_stops_when_handled()
         torch.set_num_threads(2)  # segments side by side; the parent has one thread, as a fork leaves others behind
         try:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -108,6 +108,7 @@ def run_in_fork(run: Callable[[], int], log: Path, place: Path, stop: Stop | Non
         finally:
             sys.stdout.flush()
             os._exit(status)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     begin = None
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
