@@ -28,7 +28,7 @@ from modeling_apex.corpus.ray_data import (
     plan_workers,
     running_ray,
 )
-from modeling_apex.corpus.scored_tables import SongTableScorer, name_song
+from modeling_apex.corpus.scored_tables import SongTableScorer
 from modeling_apex.corpus.song_ids import (
     AUDIO_COLUMNS,
     ID_COLUMNS,
@@ -44,6 +44,7 @@ from modeling_apex.inference.report_apex import format_count
 from modeling_apex.storage.links import open_new, refuse_links_out_of
 from modeling_apex.storage.output_folder import check_new_folder, escape_surrogates, load_json, replace_file, save_json
 from modeling_apex.storage.output_lock import OutputLock
+from modeling_apex.storage.source_names import name_song
 from modeling_apex.storage.table_reader import iterate_rows
 
 ROWS_PER_SHARD = 100_000

@@ -22,7 +22,7 @@ from modeling_apex.inference.report_apex import flatten_report
 from modeling_apex.loading import load_scorer
 from modeling_apex.storage.cell_values import is_unknown
 from modeling_apex.storage.output_folder import escape_surrogates
-from modeling_apex.storage.source_names import name_source
+from modeling_apex.storage.source_names import name_song
 
 
 def build_score_schema(config: Any) -> pa.Schema:
@@ -123,8 +123,9 @@ class SongTableScorer:
             audio = cell.as_py()
             if isinstance(audio, Mapping):
                 audio = audio if audio.get("bytes") is not None else audio.get("path")
-            source = MissingAudio(song_id, name, audio) if is_unknown(audio) else audio
-            yield {"id": name_song(song_id, audio), "audio": open_song(source, limits=self._options["limits"])}
+            if is_unknown(audio):
+                audio = MissingAudio(song_id, name, audio)
+            yield {"id": name_song(song_id, audio), "audio": open_song(audio, limits=self._options["limits"])}
 
     def _lay_out(self, song_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
         row = {"id": song_id, **flatten_report(report)}
@@ -140,11 +141,6 @@ class SongTableScorer:
             for song_id, place in songs.items()
         ]
         return pa.Table.from_pylist(rows, self.schema)
-
-
-def name_song(song_id: str, place: Any) -> str:
-    """Name a song by its place, or by its id where that is not known or is no text."""
-    return song_id if is_unknown(place) or not isinstance(place, str) else name_source(place)
 
 
 def locate_model(model: Any) -> Any:

@@ -30,7 +30,7 @@ class MissingAudio(io.RawIOBase):
 
     def __init__(self, name: str, column: str, cell: Any):
         self.name = name
-        self._column, self._cell = column, cell.get("path") if isinstance(cell, Mapping) else cell
+        self._column, self._cell = column, cell
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MissingAudio, (self.name, self._column, self._cell)  # what is pickled by itself arrives closed
@@ -121,7 +121,9 @@ class TableSongSource:
     def _find_audio(self, row: TableRow) -> Any:
         """Return where the song of a row is, or its bytes; what says nothing is told by who reads it."""
         cell = row.values.get(self._audio_column)
-        if isinstance(cell, Mapping) and cell.get("bytes") is not None:
-            return dict(cell)
+        if isinstance(cell, Mapping):
+            if cell.get("bytes") is not None:
+                return dict(cell)
+            cell = cell.get("path")
         place = read_place(cell, self._path.parent)
         return MissingAudio(row.location, self._audio_column, cell) if place is None else place

@@ -7,6 +7,7 @@ are passed on. What comes in is a URL, or a text that may have some in it; what 
 
 import logging
 import re
+from typing import Any
 from urllib.parse import unquote
 
 HIDDEN = "***"
@@ -41,6 +42,11 @@ def name_source(source: str) -> str:
     if not query:
         return address
     return f"{address}?{'&'.join(map(_hide_value, re.split('[&;]', query)))}"
+
+
+def name_song(song_id: str, place: Any) -> str:
+    """Name a song by its place, or by its id where the place is not known or is no text."""
+    return name_source(place) if isinstance(place, str) else song_id
 
 
 def hide_secrets(text: str) -> str:

@@ -200,25 +200,22 @@ def measure_parts(config: Any, num_segments: float) -> dict[str, dict[str, float
     between them.
     """
     products = list_products(config)
-    convolutions = products[: len(config.conv_dim)]
     frames, hidden, num_layers = products[-1][0], config.hidden_size, config.num_hidden_layers
     head_size = hidden // config.num_attention_heads
+    # What GELU is applied to: the convolutions' outputs, and those of the first half of each feed-forward layer.
+    activated = [(rows, width) for rows, _, width in products[: len(config.conv_dim)]]
+    activated += [(frames, config.intermediate_size)] * num_layers
     parts = {}
     for name, dtype in DTYPES.items():
         seconds = {product: time_product(*product, dtype) for product in set(products)}
-        activated = [*convolutions, (frames, hidden, config.intermediate_size)]
-        gelu = {(rows, width): time_rows(F.gelu, rows, width, dtype) for rows, _, width in activated}
+        gelu = {shape: time_rows(F.gelu, *shape, dtype) for shape in set(activated)}
         heads = torch.randn(3, 1, config.num_attention_heads, frames, head_size).to(dtype)
         attention = time_best(functools.partial(F.scaled_dot_product_attention, *heads))
         norm = time_rows(lambda values: F.layer_norm(values, values.shape[1:]), frames, hidden, torch.float32)
         parts[name] = {
             "products": sum(seconds[product] for product in products) * num_segments,
             "attention": attention * num_layers * num_segments,
-            "GELU": sum(
-                gelu[rows, width] * count
-                for (rows, _, width), count in zip(activated, [1] * len(convolutions) + [num_layers], strict=True)
-            )
-            * num_segments,
+            "GELU": sum(gelu[shape] for shape in activated) * num_segments,
             "norms": norm * 2 * num_layers * num_segments,
         }
     return parts

@@ -72,19 +72,17 @@ def describe_heads(result: dict[str, Any]) -> str:
     ]
     header = ["training the heads", "published, by row", "published, by tensor", "ours", "published / ours"]
     floor = result["floor"]
-    others = ", ".join(
-        f"{name.removesuffix('_seconds')} {seconds:.1f} s" for name, seconds in result["other_operations"].items()
-    )
-    others = f"what is no product takes {sum(result['other_operations'].values()):.1f} s in the same way ({others})"
+    others = result["other_operations"]
+    each = ", ".join(f"{name.removesuffix('_seconds')} {seconds:.1f} s" for name, seconds in others.items())
     return (
         build_table(header, rows)
         + f"\n\nRandom embeddings of {result['num_songs']:,} songs, {result['num_threads']} thread, processor "
         "seconds, all in one run of `tests/benchmarks/bench_heads.py`, which says what the two restatements of the "
         f"published design do. The matrix products of an epoch, {floor['epoch_teraflop']:.2f} TFLOP, take "
-        f"{floor['epoch_seconds']:.1f} s by themselves, each the quickest of many with its data in cache; {others}. "
-        f"`--mixed-precision bf16` brings our epoch to "
-        f"{result['ours_bf16']['epoch_seconds']:.1f} s. Building the columns, once for all runs, took "
-        f"{result['build_columns_once']['build_seconds']:.1f} s and "
+        f"{floor['epoch_seconds']:.1f} s by themselves, each the quickest of many with its data in cache; "
+        f"what is no product takes {sum(others.values()):.1f} s in the same way ({each}). "
+        f"`--mixed-precision bf16` brings our epoch to {result['ours_bf16']['epoch_seconds']:.1f} s. "
+        f"Building the columns, once for all runs, took {result['build_columns_once']['build_seconds']:.1f} s and "
         f"{result['build_columns_once']['peak_memory_mb']:.0f} MB."
     )
 
@@ -111,19 +109,7 @@ def describe_scoring(result: dict[str, Any]) -> str:
         ],
     ]
     header = ["path", "times faster", "time / floor", "error of the embedding", "peak memory, MB"]
-    parts = ""
-    if "parts_seconds" in result:
-        floors = {
-            name: {part: seconds / result["floor_seconds"][name] for part, seconds in found.items()}
-            for name, found in result["parts_seconds"].items()
-        }
-        each = ", ".join(f"{part} {value:.2f}" for part, value in floors["float32"].items())
-        sums = {name: sum(found.values()) for name, found in floors.items()}
-        parts = (
-            "\n\nA floor counts every product at that one rate, and nothing else. Timed one by one, each at its own "
-            f"shape and with its data in cache, the encoder's operations take, in floors: {each}; together "
-            f"{sums['float32']:.2f}, and in bfloat16, whose products take least, {sums['bfloat16']:.2f}."
-        )
+    parts = describe_parts(result) if "parts_seconds" in result else ""  # an older result has none
     total = sum(result["rooms"].values())
     rooms = "; ".join(f"{name} {seconds / total:.1%}" for name, seconds in result["rooms"].items())
     return (
@@ -137,6 +123,21 @@ def describe_scoring(result: dict[str, Any]) -> str:
         f"A file of {minutes:.0f} minutes peaks at {memory['ours_long']:,.0f} MB; the published way needs "
         f"{memory['published_long_first_segment_only']:,.0f} MB before its second segment. "
         f"Share of the time: {rooms}. Made by `{result['command']}`."
+    )
+
+
+def describe_parts(result: dict[str, Any]) -> str:
+    """Say what the encoder's operations take one by one, in floors."""
+    floors = {
+        name: {part: seconds / result["floor_seconds"][name] for part, seconds in found.items()}
+        for name, found in result["parts_seconds"].items()
+    }
+    each = ", ".join(f"{part} {value:.2f}" for part, value in floors["float32"].items())
+    sums = {name: sum(found.values()) for name, found in floors.items()}
+    return (
+        "\n\nA floor counts every product at that one rate, and nothing else. Timed one by one, each at its own shape "
+        f"and with its data in cache, the encoder's operations take, in floors: {each}; together "
+        f"{sums['float32']:.2f}, and in bfloat16, whose products take least, {sums['bfloat16']:.2f}."
     )
 
 

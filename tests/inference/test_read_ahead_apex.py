@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from datasets import Audio, Dataset
 from patience import PATIENCE
+from stopped_command import take_interrupts
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_apex import ApexModel, ApexPopularityPipeline, SongScorer, load_pipeline, load_scorer
@@ -320,7 +321,7 @@ def test_ctrl_c_stops_both_threads(tiny_folder: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=take_interrupts,
     )
     assert process.stdout.readline() == "scored\n"
     process.send_signal(signal.SIGINT)

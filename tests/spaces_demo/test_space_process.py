@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from patience import PATIENCE
+from stopped_command import take_interrupts
 
 from spaces_demo import app as app_module
 
@@ -37,8 +38,7 @@ class SpaceProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # Who runs the tests in the background has it ignored, and a process inherits that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=take_interrupts,
         )
         assert self.process.stdout is not None
         line = next(line for line in self.process.stdout if "http://" in line)
