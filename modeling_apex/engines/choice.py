@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import cached_assets_path
 
 from modeling_apex.engines import check_engine
+from modeling_apex.engines.arranged_cache import PackedEncoderCache
 from modeling_apex.engines.encoder_engine import EncoderEngine
 from modeling_apex.engines.encoder_graph import (
     FLOAT32_TOLERANCE,
@@ -32,7 +33,6 @@ from modeling_apex.engines.encoder_graph import (
 )
 from modeling_apex.engines.mapped_weights import check_weights, copy_mapped
 from modeling_apex.engines.model_hashes import compute_fingerprint
-from modeling_apex.engines.packed_cache import PackedEncoderCache
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 from modeling_apex.engines.validation import build_record_key, find_record, require_record, save_record
 from modeling_apex.inference.modeling_apex import ApexModel, pool_hidden_states

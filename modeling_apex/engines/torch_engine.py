@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from modeling_apex.engines.arranged_cache import arrange, is_plain
 from modeling_apex.engines.encoder_engine import EncoderEngine
-from modeling_apex.engines.packed_cache import arrange, is_plain
 from modeling_apex.inference.modeling_apex import pool_hidden_states
 
 

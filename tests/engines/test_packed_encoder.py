@@ -13,7 +13,7 @@ from transformers import HubertConfig, HubertModel
 
 from modeling_apex import ApexModel
 from modeling_apex.engines import packed_encoder, packed_linear
-from modeling_apex.engines.packed_cache import PackedEncoderCache
+from modeling_apex.engines.arranged_cache import PackedEncoderCache
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.engines.packed_linear import PackedLinear, PlainLinear, can_pack
 from modeling_apex.inference.modeling_apex import pool_hidden_states

@@ -8,10 +8,10 @@ import torch
 
 from modeling_apex import ApexModel
 from modeling_apex.engines import torch_engine
+from modeling_apex.engines.arranged_cache import ARRANGEMENTS
 from modeling_apex.engines.choice import choose_encoder
 from modeling_apex.engines.encoder_graph import EncoderGraph, compute_relative_error
 from modeling_apex.engines.gpu_encoder import GpuEncoder
-from modeling_apex.engines.packed_cache import ARRANGEMENTS
 from modeling_apex.engines.torch_engine import TorchEngine, allow_tf32
 
 
