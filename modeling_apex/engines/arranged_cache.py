@@ -19,9 +19,9 @@ ArrangedEncoder = PackedEncoder | GpuEncoder
 ARRANGEMENTS: dict[str, Callable[..., ArrangedEncoder]] = {"cpu": PackedEncoder, "cuda": GpuEncoder}
 
 
-class PackedEncoderCache:
+class ArrangedEncoderCache:
     """
-    Keep the packed form of one encoder's weights, and pack anew when they change.
+    Keep the arranged form of one encoder's weights, and arrange anew when they change.
 
     A copied or unpickled model starts with an empty cache: packed weights can be neither copied nor pickled.
     """
@@ -29,19 +29,19 @@ class PackedEncoderCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._state: tuple[Any, ...] | None = None
-        self._packed: ArrangedEncoder | None = None
+        self._arranged: ArrangedEncoder | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return type(self), ()
 
-    def get(self, encoder: Any, before_packing: Callable[[], None] = lambda: None) -> ArrangedEncoder | None:
+    def get(self, encoder: Any, before_arranging: Callable[[], None] = lambda: None) -> ArrangedEncoder | None:
         """
         Return the arranged form of an encoder's present weights.
 
         Args:
             encoder (`HubertModel`):
                 The encoder.
-            before_packing (`Callable[[], None]`, *optional*):
+            before_arranging (`Callable[[], None]`, *optional*):
                 What is called before weights are read.
 
         Returns:
@@ -55,10 +55,10 @@ class PackedEncoderCache:
         state = tuple(_describe_state(weight) for weight in encoder.parameters())
         with self._lock:
             if state != self._state:
-                before_packing()
-                self._packed = arrange(encoder, encoder.dtype)
+                before_arranging()
+                self._arranged = arrange(encoder, encoder.dtype)
                 self._state = state
-            return self._packed
+            return self._arranged
 
 
 def arrange(encoder: Any, dtype: torch.dtype) -> ArrangedEncoder:

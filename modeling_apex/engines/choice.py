@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import cached_assets_path
 
 from modeling_apex.engines import check_engine
-from modeling_apex.engines.arranged_cache import PackedEncoderCache
+from modeling_apex.engines.arranged_cache import ArrangedEncoderCache
 from modeling_apex.engines.encoder_engine import EncoderEngine
 from modeling_apex.engines.encoder_graph import (
     FLOAT32_TOLERANCE,
@@ -91,8 +91,8 @@ def choose_encoder(
 
 def _choose_default(model: ApexModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
     # In the model, so that it lives as long; a copied model starts with an empty one.
-    cache: PackedEncoderCache = model.__dict__.setdefault("_packed_encoders", PackedEncoderCache())
-    arranged = cache.get(model.encoder, before_packing=lambda: check_weights(model))
+    cache: ArrangedEncoderCache = model.__dict__.setdefault("_arranged_encoders", ArrangedEncoderCache())
+    arranged = cache.get(model.encoder, before_arranging=lambda: check_weights(model))
     if arranged is None:  # the encoder itself runs: by then its weights are not to lie in a file
         copy_mapped(model)
         # On a GPU even float32 is an engine: torch's own default lets cuDNN round convolutions to TF32.

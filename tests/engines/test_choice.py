@@ -138,15 +138,15 @@ def test_the_default_path_is_chosen_for_the_weights_that_there_are(tiny_model: A
     values = torch.randn(2, 2400, generator=torch.Generator().manual_seed(5))
     packed = choose_encoder(tiny_model)
     assert packed is not None
-    kept = tiny_model._packed_encoders.get(tiny_model.encoder)
+    kept = tiny_model._arranged_encoders.get(tiny_model.encoder)
     choose_encoder(tiny_model)
-    assert tiny_model._packed_encoders.get(tiny_model.encoder) is kept, "packed once"
+    assert tiny_model._arranged_encoders.get(tiny_model.encoder) is kept, "packed once"
     expected = pool_hidden_states(tiny_model.encoder, values, tiny_model.config.layer_indices)
     assert torch.allclose(packed(values), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         next(tiny_model.encoder.parameters()).add_(1)
     choose_encoder(tiny_model)
-    assert tiny_model._packed_encoders.get(tiny_model.encoder) is not kept, "packed anew for other weights"
+    assert tiny_model._arranged_encoders.get(tiny_model.encoder) is not kept, "packed anew for other weights"
     assert choose_encoder(tiny_model.train().to("meta")) is None, "no CPU"
     tiny_model.config.freeze_encoder = False
     assert choose_encoder(ApexModel(tiny_model.config).train()) is None, "an encoder in training"

@@ -13,7 +13,7 @@ from transformers import HubertConfig, HubertModel
 
 from modeling_apex import ApexModel
 from modeling_apex.engines import packed_encoder, packed_linear
-from modeling_apex.engines.arranged_cache import PackedEncoderCache
+from modeling_apex.engines.arranged_cache import ArrangedEncoderCache
 from modeling_apex.engines.packed_encoder import PackedEncoder, can_arrange
 from modeling_apex.engines.packed_linear import PackedLinear, PlainLinear, can_pack
 from modeling_apex.inference.modeling_apex import pool_hidden_states
@@ -207,7 +207,7 @@ def test_bfloat16_is_close_and_pools_in_float32() -> None:
 def test_variants_that_mert_does_not_use_take_the_plain_path(fields: dict[str, Any]) -> None:
     assert can_arrange(HubertConfig(**WIDE_ENCODER))
     assert not can_arrange(HubertConfig(**{**WIDE_ENCODER, **fields}))
-    assert PackedEncoderCache().get(HubertModel(HubertConfig(**{**WIDE_ENCODER, **fields})).eval()) is None
+    assert ArrangedEncoderCache().get(HubertModel(HubertConfig(**{**WIDE_ENCODER, **fields})).eval()) is None
 
 
 def count_uses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -228,7 +228,7 @@ def test_the_model_uses_it_where_no_gradient_is_wanted(monkeypatch: pytest.Monke
     segments = torch.randn(2, 3, 2_400, generator=torch.Generator().manual_seed(0))
     fast = tiny_model(segments).scores  # the encoder is frozen
     assert len(uses) == 6
-    monkeypatch.setattr(PackedEncoderCache, "get", lambda self, encoder, **_: None)
+    monkeypatch.setattr(ArrangedEncoderCache, "get", lambda self, encoder, **_: None)
     torch.testing.assert_close(fast, tiny_model(segments).scores, rtol=1e-5, atol=0)
     assert len(uses) == 6
 
@@ -260,14 +260,14 @@ def test_scores_do_not_depend_on_the_packed_operators(monkeypatch: pytest.Monkey
 )
 def test_an_altered_encoder_takes_the_plain_path(alter: Any) -> None:
     encoder = build_encoder()
-    cache = PackedEncoderCache()
+    cache = ArrangedEncoderCache()
     assert cache.get(encoder) is not None
     alter(encoder)
     assert cache.get(encoder) is None
 
 
 def test_changed_weights_are_packed_anew() -> None:
-    encoder, cache = build_encoder(), PackedEncoderCache()
+    encoder, cache = build_encoder(), ArrangedEncoderCache()
     segment = build_segment(2_000)[None]
     before = cache.get(encoder)
     assert cache.get(encoder) is before
@@ -282,7 +282,7 @@ def test_changed_weights_are_packed_anew() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_of_training_is_noticed(fused: bool) -> None:
     """Fused optimizers do not count up the version of what they change."""
-    encoder, cache = build_encoder().requires_grad_(True), PackedEncoderCache()
+    encoder, cache = build_encoder().requires_grad_(True), ArrangedEncoderCache()
     segment = build_segment(2_000)[None]
     with torch.no_grad():
         before = cache.get(encoder)(segment, LAYERS)
@@ -302,9 +302,9 @@ def test_a_used_model_can_be_copied(tiny_model: ApexModel) -> None:
 
 
 def test_a_cache_travels_empty() -> None:
-    encoder, cache = build_encoder(), PackedEncoderCache()
+    encoder, cache = build_encoder(), ArrangedEncoderCache()
     cache.get(encoder)
-    assert vars(pickle.loads(pickle.dumps(cache)))["_packed"] is None  # noqa: S301 (our own)
+    assert vars(pickle.loads(pickle.dumps(cache)))["_arranged"] is None  # noqa: S301 (our own)
 
 
 def test_threads_share_one_packed_encoder(tiny_model: ApexModel) -> None:
