@@ -57,7 +57,7 @@ PUBLISHED_COMPONENTS = ("m-a-p/MERT-v1-95M", "ASLP-lab/SongEval", "sleeping-ai/s
 CITATION = """\
 @misc{apex2026,
   title         = {{APEX}: Large-scale Multi-task Aesthetic-Informed Popularity Prediction for {AI}-Generated Music},
-  author        = {Husain and Herremans},
+  author        = {Husain, Jaavid Aktar and Herremans, Dorien},
   year          = {2026},
   eprint        = {2605.03395},
   archivePrefix = {arXiv}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from hub_card.model_card import CITATION
 from modeling_apex import __version__
 
 REPOSITORY = Path(__file__).parent.parent
@@ -30,8 +31,11 @@ def test_the_citation_names_the_paper_and_the_licence() -> None:
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["license"] == tomllib.loads(read("pyproject.toml"))["project"]["license"]
     (paper,) = citation["references"]
-    assert paper["title"] in " ".join(re.findall(r"title *= \{(.+)\}", read("README.md")))
+    authors = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    assert f"{{{' and '.join(authors)}}}" in CITATION
+    assert paper["title"] in CITATION.replace("{", "").replace("}", "")
     assert paper["url"] in read("README.md")
+    assert CITATION in read("README.md")
 
 
 def test_the_workflow_runs_the_entry_point_on_every_version_and_builds_the_docs() -> None:
