@@ -96,6 +96,13 @@ def format_results(results: dict[str, Any]) -> str:
         f"{format_count(results['num_judgements'], 'judgement')} of {format_count(results['num_songs'], 'song')}; "
         f"{folds['num_folds']} folds by {folds['of']}" + (f"; left out: {left_out}" if left_out else ""),
         f"{head['name']} runs from {head['minimum']:g} to {head['maximum']:g} ({head['scale']})",
+        _describe_reference(results["reference"]),
         results["conclusion"],
     ]
     return "\n".join([format_table(["score", metric, "personal leads by"], rows), *notes])
+
+
+def _describe_reference(reference: dict[str, Any]) -> str:
+    """Say among which songs all scores are ranked now, the general ones too, which knew of others before."""
+    words = f"percentiles of all scores are ranks among {reference['name']}"
+    return words + (f", no longer among {reference['replaces']}" if reference["replaces"] else "")

@@ -100,11 +100,13 @@ def personalise(
         "num_draws": num_draws,
         **compare_tastes(data, held_out, judged.list_rivals(preference), judged.unit, num_draws=num_draws, seed=seed),
     }
-    fields = {
-        "reference": _build_reference(base, head, data.features @ weights[0] + offsets[0], held_out, judged),
-        "provenance": _describe_origin(base, Path(output).name, results),
-    }
-    _save(build_personal_model(base, head, weights[0], float(offsets[0]), **fields), preference, results, output)
+    reference = _build_reference(base, head, data.features @ weights[0] + offsets[0], held_out, judged)
+    results["reference"] = {"name": reference["name"], "replaces": base.config.reference.get("name")}
+    provenance = _describe_origin(base, Path(output).name, results)
+    personal = build_personal_model(
+        base, head, weights[0], float(offsets[0]), reference=reference, provenance=provenance
+    )
+    _save(personal, preference, results, output)
     return results
 
 

@@ -239,6 +239,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "not_beaten": {"type": "array", "items": _TEXT},
             "conclusion": _TEXT,
         },
+        reference={
+            "type": "object",
+            "description": "Among which songs the model ranks, what is novel to it, and those that this replaces.",
+        },
     ),
     "bench": _describe_object(
         "What `apex-music bench` writes.",

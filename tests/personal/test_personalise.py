@@ -94,6 +94,7 @@ def test_ratings_become_a_head_that_beats_the_scores_of_everyone(
     said = capsys.readouterr().out
     assert "The personal head predicts this listener's judgements better than each of the 7 other scores." in said
     assert "160 judgements of 160 songs; 5 folds by song" in said
+    assert "percentiles of all scores are ranks among 160 songs that the listener judged\n" in said
     results = json.loads((tmp_path / "mine" / "personal.json").read_text())
     assert list_violations(results, SCHEMAS["personal"]) == []
     assert results["personal"]["estimate"] > 0.85
@@ -131,6 +132,10 @@ def test_the_new_model_loads_through_every_door_and_keeps_its_other_scores(
     again = ["--model", str(tmp_path / "mine"), "--embeddings", str(stored / "embeddings")]
     assert main(["personalise", str(table), *again, "--output", str(tmp_path / "twice")]) == 2
     assert "the model has a score 'personal' already. Name the new one by --head" in capsys.readouterr().err
+    fewer = write_ratings(tmp_path / "fewer.csv", tastes["taste"][:100])
+    assert main(["personalise", str(fewer), *again, "--output", str(tmp_path / "twice"), "--head", "second"]) == 0
+    replaced = "among 100 songs that the listener judged, no longer among 160 songs that the listener judged"
+    assert replaced in capsys.readouterr().out
 
 
 def test_the_head_is_the_line_that_was_fitted(stored: Path, tastes: dict, model: ApexModel, tmp_path: Path) -> None:
