@@ -75,15 +75,15 @@ def test_one_thread_or_one_item_needs_no_worker() -> None:
 
 def test_an_error_reaches_the_caller_and_stops_the_others() -> None:
     torch.set_num_threads(2)
-    has_failed, was_stopped = threading.Event(), threading.Event()
+    has_begun, was_stopped = threading.Event(), threading.Event()
 
     def work(item: int, check: Callable[[], None]) -> int:
         if item == 0:
-            has_failed.set()
+            assert has_begun.wait(timeout=PATIENCE)  # one that has not begun yet never begins
             raise FloatingPointError("segment 0 is damaged")
-        has_failed.wait(timeout=PATIENCE)
+        has_begun.set()
         try:
-            for _ in range(3000):
+            for _ in range(100 * PATIENCE):
                 check()
                 threading.Event().wait(0.01)
         except CancelledError:

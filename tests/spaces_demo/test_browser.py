@@ -490,11 +490,10 @@ def test_an_upload_is_gone_when_its_page_is_closed(
     assert len(list(folder.rglob(song.name))) == 1
     page.close()
     other = visit()  # whose requests keep the clock of this test: the server notices a closed page on its own time
-    other.wait_for_timeout(100)
-    for _ in range(100):
+    for _ in range(10 * PATIENCE):
+        other.wait_for_timeout(100)
         if not list(folder.rglob(song.name)):
             break
-        other.wait_for_timeout(200)
     assert list(folder.rglob(song.name)) == []
 
 
