@@ -105,4 +105,5 @@ def format_results(results: dict[str, Any]) -> str:
 def _describe_reference(reference: dict[str, Any]) -> str:
     """Say among which songs all scores are ranked now, the general ones too, which knew of others before."""
     words = f"percentiles of all scores are ranks among {reference['name']}"
-    return words + (f", no longer among {reference['replaces']}" if reference["replaces"] else "")
+    words += f", no longer among {reference['replaces']}" if reference["replaces"] else ""
+    return escape_controls(words)  # a model from elsewhere says what it was ranked among

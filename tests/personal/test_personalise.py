@@ -133,9 +133,14 @@ def test_the_new_model_loads_through_every_door_and_keeps_its_other_scores(
     assert main(["personalise", str(table), *again, "--output", str(tmp_path / "twice")]) == 2
     assert "the model has a score 'personal' already. Name the new one by --head" in capsys.readouterr().err
     fewer = write_ratings(tmp_path / "fewer.csv", tastes["taste"][:100])
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    config["reference"]["name"] += "\nwritten: elsewhere"  # a stranger's model
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
     assert main(["personalise", str(fewer), *again, "--output", str(tmp_path / "twice"), "--head", "second"]) == 0
     replaced = "among 100 songs that the listener judged, no longer among 160 songs that the listener judged"
-    assert replaced in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert replaced in said
+    assert "\nwritten: elsewhere" not in said
 
 
 def test_the_head_is_the_line_that_was_fitted(stored: Path, tastes: dict, model: ApexModel, tmp_path: Path) -> None:
