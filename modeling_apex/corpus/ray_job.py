@@ -44,7 +44,7 @@ from modeling_apex.inference.report_apex import format_count
 from modeling_apex.storage.links import open_new, refuse_links_out_of
 from modeling_apex.storage.output_folder import check_new_folder, escape_surrogates, load_json, replace_file, save_json
 from modeling_apex.storage.output_lock import OutputLock
-from modeling_apex.storage.source_names import name_song
+from modeling_apex.storage.source_names import name_song_by_place
 from modeling_apex.storage.table_reader import iterate_rows
 
 ROWS_PER_SHARD = 100_000
@@ -245,7 +245,7 @@ class _Job:
         with pq.ParquetFile(self._work / "songs.parquet") as file:
             for batch in file.iter_batches(ROWS_PER_SHARD):
                 ids = batch["id"].to_pylist()
-                places = [name_song(*song) for song in zip(ids, batch["uri"].to_pylist(), strict=True)]
+                places = [name_song_by_place(*song) for song in zip(ids, batch["uri"].to_pylist(), strict=True)]
                 is_done = np.isin(_compute_keys(ids, places), self._done)
                 yield pa.Table.from_batches([batch]).filter(pa.array(~is_done))
 

@@ -22,7 +22,7 @@ from modeling_apex.inference.report_apex import flatten_report
 from modeling_apex.loading import load_scorer
 from modeling_apex.storage.cell_values import is_unknown
 from modeling_apex.storage.output_folder import escape_surrogates
-from modeling_apex.storage.source_names import name_song
+from modeling_apex.storage.source_names import name_song_by_place
 
 
 def build_score_schema(config: Any) -> pa.Schema:
@@ -125,7 +125,7 @@ class SongTableScorer:
                 audio = audio if audio.get("bytes") is not None else audio.get("path")
             if is_unknown(audio):
                 audio = MissingAudio(song_id, name, audio)
-            yield {"id": name_song(song_id, audio), "audio": open_song(audio, limits=self._options["limits"])}
+            yield {"id": name_song_by_place(song_id, audio), "audio": open_song(audio, limits=self._options["limits"])}
 
     def _lay_out(self, song_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
         row = {"id": song_id, **flatten_report(report)}
@@ -137,7 +137,7 @@ class SongTableScorer:
 
         facts: dict[str, Any] = {"model_id": self._scorer.model_id, "model_revision": self._scorer.model_revision}
         rows = [
-            self._lay_out(song_id, build_error_report(name_song(song_id, place), error, **facts))
+            self._lay_out(song_id, build_error_report(name_song_by_place(song_id, place), error, **facts))
             for song_id, place in songs.items()
         ]
         return pa.Table.from_pylist(rows, self.schema)

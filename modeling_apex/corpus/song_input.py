@@ -16,7 +16,7 @@ from modeling_apex.corpus.score_journal import ScoreJournal
 from modeling_apex.corpus.song_shares import SongShare
 from modeling_apex.corpus.song_uris import open_song
 from modeling_apex.inference.scoring_apex import ScoreOptions, SongScorer
-from modeling_apex.storage.source_names import name_song
+from modeling_apex.storage.source_names import name_song_by_place
 
 if TYPE_CHECKING:  # sources need pyarrow, and files do without
     from modeling_apex.corpus.song_source import SongSource
@@ -128,7 +128,7 @@ class SourceSongs:
                         audio = identify_song(song.audio, journal.find_audio(song.id), rereads=rereads)
                     if journal is None or journal.wants(song.id, audio, rereads=rereads):
                         waiting.append((song.id, audio))
-                        name = name_song(song.id, song.audio)
+                        name = name_song_by_place(song.id, song.audio)
                         yield _build_input(name, song.audio, rows.get(song.id), options)
 
         reports: Iterator[Any] = scorer.score(choose(), **_settle(options))

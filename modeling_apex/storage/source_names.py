@@ -44,7 +44,7 @@ def name_source(source: str) -> str:
     return f"{address}?{'&'.join(map(_hide_value, re.split('[&;]', query)))}"
 
 
-def name_song(song_id: str, place: Any) -> str:
+def name_song_by_place(song_id: str, place: Any) -> str:
     """Name a song by its place, or by its id where the place is not known or is no text."""
     return name_source(place) if isinstance(place, str) else song_id
 
